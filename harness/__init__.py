@@ -1,0 +1,24 @@
+"""pytest-unlearning: machine unlearning as tests.
+
+`audit` is the Python front end; ``pytest test_suites --unlearner=NAME`` is the other one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from harness.studies import audit as audit
+
+__all__ = ["audit"]
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, because the pytest plugin imports this package at every start-up and an audit needs torch.
+    if name == "audit":
+        from harness.studies import audit
+
+        return audit
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

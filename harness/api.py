@@ -1,0 +1,378 @@
+"""The nouns: what a task, a poison, an unlearner and a verdict are.
+
+Everything else is built on these. The module imports nothing but the standard library, so that listing audits
+(``pytest --co``) never loads torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from harness.data import Batches, Data, Split
+
+Direction = Literal["higher", "lower"]
+
+
+class UnlearningError(Exception):
+    """Something the person at the keyboard can mend; its text is one clear sentence that says how."""
+
+
+class ContractError(UnlearningError):
+    """An unlearner returned something that is not the cleaned model."""
+
+
+class Outcome(str, Enum):
+    """What an audit concludes. INCONCLUSIVE means that the evidence does not allow either of the others."""
+
+    PASS = "PASS"
+    FAIL = "FAIL"
+    INCONCLUSIVE = "INCONCLUSIVE"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of a model, and how it is judged.
+
+    Attributes:
+        name: Key under which the number is stored and reported, e.g. ``"gaussian_score"``.
+        title: A noun phrase for people, e.g. ``"Gaussian score"``.
+        worse: Which way is worse. For a poison's measure, the way the poison moves it.
+        test: ``"retention"``: at most a fraction of the poison's effect may be left, relative to retraining;
+            ``"non-inferiority"``: not worse than retraining by the task's margin; ``"budget"``: a bound, no test.
+        unit: ``""`` for a plain number, ``"%"`` for a fraction of 1 that people read in percent.
+    """
+
+    name: str
+    title: str
+    worse: Direction
+    test: Literal["retention", "non-inferiority", "budget"]
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a measure says of one model.
+
+    Attributes:
+        value: The number that is judged; NaN if the model diverged.
+        resolution: Smallest standard deviation over seeds that is believed: half a count for a share of a finite
+            test set, so that seeds which agree by chance do not look infinitely certain; 0 for continuous measures.
+        details: Further numbers, reported beside it.
+    """
+
+    value: float
+    resolution: float = 0.0
+    details: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One mini-batch on the device.
+
+    Attributes:
+        inputs: Tensors whose first dimension is the batch, by name (``"image"``, ``"tokens"``, ...).
+        labels: int64, shape (batch,).
+        index: int64, shape (batch,): positions in the data set that the batch was drawn from.
+    """
+
+    inputs: dict[str, Tensor]
+    labels: Tensor
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Planted:
+    """One corrupted training set, for one seed.
+
+    Attributes:
+        forget: Ascending int64 indices of the poisoned points in the training set, shape (k,).
+        inputs: What stands at those indices instead of the clean inputs; first dimension k.
+        labels: Their labels in the poisoned set, int64, shape (k,).
+        secrets: What only the auditor knows (noise, triggered test images, ...). An unlearner never sees them.
+    """
+
+    forget: Tensor
+    inputs: dict[str, Tensor]
+    labels: Tensor
+    secrets: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Recipe(Protocol):
+    """How models of a task are built and trained."""
+
+    epochs: int
+    batch_size: int
+
+    def new_model(self) -> nn.Module: ...
+    def logits(self, model: nn.Module, batch: Batch) -> Tensor: ...
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor: ...
+    def optimizer(self, model: nn.Module, lr: float | None = None) -> torch.optim.Optimizer: ...
+    def schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler: ...
+    def blocks(self, model: nn.Module) -> list[nn.Module]: ...
+
+
+class Task(Recipe, Protocol):
+    """What is learned: data, model and training recipe. In-tree tasks are frozen dataclasses.
+
+    Attributes:
+        modality: What the inputs are (``"image"``, ``"text"``); poisons and unlearners say what they support.
+        poisons: Names of the poisons that are known to bite on this task; the default of ``--poison``.
+        utility_margin: Accuracy, as a share of 1, that may be lost against retraining.
+        threads: CPU threads of a training. Fixed by the task because it changes the order of float sums, and a
+            verdict must not change with the number of workers.
+    """
+
+    modality: ClassVar[str]
+    poisons: ClassVar[tuple[str, ...]]
+    utility_margin: ClassVar[float]
+    threads: ClassVar[int]
+
+    def load(self, folder: Path | None) -> Split: ...
+
+
+class Poison(Protocol):
+    """How training data are corrupted, and the measure that shows whether the corruption still acts.
+
+    Attributes:
+        modality: The modality it corrupts.
+        measure: What :meth:`probe` reads.
+    """
+
+    modality: ClassVar[str]
+    measure: ClassVar[Measure]
+
+    def plant(self, task: Task, split: Split, seed: int) -> Planted:
+        """Corrupt a draw of the training set. Everything random is drawn from ``seed``.
+
+        A poison that can corrupt any points takes them from `harness.data.forget_block`: poisons of one size then
+        corrupt the same points, leave the same retain set, and share its retrained models.
+        """
+
+    def probe(self, model: nn.Module, planted: Planted, task: Task, split: Split) -> Reading:
+        """Measure a model in eval mode, on the device of ``split``."""
+
+
+#: ``(model, request) -> model``. A plain function will do; in-tree methods are small frozen dataclasses. Optional
+#: attributes: ``control`` (bool: not part of ``--unlearner=all``), ``from_scratch`` (bool: see `ForgetRequest`).
+Unlearner = Callable[["nn.Module", "ForgetRequest"], "nn.Module"]
+
+
+@dataclass(frozen=True)
+class ForgetRequest:
+    """All that an unlearner may see.
+
+    The model it is called with arrives on the device, in training mode, and may be changed in place; what it
+    returns is taken. A method with ``from_scratch = True`` promises to use neither that model nor the forget set:
+    it is handed a fresh model and an empty forget set, and in return its result serves every poison that shares
+    the retain set.
+
+    Attributes:
+        retain: The points to keep, a torch ``Dataset``.
+        forget: The poisoned points to remove, a torch ``Dataset``.
+        budget: Compute that may be used, in passes over the retain set (forward and backward of every example).
+        generator: Seeded CPU generator; :meth:`batches` draws from it.
+        device: Where the model and the data are.
+    """
+
+    retain: Data
+    forget: Data
+    budget: float
+    generator: torch.Generator
+    device: torch.device
+    _recipe: Recipe = field(repr=False)
+
+    @property
+    def epochs(self) -> int:
+        """Passes over its data that the task's recipe trains for."""
+        return self._recipe.epochs
+
+    @property
+    def batch_size(self) -> int:
+        """Batch size of the task's recipe."""
+        return self._recipe.batch_size
+
+    def batches(
+        self, which: Literal["retain", "forget"], epochs: int = 1, batch_size: int | None = None
+    ) -> Batches:
+        """Return shuffled `Batch` objects on the device, over ``epochs`` passes; it has a length and is iterable.
+
+        Raises:
+            ValueError: ``which`` is neither ``"retain"`` nor ``"forget"``.
+        """
+        if which not in ("retain", "forget"):
+            raise ValueError(f"which must be 'retain' or 'forget', not {which!r}")
+        data = self.retain if which == "retain" else self.forget
+        return data.batches(batch_size or self.batch_size, epochs, self.generator)
+
+    def new_model(self) -> nn.Module:
+        """Build a freshly initialised model of the task, on the device."""
+        return self._recipe.new_model().to(self.device)
+
+    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the class scores of a batch, shape (batch, classes)."""
+        return self._recipe.logits(model, batch)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the recipe's mean training loss of a batch, a scalar."""
+        return self._recipe.loss(model, batch)
+
+    def optimizer(self, model: nn.Module, lr: float | None = None) -> torch.optim.Optimizer:
+        """Return the recipe's optimiser over the model's parameters, at ``lr`` or the recipe's own rate."""
+        return self._recipe.optimizer(model, lr)
+
+    def schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+        """Return the recipe's learning-rate schedule stretched over ``steps`` optimiser steps."""
+        return self._recipe.schedule(optimizer, steps)
+
+    def blocks(self, model: nn.Module) -> list[nn.Module]:
+        """Return the model's blocks from input to output; together they hold every parameter."""
+        return self._recipe.blocks(model)
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A configured task, poison or unlearner, and where it comes from.
+
+    Attributes:
+        kind: ``"task"``, ``"poison"`` or ``"unlearner"``.
+        id: Name and fields that differ from their defaults, in the grammar of the command line.
+        name: The id without fields.
+        value: The configured object.
+        fields: Every field with its value.
+        distribution, version: The installed distribution it belongs to; ``"(local)"`` for a dotted path.
+        source: SHA-256 of the source files that make it, hexadecimal.
+    """
+
+    kind: str
+    id: str
+    name: str
+    value: Any
+    fields: Mapping[str, Any]
+    distribution: str
+    version: str
+    source: str
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What determines its behaviour, for keys of artefacts."""
+        return {"name": self.name, "fields": dict(self.fields), "source": self.source}
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self.id, self.source))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An (unlearner, task, poison): what the audits of one row and column are about."""
+
+    unlearner: Registered
+    task: Registered
+    poison: Registered
+
+    @property
+    def id(self) -> str:
+        return f"{self.unlearner.id}-{self.task.id}-{self.poison.id}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A cell at one seed: the unit of compute."""
+
+    cell: Cell
+    seed: int
+
+    @property
+    def id(self) -> str:
+        return f"{self.cell.id}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The per-seed numbers of an audit, first seed first. Non-finite numbers are evidence too.
+
+    Attributes:
+        poisoned, retrained, unlearned: The measure of P, R and U.
+        oracle: The measure of R', retrained once more with fresh initialisation and order.
+        resolution: Smallest standard deviation over seeds that is believed.
+    """
+
+    poisoned: tuple[float, ...]
+    retrained: tuple[float, ...]
+    unlearned: tuple[float, ...]
+    oracle: tuple[float, ...]
+    resolution: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.unlearned)
+
+    def first(self, n: int) -> Evidence:
+        """Return the evidence of the first ``n`` seeds."""
+        arms = (self.poisoned, self.retrained, self.unlearned, self.oracle)
+        return Evidence(*(arm[:n] for arm in arms), self.resolution)
+
+    def of_oracle(self) -> Evidence:
+        """Return the evidence with the oracle in the place of the unlearned models."""
+        return Evidence(self.poisoned, self.retrained, self.oracle, self.oracle, self.resolution)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The record of one judgement.
+
+    Attributes:
+        unlearner, task, poison: Ids of the cell's parts.
+        measure: What was judged.
+        outcome: PASS, FAIL or INCONCLUSIVE.
+        reason: One word or two, from a fixed list (``"equivalent"``, ``"outside-margin"``, ``"no-bite"``, ...).
+        estimate: Retention: the fraction of the poison's effect that is left (0 as if retrained, 1 nothing
+            unlearned). Non-inferiority: mean difference U - R. Budget: the largest fraction of retraining used.
+        interval: Confidence interval of the estimate at ``1 - 2 * level``.
+        margin: The tolerance that the estimate was held against, in the estimate's unit.
+        p_pass, p_fail, p_bite: Raw p-values; None where the measure has no such test.
+        level: What the deciding p-value was held against.
+        seeds: The seeds that were used, in order.
+        values: Per-seed numbers under ``"poisoned"``, ``"retrained"``, ``"unlearned"``.
+        details: Further numbers to print, by name.
+    """
+
+    unlearner: str
+    task: str
+    poison: str
+    measure: Measure
+    outcome: Outcome
+    reason: str
+    estimate: float
+    interval: tuple[float, float]
+    margin: float
+    p_pass: float | None
+    p_fail: float | None
+    p_bite: float | None
+    level: float | None
+    seeds: tuple[int, ...]
+    values: Mapping[str, tuple[float, ...]]
+    details: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def cell(self) -> str:
+        return f"{self.unlearner}-{self.task}-{self.poison}"
+
+
+def is_control(unlearner: Registered) -> bool:
+    """Say whether an unlearner is one of the controls, which ``all`` leaves out."""
+    return bool(getattr(unlearner.value, "control", False))
+
+
+def by_id(items: Iterable[Registered]) -> dict[str, Registered]:
+    """Index registered objects by id, in order."""
+    return {item.id: item for item in items}

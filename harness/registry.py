@@ -1,0 +1,276 @@
+"""Names to configured objects: ``NAME[:FIELD=VALUE[,FIELD=VALUE...]]``, or ``pkg.module:attr`` in place of the name.
+
+Tasks, poisons and unlearners are registered under the entry-point groups below, in-tree ones like anybody's::
+
+    [project.entry-points."unlearning.unlearners"]
+    mine = "mypackage.mine:Mine"
+
+What is registered is a class whose constructor takes the fields (a frozen dataclass, say), or a function whose
+keyword parameters are the fields. Nothing is imported before its name is asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import inspect
+import re
+import shlex
+import sys
+import traceback
+import types
+import typing
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.api import Registered, UnlearningError
+
+Kind = Literal["task", "poison", "unlearner"]
+
+GROUPS: dict[str, str] = {
+    "task": "unlearning.tasks",
+    "poison": "unlearning.poisons",
+    "unlearner": "unlearning.unlearners",
+}
+ROOT = Path(__file__).resolve().parent.parent
+IN_TREE = ("harness", "unlearners", "poisons")
+
+
+class SpecError(UnlearningError):
+    """A name, dotted path or field that cannot be resolved."""
+
+
+@functools.cache
+def available(kind: Kind) -> dict[str, metadata.EntryPoint]:
+    """Return the registered entry points of a kind by name, sorted.
+
+    Raises:
+        SpecError: Two distributions register one name for different things.
+    """
+    found: dict[str, metadata.EntryPoint] = {}
+    for entry in [*metadata.entry_points(group=GROUPS[kind]), *_checkout_entries(kind)]:
+        known = found.setdefault(entry.name, entry)
+        if known.value != entry.value:
+            raise SpecError(
+                f"two distributions register the {kind} {entry.name!r}: {_distribution(known)[0]} ({known.value}) "
+                f"and {_distribution(entry)[0]} ({entry.value}); uninstall one of them"
+            )
+    return dict(sorted(found.items()))
+
+
+def resolve(kind: Kind, spec: str) -> Registered:
+    """Return the configured object that a spec names.
+
+    Raises:
+        SpecError: Unknown name (near misses are listed), a module that cannot be imported, or an unknown or
+            ill-typed field.
+    """
+    target, _, fields = _split(spec)
+    factory, distribution, version = _load(kind, target)
+    return _configure(kind, target, factory, _parse_fields(spec, fields), distribution, version)
+
+
+def register(kind: Kind, value: Callable[..., Any]) -> Registered:
+    """Wrap an object that was handed over from Python, without a name on the command line."""
+    function = value.func if isinstance(value, functools.partial) else value
+    owner = function if inspect.isroutine(function) or inspect.isclass(function) else type(function)
+    name = f"{owner.__module__}:{owner.__qualname__}".replace("<", "").replace(">", "")
+    fields = {
+        f: getattr(value, f) for f in getattr(value, "__dataclass_fields__", {}) if getattr(value, f, None) is not None
+    }
+    if isinstance(value, functools.partial):
+        fields = dict(value.keywords)
+    text = ",".join(f"{k}={_format(v)}" for k, v in fields.items())
+    label = f"{name}:{text}" if text else name
+    plain = {k: v if isinstance(v, bool | int | float | str | None) else repr(v) for k, v in fields.items()}
+    return Registered(kind, label, name, value, plain, "(local)", "", source_of(owner))
+
+
+def source_of(owner: Any) -> str:
+    """Return the SHA-256 of the source files that make an object, hexadecimal.
+
+    An in-tree object is its own module and the underscore modules beside it. A plugin is every module of its
+    top-level package; a loose file is every module of its folder and of the packages in it, so that an edited
+    helper is noticed. Something typed at a prompt has no file: its code object stands for it.
+    """
+    module = sys.modules.get(owner.__module__)
+    file = getattr(module, "__file__", None)
+    sha = hashlib.sha256()
+    if module is None or file is None:
+        code = getattr(owner, "__code__", None)
+        sha.update(repr((code.co_code, code.co_consts, code.co_names) if code else owner).encode())
+        return sha.hexdigest()
+    path = Path(file).resolve()
+    top = module.__name__.partition(".")[0]
+    if top in IN_TREE and path.is_relative_to(ROOT):
+        files = [path, *path.parent.glob("_[!_]*.py")]
+    elif hasattr(sys.modules[top], "__path__") and top != "__main__":
+        files = [f for folder in sys.modules[top].__path__ for f in Path(folder).rglob("*.py")]
+    else:
+        packages = [p.parent for p in path.parent.glob("*/__init__.py") if p.parent.name not in IN_TREE]
+        files = [path, *path.parent.glob("*.py"), *(f for p in packages for f in p.rglob("*.py"))]
+    for each in sorted(set(files)):
+        sha.update(each.name.encode() + b"\0" + each.read_bytes() + b"\0")
+    return sha.hexdigest()
+
+
+def _split(spec: str) -> tuple[str, str, str]:
+    """Split a spec into target, colon and fields: the fields begin at the first segment that assigns."""
+    match = re.fullmatch(r"(?P<target>[^=]+?)(?P<colon>:)(?P<fields>\s*\w+\s*=.*)", spec, re.DOTALL)
+    return (match["target"], ":", match["fields"]) if match else (spec, "", "")
+
+
+def _load(kind: Kind, target: str) -> tuple[Any, str, str]:
+    entries = available(kind)
+    if target in entries:
+        entry = entries[target]
+        return (_import(kind, target, entry.value, _distribution(entry)[0]), *_distribution(entry))
+    if re.fullmatch(r"[\w.]+:[\w.]+", target):
+        # As with ``python -m``, modules of the working directory can be named; last, so that they shadow nothing.
+        if str(Path.cwd()) not in sys.path:
+            sys.path.append(str(Path.cwd()))
+        return _import(kind, target, target, None), "(local)", ""
+    near = get_close_matches(target, entries, n=3, cutoff=0.5)
+    raise SpecError(
+        f"unknown {kind} {target!r}"
+        + (f"; did you mean {' or '.join(near)}?" if near else "")
+        + f" (there are: {', '.join(entries) or 'none'}; or give a dotted path like mymodule:attribute)"
+    )
+
+
+def _import(kind: Kind, target: str, value: str, distribution: str | None) -> Any:
+    name, _, attributes = value.partition(":")
+    of = f" of {distribution}" if distribution else ""
+    try:
+        found: Any = importlib.import_module(name)
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        inside = "" if where.filename.startswith("<frozen") else f" ({where.filename}:{where.lineno})"
+        raise SpecError(
+            f"the {kind} {target!r}{of} cannot be imported: {type(error).__name__}: {error}{inside}"
+        ) from error
+    for attribute in attributes.split("."):
+        try:
+            found = getattr(found, attribute)
+        except AttributeError:
+            near = get_close_matches(attribute, dir(found), n=3)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise SpecError(f"the {kind} {target!r}{of}: {name} has no attribute {attribute!r}{hint}") from None
+    return found
+
+
+def _parse_fields(spec: str, text: str) -> dict[str, str]:
+    lexer = shlex.shlex(text, posix=True, punctuation_chars=False)
+    lexer.whitespace, lexer.whitespace_split, lexer.commenters = ",", True, ""
+    fields = {}
+    try:
+        for token in lexer:
+            name, equals, value = token.partition("=")
+            if not equals or not name.strip().isidentifier():
+                raise SpecError(f"{spec!r}: {token!r} is not FIELD=VALUE")
+            fields[name.strip()] = value.strip()
+    except ValueError as error:
+        raise SpecError(f"{spec!r}: {str(error).lower()}") from None
+    return fields
+
+
+def _configure(
+    kind: Kind, target: str, factory: Any, given: Mapping[str, str], distribution: str, version: str
+) -> Registered:
+    if not callable(factory):
+        raise SpecError(f"the {kind} {target!r} is {type(factory).__name__}, neither a class nor a function")
+    is_class = inspect.isclass(factory)
+    parameters = dict(inspect.signature(factory).parameters)
+    if not is_class:  # a function: its first two parameters are the model and the request
+        parameters = dict(list(parameters.items())[2:]) if kind == "unlearner" else parameters
+    parameters = {n: p for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    hints = _hints(factory)
+    fields: dict[str, Any] = {n: p.default for n, p in parameters.items() if p.default is not p.empty}
+    defaults = dict(fields)
+    for name, text in given.items():
+        if name not in parameters:
+            near = get_close_matches(name, parameters, n=2)
+            raise SpecError(
+                f"the {kind} {target!r} has no field {name!r}"
+                + (f"; did you mean {' or '.join(near)}?" if near else "")
+                + f" (its fields: {', '.join(parameters) or 'none'})"
+            )
+        default = parameters[name].default
+        hint = hints.get(name, type(default) if default is not parameters[name].empty else str)
+        fields[name] = _convert(f"the field {name!r} of the {kind} {target!r}", text, hint)
+    if missing := [n for n, p in parameters.items() if n not in fields]:
+        raise SpecError(f"the {kind} {target!r} needs the fields {', '.join(missing)}: {target}:{missing[0]}=...")
+    try:
+        value = factory(**fields) if is_class else factory
+        if not is_class and fields:  # its declarations (``from_scratch``, ...) come along
+            value = functools.update_wrapper(functools.partial(factory, **fields), factory)
+    except (ValueError, TypeError) as error:
+        raise SpecError(f"the {kind} {target!r}: {error}") from None
+    changed = {n: v for n, v in fields.items() if n not in defaults or defaults[n] != v}
+    label = ",".join(f"{n}={_format(v)}" for n, v in changed.items())
+    plain = {n: v if isinstance(v, bool | int | float | str | None) else repr(v) for n, v in fields.items()}
+    id_ = f"{target}:{label}" if label else target
+    return Registered(kind, id_, target, value, plain, distribution, version, source_of(factory))
+
+
+def _hints(factory: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    except Exception:  # annotations that exist for type checkers only
+        return {}
+
+
+def _convert(what: str, text: str, hint: Any) -> Any:
+    """Convert text to an annotated type: bool, int, float, str, Literal, and unions of these with None."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    for option in options:
+        if option is type(None) and text.lower() == "none":
+            return None
+        if option is bool and text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        if typing.get_origin(option) is Literal and text in map(str, typing.get_args(option)):
+            return next(v for v in typing.get_args(option) if str(v) == text)
+        if option in (int, float):
+            try:
+                return option(text)
+            except ValueError:
+                continue
+        if option is str or option is Any:
+            return text
+    names = " or ".join(_type_name(option) for option in options)
+    raise SpecError(f"{what} takes {names}, not {text!r}")
+
+
+def _type_name(option: Any) -> str:
+    if typing.get_origin(option) is Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(option)))
+    names = {int: "an integer", float: "a number", bool: "true or false", type(None): "none"}
+    return names.get(option) or getattr(option, "__name__", str(option))
+
+
+def _format(value: Any) -> str:
+    text = format(value, "g") if isinstance(value, float) and float(format(value, "g")) == value else str(value)
+    text = text.lower() if isinstance(value, bool | None) else text
+    return f'"{text}"' if re.search(r"[\s,=\"']", text) else text
+
+
+def _distribution(entry: metadata.EntryPoint) -> tuple[str, str]:
+    return (entry.dist.name, entry.dist.version) if entry.dist else ("pytest-unlearning", "(checkout)")
+
+
+def _checkout_entries(kind: Kind) -> list[metadata.EntryPoint]:
+    """Entry points of a bare checkout, which nobody installed, read from its pyproject.toml."""
+    project = ROOT / "pyproject.toml"
+    try:
+        metadata.distribution("pytest-unlearning")
+    except metadata.PackageNotFoundError:
+        if project.exists():
+            import tomllib
+
+            points = tomllib.loads(project.read_text())["project"]["entry-points"].get(GROUPS[kind], {})
+            return [metadata.EntryPoint(name, value, GROUPS[kind]) for name, value in points.items()]
+    return []

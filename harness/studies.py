@@ -1,0 +1,373 @@
+"""A run's cells over one store: which trials they still need, and what they conclude."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from harness import registry
+from harness.api import Cell, Evidence, Outcome, Registered, Trial, UnlearningError, Verdict
+from harness.judging import LOOKS, Claim, Judgement, Plan, judge, judge_budget
+from harness.measures import ACCURACY, COST
+from harness.store import Busy, Store
+from harness.trial import Lab, TrialResult
+
+#: The controls every cell is compared with; the first is the oracle that gates its verdicts.
+REFERENCES = ("retrain", "short", "identity", "wrecked")
+
+
+class Status(Enum):
+    """What is known of a trial."""
+
+    DONE = "done"
+    NEEDED = "needed"
+    AHEAD = "ahead"  # whether it is needed depends on trials that are still being computed
+    NOT_NEEDED = "not needed"
+
+
+@dataclass
+class _Progress:
+    """How far a cell has come: seeds that are certainly needed, and its judgements so far."""
+
+    horizon: int = LOOKS[0]
+    judgements: dict[str, Judgement] = field(default_factory=dict)
+    closed: bool = False
+    error: Exception | None = None
+
+
+class Study:
+    """Cells that are audited together, over one lab.
+
+    Args:
+        cells: What is audited.
+        lab: Where trials are run.
+        plan: When evidence is looked at.
+        tolerance: Fraction of a poison's effect that still passes, in [0, 1).
+    """
+
+    def __init__(self, cells: Sequence[Cell], lab: Lab, plan: Plan, tolerance: float) -> None:
+        self.cells = tuple(cells)
+        self.lab = lab
+        self.plan = plan
+        self.tolerance = tolerance
+        self._results: dict[Trial, TrialResult] = {}
+        self._errors: dict[Trial, Exception] = {}
+        self._progress = {cell: _Progress() for cell in self.cells}
+
+    @cached_property
+    def trials(self) -> list[Trial]:
+        """Every trial that the cells can need, in the order in which they are worked on."""
+        return trials_of(self.cells, self.plan)
+
+    def status(self, trial: Trial) -> Status:
+        """Say whether a trial is done, or needed, as far as the store tells."""
+        if trial in self._results or trial in self._errors:
+            return Status.DONE
+        open_cells = False
+        for cell in self.cells:
+            if _serves(trial.cell, cell):
+                progress = self._update(cell)
+                if trial.seed < progress.horizon and progress.error is None:
+                    return Status.NEEDED
+                open_cells = open_cells or not progress.closed
+        return Status.AHEAD if open_cells else Status.NOT_NEEDED
+
+    def work(self, trial: Trial) -> Status:
+        """Work until the trial is done or known not to be needed.
+
+        What is being made by another process is not waited for while anything else is left: first other trials
+        that are needed, then trials that may be.
+        """
+        pause = 0.01
+        while True:
+            status = self.status(trial)
+            if status in (Status.DONE, Status.NOT_NEEDED):
+                return status
+            if self._advance(trial, status):
+                pause = 0.01
+            else:
+                time.sleep(pause)
+                pause = min(2 * pause, 0.2)
+
+    def result(self, trial: Trial) -> TrialResult | None:
+        """Return what a finished trial shows; None if its unlearner raised."""
+        return self._results.get(trial)
+
+    def error(self, trial: Trial) -> Exception | None:
+        """Return what the trial's unlearner raised in this process, if it did."""
+        return self._errors.get(trial)
+
+    def verdict(self, cell: Cell, measure: str) -> Verdict:
+        """Return the verdict of one audit, computing what is missing.
+
+        Args:
+            cell: One of the study's cells.
+            measure: ``"poison"``, ``"accuracy"`` or ``"cost"``.
+
+        Raises:
+            Exception: What the cell's unlearner raised.
+        """
+        self._close(cell)
+        progress = self._progress[cell]
+        if measure == "cost":
+            return self._budget_verdict(cell)
+        judgement = progress.judgements[measure]
+        claim = claims_of(cell, self.tolerance)[measure]
+        return self._verdict(cell, measure, claim, judgement, self._evidence(cell, measure, judgement.seeds))
+
+    def references(self, cell: Cell) -> dict[str, dict[str, Any]]:
+        """Return the controls beside a cell, on the seeds its verdicts used, as plain values.
+
+        By control: ``poison`` and ``accuracy`` outcomes with their ``seeds``, the mean ``accuracy_difference`` from
+        retraining in shares of 1 and its ``cost``; under ``"short"`` also ``gain``: the cell's accuracy above it.
+        """
+        self._close(cell)
+        n = self._seeds_used(cell)
+        found = {}
+        for name, reference in self._reference_cells(cell).items():
+            results = [r for r in (self._results.get(Trial(reference, seed)) for seed in range(n)) if r]
+            if len(results) < n:
+                continue
+            entry: dict[str, Any] = {"cost": fmean(r.cost["unlearn_fraction"] for r in results)}
+            for measure, claim in claims_of(reference, self.tolerance).items():
+                judgement = judge(claim, self._evidence(reference, measure, n), self.plan)
+                entry[measure] = judgement.outcome.value
+                entry["seeds"] = max(entry.get("seeds", 0), judgement.seeds)
+            own = [r.readings["accuracy"]["U"].value for r in results]
+            retrained = [r.readings["accuracy"]["R"].value for r in results]
+            method = [self._results[Trial(cell, seed)].readings["accuracy"]["U"].value for seed in range(n)]
+            entry["accuracy_difference"] = fmean(own) - fmean(retrained)
+            entry["gain"] = fmean(method) - fmean(own)
+            found[name] = entry
+        return found
+
+    def _advance(self, first: Trial, status: Status) -> bool:
+        """Run one trial that nobody else is busy with, the most urgent first; say whether there was one."""
+        if status is Status.NEEDED and self._run(first):
+            return True
+        waiting = {trial: self.status(trial) for trial in self.trials}
+        for wanted in (Status.NEEDED, Status.AHEAD):
+            for trial in [first, *self.trials] if status is wanted else self.trials:
+                if waiting.get(trial, status) is wanted and self._run(trial):
+                    return True
+        return False
+
+    def _run(self, trial: Trial) -> bool:
+        try:
+            self._results[trial] = self.lab.run(trial)
+        except Busy:
+            return False
+        except Exception as error:  # the unlearner's own: its audits raise it again, everything else goes on
+            self._errors[trial] = error
+        return True
+
+    def _close(self, cell: Cell) -> None:
+        """Compute until every claim of a cell is judged for good."""
+        while not self._update(cell).closed:
+            for seed in range(self._progress[cell].horizon):
+                for each in (cell, *self._reference_cells(cell).values()):
+                    self.work(Trial(each, seed))
+        error = self._progress[cell].error
+        if error is not None:
+            raise error
+
+    def _update(self, cell: Cell) -> _Progress:
+        """Judge a cell as far as finished trials allow, and move its horizon from look to look."""
+        progress = self._progress[cell]
+        oracle = self._reference_cells(cell)["retrain"]
+        while not progress.closed:
+            for seed in range(progress.horizon):
+                for trial in (Trial(cell, seed), Trial(oracle, seed)):
+                    if trial in self._errors:
+                        progress.closed, progress.error = True, self._errors[trial]
+                        return progress
+                    if trial not in self._results:
+                        return progress
+            for measure, claim in claims_of(cell, self.tolerance).items():
+                known = progress.judgements.get(measure)
+                if known is None or not known.final:
+                    evidence = self._evidence(cell, measure, progress.horizon)
+                    progress.judgements[measure] = judge(claim, evidence, self.plan)
+            if all(judgement.final for judgement in progress.judgements.values()):
+                progress.closed = True
+            else:
+                progress.horizon = next(n for n in self.plan.looks if n > progress.horizon)
+        return progress
+
+    def _reference_cells(self, cell: Cell) -> dict[str, Cell]:
+        return {control.name: Cell(control, cell.task, cell.poison) for control in reference_unlearners()}
+
+    def _evidence(self, cell: Cell, measure: str, n: int) -> Evidence:
+        oracle = self._reference_cells(cell)["retrain"]
+        own = [self._results[Trial(cell, seed)].readings[measure] for seed in range(n)]
+        fresh = [self._results[Trial(oracle, seed)].readings[measure]["U"] for seed in range(n)]
+        return Evidence(
+            *(tuple(reading[arm].value for reading in own) for arm in ("P", "R", "U")),
+            tuple(reading.value for reading in fresh),
+            max(reading.resolution for by_arm in own for reading in by_arm.values()),
+        )
+
+    def _seeds_used(self, cell: Cell) -> int:
+        return max(judgement.seeds for judgement in self._progress[cell].judgements.values())
+
+    def _verdict(
+        self, cell: Cell, measure: str, claim: Claim, judgement: Judgement, evidence: Evidence
+    ) -> Verdict:
+        readings = [self._results[Trial(cell, seed)].readings[measure] for seed in range(judgement.seeds)]
+        details = {
+            f"{name} ({arm})": fmean(by_arm[arm].details[name] for by_arm in readings)
+            for name in readings[0]["U"].details
+            for arm in ("U", "R")
+            if all(by_arm[arm].details.get(name) is not None for by_arm in readings)
+        }
+        result = judgement.result
+        return Verdict(
+            cell.unlearner.id, cell.task.id, cell.poison.id, claim.measure, judgement.outcome, judgement.reason,
+            result.estimate, result.interval, claim.margin, result.p_pass, result.p_fail, result.p_bite,
+            judgement.level, tuple(range(judgement.seeds)),
+            {"poisoned": evidence.poisoned, "retrained": evidence.retrained, "unlearned": evidence.unlearned}, details,
+        )  # fmt: skip
+
+    def _budget_verdict(self, cell: Cell) -> Verdict:
+        costs = [self._results[Trial(cell, seed)].cost for seed in range(self._seeds_used(cell))]
+        fractions = tuple(cost["unlearn_fraction"] for cost in costs)
+        outcome, reason = judge_budget(fractions, self.lab.budget)
+        return Verdict(
+            cell.unlearner.id, cell.task.id, cell.poison.id, COST, outcome, reason, max(fractions),
+            (min(fractions), max(fractions)), self.lab.budget, None, None, None, None, tuple(range(len(fractions))),
+            {"poisoned": (), "retrained": (1.0,) * len(fractions), "unlearned": fractions},
+            {"seconds of unlearning": fmean(c["seconds"]["U"] for c in costs),
+             "seconds of retraining": fmean(c["seconds"]["R"] for c in costs)},
+        )  # fmt: skip
+
+
+def claims_of(cell: Cell, tolerance: float) -> dict[str, Claim]:
+    """Return what is tested about a cell, by measure: its poison, and accuracy unless the poison is about that."""
+    measures = {"poison": (cell.poison.value.measure, tolerance)}
+    if cell.poison.value.measure.name != ACCURACY.name:
+        measures["accuracy"] = (ACCURACY, cell.task.value.utility_margin)
+    return {name: Claim(measure, margin, len(measures)) for name, (measure, margin) in measures.items()}
+
+
+@functools.cache
+def reference_unlearners() -> tuple[Registered, ...]:
+    """Return the controls that every cell is compared with, the oracle first."""
+    return tuple(registry.resolve("unlearner", name) for name in REFERENCES)
+
+
+def trials_of(cells: Iterable[Cell], plan: Plan) -> list[Trial]:
+    """Return every trial that the cells can need: look by look, seed by seed, the long ones first."""
+    cells = list(cells)
+    groups = dict.fromkeys((cell.task, cell.poison) for cell in cells)
+    oracle, *others = reference_unlearners()
+    trials: dict[Trial, None] = {}
+    for seed in range(plan.looks[-1]):
+        # The oracle's trial trains P, R and R'; the others find P and R made.
+        trials |= dict.fromkeys(Trial(Cell(oracle, *group), seed) for group in groups)
+        trials |= dict.fromkeys(Trial(cell, seed) for cell in cells)
+        trials |= dict.fromkeys(Trial(Cell(control, *group), seed) for group in groups for control in others)
+    return list(trials)
+
+
+def _serves(trial_cell: Cell, cell: Cell) -> bool:
+    """Say whether the trials of a cell are evidence for, or stand beside, another one."""
+    same_place = (trial_cell.task, trial_cell.poison) == (cell.task, cell.poison)
+    return same_place and (trial_cell.unlearner == cell.unlearner or trial_cell.unlearner in reference_unlearners())
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device that ``auto``, ``cpu`` or ``cuda`` names.
+
+    Raises:
+        UnlearningError: ``cuda`` without a GPU, or another name.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise UnlearningError(f"the device must be auto, cpu or cuda, not {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UnlearningError("no GPU can be used here; run with --audit-device=cpu or auto")
+    return torch.device("cpu" if name == "cpu" or not torch.cuda.is_available() else "cuda:0")
+
+
+def default_store() -> Path:
+    """Return the user's cache directory for artefacts."""
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("pytest-unlearning", appauthor=False))
+
+
+def poisons_for(task: Registered) -> list[Registered]:
+    """Return the poisons that bite on a task: those it lists."""
+    return [registry.resolve("poison", name) for name in task.value.poisons]
+
+
+def audit(
+    unlearner: str | Callable[..., Any],
+    *,
+    task: str = "digits-cnn",
+    poison: str | Sequence[str] | None = None,
+    seeds: int = LOOKS[-1],
+    alpha: float = 0.05,
+    tolerance: float = 0.2,
+    budget: float = 0.1,
+    store: str | Path | None = None,
+    data: str | Path | None = None,
+    device: str = "auto",
+) -> list[Verdict]:
+    """Audit an unlearner: plant poisons, let it remove them, and judge the result against retraining.
+
+    Args:
+        unlearner: A callable ``(model, request) -> model``, or a spec as on the command line.
+        task: Spec of a task.
+        poison: Specs of poisons; None for those the task lists.
+        seeds: Stop the plan after so many seeds, 3 to 16.
+        alpha: Error rate of a PASS and of a FAIL, in (0, .5).
+        tolerance: Fraction of a poison's effect that still passes, in [0, 1).
+        budget: Compute the unlearner may use, as a fraction of retraining, > 0.
+        store: Directory for what is trained; None for the user's cache directory.
+        data: Directory with data sets, for tasks that read files.
+        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+
+    Returns:
+        For each poison the verdicts on the poison, on accuracy and on the budget.
+
+    Raises:
+        UnlearningError: Something named cannot be found or used.
+        ValueError: A number is out of range.
+        Exception: Whatever the unlearner raised.
+    """
+    if not 0 <= tolerance < 1 or not budget > 0:
+        raise ValueError("tolerance must lie in [0, 1) and budget must be positive")
+    plan = Plan(seeds, alpha)
+    on = registry.resolve("task", task)
+    specs = [poison] if isinstance(poison, str) else poison
+    poisons = poisons_for(on) if specs is None else [registry.resolve("poison", spec) for spec in specs]
+    method = registry.resolve("unlearner", unlearner) if isinstance(unlearner, str) else registry.register(
+        "unlearner", unlearner
+    )
+    run = f"python-{time.time_ns()}"
+    lab = Lab(
+        Store(Path(store) if store else default_store(), run), pick_device(device), budget,
+        Path(data) if data else None,
+    )  # fmt: skip
+    cells = [Cell(method, on, each) for each in poisons]
+    study = Study(cells, lab, plan, tolerance)
+    return [study.verdict(cell, measure) for cell in cells for measure in (*claims_of(cell, tolerance), "cost")]
+
+
+def worst_outcome(outcomes: Iterable[Outcome]) -> Outcome:
+    """Return what a cell concludes: PASS if all do, FAIL if any does, else INCONCLUSIVE (intersection-union)."""
+    found = set(outcomes)
+    for outcome in (Outcome.FAIL, Outcome.INCONCLUSIVE):
+        if outcome in found:
+            return outcome
+    return Outcome.PASS
+

@@ -1,0 +1,1 @@
+"""The poisons, one attack per file."""

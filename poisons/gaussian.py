@@ -1,0 +1,101 @@
+"""Gaussian poison: noise on the inputs of random training points, and the score that finds its trace.
+
+Source: Pawelczyk et al., "Machine Unlearning Fails to Remove Data Poisoning Attacks" (arXiv 2406.17216), Gaussian data
+poisoning and the Gaussian unlearning score.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from harness.api import Measure, Planted, Reading
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from harness.api import Task
+    from harness.data import Split
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Add fresh noise ``xi ~ N(0, sd^2 I)`` to the inputs of random training points; labels stay.
+
+    For each poisoned point i with clean input x_i and label y_i the score is
+
+        z_i = -<grad_x loss(theta; x_i, y_i), xi_i> / (sd * ||grad_x loss||)
+
+    with the model in eval mode. A model that never saw xi is independent of it, so its z_i are exactly independent
+    N(0, 1), whatever the model; training on x_i + xi_i lowers the loss along xi_i and moves their mean up. The mean
+    over the poisoned points is judged, against retraining.
+
+    Deviations from the paper: the sign is turned, so that poisoning makes the score larger (the loss *falls* along
+    the noise); the mean is judged in place of the true-positive rate at 1 % false positives, which is reported
+    beside it, because at these sizes it sees the same poison with far fewer seeds. As in the paper the gradient is
+    taken at the clean input: at the poisoned input the null law would not hold.
+
+    Attributes:
+        fraction: Share of the training set that is poisoned, in (0, 1).
+        sd: Standard deviation of the noise, in the units of the inputs (pixels in [0, 1]). Not clipped.
+
+    Raises:
+        ValueError: A field is out of range.
+    """
+
+    fraction: float = 0.05
+    sd: float = 0.3
+
+    modality: ClassVar[str] = "image"
+    measure: ClassVar[Measure] = Measure(
+        "gaussian_score", "trace of the planted noise (Gaussian score)", worse="higher", test="retention"
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction < 1:
+            raise ValueError(f"fraction must lie in (0, 1), not {self.fraction}")
+        if not self.sd > 0:
+            raise ValueError(f"sd must be positive, not {self.sd}")
+
+    def plant(self, task: Task, split: Split, seed: int) -> Planted:
+        """Return the noisy points; the noise itself is the secret ``"noise"``, in units of sd."""
+        import torch
+
+        from harness.data import forget_block
+        from harness.seeds import derive
+
+        forget = forget_block(len(split.train), self.fraction, seed)
+        clean = split.train.inputs["image"][forget.to(split.train.device)].cpu()
+        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(derive("gaussian", seed)))
+        labels = split.train.labels[forget.to(split.train.device)].cpu()
+        return Planted(forget, {"image": clean + self.sd * noise}, labels, {"noise": noise})
+
+    def probe(self, model: nn.Module, planted: Planted, task: Task, split: Split) -> Reading:
+        """Return the mean score; beside it the set statistic ``T`` (N(0, 1) for a model that never saw the noise).
+
+        Scores of points whose gradient is exactly zero are undefined and left out; ``dropped`` is their share.
+        """
+        import torch
+
+        batch = split.train.batch(planted.forget)
+        # On the device of the data the batch is ours alone: asking for its gradient touches nothing else.
+        image = batch.inputs["image"].requires_grad_(True)
+        with torch.enable_grad():
+            # A sum over points has each point's own gradient, since in eval mode no point sees another.
+            loss = task.loss(model, batch) * len(batch)
+            (gradient,) = torch.autograd.grad(loss, image)
+        gradient = gradient.flatten(1).double()
+        noise = planted.secrets["noise"].to(gradient).flatten(1)
+        norm = gradient.norm(dim=1)
+        z = -((gradient * noise).sum(dim=1) / norm)[norm > 0]
+        n = len(z)
+        if n == 0:
+            return Reading(float("nan"), details={"dropped": 1.0})
+        return Reading(
+            float(z.mean()),
+            details={
+                "T": float(z.sum() / n**0.5),
+                "tpr_at_1_percent_fpr": float((z > 2.3263478740408408).double().mean()),
+                "dropped": 1 - n / len(norm),
+            },
+        )

@@ -1,0 +1,76 @@
+"""Controls: methods whose verdicts are known beforehand, which show that an audit can tell them apart.
+
+``retrain`` must pass every poison audit, ``identity`` must fail it, ``wrecked`` must fail by accuracy. ``short`` is what
+any method has to beat: retraining from scratch on the compute that the method was given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from harness.api import ForgetRequest
+
+
+@dataclass(frozen=True)
+class Retrain:
+    """The oracle: retrain on the retain set by the task's recipe, with fresh initialisation and order.
+
+    Costs 100 % of retraining, so asked for by name it fails the budget audit and nothing else.
+    """
+
+    control: ClassVar[bool] = True
+    from_scratch: ClassVar[bool] = True
+
+    def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
+        """Return a model that never saw the forget set."""
+        return _train_from_scratch(request, request.epochs)
+
+
+@dataclass(frozen=True)
+class Short:
+    """Retrain from scratch within the budget: the recipe, its schedule compressed to the passes it may use.
+
+    It forgets by construction and pays in accuracy. Below a budget of one pass it makes one.
+    """
+
+    control: ClassVar[bool] = True
+    from_scratch: ClassVar[bool] = True
+
+    def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
+        """Return a model that never saw the forget set, trained for as long as the budget lasts."""
+        return _train_from_scratch(request, max(1, int(request.budget + 1e-9)))
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Do nothing: the poisoned model."""
+
+    control: ClassVar[bool] = True
+
+    def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
+        """Return the model as it came."""
+        return model
+
+
+@dataclass(frozen=True)
+class Wrecked:
+    """Forget everything: a freshly initialised model."""
+
+    control: ClassVar[bool] = True
+    from_scratch: ClassVar[bool] = True
+
+    def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
+        """Return a model that was never trained."""
+        return request.new_model()
+
+
+def _train_from_scratch(request: ForgetRequest, epochs: int) -> nn.Module:
+    from harness.training import fit
+
+    model = request.new_model()
+    fit(request, model, request.batches("retain", epochs=epochs))
+    return model
