@@ -20,14 +20,15 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
 
 from harness.api import UnlearningError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Busy(Exception):
@@ -109,6 +110,8 @@ class Store:
 
     def tensors(self, artefact: Artefact) -> dict[str, Tensor] | None:
         """Return an artefact's tensors on the CPU, or None if their file is damaged (it is then removed)."""
+        from safetensors.torch import load
+
         if artefact.key in self._unsaved:
             return load(self._unsaved[artefact.key][1] or b"")
         assert artefact.blob is not None, "only artefacts with tensors are asked for them"
@@ -160,16 +163,6 @@ class Store:
         finally:
             lock.release()
 
-    def size(self) -> tuple[int, int]:
-        """Return the number of artefacts and their bytes on disk."""
-        count = size = 0
-        for folder in ("records", "blobs"):
-            for entry in (self.root / folder).glob("*/*"):
-                if entry.suffix in (".json", ".safetensors"):
-                    count += folder == "records"
-                    size += entry.stat().st_size
-        return count, size
-
     def _put(
         self,
         key: str,
@@ -179,6 +172,8 @@ class Store:
         tensors: Mapping[str, Tensor] | None,
         made: Mapping[str, Any],
     ) -> Artefact:
+        from safetensors.torch import save
+
         content = blob = None
         if tensors is not None:
             # safetensors refuses views and shared storage; a copy of each tensor has neither.

@@ -16,8 +16,9 @@ import torch
 
 from harness import registry
 from harness.api import Cell, Evidence, Outcome, Registered, Trial, UnlearningError, Verdict
-from harness.judging import LOOKS, Claim, Judgement, Plan, judge, judge_budget
+from harness.judging import Claim, Judgement, judge, judge_budget
 from harness.measures import ACCURACY, COST
+from harness.plan import LOOKS, Plan
 from harness.store import Busy, Store
 from harness.trial import Lab, TrialResult
 

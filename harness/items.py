@@ -1,0 +1,159 @@
+"""Trials as pytest items, and what audits and trials report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.api import Cell
+from harness.options import Settings
+from harness.report import explain, plain
+
+if TYPE_CHECKING:
+    from harness.studies import Study
+
+SETTINGS = pytest.StashKey[Settings]()
+STUDY = pytest.StashKey["Study"]()
+REPORTED = pytest.StashKey[dict[str, Any]]()  # per item: what its report carries to the controller
+
+
+class TrialItem(pytest.Item):
+    """One trial. It is put before the audits that need it, reports under a word of its own, and never fails."""
+
+    def __init__(self, *, trial: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.trial = trial
+
+    def runtest(self) -> None:
+        """Compute and store what the trial lacks, unless its audits are conclusive without it."""
+        from harness.studies import Status
+
+        study = study_of(self.config)
+        status = study.work(self.trial)
+        result, error = study.result(self.trial), study.error(self.trial)
+        if status is Status.NOT_NEEDED:
+            word = "not needed"
+        elif error is not None:
+            word = "raised"
+        else:
+            word = "trained" if result is not None and result.made_here else "stored"
+        cell = self.trial.cell
+        self.stash[REPORTED] = {
+            "trial": {
+                "unlearner": cell.unlearner.id,
+                "task": cell.task.id,
+                "poison": cell.poison.id,
+                "seed": self.trial.seed,
+                "cost": dict(result.cost) if result is not None else None,
+            },
+            "word": word,
+        }
+
+    def reportinfo(self) -> tuple[str, None, str]:
+        """Say where it is from: nowhere in a file."""
+        return "trials", None, self.name
+
+
+def study_of(config: pytest.Config) -> Study:
+    """Return this process's study; torch is imported when the first item asks for it."""
+    if STUDY not in config.stash:
+        from harness.store import Store
+        from harness.studies import Study, pick_device
+        from harness.trial import Lab
+
+        settings = config.stash[SETTINGS]
+        store = Store(settings.store, run_id(config))
+        lab = Lab(store, pick_device(config.option.audit_device), settings.budget, settings.folder)
+        config.stash[STUDY] = Study(settings.cells, lab, settings.plan, settings.tolerance)
+    return config.stash[STUDY]
+
+
+def run_id(config: pytest.Config) -> str:
+    """Return an id of this run, the same on all of its workers."""
+    worker = getattr(config, "workerinput", None)
+    if worker is not None:
+        return str(worker["testrunuid"])
+    if RUN not in config.stash:
+        config.stash[RUN] = f"run-{time.time_ns():x}"
+    return config.stash[RUN]
+
+
+RUN = pytest.StashKey[str]()
+
+
+def with_trials(session: pytest.Session, items: list[pytest.Item]) -> None:
+    """Insert, before the first audit, one item per trial that the audits can need."""
+    audits = [item for item in items if cell_of(item) is not None]
+    if not audits:
+        return
+    from harness.studies import trials_of
+
+    settings = session.config.stash[SETTINGS]
+    wanted = {cell_of(item) for item in audits}
+    trials = trials_of([cell for cell in settings.cells if cell in wanted], settings.plan)
+    new = [
+        TrialItem.from_parent(session, name=trial.id, nodeid=f"trials::{trial.id}", trial=trial) for trial in trials
+    ]
+    at = items.index(audits[0])
+    items[at:at] = new
+
+
+def cell_of(item: pytest.Item) -> Cell | None:
+    """Return the cell that an audit is about; None for other items."""
+    callspec = getattr(item, "callspec", None)
+    cell = callspec.params.get("audited") if callspec is not None else None
+    return cell if isinstance(cell, Cell) else None
+
+
+def claim_of(item: pytest.Item) -> str:
+    """Return what an audit judges: ``"poison"``, ``"accuracy"`` or ``"cost"``."""
+    marker = item.get_closest_marker("audit")
+    assert marker is not None
+    return str(marker.args[0])
+
+
+@pytest.fixture
+def audited(request: pytest.FixtureRequest) -> Cell:
+    """The cell that an audit is about."""
+    cell: Cell = request.param
+    return cell
+
+
+@pytest.fixture
+def verdict(request: pytest.FixtureRequest, audited: Cell) -> Any:
+    """The verdict of the audit; what its unlearner raises is an error of this fixture, not a failure of the test."""
+    study = study_of(request.config)
+    item = request.node
+    # An error leaves this much in the report.
+    common = {"unlearner": audited.unlearner.id, "task": audited.task.id, "poison": audited.poison.id}
+    item.stash[REPORTED] = {"audit": {**common, "claim": claim_of(item), "verdict": "ERROR"}}
+    found = study.verdict(audited, claim_of(item))
+    numbers = plain(found)
+    item.stash[REPORTED] = {"audit": {**numbers, "claim": claim_of(item), "references": study.references(audited)}}
+    for name in ("verdict", "reason", "estimate", "margin", "p_pass", "p_fail"):
+        item.user_properties.append((name, numbers[name]))
+    return found
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Iterator[Any]:
+    """Attach what the controller needs, and say failures in sentences."""
+    from harness.judging import AuditFailure, InconclusiveAudit
+
+    report = yield
+    reported = item.stash.get(REPORTED, None)
+    if reported is not None and (report.when == "call" or report.failed):
+        report.unlearning = {**reported, "nodeid": report.nodeid, "seconds": round(call.duration, 4)}
+    if call.excinfo is not None and call.excinfo.errisinstance(AuditFailure):
+        error: AuditFailure = call.excinfo.value
+        command = item.config.stash[SETTINGS].command(item.nodeid, error.verdict.unlearner)
+        report.longrepr = explain(error.verdict, command)
+        report.unlearning["text"] = report.longrepr
+        if isinstance(error, InconclusiveAudit):
+            report.unlearning["inconclusive"] = True
+            if item.config.option.audit_inconclusive == "warn":
+                report.outcome = "passed"
+    return report

@@ -1,0 +1,224 @@
+"""The command line, and the settings that it adds up to. Imports no torch."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import registry
+from harness.api import Cell, Registered, UnlearningError, is_control
+from harness.plan import LOOKS, MIN_PASS, Plan
+
+#: Controls that are audited where no unlearner is asked for, and what each must show.
+CONTROLS = ("retrain", "identity", "wrecked")
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Register the options under their own heading of ``pytest --help``."""
+    group = parser.getgroup("unlearning", "machine unlearning audits")
+    noun = "NAME[:FIELD=VALUE,...]"
+    group.addoption(
+        "--unlearner", action="append", default=[], metavar=noun,
+        help="Unlearning method to audit: a registered name, 'all', or a dotted path such as mymodule:forget. "
+        "Repeatable. Without it the controls are audited",
+    )  # fmt: skip
+    group.addoption(
+        "--task", action="append", default=[], metavar=noun, help="What is learned; default digits-cnn. Repeatable"
+    )
+    group.addoption(
+        "--poison", action="append", default=[], metavar=noun,
+        help="What is planted; default every poison that is known to bite on the task. Repeatable",
+    )  # fmt: skip
+
+    def option(name: str, metavar: str, default: Any, help: str, type: Callable[[str], Any] = str) -> None:
+        group.addoption(f"--audit-{name}", metavar=metavar, default=default, type=type, help=help)
+
+    option("seeds", "N", LOOKS[-1], f"Stop the seed plan ({', '.join(map(str, LOOKS))}) at N seeds", _seeds)
+    option("alpha", "P", 0.05, "Error rate of a PASS, and of a FAIL; default .05", _number("(0, .5)", lambda x: 0 < x < 0.5))
+    option("tolerance", "F", 0.2, "Fraction of a poison's effect that still passes; default .2", _number("[0, 1)", lambda x: 0 <= x < 1))
+    option("budget", "F", 0.1, "Compute a method may use, as a fraction of retraining; default .1", _number("(0, inf)", lambda x: 0 < x < float("inf")))
+    option("store", "PATH", None, "Where trained models are kept; default the user's cache directory")
+    option("data", "DIR", None, "Data sets in the Hugging Face layout (DIR/cifar10, DIR/imdb)")
+    group.addoption(
+        "--audit-device", choices=("auto", "cpu", "cuda"), default="auto", help="Where models are trained; default auto"
+    )
+    option("json", "FILE", None, "Write the machine-readable result to FILE")
+    group.addoption(
+        "--audit-inconclusive", choices=("fail", "warn"), default="fail",
+        help="What an inconclusive audit does to the run; default fail",
+    )  # fmt: skip
+    group.addoption(
+        "--audit-dry-run", action="store_true", help="Say how many trainings, how long and how much disk; train nothing"
+    )
+
+
+def _seeds(text: str) -> int:
+    try:
+        Plan(int(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"takes {LOOKS[0]} to {LOOKS[-1]} seeds, not {text!r}: nothing fails before {LOOKS[0]} "
+            f"or passes before {MIN_PASS}, and the plan ends at {LOOKS[-1]}"
+        ) from None
+    return int(text)
+
+
+def _number(range_: str, allowed: Callable[[float], bool]) -> Callable[[str], float]:
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not allowed(value):
+            raise argparse.ArgumentTypeError(f"takes a number in {range_}, not {text!r}")
+        return value
+
+    return convert
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line asks for.
+
+    Attributes:
+        config: pytest's configuration, which holds the options.
+    """
+
+    config: pytest.Config
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The seed plan."""
+        return Plan(self.config.option.audit_seeds, self.config.option.audit_alpha)
+
+    @cached_property
+    def unlearners(self) -> list[Registered]:
+        """The methods that are audited; the controls where none is asked for."""
+        specs: list[str] = []
+        for spec in self.config.option.unlearner or CONTROLS:
+            specs += self._all() if spec == "all" else [spec]
+        return self._resolve("unlearner", specs)
+
+    @property
+    def controls_only(self) -> bool:
+        """Whether no unlearner was asked for."""
+        return not self.config.option.unlearner
+
+    @cached_property
+    def tasks(self) -> list[Registered]:
+        """The tasks."""
+        return self._resolve("task", self.config.option.task or ["digits-cnn"])
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        """What is audited: every method on every task with every poison of its kind."""
+        asked = self._resolve("poison", self.config.option.poison)
+        cells = []
+        for task in self.tasks:
+            poisons = asked or self._resolve("poison", task.value.poisons)
+            fitting = [p for p in poisons if p.value.modality == task.value.modality]
+            if not fitting:
+                names = ", ".join(p.id for p in poisons)
+                raise pytest.UsageError(f"no poison of {names} works on the {task.value.modality} task {task.id!r}")
+            cells += [Cell(method, task, poison) for method in self.unlearners for poison in fitting]
+        return cells
+
+    @property
+    def budget(self) -> float:
+        """Compute a method may use, as a fraction of retraining."""
+        return float(self.config.option.audit_budget)
+
+    @property
+    def tolerance(self) -> float:
+        """Fraction of a poison's effect that still passes."""
+        return float(self.config.option.audit_tolerance)
+
+    @cached_property
+    def store(self) -> Path:
+        """Directory of the artefacts."""
+        import platformdirs
+
+        given = self.config.option.audit_store
+        return Path(given or platformdirs.user_cache_dir("pytest-unlearning", appauthor=False)).expanduser().absolute()
+
+    @property
+    def folder(self) -> Path | None:
+        """Directory of data sets, or None."""
+        given = self.config.option.audit_data
+        return Path(given).expanduser().absolute() if given else None
+
+    @property
+    def asked(self) -> bool:
+        """Whether anything on the command line speaks of audits."""
+        option, arguments = self.config.option, map(str, self.config.invocation_params.args)
+        return bool(
+            option.unlearner or option.task or option.poison
+            or any("--audit-" in a or "test_suites" in a for a in arguments)
+        )  # fmt: skip
+
+    def check(self) -> None:
+        """Fail early, in one sentence, on what cannot work.
+
+        Raises:
+            pytest.UsageError: A name, field, directory or device cannot be used.
+        """
+        from harness.store import check_writable
+
+        _ = self.cells
+        folder = self.folder
+        if folder is not None and not folder.is_dir():
+            raise pytest.UsageError(f"--audit-data: there is no directory {folder}")
+        if self.config.option.audit_json and not Path(self.config.option.audit_json).absolute().parent.is_dir():
+            raise pytest.UsageError(f"--audit-json: there is no directory for {self.config.option.audit_json}")
+        if self.config.option.audit_device == "cuda" and not visible_gpus():
+            raise pytest.UsageError("--audit-device=cuda: no GPU can be used here; run with cpu or auto")
+        try:
+            check_writable(self.store)
+        except UnlearningError as error:
+            raise pytest.UsageError(str(error)) from None
+
+    def command(self, nodeid: str, unlearner: str) -> str:
+        """Return the command line that runs one audit again."""
+        kept, arguments = [], iter(map(str, self.config.invocation_params.args))
+        for argument in arguments:
+            name, equals, _ = argument.partition("=")
+            if name in ("--task", "--poison") or (
+                name.startswith("--audit-") and name not in ("--audit-json", "--audit-dry-run")
+            ):
+                kept.append(argument if equals else f"{name}={next(arguments, '')}")
+        method = [] if self.controls_only else [f"--unlearner={unlearner}"]
+        return shlex.join(["pytest", nodeid, *method, *kept])
+
+    def _all(self) -> list[str]:
+        names = list(registry.available("unlearner"))
+        return [name for name, method in zip(names, self._resolve("unlearner", names), strict=True) if not is_control(method)]
+
+    def _resolve(self, kind: registry.Kind, specs: Sequence[str]) -> list[Registered]:
+        try:
+            found = [registry.resolve(kind, spec) for spec in specs]
+        except UnlearningError as error:
+            raise pytest.UsageError(str(error)) from error
+        return list({each.id: each for each in found}.values())
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs the caller may use, as opaque tokens for ``CUDA_VISIBLE_DEVICES``; makes no CUDA context."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    listing = ""
+    if shutil.which("nvidia-smi"):
+        query = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
+        listing = subprocess.run(query, capture_output=True, text=True, check=False).stdout
+    present = listing.split() if "GPU-" in listing else []
+    if given is None or not present:
+        return present
+    return [token.strip() for token in given.split(",") if token.strip() and token.strip() != "-1"]

@@ -1,0 +1,55 @@
+"""The seed plan: when evidence is looked at, and at what level.
+
+The plan is sequential. At each look a fixed-n test is made at a share of the error rate; the shares of all looks add up
+to it (Bonferroni), so looking early costs no validity. FAIL may be said from the first look, PASS from five seeds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Numbers of seeds at which evidence is looked at.
+LOOKS = (3, 5, 8, 12, 16)
+#: Fewest seeds of a PASS: a method that fails on one seed in five shows itself too rarely among fewer.
+MIN_PASS = 5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When evidence is looked at, and at what level.
+
+    Attributes:
+        seeds: Stop after so many seeds. The levels do not change: a plan cut short is only more cautious.
+        alpha: Error rate of a PASS over the whole plan, and of a FAIL over the whole plan and cell, in (0, .5).
+
+    Raises:
+        ValueError: A field is out of range.
+    """
+
+    seeds: int = LOOKS[-1]
+    alpha: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not LOOKS[0] <= self.seeds <= LOOKS[-1]:
+            raise ValueError(f"the plan takes {LOOKS[0]} to {LOOKS[-1]} seeds, not {self.seeds}")
+        if not 0 < self.alpha < 0.5:
+            raise ValueError(f"alpha must lie in (0, .5), not {self.alpha}")
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """The looks that are reached, in seeds."""
+        return tuple(n for n in LOOKS if n <= self.seeds)
+
+    @property
+    def pass_level(self) -> float:
+        """Level of a PASS at one look."""
+        return self.alpha / sum(n >= MIN_PASS for n in LOOKS)
+
+    @property
+    def bite_level(self) -> float:
+        """Level at which the poison's effect must be shown at one look."""
+        return self.alpha / len(LOOKS)
+
+    def fail_level(self, judged: int) -> float:
+        """Level of a FAIL at one look, in a cell with so many judged audits."""
+        return self.alpha / (len(LOOKS) * judged)

@@ -1,0 +1,253 @@
+"""The pytest plugin: options, collection, devices, what the terminal shows. Imports neither torch nor scipy."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import report as texts
+from harness.items import SETTINGS, RUN, audited, pytest_runtest_makereport, study_of, verdict, with_trials
+from harness.options import Settings, add_options, visible_gpus
+
+__all__ = ["audited", "pytest_runtest_makereport", "verdict"]
+
+RESULTS = pytest.StashKey["Results"]()
+PROCESSES = pytest.StashKey[int]()
+
+
+class Results:
+    """What the controller has heard from the items."""
+
+    def __init__(self) -> None:
+        self.started = time.time()
+        self.audits: dict[str, dict[str, Any]] = {}
+        self.trials: dict[str, dict[str, Any]] = {}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Register the command line."""
+    add_options(parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """A dry run needs one process: remember how many were asked for, and start none."""
+    if config.option.audit_dry_run:
+        asked = getattr(config.option, "numprocesses", None)
+        config.stash[PROCESSES] = asked if isinstance(asked, int) and asked > 0 else (os.cpu_count() or 1 if asked else 1)
+        config.option.numprocesses, config.option.dist, config.option.tx = None, "no", []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Check the command line before anything costs time."""
+    config.addinivalue_line(
+        "markers",
+        "audit(claim, control=None): the test judges 'poison', 'accuracy' or 'cost' of a cell; with a control it "
+        "runs where no unlearner is asked for, on that control",
+    )
+    config.stash[SETTINGS] = Settings(config)
+    config.stash[RESULTS] = Results()
+    if config.stash[SETTINGS].asked and not is_worker(config) and not config.option.help:
+        config.stash[SETTINGS].check()
+
+
+def is_worker(config: pytest.Config) -> bool:
+    """Say whether this process is a worker of xdist."""
+    return hasattr(config, "workerinput")
+
+
+def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str, obj: object) -> list[Any] | None:
+    """Leave out audits of methods where only controls run, and audits of controls where a method is asked for."""
+    marks = getattr(obj, "pytestmark", [])
+    mark = next((m for m in marks if getattr(m, "name", "") == "audit"), None)
+    if mark is None:
+        return None
+    is_control = mark.kwargs.get("control") is not None
+    return [] if is_control != collector.config.stash[SETTINGS].controls_only else None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give every audit its cells."""
+    mark = metafunc.definition.get_closest_marker("audit")
+    if mark is None or "audited" not in metafunc.fixturenames:
+        return
+    control = mark.kwargs.get("control")
+    cells = [
+        cell
+        for cell in metafunc.config.stash[SETTINGS].cells
+        if (control is None or cell.unlearner.name == control)
+        and not (mark.args[0] == "accuracy" and cell.poison.value.measure.name == "accuracy")
+    ]
+    metafunc.parametrize("audited", cells, ids=[cell.id for cell in cells], indirect=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the trials before the audits that survived deselection; a listing shows the audits alone."""
+    if not config.option.collectonly:
+        with_trials(session, items)
+
+
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """In a dry run, say what the run would cost, and stop."""
+    config = session.config
+    if not config.option.audit_dry_run or config.option.collectonly:
+        return None
+    from harness.items import TrialItem
+    from harness.studies import forecast
+
+    trials = [item.trial for item in session.items if isinstance(item, TrialItem)]
+    writer = config.get_terminal_writer()
+    writer.line()
+    for line in forecast(study_of(config), trials, config.stash[PROCESSES]):
+        writer.line(line)
+    return True
+
+
+def pytest_report_header(config: pytest.Config) -> list[str] | None:
+    """Say what is audited, of whose making, and where the artefacts go."""
+    settings = config.stash[SETTINGS]
+    if not settings.asked or config.option.collectonly:
+        return None
+    lines = []
+    if settings.controls_only:
+        lines.append(
+            f"unlearner: none asked for (--unlearner=NAME), so the controls: {', '.join(u.id for u in settings.unlearners)}"
+        )
+    else:
+        for method in settings.unlearners:
+            fields = ", ".join(f"{name}={value}" for name, value in method.fields.items())
+            lines.append(
+                f"unlearner: {method.name}({fields})  {method.distribution} {method.version}".rstrip()
+                + f", source {method.source[:8]}"
+            )
+    looks = ", ".join(map(str, settings.plan.looks))
+    for task in settings.tasks:
+        poisons = dict.fromkeys(cell.poison.id for cell in settings.cells if cell.task == task)
+        lines.append(
+            f"task: {task.id}   poisons: {', '.join(poisons)}   seeds: {looks}   "
+            f"budget: {100 * settings.budget:g} % of retraining"
+        )
+    count, size = texts.store_size(settings.store)
+    where = str(settings.store).replace(str(Path.home()), "~", 1)
+    lines.append(f"devices: {_devices(config)}   store: {where} ({count} artefacts, {size / 1e6:.1f} MB)")
+    return lines
+
+
+def _devices(config: pytest.Config) -> str:
+    gpus = [] if config.option.audit_device == "cpu" else visible_gpus()
+    workers = getattr(config.option, "tx", None) or []
+    count = sum(int(spec.partition("*")[0]) if "*" in spec else 1 for spec in workers)
+    on = f"{len(gpus)} GPU{'s' * (len(gpus) > 1)}" if gpus else "cpu, 1 thread each"
+    return f"{count} workers on {on}" if count else f"1 process on {on.removesuffix(' each')}"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
+    """Give each worker its GPU, or its share of the cores, before it imports anything."""
+    gpus = [] if config.option.audit_device == "cpu" else visible_gpus()
+    for index, spec in enumerate(specs):
+        if gpus:
+            spec.env.setdefault("CUDA_VISIBLE_DEVICES", gpus[index % len(gpus)])
+        else:
+            threads = str(max(1, (os.cpu_count() or 1) // len(specs)))
+            spec.env.setdefault("OMP_NUM_THREADS", threads)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Keep what an item reported; workers have no results to write."""
+    heard = getattr(report, "unlearning", None)
+    if heard is None or CONTROLLER is None:
+        return
+    results = CONTROLLER.stash[RESULTS]
+    if "trial" in heard:
+        results.trials[heard["nodeid"]] = {**heard["trial"], "word": heard["word"]}
+    else:
+        entry = {"id": heard["nodeid"], **heard["audit"], "seconds": heard["seconds"]}
+        if entry["verdict"] == "ERROR":
+            entry["reason"] = _last_line(report)
+        results.audits[heard["nodeid"]] = {**entry, "text": heard.get("text", "")}
+
+
+#: The configuration of the process that writes results; report hooks are not handed one.
+CONTROLLER: pytest.Config | None = None
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Remember who writes results."""
+    global CONTROLLER
+    CONTROLLER = None if is_worker(session.config) else session.config
+
+
+def _last_line(report: pytest.TestReport) -> str:
+    lines = report.longreprtext.strip().splitlines()
+    errors = [line.removeprefix("E").strip() for line in lines if line.startswith("E ")]
+    return (errors or lines or [""])[0]
+
+
+def pytest_report_teststatus(report: Any) -> tuple[str, str, Any] | None:
+    """Give trials and inconclusive audits words of their own."""
+    heard = getattr(report, "unlearning", None)
+    if heard is None:
+        return None
+    if "trial" in heard and report.when == "call":
+        word = heard["word"]
+        return word, {"trained": "t", "stored": "s", "raised": "r"}.get(word, "-"), (word.upper(), {"cyan": True})
+    if heard.get("inconclusive"):
+        return "inconclusive", "?", ("INCONCLUSIVE", {"yellow": True})
+    return None
+
+
+def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
+    """Show inconclusive audits in words, and the closing table."""
+    results = config.stash[RESULTS]
+    unclear = [a for a in results.audits.values() if a["verdict"] == "INCONCLUSIVE" and a["text"]]
+    if unclear:
+        terminalreporter.section("inconclusive audits")
+        for audit in unclear:
+            terminalreporter.section(audit["id"].partition("::")[2], sep="_")
+            terminalreporter.write_line(audit["text"])
+    if results.audits:
+        terminalreporter.section("unlearning audits")
+        for line in texts.table(list(results.audits.values())):
+            terminalreporter.write_line(line)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the machine-readable result."""
+    config = session.config
+    if is_worker(config) or not config.option.audit_json or config.option.collectonly or config.option.audit_dry_run:
+        return
+    settings, results = config.stash[SETTINGS], config.stash[RESULTS]
+    texts.write_json(Path(config.option.audit_json).absolute(), _document(config, settings, results))
+
+
+def _document(config: pytest.Config, settings: Settings, results: Results) -> dict[str, Any]:
+    run = {
+        "argv": ["pytest", *map(str, config.invocation_params.args)],
+        "versions": texts.versions(),
+        "device": _devices(config),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(results.started)),
+        "seconds": round(time.time() - results.started, 3),
+        "settings": {
+            "seeds": settings.plan.seeds,
+            "alpha": settings.plan.alpha,
+            "tolerance": settings.tolerance,
+            "budget": settings.budget,
+            "store": str(settings.store),
+            "tasks": [task.id for task in settings.tasks],
+            "command": shlex.join(["pytest", *map(str, config.invocation_params.args)]),
+        },
+    }
+    unlearners = [
+        {"name": u.id, "fields": dict(u.fields), "distribution": u.distribution, "version": u.version, "source_sha256": u.source}
+        for u in settings.unlearners
+    ]  # fmt: skip
+    audits = [{k: v for k, v in audit.items() if k != "text"} for _, audit in sorted(results.audits.items())]
+    trials = [trial for _, trial in sorted(results.trials.items()) if trial["cost"] is not None]
+    return {"schema": 1, "run": run, "unlearners": unlearners, "audits": audits, "trials": trials}

@@ -1,0 +1,230 @@
+"""What people and machines read: sentences, the closing table, JSON. Works on plain values; imports no torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from harness.api import Verdict
+
+MINUS = "−"  # as people write it
+
+
+def plain(verdict: Verdict) -> dict[str, Any]:
+    """Return a verdict as plain Python values, finite or None, which cross to the controller and into JSON."""
+    return {
+        "unlearner": verdict.unlearner,
+        "task": verdict.task,
+        "poison": verdict.poison,
+        "measure": verdict.measure.name,
+        "verdict": verdict.outcome.value,
+        "reason": verdict.reason,
+        "estimate": finite(verdict.estimate),
+        "interval": [finite(x) for x in verdict.interval],
+        "margin": finite(verdict.margin),
+        "p_pass": finite(verdict.p_pass),
+        "p_fail": finite(verdict.p_fail),
+        "p_bite": finite(verdict.p_bite),
+        "level": finite(verdict.level),
+        "seeds": list(verdict.seeds),
+        "values": {arm: [finite(x) for x in values] for arm, values in verdict.values.items()},
+        "details": {name: finite(value) for name, value in verdict.details.items()},
+    }
+
+
+def finite(value: float | None) -> float | None:
+    """Return a plain float, or None for what is not a finite number."""
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def explain(verdict: Verdict, command: str) -> str:
+    """Return the few lines that stand under an audit that did not conclude what it must."""
+    lines = [_finding(verdict)]
+    numbers = _numbers(verdict)
+    if numbers:
+        lines.append("  " + "   ".join(numbers))
+    if verdict.details:
+        lines.append("  " + "   ".join(f"{name}: {value:.3g}" for name, value in verdict.details.items()))
+    lines.append(f"  reproduce: {command}")
+    return "\n".join(lines)
+
+
+def _finding(verdict: Verdict) -> str:
+    """Return the one sentence that says what was found."""
+    measure, n = verdict.measure, len(verdict.seeds)
+    title = measure.title[0].upper() + measure.title[1:]
+    sentences = {
+        "diverged": f"The unlearned model diverged: weights are not finite for {_diverged(verdict)} of {n} seeds.",
+        "nonfinite-reference": "Nothing can be judged: a poisoned or retrained model diverged. Mend the task's recipe.",
+        "oracle-fails": "Nothing can be judged: retraining itself fails this audit. Mend the task or the poison.",
+        "oracle-not-pass": f"The method passes, but retraining has not passed this audit within {n} seeds. "
+        "Give the plan more seeds (--audit-seeds), or the poison more strength.",
+        "no-bite": f"Nothing can be judged: the poison shows no effect in {n} seeds. Give it more strength, or more seeds.",
+        "too-few-seeds": f"{n} seeds are too few to judge.",
+    }
+    if verdict.reason in sentences:
+        return sentences[verdict.reason]
+    if measure.test == "budget":
+        return (
+            f"Unlearning used {percent(verdict.estimate)} of the compute of retraining; "
+            f"the budget is {percent(verdict.margin)}."
+        )
+    if measure.test == "retention":
+        found = (
+            f"{title}: {percent(verdict.estimate)} of the poison's effect is left "
+            f"({_interval(verdict)}, tolerance {percent(verdict.margin)})."
+        )
+    else:
+        found = (
+            f"{title} differs from retraining by {points(verdict.estimate)} "
+            f"({_interval(verdict)}; at most {points(verdict.margin).lstrip('+')} may be lost)."
+        )
+    if verdict.reason == "need-more-seeds":
+        found += f" {n} seeds do not decide it: give the plan more (--audit-seeds)."
+    if verdict.reason == "underpowered":
+        found += f" All {n} seeds of the plan do not decide it: the truth is near the tolerance, or the seeds vary."
+    return found
+
+
+def _numbers(verdict: Verdict) -> list[str]:
+    if verdict.p_pass is None or verdict.p_fail is None:
+        return [f"n = {len(verdict.seeds)} seeds"]
+    names = {"retention": "retained fraction against retraining", "non-inferiority": "difference from retraining"}
+    level = f" (level {_p(verdict.level)} at this look)" if verdict.level is not None else ""
+    at = {"PASS": "pass", "FAIL": "fail"}.get(verdict.outcome.value, "pass")
+    return [
+        names[verdict.measure.test],
+        f"p(→ PASS) = {_p(verdict.p_pass)}" + (level if at == "pass" else ""),
+        f"p(→ FAIL) = {_p(verdict.p_fail)}" + (level if at == "fail" else ""),
+        f"n = {len(verdict.seeds)} seeds",
+    ]
+
+
+def _diverged(verdict: Verdict) -> int:
+    return sum(not math.isfinite(x) for x in verdict.values["unlearned"])
+
+
+def _interval(verdict: Verdict) -> str:
+    low, high = verdict.interval
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "interval unbounded"
+    show = percent if verdict.measure.test == "retention" else points
+    level = f"{100 * (1 - 2 * (verdict.level or 0.05)):.3g} % interval "
+    return f"{level}{show(low)} … {show(high)}"
+
+
+def _p(p: float | None) -> str:
+    if p is None:
+        return "–"
+    return f"{p:.2g}" if p < 0.01 else f"{p:.2f}"
+
+
+def percent(x: float) -> str:
+    """Return a share of 1 in percent, e.g. ``"97 %"``."""
+    return f"{100 * x:.0f} %".replace("-", MINUS) if math.isfinite(x) else "?"
+
+
+def points(x: float) -> str:
+    """Return a difference of shares in percentage points, e.g. ``"+0.1 pp"``."""
+    return f"{100 * x:+.1f} pp".replace("-", MINUS) if math.isfinite(x) else "?"
+
+
+def table(audits: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the closing table, method by method: a line per poison, and the controls beside it.
+
+    Args:
+        audits: What the items reported: `plain` verdicts with ``references``, or ``"ERROR"`` ones.
+    """
+    lines = []
+    for place in dict.fromkeys((a["unlearner"], a["task"]) for a in audits):
+        here = [a for a in audits if (a["unlearner"], a["task"]) == place]
+        rows = [["", "verdict", "poison left", "accuracy", "cost"]]
+        for poison in dict.fromkeys(a["poison"] for a in here):
+            rows.append(_row(poison, [a for a in here if a["poison"] == poison]))
+        rows[0][0] = f"{place[0]} on {place[1]}"
+        lines += _aligned(rows)
+        lines += _reference_lines(here)
+        lines.append("")
+    return lines[:-1]
+
+
+def _row(poison: str, audits: Sequence[Mapping[str, Any]]) -> list[str]:
+    by = {a["claim"]: a for a in audits}
+    outcomes = [a["verdict"] for a in audits]
+    worst = next((o for o in ("ERROR", "FAIL", "INCONCLUSIVE") if o in outcomes), "PASS")
+    seeds = max((len(a["seeds"]) for a in audits if a["verdict"] != "ERROR"), default=0)
+    left = accuracy = cost = ""
+    if "poison" in by and by["poison"].get("estimate") is not None:
+        a = by["poison"]
+        bounds = ", ".join("?" if x is None else f"{x:.2f}" for x in a["interval"])
+        left = f"{a['estimate']:.2f} [{bounds}]"
+    if "accuracy" in by and by["accuracy"].get("estimate") is not None:
+        accuracy = points(by["accuracy"]["estimate"])
+    if "cost" in by and by["cost"].get("estimate") is not None:
+        cost = percent(by["cost"]["estimate"])
+    texts = [left, accuracy, cost]
+    for i, claim in enumerate(("poison", "accuracy", "cost")):
+        outcome = by.get(claim, {}).get("verdict", "")
+        if outcome not in ("", "PASS"):
+            texts[i] = f"{texts[i]} {outcome}".strip()
+    return [f"  {poison}", f"{worst}" + (f"  n={seeds}" if seeds else ""), *texts]
+
+
+def _reference_lines(audits: Sequence[Mapping[str, Any]]) -> list[str]:
+    references = [a["references"] for a in audits if a.get("references")]
+    if not references:
+        return []
+    lines = []
+    short = [r["short"] for r in references if "short" in r]
+    if short:
+        outcomes = " ".join(sorted({s["poison"] for s in short}))
+        difference = sum(s["accuracy_difference"] for s in short) / len(short)
+        gain = sum(s["gain"] for s in short) / len(short)
+        cost = sum(s["cost"] for s in short) / len(short)
+        lines.append(
+            f"  short, for comparison: poisons {outcomes}, accuracy {points(difference)}, cost {percent(cost)}; "
+            f"this method's accuracy is {points(gain)} against it"
+        )
+    controls = []
+    for name, measures in (("retrain", ("poison", "accuracy")), ("identity", ("poison",)), ("wrecked", ("accuracy",))):
+        found = [r[name] for r in references if name in r]
+        outcomes = sorted({f[m] for f in found for m in measures if m in f})
+        if found:
+            controls.append(f"{name} {' '.join(outcomes)} n={max(f['seeds'] for f in found)}")
+    lines.append("  controls: " + " · ".join(controls))
+    return lines
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a JSON document whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def versions(names: Iterable[str] = ("pytest-unlearning", "pytest", "pytest-xdist", "torch", "numpy", "scipy")) -> dict[str, str]:
+    """Return the versions of Python and of installed distributions."""
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def store_size(root: Path) -> tuple[int, int]:
+    """Return the number of artefacts in a store and the bytes they take on disk."""
+    records = list(root.glob("records/*/*.json"))
+    return len(records), sum(path.stat().st_size for path in [*records, *root.glob("blobs/*/*.safetensors")])
