@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -29,7 +29,7 @@ class ContractError(UnlearningError):
     """An unlearner returned something that is not the cleaned model."""
 
 
-class Outcome(str, Enum):
+class Outcome(StrEnum):
     """What an audit concludes. INCONCLUSIVE means that the evidence does not allow either of the others."""
 
     PASS = "PASS"
@@ -202,9 +202,7 @@ class ForgetRequest:
         """Batch size of the task's recipe."""
         return self._recipe.batch_size
 
-    def batches(
-        self, which: Literal["retain", "forget"], epochs: int = 1, batch_size: int | None = None
-    ) -> Batches:
+    def batches(self, which: Literal["retain", "forget"], epochs: int = 1, batch_size: int | None = None) -> Batches:
         """Return shuffled `Batch` objects on the device, over ``epochs`` passes; it has a length and is iterable.
 
         Raises:
@@ -318,8 +316,7 @@ class Evidence:
 
     def first(self, n: int) -> Evidence:
         """Return the evidence of the first ``n`` seeds."""
-        arms = (self.poisoned, self.retrained, self.unlearned, self.oracle)
-        return Evidence(*(arm[:n] for arm in arms), self.resolution)
+        return Evidence(self.poisoned[:n], self.retrained[:n], self.unlearned[:n], self.oracle[:n], self.resolution)
 
     def of_oracle(self) -> Evidence:
         """Return the evidence with the oracle in the place of the unlearned models."""

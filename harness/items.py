@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -94,9 +94,7 @@ def with_trials(session: pytest.Session, items: list[pytest.Item]) -> None:
     settings = session.config.stash[SETTINGS]
     wanted = {cell_of(item) for item in audits}
     trials = trials_of([cell for cell in settings.cells if cell in wanted], settings.plan)
-    new = [
-        TrialItem.from_parent(session, name=trial.id, nodeid=f"trials::{trial.id}", trial=trial) for trial in trials
-    ]
+    new = [TrialItem.from_parent(session, name=trial.id, nodeid=f"trials::{trial.id}", trial=trial) for trial in trials]
     at = items.index(audits[0])
     items[at:at] = new
 
@@ -139,7 +137,7 @@ def verdict(request: pytest.FixtureRequest, audited: Cell) -> Any:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Iterator[Any]:
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Generator[None, Any, Any]:
     """Attach what the controller needs, and say failures in sentences."""
     from harness.judging import AuditFailure, InconclusiveAudit
 
@@ -147,8 +145,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
     reported = item.stash.get(REPORTED, None)
     if reported is not None and (report.when == "call" or report.failed):
         report.unlearning = {**reported, "nodeid": report.nodeid, "seconds": round(call.duration, 4)}
-    if call.excinfo is not None and call.excinfo.errisinstance(AuditFailure):
-        error: AuditFailure = call.excinfo.value
+    error = call.excinfo.value if call.excinfo is not None else None
+    if isinstance(error, AuditFailure):
         command = item.config.stash[SETTINGS].command(item.nodeid, error.verdict.unlearner)
         report.longrepr = explain(error.verdict, command)
         report.unlearning["text"] = report.longrepr

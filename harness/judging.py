@@ -10,6 +10,7 @@ from harness import statistics
 from harness.api import Evidence, Measure, Outcome, Verdict
 from harness.plan import LOOKS, MIN_PASS, Plan
 
+
 class AuditFailure(AssertionError):  # noqa: N818 - pytest prints the name; it is a failed test, not an error
     """An audit did not conclude what it must."""
 

@@ -44,9 +44,27 @@ def add_options(parser: pytest.Parser) -> None:
         group.addoption(f"--audit-{name}", metavar=metavar, default=default, type=type, help=help)
 
     option("seeds", "N", LOOKS[-1], f"Stop the seed plan ({', '.join(map(str, LOOKS))}) at N seeds", _seeds)
-    option("alpha", "P", 0.05, "Error rate of a PASS, and of a FAIL; default .05", _number("(0, .5)", lambda x: 0 < x < 0.5))
-    option("tolerance", "F", 0.2, "Fraction of a poison's effect that still passes; default .2", _number("[0, 1)", lambda x: 0 <= x < 1))
-    option("budget", "F", 0.1, "Compute a method may use, as a fraction of retraining; default .1", _number("(0, inf)", lambda x: 0 < x < float("inf")))
+    option(
+        "alpha",
+        "P",
+        0.05,
+        "Error rate of a PASS, and of a FAIL; default .05",
+        _number("(0, .5)", lambda x: 0 < x < 0.5),
+    )
+    option(
+        "tolerance",
+        "F",
+        0.2,
+        "Fraction of a poison's effect that still passes; default .2",
+        _number("[0, 1)", lambda x: 0 <= x < 1),
+    )
+    option(
+        "budget",
+        "F",
+        0.1,
+        "Compute a method may use, as a fraction of retraining; default .1",
+        _number("(0, inf)", lambda x: 0 < x < float("inf")),
+    )
     option("store", "PATH", None, "Where trained models are kept; default the user's cache directory")
     option("data", "DIR", None, "Data sets in the Hugging Face layout (DIR/cifar10, DIR/imdb)")
     group.addoption(
@@ -201,7 +219,11 @@ class Settings:
 
     def _all(self) -> list[str]:
         names = list(registry.available("unlearner"))
-        return [name for name, method in zip(names, self._resolve("unlearner", names), strict=True) if not is_control(method)]
+        return [
+            name
+            for name, method in zip(names, self._resolve("unlearner", names), strict=True)
+            if not is_control(method)
+        ]
 
     def _resolve(self, kind: registry.Kind, specs: Sequence[str]) -> list[Registered]:
         try:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness import report as texts
-from harness.items import SETTINGS, RUN, audited, pytest_runtest_makereport, study_of, verdict, with_trials
+from harness.items import SETTINGS, audited, pytest_runtest_makereport, study_of, verdict, with_trials
 from harness.options import Settings, add_options, visible_gpus
 
 __all__ = ["audited", "pytest_runtest_makereport", "verdict"]
@@ -39,7 +39,9 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     """A dry run needs one process: remember how many were asked for, and start none."""
     if config.option.audit_dry_run:
         asked = getattr(config.option, "numprocesses", None)
-        config.stash[PROCESSES] = asked if isinstance(asked, int) and asked > 0 else (os.cpu_count() or 1 if asked else 1)
+        config.stash[PROCESSES] = (
+            asked if isinstance(asked, int) and asked > 0 else (os.cpu_count() or 1 if asked else 1)
+        )
         config.option.numprocesses, config.option.dist, config.option.tx = None, "no", []
 
 
@@ -98,13 +100,11 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     config = session.config
     if not config.option.audit_dry_run or config.option.collectonly:
         return None
-    from harness.items import TrialItem
     from harness.studies import forecast
 
-    trials = [item.trial for item in session.items if isinstance(item, TrialItem)]
     writer = config.get_terminal_writer()
     writer.line()
-    for line in forecast(study_of(config), trials, config.stash[PROCESSES]):
+    for line in forecast(study_of(config), config.stash[PROCESSES]):
         writer.line(line)
     return True
 
@@ -116,9 +116,8 @@ def pytest_report_header(config: pytest.Config) -> list[str] | None:
         return None
     lines = []
     if settings.controls_only:
-        lines.append(
-            f"unlearner: none asked for (--unlearner=NAME), so the controls: {', '.join(u.id for u in settings.unlearners)}"
-        )
+        names = ", ".join(control.id for control in settings.unlearners)
+        lines.append(f"unlearner: none asked for (--unlearner=NAME), so the controls: {names}")
     else:
         for method in settings.unlearners:
             fields = ", ".join(f"{name}={value}" for name, value in method.fields.items())
@@ -245,9 +244,15 @@ def _document(config: pytest.Config, settings: Settings, results: Results) -> di
         },
     }
     unlearners = [
-        {"name": u.id, "fields": dict(u.fields), "distribution": u.distribution, "version": u.version, "source_sha256": u.source}
-        for u in settings.unlearners
-    ]  # fmt: skip
+        {
+            "name": each.id,
+            "fields": dict(each.fields),
+            "distribution": each.distribution,
+            "version": each.version,
+            "source_sha256": each.source,
+        }
+        for each in settings.unlearners
+    ]
     audits = [{k: v for k, v in audit.items() if k != "text"} for _, audit in sorted(results.audits.items())]
     trials = [trial for _, trial in sorted(results.trials.items()) if trial["cost"] is not None]
     return {"schema": 1, "run": run, "unlearners": unlearners, "audits": audits, "trials": trials}

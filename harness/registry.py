@@ -249,7 +249,7 @@ def _type_name(option: Any) -> str:
     if typing.get_origin(option) is Literal:
         return "one of " + ", ".join(map(str, typing.get_args(option)))
     names = {int: "an integer", float: "a number", bool: "true or false", type(None): "none"}
-    return names.get(option) or getattr(option, "__name__", str(option))
+    return names.get(option) or str(getattr(option, "__name__", option))
 
 
 def _format(value: Any) -> str:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ def _finding(verdict: Verdict) -> str:
         "oracle-fails": "Nothing can be judged: retraining itself fails this audit. Mend the task or the poison.",
         "oracle-not-pass": f"The method passes, but retraining has not passed this audit within {n} seeds. "
         "Give the plan more seeds (--audit-seeds), or the poison more strength.",
-        "no-bite": f"Nothing can be judged: the poison shows no effect in {n} seeds. Give it more strength, or more seeds.",
+        "no-bite": f"Nothing can be judged: the poison shows no effect in {n} seeds. Give it more strength.",
         "too-few-seeds": f"{n} seeds are too few to judge.",
     }
     if verdict.reason in sentences:
@@ -170,9 +170,8 @@ def _row(poison: str, audits: Sequence[Mapping[str, Any]]) -> list[str]:
         cost = percent(by["cost"]["estimate"])
     texts = [left, accuracy, cost]
     for i, claim in enumerate(("poison", "accuracy", "cost")):
-        outcome = by.get(claim, {}).get("verdict", "")
-        if outcome not in ("", "PASS"):
-            texts[i] = f"{texts[i]} {outcome}".strip()
+        if claim in by and by[claim]["verdict"] != "PASS":
+            texts[i] = f"{texts[i]} {by[claim]['verdict']}".strip()
     return [f"  {poison}", f"{worst}" + (f"  n={seeds}" if seeds else ""), *texts]
 
 
@@ -194,9 +193,9 @@ def _reference_lines(audits: Sequence[Mapping[str, Any]]) -> list[str]:
     controls = []
     for name, measures in (("retrain", ("poison", "accuracy")), ("identity", ("poison",)), ("wrecked", ("accuracy",))):
         found = [r[name] for r in references if name in r]
-        outcomes = sorted({f[m] for f in found for m in measures if m in f})
         if found:
-            controls.append(f"{name} {' '.join(outcomes)} n={max(f['seeds'] for f in found)}")
+            said = " ".join(sorted({f[m] for f in found for m in measures if m in f}))
+            controls.append(f"{name} {said} n={max(f['seeds'] for f in found)}")
     lines.append("  controls: " + " · ".join(controls))
     return lines
 
@@ -213,10 +212,10 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
     os.replace(temporary, path)
 
 
-def versions(names: Iterable[str] = ("pytest-unlearning", "pytest", "pytest-xdist", "torch", "numpy", "scipy")) -> dict[str, str]:
-    """Return the versions of Python and of installed distributions."""
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the distributions that results depend on."""
     found = {"python": platform.python_version()}
-    for name in names:
+    for name in ("pytest-unlearning", "pytest", "pytest-xdist", "torch", "numpy", "scipy"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -437,7 +437,7 @@ def _finite(x: float) -> bool:
 
 
 def _scale(*arms: list[float]) -> float:
-    return max(1.0, *(abs(x) for arm in arms for x in arm))
+    return max([1.0, *(abs(x) for arm in arms for x in arm)])
 
 
 def _dot(x: list[float], y: list[float]) -> float:

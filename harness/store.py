@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Busy(Exception):
+class Busy(Exception):  # noqa: N818 - not an error: somebody else is at work
     """The artefact is being made by another process; come back later."""
 
 
@@ -103,9 +103,11 @@ class Store:
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError):
-            return self._damaged(path)
+            self._damaged(path)
+            return None
         if artefact.blob is not None and not self._blob_path(artefact.blob).exists():
-            return self._damaged(path)
+            self._damaged(path)
+            return None
         return artefact
 
     def tensors(self, artefact: Artefact) -> dict[str, Tensor] | None:
@@ -123,7 +125,8 @@ class Store:
             return load(content)
         except (OSError, ValueError, SafetensorError):
             self._damaged(path)
-            return self._damaged(self._record_path(artefact.key), warn=False)
+            self._record_path(artefact.key).unlink(missing_ok=True)
+            return None
 
     def obtain(
         self,
@@ -198,9 +201,8 @@ class Store:
     def _blob_path(self, blob: str) -> Path:
         return self.root / "blobs" / blob[:2] / f"{blob}.safetensors"
 
-    def _damaged(self, path: Path, warn: bool = True) -> None:
-        if warn:
-            warnings.warn(f"damaged artefact {path.name}: it is made again", DamagedArtefact, stacklevel=3)
+    def _damaged(self, path: Path) -> None:
+        warnings.warn(f"damaged artefact {path.name}: it is made again", DamagedArtefact, stacklevel=3)
         path.unlink(missing_ok=True)
 
 

@@ -18,7 +18,7 @@ from harness import registry
 from harness.api import Cell, Evidence, Outcome, Registered, Trial, UnlearningError, Verdict
 from harness.judging import Claim, Judgement, judge, judge_budget
 from harness.measures import ACCURACY, COST
-from harness.plan import LOOKS, Plan
+from harness.plan import LOOKS, MIN_PASS, Plan
 from harness.store import Busy, Store
 from harness.trial import Lab, TrialResult
 
@@ -211,18 +211,14 @@ class Study:
         oracle = self._reference_cells(cell)["retrain"]
         own = [self._results[Trial(cell, seed)].readings[measure] for seed in range(n)]
         fresh = [self._results[Trial(oracle, seed)].readings[measure]["U"] for seed in range(n)]
-        return Evidence(
-            *(tuple(reading[arm].value for reading in own) for arm in ("P", "R", "U")),
-            tuple(reading.value for reading in fresh),
-            max(reading.resolution for by_arm in own for reading in by_arm.values()),
-        )
+        poisoned, retrained, unlearned = (tuple(by_arm[arm].value for by_arm in own) for arm in ("P", "R", "U"))
+        resolution = max(reading.resolution for by_arm in own for reading in by_arm.values())
+        return Evidence(poisoned, retrained, unlearned, tuple(reading.value for reading in fresh), resolution)
 
     def _seeds_used(self, cell: Cell) -> int:
         return max(judgement.seeds for judgement in self._progress[cell].judgements.values())
 
-    def _verdict(
-        self, cell: Cell, measure: str, claim: Claim, judgement: Judgement, evidence: Evidence
-    ) -> Verdict:
+    def _verdict(self, cell: Cell, measure: str, claim: Claim, judgement: Judgement, evidence: Evidence) -> Verdict:
         readings = [self._results[Trial(cell, seed)].readings[measure] for seed in range(judgement.seeds)]
         details = {
             f"{name} ({arm})": fmean(by_arm[arm].details[name] for by_arm in readings)
@@ -277,6 +273,40 @@ def trials_of(cells: Iterable[Cell], plan: Plan) -> list[Trial]:
         trials |= dict.fromkeys(Trial(cell, seed) for cell in cells)
         trials |= dict.fromkeys(Trial(Cell(control, *group), seed) for group in groups for control in others)
     return list(trials)
+
+
+def forecast(study: Study, processes: int) -> list[str]:
+    """Say what the study would cost, in lines: at the first look that may pass, and for the whole plan."""
+    per_task = {task: study.lab.cost(task) for task in dict.fromkeys(cell.task for cell in study.cells)}
+    missing: dict[str, tuple[Trial, str]] = {}  # by key, since trials share models
+    lines = []
+    wanted: dict[str, int] = {}
+    for trial in study.trials:
+        for arm, key in study.lab.missing(trial).items():
+            missing.setdefault(key, (trial, arm))
+            wanted[key] = min(wanted.get(key, trial.seed), trial.seed)
+    last = study.plan.looks[-1]
+    for label, seeds in (("if every verdict is clear", min(MIN_PASS, last)), ("if the whole plan is needed", last)):
+        here = [(trial, arm) for key, (trial, arm) in missing.items() if wanted[key] < seeds]
+        # An unlearner is taken to use its budget, but retraining is retraining.
+        trainings = [t for t, arm in here if arm in "PR" or t.cell.unlearner.name == REFERENCES[0]]
+        seconds = sum(per_task[t.cell.task][0] for t in trainings)
+        seconds += study.lab.budget * sum(per_task[t.cell.task][0] for t, _ in here) - study.lab.budget * seconds
+        size = sum(per_task[t.cell.task][1] for t, _ in here)
+        lines.append(
+            f"{label} ({seeds} seeds): {len(trainings)} trainings and {len(here) - len(trainings)} unlearnings, "
+            f"about {duration(seconds / processes)} on {processes} process{'es' * (processes > 1)}, "
+            f"{size / 1e6:.1f} MB of disk"
+        )
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """Return a span of time as people say it, e.g. ``"3 min"``."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(1, seconds):.0f} s"
 
 
 def _serves(trial_cell: Cell, cell: Cell) -> bool:
@@ -351,8 +381,10 @@ def audit(
     on = registry.resolve("task", task)
     specs = [poison] if isinstance(poison, str) else poison
     poisons = poisons_for(on) if specs is None else [registry.resolve("poison", spec) for spec in specs]
-    method = registry.resolve("unlearner", unlearner) if isinstance(unlearner, str) else registry.register(
-        "unlearner", unlearner
+    method = (
+        registry.resolve("unlearner", unlearner)
+        if isinstance(unlearner, str)
+        else registry.register("unlearner", unlearner)
     )
     run = f"python-{time.time_ns()}"
     lab = Lab(
@@ -371,4 +403,3 @@ def worst_outcome(outcomes: Iterable[Outcome]) -> Outcome:
         if outcome in found:
             return outcome
     return Outcome.PASS
-

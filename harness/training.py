@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from torch import nn
 from harness.data import Batches
 
 if TYPE_CHECKING:
-    from harness.api import ForgetRequest, Recipe
+    from harness.api import Batch, ForgetRequest, Recipe
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def isolated_rng(seed: int) -> Iterator[None]:
 def fit(
     recipe: Recipe | ForgetRequest,
     model: nn.Module,
-    batches: Batches,
+    batches: Batches | Sequence[Batch],
     on_epoch: Callable[[int, int], None] | None = None,
 ) -> int:
     """Train a model in place by a recipe's loss, optimiser and schedule.
@@ -51,7 +51,7 @@ def fit(
         recipe: A task, or a request, which hands on its task's recipe.
         model: The model, on the device of the batches.
         batches: What to train on; its length is the length of the learning-rate schedule.
-        on_epoch: Called with (passes done, passes in all).
+        on_epoch: Called with (passes done, passes in all); needs `Batches`.
 
     Returns:
         Examples seen, each forward and backward.
@@ -66,7 +66,7 @@ def fit(
         optimizer.step()
         schedule.step()
         examples += len(batch)
-        if on_epoch is not None and step % batches.per_epoch == 0:
+        if on_epoch is not None and isinstance(batches, Batches) and step % batches.per_epoch == 0:
             on_epoch(step // batches.per_epoch, batches.epochs)
     return examples
 

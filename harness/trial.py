@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from harness.api import ContractError, ForgetRequest, Planted, Reading, Register
 from harness.compute import Meter
 from harness.data import Batches, Data, Split, digest
 from harness.seeds import derive
-from harness.store import Artefact, Busy, Store
+from harness.store import Artefact, Busy, Store, key_of
 
 ARMS = {"P": "poisoned", "R": "retrained", "U": "unlearned"}
 
@@ -65,7 +67,7 @@ class Lab:
         self._folder = folder
         self._on_epoch = on_epoch
         self._splits: dict[Registered, Split] = {}
-        self._planted: OrderedDict[str, Planted] = OrderedDict()
+        self._planted: OrderedDict[str, _Planted] = OrderedDict()
         self._models: OrderedDict[str, nn.Module] = OrderedDict()
         # What trained models depend on beside the task: this device, this torch, and the loop itself.
         self._circumstances = {
@@ -82,23 +84,41 @@ class Lab:
             Exception: Whatever the unlearner raised; nothing of it is stored.
         """
         torch.set_num_threads(trial.cell.task.value.threads)
-        plan = self._plant(trial)
+        planted = self._plant(trial)
         arms: dict[str, Artefact] = {}
         busy: Busy | None = None
-        for arm, make in (("P", self._poisoned), ("R", self._retrained)):
+        for arm, make in (("P", self._train), ("R", self._train), ("U", self._unlearn)):
             try:
-                arms[arm] = make(trial, plan)
+                arms[arm] = self._model(trial, planted, arm, make)
             except Busy as error:
-                busy = error
+                busy = busy or error
         if busy is not None:
             raise busy
-        arms["U"] = self._unlearned(trial, plan, arms["P"])
-        readings = {
-            "poison": {arm: self._poison_reading(trial, plan, arms[arm]) for arm in arms},
-            "accuracy": {arm: self._accuracy(trial, arms[arm]) for arm in arms},
-        }
-        return self._result(trial, arms, {name: {a: r[0] for a, r in by.items()} for name, by in readings.items()},
-                            [r[1] for by in readings.values() for r in by.values()])
+        poison = {arm: self._poison_reading(trial, planted, arms[arm]) for arm in arms}
+        accuracy = {arm: self._accuracy(trial, arms[arm]) for arm in arms}
+        return self._result(trial, arms, poison, accuracy)
+
+    def missing(self, trial: Trial) -> dict[str, str]:
+        """Return the models that a trial would have to make: keys by arm. Plants, but trains nothing."""
+        planted = self._plant(trial)
+        keys = {arm: key_of("model", self._determinants(trial, planted, arm)) for arm in ARMS}
+        return {arm: key for arm, key in keys.items() if self.store.get(key) is None}
+
+    def cost(self, task: Registered) -> tuple[float, int]:
+        """Return what one training takes, by timing a few steps: seconds and bytes of the stored model."""
+        recipe: Any = task.value
+        torch.set_num_threads(recipe.threads)
+        train = self.split(task).train
+        with training.isolated_rng(0):
+            model = recipe.new_model().to(self.device)
+            size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+            batch = train.batch(torch.arange(min(recipe.batch_size, len(train))))
+            steps = [batch] * 3  # the first pays for what is set up once
+            training.fit(recipe, model, steps)
+            started = time.perf_counter()
+            training.fit(recipe, model, steps)
+            seconds = (time.perf_counter() - started) / len(steps)
+        return seconds * recipe.epochs * math.ceil(len(train) / recipe.batch_size), size
 
     def split(self, task: Registered) -> Split:
         """Return a task's data on the device; loaded once."""
@@ -107,9 +127,7 @@ class Lab:
                 self._splits[task] = task.value.load(self._folder).to(self.device)
         return self._splits[task]
 
-    # Each artefact below is what its determinants say, and nothing else.
-
-    def _plant(self, trial: Trial) -> _Plan:
+    def _plant(self, trial: Trial) -> _Planted:
         task, poison, split = trial.cell.task, trial.cell.poison, self.split(trial.cell.task)
         seed = derive("poison", trial.seed)
 
@@ -119,104 +137,84 @@ class Lab:
             _check_planted(poison, planted, split.train)
             return {"points": len(planted.forget)}, _pack(planted)
 
-        artefact = self.store.obtain(
-            "planted",
-            {"task": task.identity, "data": split.fingerprint, "poison": poison.identity, "seed": trial.seed}
-            | self._circumstances,
-            make,
-            trial.id,
-        )
-        planted = self._planted.get(artefact.key)
-        if planted is None:
+        of = {"task": task.identity, "data": split.fingerprint, "poison": poison.identity, "seed": trial.seed}
+        artefact = self.store.obtain("planted", of | self._circumstances, make, trial.id)
+        if artefact.key not in self._planted:
             tensors = self.store.tensors(artefact)
-            if tensors is None:
+            if tensors is None:  # it was damaged, and is gone now
                 return self._plant(trial)
-            planted = self._planted[artefact.key] = _unpack(tensors)
-            while len(self._planted) > 8:
+            self._planted[artefact.key] = _Planted.of(_unpack(tensors), split.train, str(artefact.blob))
+            while len(self._planted) > 64:
                 self._planted.popitem(last=False)
-        keep = torch.ones(len(split.train), dtype=torch.bool)
-        keep[planted.forget] = False
-        return _Plan(planted, keep, str(artefact.blob), digest({"keep": keep}))
+        return self._planted[artefact.key]
 
-    def _poisoned(self, trial: Trial, plan: _Plan) -> Artefact:
-        rows = {**plan.planted.inputs, "labels": plan.planted.labels, "forget": plan.planted.forget}
-        of = {"stream": "train", "poisoned": digest(rows)}
-        return self._trained(trial, "P", of, lambda: self.split(trial.cell.task).train.poisoned_with(plan.planted),
-                             torch.ones_like(plan.keep))
+    def _determinants(self, trial: Trial, planted: _Planted, arm: str) -> dict[str, Any]:
+        """Return all that determines a model's weights; equal determinants share one model.
 
-    def _retrained(self, trial: Trial, plan: _Plan) -> Artefact:
-        of = {"stream": "train", "retain": plan.retain}
-        return self._trained(trial, "R", of, lambda: self.split(trial.cell.task).train, plan.keep)
+        R never depends on the unlearner, nor on the poison beyond the points that it took. Nor does a method that
+        works from scratch.
+        """
+        task, method = trial.cell.task, trial.cell.unlearner
+        common = {"task": task.identity, "data": self.split(task).fingerprint, "seed": trial.seed} | self._circumstances
+        if arm == "P":
+            return common | {"poisoned": planted.poisoned}
+        if arm == "R":
+            return common | {"retained": planted.retained}
+        start = {"retained": planted.retained}
+        if not _from_scratch(method):
+            start |= {"poisoned": planted.poisoned}
+        return common | start | {"method": method.identity, "budget": self.budget}
 
-    def _trained(
-        self, trial: Trial, arm: str, of: dict[str, Any], data: Callable[[], Data], keep: Tensor
-    ) -> Artefact:
-        """Train on ``data[keep]``. P and R of a seed share initialisation and order: common random numbers."""
-        task: Any = trial.cell.task.value
-
-        def make() -> tuple[dict[str, Any], nn.Module]:
-            with training.isolated_rng(derive("initialisation", trial.seed)):
-                model = task.new_model().to(self.device)
-                order = torch.Generator().manual_seed(derive("order", trial.seed))
-                batches = Batches(data(), task.batch_size, task.epochs, order, keep)
-                examples = training.fit(task, model, batches, lambda *done: self._on_epoch(trial, arm, *done))
-            return {"examples": examples}, model
-
-        return self._model(trial, of, make)
-
-    def _unlearned(self, trial: Trial, plan: _Plan, poisoned: Artefact) -> Artefact:
-        task: Any = trial.cell.task.value
-        method = trial.cell.unlearner
-        from_scratch = bool(getattr(method.value, "from_scratch", False))
-        of = {"method": method.identity, "budget": self.budget, "retain": plan.retain}
-        if not from_scratch:
-            of |= {"poisoned": poisoned.key}
-
-        def make() -> tuple[dict[str, Any], nn.Module]:
-            train = self.split(trial.cell.task).train
-            nothing = torch.empty(0, dtype=torch.int64)
-            seed = derive("unlearning", method.name, trial.seed)
-            with training.isolated_rng(seed):
-                model = task.new_model().to(self.device)
-                if not from_scratch:
-                    model.load_state_dict(self.model(trial.cell.task, poisoned).state_dict())
-                reference = copy.deepcopy(model)
-                request = ForgetRequest(
-                    retain=train.subset(plan.keep.nonzero().squeeze(1)),
-                    forget=train.subset(nothing) if from_scratch
-                    else Data(plan.planted.inputs, plan.planted.labels).to(self.device),
-                    budget=self.budget * task.epochs,
-                    generator=torch.Generator().manual_seed(seed),
-                    device=self.device,
-                    _recipe=task,
-                )
-                self._on_epoch(trial, "U", 0, 1)
-                with Meter(reference) as meter, torch.enable_grad():
-                    returned = method.value(model.train(), request)
-                if self.device.type == "cuda":
-                    torch.cuda.synchronize()
-            _check_model(method.id, returned, reference)
-            return {"examples": meter.examples, "unlearner_seconds": meter.seconds}, returned
-
-        return self._model(trial, of, make)
-
-    def _model(
-        self, trial: Trial, of: dict[str, Any], make: Callable[[], tuple[dict[str, Any], nn.Module]]
-    ) -> Artefact:
-        task = trial.cell.task
-
+    def _model(self, trial: Trial, planted: _Planted, arm: str, make: _Maker) -> Artefact:
         def make_tensors() -> tuple[dict[str, Any], dict[str, Tensor]]:
-            info, model = make()
+            info, model = make(trial, planted, arm)
             return {**info, "finite": training.is_finite(model)}, model.state_dict()
 
-        determinants = {
-            "task": task.identity,
-            "data": self.split(task).fingerprint,
-            "seed": trial.seed,
-            **of,
-            **self._circumstances,
-        }
-        return self.store.obtain("model", determinants, make_tensors, trial.id)
+        return self.store.obtain("model", self._determinants(trial, planted, arm), make_tensors, trial.id)
+
+    def _train(self, trial: Trial, planted: _Planted, arm: str) -> tuple[dict[str, Any], nn.Module]:
+        """Train P or R. Both of a seed share initialisation and order: common random numbers."""
+        task: Any = trial.cell.task.value
+        train = self.split(trial.cell.task).train
+        data = train.poisoned_with(planted.planted) if arm == "P" else train
+        keep = torch.ones_like(planted.keep) if arm == "P" else planted.keep
+        with training.isolated_rng(derive("initialisation", trial.seed)):
+            model = task.new_model().to(self.device)
+            order = torch.Generator().manual_seed(derive("order", trial.seed))
+            batches = Batches(data, task.batch_size, task.epochs, order, keep)
+            examples = training.fit(task, model, batches, lambda *done: self._on_epoch(trial, arm, *done))
+        return {"examples": examples}, model
+
+    def _unlearn(self, trial: Trial, planted: _Planted, arm: str) -> tuple[dict[str, Any], nn.Module]:
+        """Hand P and the request to the unlearner, and check what comes back."""
+        task: Any = trial.cell.task.value
+        method = trial.cell.unlearner
+        train = self.split(trial.cell.task).train
+        forget = Data(planted.planted.inputs, planted.planted.labels).to(self.device)
+        poisoned = None
+        if _from_scratch(method):  # it promised to use neither, so it gets neither
+            forget = forget.subset(torch.empty(0, dtype=torch.int64))
+        else:
+            poisoned = self.model(trial.cell.task, self._model(trial, planted, "P", self._train))
+        seed = derive("unlearning", method.name, trial.seed)
+        with training.isolated_rng(seed):
+            model = task.new_model().to(self.device)
+            if poisoned is not None:
+                model.load_state_dict(poisoned.state_dict())
+            reference = copy.deepcopy(model)
+            request = ForgetRequest(
+                retain=train.subset(planted.keep.nonzero().squeeze(1)),
+                forget=forget,
+                budget=self.budget * task.epochs,
+                generator=torch.Generator().manual_seed(seed),
+                device=self.device,
+                _recipe=task,
+            )
+            self._on_epoch(trial, arm, 0, 1)
+            with Meter(reference) as meter, torch.enable_grad():
+                returned = method.value(model.train(), request)
+        _check_model(method.id, returned, reference)
+        return {"examples": meter.examples}, returned
 
     def model(self, task: Registered, artefact: Artefact) -> nn.Module:
         """Return a stored model in eval mode, on the device. It is shared: do not change it."""
@@ -233,10 +231,11 @@ class Lab:
                 self._models.popitem(last=False)
         return self._models[artefact.blob].eval()
 
-    def _poison_reading(self, trial: Trial, plan: _Plan, model: Artefact) -> tuple[Reading, Artefact]:
+    def _poison_reading(self, trial: Trial, planted: _Planted, model: Artefact) -> tuple[Reading, Artefact]:
         poison, task = trial.cell.poison, trial.cell.task
-        of = {"measure": poison.value.measure.name, "source": poison.source, "planted": plan.blob}
-        return self._reading(trial, model, of, lambda m: poison.value.probe(m, plan.planted, task.value, self.split(task)))
+        of = {"measure": poison.value.measure.name, "source": poison.source, "planted": planted.blob}
+        split = self.split(task)
+        return self._reading(trial, model, of, lambda m: poison.value.probe(m, planted.planted, task.value, split))
 
     def _accuracy(self, trial: Trial, model: Artefact) -> tuple[Reading, Artefact]:
         task = trial.cell.task
@@ -258,8 +257,14 @@ class Lab:
             return {"value": _plain(reading.value), "resolution": float(reading.resolution), "details": details}, None
 
         # Equal weights have equal readings, whichever method made them: the blob stands for the model.
-        determinants = {"model": model.blob, "finite": model.info["finite"], "data": self.split(task).fingerprint,
-                        "task": task.identity, **of, **self._circumstances}
+        determinants = {
+            "model": model.blob,
+            "finite": model.info["finite"],
+            "data": self.split(task).fingerprint,
+            "task": task.identity,
+            **of,
+            **self._circumstances,
+        }
         artefact = self.store.obtain("value", determinants, make, trial.id)
         info = artefact.info
         value = math.nan if info["value"] is None else info["value"]
@@ -268,9 +273,9 @@ class Lab:
     def _result(
         self,
         trial: Trial,
-        arms: dict[str, Artefact],
-        readings: dict[str, dict[str, Reading]],
-        values: list[Artefact],
+        arms: Mapping[str, Artefact],
+        poison: Mapping[str, tuple[Reading, Artefact]],
+        accuracy: Mapping[str, tuple[Reading, Artefact]],
     ) -> TrialResult:
         def here(artefact: Artefact) -> bool:
             return artefact.made["run"] == self.store.run and artefact.made["trial"] == trial.id
@@ -283,17 +288,45 @@ class Lab:
             "seconds": {arm: artefact.made["seconds"] for arm, artefact in arms.items()},
             "built": [arm for arm, artefact in arms.items() if here(artefact)],
         }
+        readings = {
+            name: {arm: reading for arm, (reading, _) in by_arm.items()}
+            for name, by_arm in (("poison", poison), ("accuracy", accuracy))
+        }
+        values = [artefact for by_arm in (poison, accuracy) for _, artefact in by_arm.values()]
         return TrialResult(readings, cost, any(map(here, [*arms.values(), *values])))
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """A planted set with what follows from it: the retain mask, and hashes of both."""
+class _Planted:
+    """A planted set with what follows from it.
+
+    Attributes:
+        planted: The set itself.
+        keep: Mask of the retain set, over the training set.
+        blob: Hash of everything planted, secrets included.
+        poisoned: Hash of what training on the poisoned set sees of it.
+        retained: Hash of the retain set's place in the training set.
+    """
 
     planted: Planted
     keep: Tensor
     blob: str
-    retain: str
+    poisoned: str
+    retained: str
+
+    @classmethod
+    def of(cls, planted: Planted, train: Data, blob: str) -> _Planted:
+        keep = torch.ones(len(train), dtype=torch.bool)
+        keep[planted.forget] = False
+        seen = {**planted.inputs, "labels": planted.labels, "forget": planted.forget}
+        return cls(planted, keep, blob, digest(seen), digest({"keep": keep}))
+
+
+_Maker = Callable[[Trial, _Planted, str], tuple[dict[str, Any], nn.Module]]
+
+
+def _from_scratch(method: Registered) -> bool:
+    return bool(getattr(method.value, "from_scratch", False))
 
 
 def _check_planted(poison: Registered, planted: Planted, train: Data) -> None:
@@ -346,6 +379,4 @@ def _plain(value: float) -> float | None:
 
 
 def _code(*modules: Any) -> str:
-    import hashlib
-
     return hashlib.sha256(b"\0".join(Path(m.__file__).read_bytes() for m in modules)).hexdigest()

@@ -37,7 +37,7 @@ class Backdoor:
         ValueError: A field is out of range.
     """
 
-    fraction: float = 0.05
+    fraction: float = 0.1
     size: int = 2
     target: int = 0
 

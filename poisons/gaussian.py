@@ -43,8 +43,8 @@ class Gaussian:
         ValueError: A field is out of range.
     """
 
-    fraction: float = 0.05
-    sd: float = 0.3
+    fraction: float = 0.1
+    sd: float = 0.5
 
     modality: ClassVar[str] = "image"
     measure: ClassVar[Measure] = Measure(

@@ -11,7 +11,8 @@ from statsmodels.stats import multitest, proportion, weightstats
 from harness import certificates, statistics
 from harness.api import Outcome
 
-CLINIC = (  # variable 1 of the data set `clinic`, by group, from R's package `equivalence`, whose results are used below
+# Variable 1 of the data set `clinic`, by group, from R's package `equivalence`, whose results are used below.
+CLINIC = (
     [2.84, 2.51, 2.41, 2.95, 3.14, 3.79, 4.14, 3.85, 3.02, 3.45, 5.37, 3.81, 4.19, 3.16, 3.84],
     [2.60, 2.82, 2.18, 3.46, 4.01, 3.04, 3.47, 4.06, 2.91, 3.59, 4.51, 3.16, 3.86, 3.31, 3.02],
 )
@@ -159,7 +160,8 @@ def test_clopper_pearson_known_answers():
     for k, n, conf in itertools.product(range(8), (7, 30), (0.8, 0.95)):
         low, high = stats.binomtest(k, n).proportion_ci(conf, method="exact")
         assert certificates.clopper_pearson(k, n, conf) == pytest.approx((low, high), rel=1e-9)
-        assert certificates.cp_lower(k, n, 1 - conf) == exactly(proportion.proportion_confint(k, n, 2 - 2 * conf, "beta")[0])
+        one_sided = proportion.proportion_confint(k, n, 2 - 2 * conf, "beta")[0]
+        assert certificates.cp_lower(k, n, 1 - conf) == exactly(one_sided)
 
 
 def test_newcombe_known_answers():
@@ -203,7 +205,7 @@ def brute_exact_ni(k_u, n_u, k_r, n_r, delta):
 
 @pytest.mark.parametrize(
     "case",
-    [(1, 8, 1, 6, 0.3), (2, 6, 3, 8, 0.2), (4, 8, 4, 8, 0.2), (0, 5, 2, 9, 0.1), (3, 9, 2, 4, 0.45), (5, 7, 6, 7, 0.15)],
+    [(1, 8, 1, 6, 0.3), (2, 6, 3, 8, 0.2), (4, 8, 4, 8, 0.2), (0, 5, 2, 9, 0.1), (3, 9, 2, 4, 0.45), (5, 7, 6, 7, 0.1)],
 )
 def test_exact_non_inferiority_agrees_with_enumeration(case):
     assert certificates.exact_ni(*case) == pytest.approx(brute_exact_ni(*case), abs=1e-6)

@@ -1,7 +1,7 @@
 """Controls: methods whose verdicts are known beforehand, which show that an audit can tell them apart.
 
-``retrain`` must pass every poison audit, ``identity`` must fail it, ``wrecked`` must fail by accuracy. ``short`` is what
-any method has to beat: retraining from scratch on the compute that the method was given.
+``retrain`` must pass every poison audit, ``identity`` must fail it, ``wrecked`` must fail by accuracy. ``short`` is
+what any method has to beat: retraining from scratch on the compute that the method was given.
 """
 
 from __future__ import annotations

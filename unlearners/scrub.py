@@ -91,8 +91,12 @@ class SCRUB:
         from torch.nn.functional import kl_div, log_softmax
 
         t = self.temperature
-        return t * t * kl_div(
-            log_softmax(student / t, dim=1), log_softmax(teacher / t, dim=1), reduction="batchmean", log_target=True
+        return (
+            t
+            * t
+            * kl_div(
+                log_softmax(student / t, dim=1), log_softmax(teacher / t, dim=1), reduction="batchmean", log_target=True
+            )
         )
 
     def _affordable(self, request: ForgetRequest) -> int:

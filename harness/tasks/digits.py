@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 class DigitsCNN:
     """Classify scikit-learn's 1,797 digits (8 x 8 pixels in [0, 1]), 1,400 to train on and 397 to test on.
 
-    The split is fixed. The network has batch normalisation, without which Gaussian poison hardly bites.
+    The split is fixed. The recipe was chosen so that what poisons leave can be told from what seeds vary, and quickly:
+    batch normalisation, without which Gaussian poison hardly bites; a smooth activation, strides in place of pooling
+    and strong weight decay, with which the input gradients of two retrainings agree (cosine .9, against .4 for
+    rectified units with max pooling). About .994 test accuracy.
 
     Attributes:
         epochs: Passes over the training set.
@@ -30,8 +33,8 @@ class DigitsCNN:
     """
 
     epochs: int = 20
-    lr: float = 0.1
-    batch_size: int = 64
+    lr: float = 0.2
+    batch_size: int = 128
 
     modality: ClassVar[str] = "image"
     poisons: ClassVar[tuple[str, ...]] = ("backdoor", "gaussian")
@@ -44,13 +47,14 @@ class DigitsCNN:
 
     def load(self, folder: Path | None) -> Split:
         """Return the fixed split; the folder is not used, the data come with scikit-learn."""
+        import numpy as np
         import torch
         from sklearn.datasets import load_digits
 
         from harness.data import Data, Split
 
         images, labels = load_digits(return_X_y=True)
-        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+        order = torch.from_numpy(np.random.default_rng(0).permutation(len(labels)))
         data = Data(
             {"image": torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16},
             torch.tensor(labels, dtype=torch.int64),
@@ -58,18 +62,16 @@ class DigitsCNN:
         return Split.of(data.subset(order[:1400]), data.subset(order[1400:]))
 
     def new_model(self) -> nn.Module:
-        """Return three 3 x 3 convolutions with batch normalisation and a dense head, freshly initialised."""
+        """Return three 3 x 3 convolutions of 48 channels, average pooling and a linear head, freshly initialised."""
         from torch import nn
 
-        def convolution(before: int, after: int) -> list[nn.Module]:
-            return [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+        def convolution(channels: int, stride: int) -> nn.Module:
+            return nn.Sequential(
+                nn.Conv2d(channels, 48, 3, stride, padding=1, bias=False), nn.BatchNorm2d(48), nn.ELU(inplace=True)
+            )
 
-        return nn.Sequential(
-            nn.Sequential(*convolution(1, 16), nn.MaxPool2d(2)),
-            nn.Sequential(*convolution(16, 32)),
-            nn.Sequential(*convolution(32, 32)),
-            nn.Sequential(nn.Flatten(), nn.Linear(32 * 4 * 4, 10)),
-        )
+        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 10))
+        return nn.Sequential(convolution(1, 2), convolution(48, 2), convolution(48, 1), head)
 
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return class scores, shape (batch, 10)."""
@@ -83,10 +85,10 @@ class DigitsCNN:
         return cross_entropy(self.logits(model, batch), batch.labels)
 
     def optimizer(self, model: nn.Module, lr: float | None = None) -> torch.optim.Optimizer:
-        """Return SGD with Nesterov momentum .9 and weight decay 5e-4."""
+        """Return SGD with Nesterov momentum .9 and weight decay .01."""
         from torch.optim import SGD
 
-        return SGD(model.parameters(), lr or self.lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
+        return SGD(model.parameters(), lr or self.lr, momentum=0.9, weight_decay=0.01, nesterov=True)
 
     def schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
         """Return one cycle: up to the optimiser's rate over 30 % of the steps, then down to zero on a cosine."""
