@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Generator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from harness.api import Cell
 from harness.options import Settings
+from harness.progress import Notes
 from harness.report import explain, plain
 
 if TYPE_CHECKING:
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 
 SETTINGS = pytest.StashKey[Settings]()
 STUDY = pytest.StashKey["Study"]()
+AUDITED = pytest.StashKey[list[Cell]]()  # the cells of the audits that survived deselection
+RUN = pytest.StashKey[str]()
 REPORTED = pytest.StashKey[dict[str, Any]]()  # per item: what its report carries to the controller
 
 
@@ -50,6 +55,7 @@ class TrialItem(pytest.Item):
                 "cost": dict(result.cost) if result is not None else None,
             },
             "word": word,
+            "of": len(study.trials),
         }
 
     def reportinfo(self) -> tuple[str, None, str]:
@@ -65,9 +71,16 @@ def study_of(config: pytest.Config) -> Study:
         from harness.trial import Lab
 
         settings = config.stash[SETTINGS]
-        store = Store(settings.store, run_id(config))
-        lab = Lab(store, pick_device(config.option.audit_device), settings.budget, settings.folder)
-        config.stash[STUDY] = Study(settings.cells, lab, settings.plan, settings.tolerance)
+        worker = getattr(config, "workerinput", {}).get("workerid", "main")
+        lab = Lab(
+            Store(settings.store, run_id(config)),
+            pick_device(config.option.audit_device),
+            settings.budget,
+            settings.folder,
+            Notes(notes_folder(config), worker),
+        )
+        cells: list[Cell] = config.stash[AUDITED]
+        config.stash[STUDY] = Study(cells, lab, settings.plan, settings.tolerance)
     return config.stash[STUDY]
 
 
@@ -75,13 +88,15 @@ def run_id(config: pytest.Config) -> str:
     """Return an id of this run, the same on all of its workers."""
     worker = getattr(config, "workerinput", None)
     if worker is not None:
-        return str(worker["testrunuid"])
+        return str(worker["unlearning_run"])
     if RUN not in config.stash:
-        config.stash[RUN] = f"run-{time.time_ns():x}"
+        config.stash[RUN] = f"{time.time_ns():x}-{os.getpid()}"
     return config.stash[RUN]
 
 
-RUN = pytest.StashKey[str]()
+def notes_folder(config: pytest.Config) -> Path:
+    """Return where the workers of this run note what they do."""
+    return config.stash[SETTINGS].store / "progress" / run_id(config)
 
 
 def with_trials(session: pytest.Session, items: list[pytest.Item]) -> None:
@@ -93,7 +108,9 @@ def with_trials(session: pytest.Session, items: list[pytest.Item]) -> None:
 
     settings = session.config.stash[SETTINGS]
     wanted = {cell_of(item) for item in audits}
-    trials = trials_of([cell for cell in settings.cells if cell in wanted], settings.plan)
+    cells = [cell for cell in settings.cells if cell in wanted]
+    session.config.stash[AUDITED] = cells
+    trials = trials_of(cells, settings.plan)
     new = [TrialItem.from_parent(session, name=trial.id, nodeid=f"trials::{trial.id}", trial=trial) for trial in trials]
     at = items.index(audits[0])
     items[at:at] = new

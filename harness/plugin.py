@@ -11,12 +11,23 @@ from typing import Any
 import pytest
 
 from harness import report as texts
-from harness.items import SETTINGS, audited, pytest_runtest_makereport, study_of, verdict, with_trials
+from harness.items import (
+    SETTINGS,
+    audited,
+    notes_folder,
+    pytest_runtest_makereport,
+    run_id,
+    study_of,
+    verdict,
+    with_trials,
+)
 from harness.options import Settings, add_options, visible_gpus
+from harness.progress import StatusLine, status_line
 
 __all__ = ["audited", "pytest_runtest_makereport", "verdict"]
 
 RESULTS = pytest.StashKey["Results"]()
+STATUS = pytest.StashKey[StatusLine | None]()
 PROCESSES = pytest.StashKey[int]()
 
 
@@ -104,7 +115,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
 
     writer = config.get_terminal_writer()
     writer.line()
-    for line in forecast(study_of(config), config.stash[PROCESSES]):
+    for line in texts.forecast_lines(forecast(study_of(config)), config.stash[PROCESSES]):
         writer.line(line)
     return True
 
@@ -158,6 +169,12 @@ def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
             spec.env.setdefault("OMP_NUM_THREADS", threads)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker which run it belongs to."""
+    node.workerinput["unlearning_run"] = run_id(node.config)
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Keep what an item reported; workers have no results to write."""
     heard = getattr(report, "unlearning", None)
@@ -166,6 +183,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     results = CONTROLLER.stash[RESULTS]
     if "trial" in heard:
         results.trials[heard["nodeid"]] = {**heard["trial"], "word": heard["word"]}
+        if (status := CONTROLLER.stash.get(STATUS, None)) is not None:
+            status.finished, status.trials = len(results.trials), heard["of"]
     else:
         entry = {"id": heard["nodeid"], **heard["audit"], "seconds": heard["seconds"]}
         if entry["verdict"] == "ERROR":
@@ -178,9 +197,12 @@ CONTROLLER: pytest.Config | None = None
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Remember who writes results."""
+    """Remember who writes results, and begin to show progress."""
     global CONTROLLER
-    CONTROLLER = None if is_worker(session.config) else session.config
+    config = session.config
+    CONTROLLER = None if is_worker(config) else config
+    if CONTROLLER and config.stash[SETTINGS].asked and not (config.option.collectonly or config.option.audit_dry_run):
+        config.stash[STATUS] = status_line(config, notes_folder(config))
 
 
 def _last_line(report: pytest.TestReport) -> str:
@@ -218,8 +240,10 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the machine-readable result."""
+    """End the progress and write the machine-readable result."""
     config = session.config
+    if (status := config.stash.get(STATUS, None)) is not None:
+        status.stop()
     if is_worker(config) or not config.option.audit_json or config.option.collectonly or config.option.audit_dry_run:
         return
     settings, results = config.stash[SETTINGS], config.stash[RESULTS]

@@ -223,6 +223,26 @@ def versions() -> dict[str, str]:
     return found
 
 
+def forecast_lines(costs: Sequence[Mapping[str, Any]], processes: int) -> list[str]:
+    """Say what a study would still cost, in a line per number of seeds."""
+    lines = []
+    for cost, label in zip(costs, ("if every verdict is clear", "if the whole plan is needed"), strict=False):
+        on = f"{processes} process{'es' if processes > 1 else ''}"
+        lines.append(
+            f"{label} ({cost['seeds']} seeds): {cost['trainings']} trainings and {cost['unlearnings']} unlearnings, "
+            f"about {duration(cost['seconds'] / processes)} on {on}, {cost['bytes'] / 1e6:.1f} MB of disk"
+        )
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """Return a span of time as people say it, e.g. ``"3 min"``."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(1, seconds):.0f} s"
+
+
 def store_size(root: Path) -> tuple[int, int]:
     """Return the number of artefacts in a store and the bytes they take on disk."""
     records = list(root.glob("records/*/*.json"))

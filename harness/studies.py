@@ -275,38 +275,39 @@ def trials_of(cells: Iterable[Cell], plan: Plan) -> list[Trial]:
     return list(trials)
 
 
-def forecast(study: Study, processes: int) -> list[str]:
-    """Say what the study would cost, in lines: at the first look that may pass, and for the whole plan."""
+def forecast(study: Study) -> list[dict[str, Any]]:
+    """Return what the study would still cost, up to the first look that may pass and for the whole plan.
+
+    Each has ``seeds``, ``trainings``, ``unlearnings``, ``seconds`` of one process and ``bytes`` of disk.
+    """
     per_task = {task: study.lab.cost(task) for task in dict.fromkeys(cell.task for cell in study.cells)}
     missing: dict[str, tuple[Trial, str]] = {}  # by key, since trials share models
-    lines = []
+    costs = []
     wanted: dict[str, int] = {}
     for trial in study.trials:
         for arm, key in study.lab.missing(trial).items():
             missing.setdefault(key, (trial, arm))
             wanted[key] = min(wanted.get(key, trial.seed), trial.seed)
     last = study.plan.looks[-1]
-    for label, seeds in (("if every verdict is clear", min(MIN_PASS, last)), ("if the whole plan is needed", last)):
+    for seeds in sorted({min(MIN_PASS, last), last}):
         here = [(trial, arm) for key, (trial, arm) in missing.items() if wanted[key] < seeds]
-        # An unlearner is taken to use its budget, but retraining is retraining.
-        trainings = [t for t, arm in here if arm in "PR" or t.cell.unlearner.name == REFERENCES[0]]
-        seconds = sum(per_task[t.cell.task][0] for t in trainings)
-        seconds += study.lab.budget * sum(per_task[t.cell.task][0] for t, _ in here) - study.lab.budget * seconds
-        size = sum(per_task[t.cell.task][1] for t, _ in here)
-        lines.append(
-            f"{label} ({seeds} seeds): {len(trainings)} trainings and {len(here) - len(trainings)} unlearnings, "
-            f"about {duration(seconds / processes)} on {processes} process{'es' * (processes > 1)}, "
-            f"{size / 1e6:.1f} MB of disk"
+        trainings = sum(_is_training(trial, arm) for trial, arm in here)
+        # A method is taken to use its budget.
+        shares = [(t, 1.0 if _is_training(t, arm) else study.lab.budget) for t, arm in here]
+        costs.append(
+            {
+                "seeds": seeds,
+                "trainings": trainings,
+                "unlearnings": len(here) - trainings,
+                "seconds": sum(share * per_task[t.cell.task][0] for t, share in shares),
+                "bytes": sum(per_task[t.cell.task][1] for t, _ in here),
+            }
         )
-    return lines
+    return costs
 
 
-def duration(seconds: float) -> str:
-    """Return a span of time as people say it, e.g. ``"3 min"``."""
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(1, seconds):.0f} s"
+def _is_training(trial: Trial, arm: str) -> bool:
+    return arm in ("P", "R") or trial.cell.unlearner.name == REFERENCES[0]
 
 
 def _serves(trial_cell: Cell, cell: Cell) -> bool:

@@ -278,7 +278,7 @@ class Lab:
         accuracy: Mapping[str, tuple[Reading, Artefact]],
     ) -> TrialResult:
         def here(artefact: Artefact) -> bool:
-            return artefact.made["run"] == self.store.run and artefact.made["trial"] == trial.id
+            return (artefact.made["run"], artefact.made["trial"]) == (self.store.run, trial.id)
 
         trained, used = arms["R"].info["examples"], arms["U"].info["examples"]
         cost = {
