@@ -109,7 +109,7 @@ def boschloo(k1: int, n1: int, k2: int, n2: int) -> float:
 
     _count(k1, n1)
     _count(k2, n2)
-    return min(1.0, float(boschloo_exact([[k1, k2], [n1 - k1, n2 - k2]], alternative="greater").pvalue))
+    return float(boschloo_exact([[k1, k2], [n1 - k1, n2 - k2]], alternative="greater").pvalue)
 
 
 def gaussian_set_statistic(z: Sequence[float]) -> float:
@@ -280,7 +280,7 @@ def _scores(n_u: int, n_r: int, delta: float) -> Array:
 
 def _binomial(n: int, p: Array) -> Array:
     """Return P(Bin(n, p) = k) as an array over p and k."""
-    k, p = np.arange(n + 1), np.clip(p, 0, 1)[:, None]
+    k, p = np.arange(n + 1), p[:, None]
     choose = special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1)
     log_probability: Array = choose + special.xlogy(k, p) + special.xlog1py(n - k, -p)
     return np.exp(log_probability)

@@ -13,7 +13,7 @@ import pytest
 from harness.api import Cell
 from harness.options import Settings
 from harness.progress import Notes
-from harness.report import explain, plain
+from harness.report import explain, finite_tree, plain
 
 if TYPE_CHECKING:
     from harness.studies import Study
@@ -147,7 +147,8 @@ def verdict(request: pytest.FixtureRequest, audited: Cell) -> Any:
     item.stash[REPORTED] = {"audit": {**common, "claim": claim_of(item), "verdict": "ERROR"}}
     found = study.verdict(audited, claim_of(item))
     numbers = plain(found)
-    item.stash[REPORTED] = {"audit": {**numbers, "claim": claim_of(item), "references": study.references(audited)}}
+    references = finite_tree(study.references(audited))
+    item.stash[REPORTED] = {"audit": {**numbers, "claim": claim_of(item), "references": references}}
     for name in ("verdict", "reason", "estimate", "margin", "p_pass", "p_fail"):
         item.user_properties.append((name, numbers[name]))
     return found

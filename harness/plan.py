@@ -21,6 +21,7 @@ class Plan:
     Attributes:
         seeds: Stop after so many seeds. The levels do not change: a plan cut short is only more cautious.
         alpha: Error rate of a PASS over the whole plan, and of a FAIL over the whole plan and cell, in (0, .5).
+        first: The first seed. Audits begin at 0 and never reach 100; what tunes or calibrates begins above.
 
     Raises:
         ValueError: A field is out of range.
@@ -28,6 +29,7 @@ class Plan:
 
     seeds: int = LOOKS[-1]
     alpha: float = 0.05
+    first: int = 0
 
     def __post_init__(self) -> None:
         if not LOOKS[0] <= self.seeds <= LOOKS[-1]:
@@ -39,6 +41,10 @@ class Plan:
     def looks(self) -> tuple[int, ...]:
         """The looks that are reached, in seeds."""
         return tuple(n for n in LOOKS if n <= self.seeds)
+
+    def numbers(self, n: int) -> range:
+        """Return the first ``n`` seeds, in the fixed order in which they are used."""
+        return range(self.first, self.first + n)
 
     @property
     def pass_level(self) -> float:

@@ -50,21 +50,21 @@ class StatusLine(threading.Thread):
         self.trials = 0
         self._folder = folder
         self._out = out
-        self._started = time.monotonic()
-        self._stop = threading.Event()
+        self._begun = time.monotonic()
+        self._ended = threading.Event()
         self._size = shutil.get_terminal_size()
 
     def run(self) -> None:
         """Show the workers' notes until stopped."""
         # As package managers do: the last line is taken out of the scrolling region while we run.
         self._write(f"\n\0337\033[1;{self._size.lines - 1}r\0338\033[1A")
-        while not self._stop.wait(EVERY):
+        while not self._ended.wait(EVERY):
             self._write(f"\0337\033[{self._size.lines};1H\033[2K{self.text()[: self._size.columns - 1]}\0338")
         self._write(f"\0337\033[r\033[{self._size.lines};1H\033[2K\0338")
 
     def stop(self) -> None:
         """Give the line back and remove the notes."""
-        self._stop.set()
+        self._ended.set()
         if self.is_alive():
             self.join()
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -83,7 +83,7 @@ class StatusLine(threading.Thread):
             if self.finished:
                 from harness.report import duration
 
-                left = (time.monotonic() - self._started) / self.finished * (self.trials - self.finished)
+                left = (time.monotonic() - self._begun) / self.finished * (self.trials - self.finished)
                 text += f", at most about {duration(left)} to go"
         return text
 

@@ -38,6 +38,13 @@ def plain(verdict: Verdict) -> dict[str, Any]:
     }
 
 
+def finite_tree(value: Any) -> Any:
+    """Return nested plain values with None for every number that is not finite."""
+    if isinstance(value, Mapping):
+        return {name: finite_tree(each) for name, each in value.items()}
+    return finite(value) if isinstance(value, float) else value
+
+
 def finite(value: float | None) -> float | None:
     """Return a plain float, or None for what is not a finite number."""
     return None if value is None or not math.isfinite(value) else float(value)
@@ -158,7 +165,8 @@ def _row(poison: str, audits: Sequence[Mapping[str, Any]]) -> list[str]:
     by = {a["claim"]: a for a in audits}
     outcomes = [a["verdict"] for a in audits]
     worst = next((o for o in ("ERROR", "FAIL", "INCONCLUSIVE") if o in outcomes), "PASS")
-    seeds = max((len(a["seeds"]) for a in audits if a["verdict"] != "ERROR"), default=0)
+    # The seeds of the audits that decided the cell: a poison may FAIL at 3 while accuracy is still being judged.
+    seeds = max((len(a["seeds"]) for a in audits if a["verdict"] == worst and worst != "ERROR"), default=0)
     left = accuracy = cost = ""
     if "poison" in by and by["poison"].get("estimate") is not None:
         a = by["poison"]
@@ -184,7 +192,8 @@ def _reference_lines(audits: Sequence[Mapping[str, Any]]) -> list[str]:
     if short:
         outcomes = " ".join(sorted({s["poison"] for s in short}))
         difference = sum(s["accuracy_difference"] for s in short) / len(short)
-        gain = sum(s["gain"] for s in short) / len(short)
+        gains = [s["gain"] for s in short if s["gain"] is not None]  # none where the method diverged
+        gain = sum(gains) / len(gains) if gains else math.nan
         cost = sum(s["cost"] for s in short) / len(short)
         lines.append(
             f"  short, for comparison: poisons {outcomes}, accuracy {points(difference)}, cost {percent(cost)}; "

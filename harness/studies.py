@@ -77,7 +77,7 @@ class Study:
         for cell in self.cells:
             if _serves(trial.cell, cell):
                 progress = self._update(cell)
-                if trial.seed < progress.horizon and progress.error is None:
+                if trial.seed in self.plan.numbers(progress.horizon) and progress.error is None:
                     return Status.NEEDED
                 open_cells = open_cells or not progress.closed
         return Status.AHEAD if open_cells else Status.NOT_NEEDED
@@ -135,7 +135,10 @@ class Study:
         n = self._seeds_used(cell)
         found = {}
         for name, reference in self._reference_cells(cell).items():
-            results = [r for r in (self._results.get(Trial(reference, seed)) for seed in range(n)) if r]
+            trials = [Trial(reference, seed) for seed in self.plan.numbers(n)]
+            for trial in trials:
+                self.work(trial)
+            results = [self._results[trial] for trial in trials if trial in self._results]
             if len(results) < n:
                 continue
             entry: dict[str, Any] = {"cost": fmean(r.cost["unlearn_fraction"] for r in results)}
@@ -145,7 +148,7 @@ class Study:
                 entry["seeds"] = max(entry.get("seeds", 0), judgement.seeds)
             own = [r.readings["accuracy"]["U"].value for r in results]
             retrained = [r.readings["accuracy"]["R"].value for r in results]
-            method = [self._results[Trial(cell, seed)].readings["accuracy"]["U"].value for seed in range(n)]
+            method = [self._results[Trial(cell, seed)].readings["accuracy"]["U"].value for seed in self.plan.numbers(n)]
             entry["accuracy_difference"] = fmean(own) - fmean(retrained)
             entry["gain"] = fmean(method) - fmean(own)
             found[name] = entry
@@ -174,7 +177,7 @@ class Study:
     def _close(self, cell: Cell) -> None:
         """Compute until every claim of a cell is judged for good."""
         while not self._update(cell).closed:
-            for seed in range(self._progress[cell].horizon):
+            for seed in self.plan.numbers(self._progress[cell].horizon):
                 for each in (cell, *self._reference_cells(cell).values()):
                     self.work(Trial(each, seed))
         error = self._progress[cell].error
@@ -186,7 +189,7 @@ class Study:
         progress = self._progress[cell]
         oracle = self._reference_cells(cell)["retrain"]
         while not progress.closed:
-            for seed in range(progress.horizon):
+            for seed in self.plan.numbers(progress.horizon):
                 for trial in (Trial(cell, seed), Trial(oracle, seed)):
                     if trial in self._errors:
                         progress.closed, progress.error = True, self._errors[trial]
@@ -209,8 +212,8 @@ class Study:
 
     def _evidence(self, cell: Cell, measure: str, n: int) -> Evidence:
         oracle = self._reference_cells(cell)["retrain"]
-        own = [self._results[Trial(cell, seed)].readings[measure] for seed in range(n)]
-        fresh = [self._results[Trial(oracle, seed)].readings[measure]["U"] for seed in range(n)]
+        own = [self._results[Trial(cell, seed)].readings[measure] for seed in self.plan.numbers(n)]
+        fresh = [self._results[Trial(oracle, seed)].readings[measure]["U"] for seed in self.plan.numbers(n)]
         poisoned, retrained, unlearned = (tuple(by_arm[arm].value for by_arm in own) for arm in ("P", "R", "U"))
         resolution = max(reading.resolution for by_arm in own for reading in by_arm.values())
         return Evidence(poisoned, retrained, unlearned, tuple(reading.value for reading in fresh), resolution)
@@ -219,7 +222,7 @@ class Study:
         return max(judgement.seeds for judgement in self._progress[cell].judgements.values())
 
     def _verdict(self, cell: Cell, measure: str, claim: Claim, judgement: Judgement, evidence: Evidence) -> Verdict:
-        readings = [self._results[Trial(cell, seed)].readings[measure] for seed in range(judgement.seeds)]
+        readings = [self._results[Trial(cell, seed)].readings[measure] for seed in self.plan.numbers(judgement.seeds)]
         details = {
             f"{name} ({arm})": fmean(by_arm[arm].details[name] for by_arm in readings)
             for name in readings[0]["U"].details
@@ -230,17 +233,17 @@ class Study:
         return Verdict(
             cell.unlearner.id, cell.task.id, cell.poison.id, claim.measure, judgement.outcome, judgement.reason,
             result.estimate, result.interval, claim.margin, result.p_pass, result.p_fail, result.p_bite,
-            judgement.level, tuple(range(judgement.seeds)),
+            judgement.level, tuple(self.plan.numbers(judgement.seeds)),
             {"poisoned": evidence.poisoned, "retrained": evidence.retrained, "unlearned": evidence.unlearned}, details,
         )  # fmt: skip
 
     def _budget_verdict(self, cell: Cell) -> Verdict:
-        costs = [self._results[Trial(cell, seed)].cost for seed in range(self._seeds_used(cell))]
+        costs = [self._results[Trial(cell, seed)].cost for seed in self.plan.numbers(self._seeds_used(cell))]
         fractions = tuple(cost["unlearn_fraction"] for cost in costs)
         outcome, reason = judge_budget(fractions, self.lab.budget)
         return Verdict(
             cell.unlearner.id, cell.task.id, cell.poison.id, COST, outcome, reason, max(fractions),
-            (min(fractions), max(fractions)), self.lab.budget, None, None, None, None, tuple(range(len(fractions))),
+            (min(fractions), max(fractions)), self.lab.budget, None, None, None, None, tuple(self.plan.numbers(len(fractions))),
             {"poisoned": (), "retrained": (1.0,) * len(fractions), "unlearned": fractions},
             {"seconds of unlearning": fmean(c["seconds"]["U"] for c in costs),
              "seconds of retraining": fmean(c["seconds"]["R"] for c in costs)},
@@ -267,7 +270,7 @@ def trials_of(cells: Iterable[Cell], plan: Plan) -> list[Trial]:
     groups = dict.fromkeys((cell.task, cell.poison) for cell in cells)
     oracle, *others = reference_unlearners()
     trials: dict[Trial, None] = {}
-    for seed in range(plan.looks[-1]):
+    for seed in plan.numbers(plan.looks[-1]):
         # The oracle's trial trains P, R and R'; the others find P and R made.
         trials |= dict.fromkeys(Trial(Cell(oracle, *group), seed) for group in groups)
         trials |= dict.fromkeys(Trial(cell, seed) for cell in cells)
@@ -290,7 +293,7 @@ def forecast(study: Study) -> list[dict[str, Any]]:
             wanted[key] = min(wanted.get(key, trial.seed), trial.seed)
     last = study.plan.looks[-1]
     for seeds in sorted({min(MIN_PASS, last), last}):
-        here = [(trial, arm) for key, (trial, arm) in missing.items() if wanted[key] < seeds]
+        here = [(trial, arm) for key, (trial, arm) in missing.items() if wanted[key] in study.plan.numbers(seeds)]
         trainings = sum(_is_training(trial, arm) for trial, arm in here)
         # A method is taken to use its budget.
         shares = [(t, 1.0 if _is_training(t, arm) else study.lab.budget) for t, arm in here]

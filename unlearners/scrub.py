@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from harness.api import ForgetRequest
+    from harness.api import Batch, ForgetRequest
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,13 @@ class SCRUB:
     Costs, per epoch, 4/3 of a pass over the retain set (the teacher's pass is forward only) and as much of the
     forget set where there is a max epoch.
 
-    Deviations from the reference code: the optimiser is the task's (there: SGD or Adam by configuration) at a
-    constant rate; the teacher is in eval mode; the number of epochs follows the budget by default.
+    Deviations from the reference code: the optimiser is the task's (there: SGD or Adam by configuration) and its rate
+    falls linearly to zero (there: in steps); the teacher is in eval mode; the number of epochs follows the budget by
+    default. The defaults were searched on digits-cnn over 64 settings (lr .01 to .3, alpha .05 and .5, T 2 and 4,
+    forget batches of 32 and 140, one or three rounds) and four tuning seeds, nine of them over twelve more.
 
     Attributes:
-        lr: Learning rate, > 0.
+        lr: Initial learning rate, > 0.
         alpha: Weight of staying close to the teacher on the retain set, >= 0.
         gamma: Weight of the task's loss on the retain set, >= 0.
         temperature: T, > 0.
@@ -47,9 +49,9 @@ class SCRUB:
     lr: float = 0.01
     alpha: float = 0.5
     gamma: float = 1.0
-    temperature: float = 4.0
+    temperature: float = 2.0
     max_epochs: int = 1
-    forget_batch_size: int = 32
+    forget_batch_size: int = 256
     epochs: int | None = None
 
     def __post_init__(self) -> None:
@@ -63,27 +65,40 @@ class SCRUB:
     def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
         """Return the student."""
         import torch
+        from torch.nn.functional import cross_entropy
+        from torch.optim.lr_scheduler import LinearLR
 
         teacher = copy.deepcopy(model).eval()
+        epochs = self.epochs or self._affordable(request)
+        rounds = [
+            (
+                request.batches("forget", batch_size=self.forget_batch_size) if epoch < self.max_epochs else (),
+                request.batches("retain"),
+            )
+            for epoch in range(epochs)
+        ]
         optimizer = request.optimizer(model, lr=self.lr)
+        steps = sum(len(batches) for both in rounds for batches in both)
+        decay = LinearLR(optimizer, start_factor=1, end_factor=0, total_iters=steps)
+
+        def divergence_and_logits(batch: Batch) -> tuple[Tensor, Tensor]:
+            with torch.no_grad():
+                target = request.logits(teacher, batch)
+            logits = request.logits(model, batch)
+            return self._divergence(target, logits), logits
 
         def step(loss: Tensor) -> None:
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
+            decay.step()
 
-        for epoch in range(self.epochs or self._affordable(request)):
-            if epoch < self.max_epochs:
-                for batch in request.batches("forget", batch_size=self.forget_batch_size):
-                    with torch.no_grad():
-                        target = request.logits(teacher, batch)
-                    step(-self._divergence(target, request.logits(model, batch)))
-            for batch in request.batches("retain"):
-                with torch.no_grad():
-                    target = request.logits(teacher, batch)
-                logits = request.logits(model, batch)
-                near = self._divergence(target, logits)
-                step(self.gamma * torch.nn.functional.cross_entropy(logits, batch.labels) + self.alpha * near)
+        for forget, retain in rounds:
+            for batch in forget:
+                step(-divergence_and_logits(batch)[0])
+            for batch in retain:
+                near, logits = divergence_and_logits(batch)
+                step(self.gamma * cross_entropy(logits, batch.labels) + self.alpha * near)
         return model
 
     def _divergence(self, teacher: Tensor, student: Tensor) -> Tensor:
