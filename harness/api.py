@@ -6,7 +6,7 @@ Everything else is built on these. The module imports nothing but the standard l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -368,8 +368,3 @@ class Verdict:
 def is_control(unlearner: Registered) -> bool:
     """Say whether an unlearner is one of the controls, which ``all`` leaves out."""
     return bool(getattr(unlearner.value, "control", False))
-
-
-def by_id(items: Iterable[Registered]) -> dict[str, Registered]:
-    """Index registered objects by id, in order."""
-    return {item.id: item for item in items}

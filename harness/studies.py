@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from harness import registry
-from harness.api import Cell, Evidence, Outcome, Registered, Trial, UnlearningError, Verdict
+from harness.api import Cell, Evidence, Registered, Trial, UnlearningError, Verdict
 from harness.judging import Claim, Judgement, judge, judge_budget
 from harness.measures import ACCURACY, COST
 from harness.plan import LOOKS, MIN_PASS, Plan
@@ -231,23 +231,53 @@ class Study:
         }
         result = judgement.result
         return Verdict(
-            cell.unlearner.id, cell.task.id, cell.poison.id, claim.measure, judgement.outcome, judgement.reason,
-            result.estimate, result.interval, claim.margin, result.p_pass, result.p_fail, result.p_bite,
-            judgement.level, tuple(self.plan.numbers(judgement.seeds)),
-            {"poisoned": evidence.poisoned, "retrained": evidence.retrained, "unlearned": evidence.unlearned}, details,
-        )  # fmt: skip
+            **_names(cell),
+            measure=claim.measure,
+            outcome=judgement.outcome,
+            reason=judgement.reason,
+            estimate=result.estimate,
+            interval=result.interval,
+            margin=claim.margin,
+            p_pass=result.p_pass,
+            p_fail=result.p_fail,
+            p_bite=result.p_bite,
+            level=judgement.level,
+            seeds=tuple(self.plan.numbers(judgement.seeds)),
+            values={
+                "poisoned": evidence.poisoned,
+                "retrained": evidence.retrained,
+                "unlearned": evidence.unlearned,
+            },
+            details=details,
+        )
 
     def _budget_verdict(self, cell: Cell) -> Verdict:
         costs = [self._results[Trial(cell, seed)].cost for seed in self.plan.numbers(self._seeds_used(cell))]
         fractions = tuple(cost["unlearn_fraction"] for cost in costs)
         outcome, reason = judge_budget(fractions, self.lab.budget)
         return Verdict(
-            cell.unlearner.id, cell.task.id, cell.poison.id, COST, outcome, reason, max(fractions),
-            (min(fractions), max(fractions)), self.lab.budget, None, None, None, None, tuple(self.plan.numbers(len(fractions))),
-            {"poisoned": (), "retrained": (1.0,) * len(fractions), "unlearned": fractions},
-            {"seconds of unlearning": fmean(c["seconds"]["U"] for c in costs),
-             "seconds of retraining": fmean(c["seconds"]["R"] for c in costs)},
-        )  # fmt: skip
+            **_names(cell),
+            measure=COST,
+            outcome=outcome,
+            reason=reason,
+            estimate=max(fractions),
+            interval=(min(fractions), max(fractions)),
+            margin=self.lab.budget,
+            p_pass=None,
+            p_fail=None,
+            p_bite=None,
+            level=None,
+            seeds=tuple(self.plan.numbers(len(fractions))),
+            values={"poisoned": (), "retrained": (1.0,) * len(fractions), "unlearned": fractions},
+            details={
+                "seconds of unlearning": fmean(cost["seconds"]["U"] for cost in costs),
+                "seconds of retraining": fmean(cost["seconds"]["R"] for cost in costs),
+            },
+        )
+
+
+def _names(cell: Cell) -> dict[str, str]:
+    return {"unlearner": cell.unlearner.id, "task": cell.task.id, "poison": cell.poison.id}
 
 
 def claims_of(cell: Cell, tolerance: float) -> dict[str, Claim]:
@@ -398,12 +428,3 @@ def audit(
     cells = [Cell(method, on, each) for each in poisons]
     study = Study(cells, lab, plan, tolerance)
     return [study.verdict(cell, measure) for cell in cells for measure in (*claims_of(cell, tolerance), "cost")]
-
-
-def worst_outcome(outcomes: Iterable[Outcome]) -> Outcome:
-    """Return what a cell concludes: PASS if all do, FAIL if any does, else INCONCLUSIVE (intersection-union)."""
-    found = set(outcomes)
-    for outcome in (Outcome.FAIL, Outcome.INCONCLUSIVE):
-        if outcome in found:
-            return outcome
-    return Outcome.PASS

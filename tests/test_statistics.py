@@ -4,7 +4,7 @@ import json
 import math
 import subprocess
 import sys
-from dataclasses import asdict, astuple, replace
+from dataclasses import FrozenInstanceError, asdict, astuple, replace
 
 import numpy as np
 import pytest
@@ -310,6 +310,15 @@ def test_the_bite_has_a_threshold_and_a_level_of_its_own():
     assert retention(p, r, u, alpha=0.2, alpha_bite=0.05, bite_min=1.5).reason == "no-bite"
 
 
+def test_retention_fails_at_a_level_of_its_own():
+    p, r, u = [1.0, 1.1, 0.9, 1.0], [0.0] * 4, [0.2, 0.5, 0.3, 0.4]
+    assert 0.01 < retention(p, r, u).p_fail < 0.05
+    assert retention(p, r, u).outcome is FAIL
+    assert retention(p, r, u, alpha_fail=0.01).outcome is INCONCLUSIVE
+    assert retention(p, r, u, alpha=0.01).outcome is INCONCLUSIVE  # alpha_fail follows alpha
+    assert retention(p, r, u, alpha=0.01, alpha_fail=0.05).outcome is FAIL
+
+
 # ---- too few, not finite, without spread
 
 TESTS = {
@@ -322,6 +331,7 @@ every_test = pytest.mark.parametrize("test", TESTS.values(), ids=TESTS)
 
 
 def check_unjudged(result, outcome, reason, n, worst):
+    assert result.bounds in ((-1, 1), (-INF, 0.2))
     assert (result.outcome, result.reason, result.n, result.worst) == (outcome, reason, n, worst)
     assert result.interval == (-INF, INF)
     assert (result.p_pass, result.p_fail, result.p_bite) == (1.0, 0.0 if outcome is FAIL else 1.0, None)
@@ -413,6 +423,21 @@ def test_values_without_spread_are_judged_by_where_they_lie(mean, lo, hi, outcom
         assert (result.p_pass, result.p_fail) == (float(outcome is not PASS), float(outcome is not FAIL))
 
 
+def test_degrees_of_freedom_of_arms_without_spread():
+    assert equivalence_welch([0.5] * 3, [0.0] * 5, -1, 1).df == close(1 / (0.25 / 2 + 0.25 / 4))
+
+
+def test_the_worst_run_is_the_farthest_beyond_a_margin():
+    u = [0.3, 0.9, -0.2, 0.5]
+    assert [equivalence(u, *m).worst for m in ((-1, 1), (-0.3, 2), (-INF, 0), (0, INF))] == [1, 2, 1, 2]
+    r = [10.0, 10.1, 10.2]
+    assert equivalence_welch([x + 10.1 for x in u], r, -1, 1).worst == 1
+    assert equivalence_welch([x + 10.1 for x in u], r, -0.3, 2).worst == 2
+    p, r = [1.0] * 4, [0.0] * 4
+    assert retention(p, r, u).worst == retention(p, r, u, tau_over=0.2).worst == 1
+    assert retention(p, r, u, tau=0.9, tau_over=0.1).worst == 2
+
+
 def test_a_floor_decides_where_nothing_varies():
     assert equivalence([0.5] * 3, -1, 1, sd_floor=0.01).outcome is PASS
     floored = equivalence([0.5] * 3, -1, 1, sd_floor=2)
@@ -440,6 +465,26 @@ def test_rounding_error_is_relative_to_the_numbers_that_were_subtracted():
         assert retention([0.0] * 3, r, [x + scale for x in small], direction=-1).degenerate
         assert not retention([0.0] * 3, r, [x + scale for x in large], direction=-1).degenerate
     assert equivalence([0.0, 0.0, 100 * eps], -1, 1).degenerate
+    assert equivalence([-64 * eps, 0.0, 64 * eps], -1, 1).degenerate  # exactly at the limit
+    assert not equivalence([-64.5 * eps, 0.0, 64.5 * eps], -1, 1).degenerate
+    assert equivalence([64 * eps] * 3, -1, 0).outcome is INCONCLUSIVE
+    assert retention([64 * eps] * 3, [0.0] * 3, [0.0] * 3).p_bite == 1
+    assert math.isnan(retention([64 * eps] * 3, [0.0] * 3, [0.0] * 3).estimate)
+    # Whichever arm holds the large numbers.
+    assert equivalence_paired([9000.0] * 3, [0.0, 0.0, 1e5 * eps], -1, 1).degenerate
+    assert equivalence_paired([0.0, 0.0, 1e5 * eps], [9000.0] * 3, -1, 1).degenerate
+    large, dust = [9000.0] * 3, [0.0, 0.0, 2000 * eps]
+    assert equivalence_welch(large, dust, -1, 1).degenerate
+    assert equivalence_welch(dust, large, -1, 1).degenerate
+    assert not equivalence_welch(dust, dust, -1, 1).degenerate
+    one, none, shaky = [1.0] * 3, [0.0] * 3, [9000.0, 9000.0, 9000.0 + 1e5 * eps]
+    assert retention(shaky, none, none).degenerate
+    assert retention(none, shaky, none).degenerate
+    assert retention(one, none, shaky).degenerate
+    assert not retention(one, none, dust).degenerate
+    # An effect of rounding error is none, so that there is no fraction of it.
+    assert math.isnan(retention([9000 * (1 + 20 * eps)] * 3, large, large).estimate)
+    assert retention([9000 * (1 + 1e-9)] * 3, large, large).estimate == 0
     assert equivalence([1 + 60 * eps] * 3, -1, 1).outcome is INCONCLUSIVE
     assert equivalence([1 + 70 * eps] * 3, -1, 1).outcome is FAIL
 
@@ -479,6 +524,7 @@ def test_the_interval_without_an_effect_to_divide_by_is_infinite():
 
 def test_a_p_value_of_exactly_alpha_rejects():
     assert rejects(0.05, 0.05)
+    assert rejects(0.05 * (1 + 1e-9), 0.05)
     p = stats.fisher_exact([[3, 0], [0, 3]], alternative="greater").pvalue
     assert p > 0.05  # 1/20, but for rounding
     assert rejects(float(p), 0.05)
@@ -504,6 +550,8 @@ def test_results_are_plain_python():
         fields = [*astuple(result), *result.interval, *result.bounds]
         assert {type(x) for x in fields} <= {Outcome, str, float, int, tuple, bool, type(None)}
         assert type(result.degenerate) is bool
+        with pytest.raises(FrozenInstanceError):
+            result.outcome = PASS
     numbers = [
         tost_power(5, 1, 1), bad_seed_bound(5), exact_ni(0, 5, 0, 5, 0.2), cp_lower(1, 5, 0.1), cp_upper(1, 5, 0.1),
         boschloo(3, 3, 0, 3), gaussian_set_statistic([1.0]), mu_lower([4.0]), eps_lower_single(1e-4),
@@ -564,8 +612,16 @@ def test_seeds_needed_is_the_first_number_that_suffices():
     assert seeds_needed(1, 1.3, 0.2, 0.02, 0.7, n_max=n) == n
     assert seeds_needed(1, 1.3, 0.2, 0.02, 0.7, n_max=n - 1) is None
     assert seeds_needed(1, 1, true=1) is None
-    assert seeds_needed(0.11, 1) is not None  # the default limit is 1000
-    assert seeds_needed(0.09, 1) is None
+    assert seeds_needed(1, 1.3, power=tost_power(7, 1, 1.3)) == 7
+    assert seeds_needed(0.09261, 1) == 1000  # the default limit
+    assert seeds_needed(0.09256, 1) is None  # 1001 would do
+    assert tost_power(1001, 0.09256, 1) > 0.8
+
+
+def test_a_p_value_of_one_is_one():
+    assert holm([1.0]) == bh([1.0, 1.0])[:1] == [1.0]
+    assert holm([0.0, 1.0]) == [0.0, 1.0]
+    assert {exact_ni(n, n, 0, n, 0.2) for n in (2, 3, 4, 5, 6)} == {1.0}  # not 1.0000000000000002
 
 
 def test_lower_bounds_prove_nothing_without_evidence():
@@ -579,6 +635,7 @@ def test_lower_bounds_prove_nothing_without_evidence():
     assert eps_lower_threshold(5, 9, 0.1, delta=0.5) == 0
     assert gdp_eps(0.0) == gdp_eps(0.0, 0.0) == gdp_delta(0, 1) == gdp_eps(0.001, 0.1) == 0
     assert gdp_eps(0.001, 0.0) == INF
+    assert gdp_delta(3e-16, 1e-15) == 0  # where rounding would make it negative
 
 
 @given(st.integers(1, 60), st.data(), st.floats(0.01, 0.4), st.sampled_from([0, 1e-6, 1e-3]))

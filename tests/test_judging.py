@@ -1,0 +1,462 @@
+"""From evidence to a judgement: the looks of the plan, the levels at each, the oracle's gate."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy import stats
+
+from harness.api import Evidence, Measure, Outcome, Verdict
+from harness.judging import AuditFailure, Claim, InconclusiveAudit, judge, judge_budget, require
+from harness.plan import LOOKS, Plan
+
+PASS, FAIL, INCONCLUSIVE = Outcome.PASS, Outcome.FAIL, Outcome.INCONCLUSIVE
+NAN, INF = math.nan, math.inf
+
+LEFT = Measure("left", "what is left", worse="higher", test="retention")
+RIGHT = Measure("right", "what is right", worse="lower", test="non-inferiority")
+ERROR = Measure("error", "error", worse="higher", test="non-inferiority")
+RETENTION = Claim(LEFT, 0.2, 2)
+ACCURACY = Claim(RIGHT, 0.01, 2)
+PLAN = Plan()
+
+
+def cycle(values, n=16):
+    return tuple(values[i % len(values)] for i in range(n))
+
+
+SMALL = (0.0, 0.01, -0.01, 0.02, -0.02)
+P = tuple(1 + x for x in cycle((0.01, -0.02, 0.0, 0.02, -0.01)))
+R = cycle(SMALL)
+GOOD = tuple(r + x for r, x in zip(R, cycle((0.01, 0.03, 0.02)), strict=True))  # 2 % is left
+BAD = tuple(r + x for r, x in zip(R, cycle((0.9, 0.92, 0.88)), strict=True))
+EDGE = tuple(r + x for r, x in zip(R, cycle((0.0, 0.4, 0.1, 0.3)), strict=True))  # on the margin
+
+
+def evidence(u, p=P, r=R, oracle=GOOD, resolution=0.0):
+    return Evidence(p, r, u, oracle, resolution)
+
+
+def spliced(first, *rest):
+    """Return 16 numbers of which the parts begin at the given seeds: ``spliced(a, (5, b))``."""
+    values = list(first)
+    for start, other in rest:
+        values[start:] = other[start:]
+    return tuple(values)
+
+
+def said(judgement):
+    return judgement.outcome, judgement.reason, judgement.seeds
+
+
+# ---- cases by hand
+
+
+def test_a_clean_method_passes_at_the_first_look_that_may_pass():
+    judgement = judge(RETENTION, evidence(GOOD), PLAN)
+    assert said(judgement) == (PASS, "equivalent", 5)
+    assert judgement.final
+    assert judgement.level == pytest.approx(0.05 / 4)
+
+
+def test_a_method_that_leaves_the_poison_fails_at_the_first_look():
+    judgement = judge(RETENTION, evidence(BAD), PLAN)
+    assert said(judgement) == (FAIL, "outside-margin", 3)
+    assert judgement.final
+    assert judgement.level == pytest.approx(0.05 / 5 / 2)
+
+
+def test_the_published_example_passes():
+    p, r, u = (0.98, 0.99, 0.97, 1, 0.99), (0, 0.01, 0, 0, 0.01), (0.05, 0.08, 0.02, 0.06, 0.04)
+    judgement = judge(RETENTION, Evidence(p, r, u, u), PLAN)
+    assert said(judgement) == (PASS, "equivalent", 5)
+    assert judgement.result.estimate == pytest.approx(0.0468, abs=5e-5)
+    assert judgement.result.p_pass == pytest.approx(3.326e-5, rel=1e-3)
+
+
+def test_a_method_on_the_margin_is_underpowered_at_the_end():
+    judgement = judge(RETENTION, evidence(EDGE), PLAN)
+    assert said(judgement) == (INCONCLUSIVE, "underpowered", 16)
+    assert judgement.final
+
+
+def test_a_method_on_the_margin_needs_more_seeds_before():
+    judgement = judge(RETENTION, evidence(EDGE).first(12), PLAN)
+    assert said(judgement) == (INCONCLUSIVE, "need-more-seeds", 12)
+    assert not judgement.final
+
+
+@pytest.mark.parametrize(("n", "used"), [(3, 3), (4, 3), (5, 5), (7, 5), (8, 8), (11, 8), (12, 12), (15, 12), (16, 16)])
+def test_seeds_between_looks_are_not_looked_at(n, used):
+    assert judge(RETENTION, evidence(EDGE).first(n), PLAN).seeds == used
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+@pytest.mark.parametrize("u", [GOOD, BAD, (NAN,) * 16], ids=["good", "bad", "diverged"])
+def test_nothing_is_judged_by_fewer_than_three_seeds(n, u):
+    judgement = judge(RETENTION, evidence(u).first(n), PLAN)
+    assert said(judgement) == (INCONCLUSIVE, "too-few-seeds", n)
+    assert not judgement.final
+
+
+@pytest.mark.parametrize("claim", [RETENTION, Claim(LEFT, 0.2, 1), Claim(LEFT, 0.2, 3)])
+def test_directions_mirror(claim):
+    mirrored = replace(claim, measure=replace(LEFT, worse="lower"))
+
+    def turned(values):
+        return tuple(-x for x in values)
+
+    for u in (GOOD, BAD, EDGE):
+        there = judge(claim, evidence(u), PLAN)
+        back = judge(mirrored, evidence(turned(u), turned(P), turned(R), turned(GOOD)), PLAN)
+        assert said(there) == said(back)
+
+
+# ---- levels
+
+
+def spread(mean, t, n):
+    """Return n differences with a given mean and t statistic."""
+    shape = [x - (n - 1) / 2 for x in range(n)]
+    sd = math.sqrt(sum(x * x for x in shape) / (n - 1))
+    scale = abs(mean) * math.sqrt(n) / (t * sd)
+    return [mean + scale * x for x in shape]
+
+
+@pytest.mark.parametrize(
+    ("judged", "p", "fails"),
+    [
+        (1, 0.0099, True),
+        (1, 0.0101, False),
+        (2, 0.00499, True),
+        (2, 0.00501, False),
+        (3, 0.0033, True),
+        (3, 0.0034, False),
+    ],
+)
+def test_fail_is_held_against_alpha_over_looks_and_judged_audits(judged, p, fails):
+    beyond = spread(0.5, stats.t.isf(p, 2), 3)
+    r = (0.9, 0.91, 0.92)
+    u = tuple(x - 0.01 - d for x, d in zip(r, beyond, strict=True))
+    judgement = judge(Claim(RIGHT, 0.01, judged), Evidence(r, r, u, r), PLAN)
+    assert judgement.result.p_fail == pytest.approx(p, rel=1e-9)
+    assert (judgement.outcome is FAIL) == fails
+
+
+@pytest.mark.parametrize(("p", "passes"), [(0.0124, True), (0.0126, False)])
+def test_pass_is_held_against_alpha_over_the_looks_that_may_pass(p, passes):
+    inside = spread(0.004, stats.t.isf(p, 4), 5)
+    r = (0.9, 0.91, 0.92, 0.93, 0.94)
+    u = tuple(x - 0.01 + d for x, d in zip(r, inside, strict=True))
+    judgement = judge(ACCURACY, Evidence(r, r, u, r), PLAN)
+    assert judgement.result.p_pass == pytest.approx(p, rel=1e-9)
+    assert (judgement.outcome is PASS) == passes
+
+
+@pytest.mark.parametrize(("p", "bites"), [(0.0099, True), (0.0101, False)])
+def test_the_bite_is_held_against_alpha_over_the_looks(p, bites):
+    effect = spread(1.0, stats.t.isf(p, 2), 3)
+    judgement = judge(RETENTION, Evidence(tuple(effect), (0.0,) * 3, (0.0,) * 3, (0.0,) * 3), PLAN)
+    assert judgement.result.p_bite == pytest.approx(p, rel=1e-9)
+    assert (judgement.reason != "no-bite") == bites
+
+
+def test_levels_follow_the_plan():
+    plan = Plan(alpha=0.2)
+    assert judge(RETENTION, evidence(GOOD), plan).level == pytest.approx(0.05)
+    assert judge(RETENTION, evidence(BAD), plan).level == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("u", [GOOD, BAD])
+def test_the_interval_agrees_with_the_verdict_at_its_level(u):
+    judgement = judge(RETENTION, evidence(u), PLAN)
+    low, high = judgement.result.interval
+    assert high < 0.2 if judgement.outcome is PASS else low > 0.2
+
+
+def test_the_resolution_is_a_floor():
+    r = (0.9,) * 16
+    u = (0.885,) * 16
+    assert judge(ACCURACY, Evidence(r, r, u, r, 0.0), PLAN).outcome is FAIL
+    assert judge(ACCURACY, Evidence(r, r, u, r, 0.5), PLAN).outcome is INCONCLUSIVE
+
+
+def test_accuracy_may_be_better_and_error_smaller():
+    r = cycle((0.9, 0.91, 0.89))
+    better, worse = tuple(x + 0.3 for x in r), tuple(x - 0.3 for x in r)
+    assert judge(ACCURACY, Evidence(r, r, better, r), PLAN).outcome is PASS
+    assert judge(ACCURACY, Evidence(r, r, worse, r), PLAN).outcome is FAIL
+    assert judge(Claim(ERROR, 0.01), Evidence(r, r, better, r), PLAN).outcome is FAIL
+    assert judge(Claim(ERROR, 0.01), Evidence(r, r, worse, r), PLAN).outcome is PASS
+
+
+# ---- the order of reasons
+
+
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+@pytest.mark.parametrize("arm", ["poisoned", "retrained"])
+def test_a_reference_without_a_number_leaves_nothing_to_judge_by(bad, arm):
+    for u in (GOOD, BAD, (NAN,) * 16):
+        broken = replace(evidence(u), **{arm: spliced(P if arm == "poisoned" else R, (1, (bad,) * 16))})
+        judgement = judge(RETENTION, broken, PLAN)
+        assert said(judgement) == (INCONCLUSIVE, "nonfinite-reference", 3)
+        assert judgement.final
+
+
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+@pytest.mark.parametrize(("seed", "look"), [(0, 3), (2, 3), (3, 5), (4, 5)])
+def test_a_diverged_model_fails_at_the_look_that_sees_it(bad, seed, look):
+    u = (*GOOD[:seed], bad, *GOOD[seed + 1 :])
+    judgement = judge(RETENTION, evidence(u), PLAN)
+    assert said(judgement) == (FAIL, "diverged", look)
+    assert judgement.final
+    assert judgement.result.worst == seed
+
+
+def test_a_divergence_beyond_the_conclusion_is_not_seen():
+    assert said(judge(RETENTION, evidence(spliced(GOOD, (5, (NAN,) * 16))), PLAN)) == (PASS, "equivalent", 5)
+    assert said(judge(RETENTION, evidence(spliced(BAD, (3, (NAN,) * 16))), PLAN)) == (FAIL, "outside-margin", 3)
+
+
+@pytest.mark.parametrize("u", [GOOD, BAD, EDGE], ids=["good", "bad", "edge"])
+def test_where_the_oracle_fails_nothing_is_judged(u):
+    judgement = judge(RETENTION, evidence(u, oracle=BAD), PLAN)
+    assert said(judgement) == (INCONCLUSIVE, "oracle-fails", 3)
+    assert judgement.final
+
+
+def test_an_oracle_that_diverges_fails():
+    assert judge(RETENTION, evidence(GOOD, oracle=(NAN,) * 16), PLAN).reason == "oracle-fails"
+
+
+def test_a_failure_said_before_the_oracle_failed_stands():
+    oracle = (*GOOD[:3], *(3.0,) * 13)
+    assert said(judge(RETENTION, evidence(BAD, oracle=oracle), PLAN)) == (FAIL, "outside-margin", 3)
+
+
+def test_a_method_can_fail_before_the_oracle_has_passed():
+    assert judge(RETENTION, evidence(BAD, oracle=EDGE), PLAN).outcome is FAIL
+
+
+def test_nothing_passes_while_the_oracle_has_not():
+    judgement = judge(RETENTION, evidence(GOOD, oracle=EDGE), PLAN)
+    assert judgement.outcome is INCONCLUSIVE
+    assert judgement.reason == "oracle-not-pass"
+    assert judgement.final
+    assert not judge(RETENTION, evidence(GOOD, oracle=EDGE).first(12), PLAN).final
+
+
+LATE = (0.3, -0.3, 0.25, -0.25, 0.0, *(0.0,) * 11)  # an oracle that is clear only after some more seeds
+
+
+def test_the_late_oracle_is_late():
+    assert said(judge(RETENTION, evidence(tuple(r + x for r, x in zip(R, LATE, strict=True))), PLAN)) == (
+        PASS,
+        "equivalent",
+        12,
+    )
+
+
+@pytest.mark.parametrize("later", [GOOD, BAD, EDGE], ids=["good", "bad", "edge"])
+def test_a_pass_is_latched_while_the_oracle_is_awaited(later):
+    oracle = tuple(r + x for r, x in zip(R, LATE, strict=True))
+    both = evidence(spliced(GOOD, (5, later)), oracle=oracle)
+    for n in (5, 8):
+        waiting = judge(RETENTION, both.first(n), PLAN)
+        assert (waiting.outcome, waiting.reason, waiting.final) == (INCONCLUSIVE, "oracle-not-pass", False)
+    for n in (12, 16):
+        assert said(judge(RETENTION, both.first(n), PLAN)) == (PASS, "equivalent", 5)
+
+
+def test_an_oracle_that_fails_later_takes_the_latched_pass_away():
+    oracle = (*EDGE[:5], *(3.0 + x for x in cycle(SMALL, 11)))
+    judgement = judge(RETENTION, evidence(GOOD, oracle=oracle), PLAN)
+    assert (judgement.outcome, judgement.reason) == (INCONCLUSIVE, "oracle-fails")
+
+
+@pytest.mark.parametrize("p", [R, tuple(r - 1 for r in R)], ids=["nothing", "wrong way"])
+@pytest.mark.parametrize("u", [GOOD, BAD, P, R], ids=["good", "bad", "as poisoned", "as retrained"])
+def test_a_poison_that_does_not_bite_leaves_nothing_to_judge(p, u):
+    judgement = judge(RETENTION, evidence(u, p=p), PLAN)
+    assert said(judgement) == (INCONCLUSIVE, "no-bite", 16)
+    assert judgement.final
+
+
+def test_a_bite_that_was_shown_stays_shown():
+    # Clear at three seeds; at five a single seed where poisoning went the other way hides it.
+    p = (*P[:3], -40.0, *P[4:])
+    r = (0.0,) * 16
+    u = tuple(0.2 * x + y for x, y in zip(p, cycle((-0.2, 0.2, 0.0, -0.1, 0.1)), strict=True))
+    first = judge(RETENTION, Evidence(p, r, u, r).first(3), PLAN)
+    later = judge(RETENTION, Evidence(p, r, u, r).first(5), PLAN)
+    assert first.reason != "no-bite"
+    assert later.result.p_bite > 0.05
+    assert later.reason != "no-bite"
+
+
+# ---- properties
+
+number = st.integers(-60, 60).map(lambda i: i / 1000)
+noise = st.lists(number, min_size=16, max_size=16)
+weird = st.sampled_from([NAN, INF, 5.0, -5.0])
+
+
+@st.composite
+def evidences(draw, identity=False):
+    left, oracle_left = (draw(st.sampled_from([0.0, 0.05, 0.15, 0.2, 0.25, 0.4, 1.0])) for _ in "uo")
+    effect = draw(st.sampled_from([1.0, 1.0, 0.1, 0.0, -1.0]))
+    r = draw(noise)
+    p, u, o = (
+        [base + a + b for a, b in zip(r, draw(noise), strict=True)]
+        for base in (effect, left * effect, oracle_left * effect if draw(st.booleans()) else 0.0)
+    )
+    for arm in (u, o, p, r):
+        if draw(st.integers(0, 9)) == 0:
+            arm[draw(st.integers(0, 15))] = draw(weird)
+    if identity:
+        u = p
+    return Evidence(tuple(p), tuple(r), tuple(u), tuple(o), draw(st.sampled_from([0.0, 0.005])))
+
+
+claims = st.builds(Claim, st.sampled_from([LEFT, RIGHT, ERROR]), st.sampled_from([0.05, 0.2, 0.5]), st.integers(1, 3))
+plans = st.builds(Plan, seeds=st.integers(3, 16), alpha=st.sampled_from([0.05, 0.01, 0.3]))
+
+
+@given(claims, evidences(), evidences(), plans, st.integers(0, 16))
+def test_later_seeds_cannot_change_a_final_judgement(claim, first, other, plan, n):
+    before = judge(claim, first.first(n), plan)
+    assume(before.final)
+    arms = ("poisoned", "retrained", "unlearned", "oracle")
+    mixed = Evidence(*(getattr(first, a)[:n] + getattr(other, a)[n:] for a in arms), first.resolution)
+    for m in range(n, 17):
+        assert repr(judge(claim, mixed.first(m), plan)) == repr(before)
+
+
+@given(claims, evidences(), plans, st.integers(0, 16))
+def test_every_verdict_is_final_and_no_other_is_before_the_end(claim, found, plan, n):
+    judgement = judge(claim, found.first(n), plan)
+    stopped = judgement.reason in ("oracle-fails", "nonfinite-reference")
+    at_end = n >= plan.looks[-1]
+    assert judgement.final == (judgement.outcome is not INCONCLUSIVE or stopped or at_end)
+
+
+@given(claims, evidences(), plans)
+def test_nothing_passes_before_five_seeds_or_fails_before_three(claim, found, plan):
+    for n in range(17):
+        judgement = judge(claim, found.first(n), plan)
+        assert judgement.outcome is not PASS or (n >= 5 and judgement.seeds >= 5)
+        assert judgement.outcome is not FAIL or (n >= 3 and judgement.seeds >= 3)
+        assert judgement.seeds in (*LOOKS, 0, 1, 2)
+        assert judgement.seeds <= n
+
+
+@given(claims, evidences(), plans)
+def test_a_plan_cut_short_is_only_more_cautious(claim, found, plan):
+    short = judge(claim, found, plan)
+    whole = judge(claim, found, replace(plan, seeds=16))
+    if short.outcome is not INCONCLUSIVE:
+        assert repr(short) == repr(whole)
+        assert short.seeds <= plan.seeds
+
+
+@given(claims, evidences(), plans)
+def test_a_smaller_alpha_turns_no_verdict_round(claim, found, plan):
+    outcomes = {judge(claim, found, replace(plan, alpha=alpha)).outcome for alpha in (plan.alpha, plan.alpha / 10)}
+    assert outcomes != {PASS, FAIL}
+
+
+@given(evidences(identity=True), plans, st.sampled_from([0.0, 0.2, 0.9]), st.integers(0, 16))
+def test_doing_nothing_never_passes(found, plan, margin, n):
+    assert judge(Claim(LEFT, margin), found.first(n), plan).outcome is not PASS
+
+
+@given(claims, evidences(), plans)
+def test_nothing_passes_unless_the_oracle_passes(claim, found, plan):
+    if judge(claim, found, plan).outcome is PASS:
+        assert judge(claim, found.of_oracle(), plan).outcome is PASS
+
+
+@given(evidences(), plans, st.integers(1, 3))
+def test_more_judged_audits_only_make_a_failure_rarer(found, plan, judged):
+    one, more = (judge(Claim(LEFT, 0.2, j), found, plan) for j in (judged, judged + 1))
+    if more.outcome is FAIL:
+        assert one.outcome is FAIL or one.reason == "oracle-fails"
+        assert one.seeds <= more.seeds
+
+
+# ---- the plan
+
+
+def test_levels_add_up_to_alpha():
+    plan = Plan(alpha=0.05)
+    assert plan.pass_level * 4 == pytest.approx(0.05)
+    assert plan.bite_level * 5 == pytest.approx(0.05)
+    assert plan.fail_level(2) * 5 * 2 == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(("seeds", "looks"), [(3, (3,)), (4, (3,)), (10, (3, 5, 8)), (16, (3, 5, 8, 12, 16))])
+def test_a_plan_cut_short_keeps_its_levels(seeds, looks):
+    plan = Plan(seeds)
+    assert plan.looks == looks
+    assert (plan.pass_level, plan.bite_level, plan.fail_level(2)) == (
+        PLAN.pass_level,
+        PLAN.bite_level,
+        PLAN.fail_level(2),
+    )
+
+
+def test_a_plan_cut_short_ends_with_what_is_missing():
+    judgement = judge(RETENTION, evidence(EDGE), Plan(5))
+    assert said(judgement) == (INCONCLUSIVE, "need-more-seeds", 5)
+    assert judgement.final
+    assert said(judge(RETENTION, evidence(GOOD), Plan(3))) == (INCONCLUSIVE, "need-more-seeds", 3)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"seeds": 2}, {"seeds": 17}, {"alpha": 0}, {"alpha": 0.5}, {"alpha": -0.1}, {"alpha": NAN}]
+)
+def test_a_plan_out_of_range_is_refused(fields):
+    with pytest.raises(ValueError, match=r"plan takes|alpha must"):
+        Plan(**fields)
+
+
+# ---- the budget
+
+
+@pytest.mark.parametrize(
+    ("fractions", "outcome", "reason"),
+    [
+        ((0.0,), PASS, "within-budget"),
+        ((0.1, 0.1), PASS, "within-budget"),
+        ((0.1 + 1e-12,), PASS, "within-budget"),
+        ((0.1001,), FAIL, "over-budget"),
+        ((0.01, 0.01, 1.0), FAIL, "over-budget"),
+    ],
+)
+def test_the_budget_is_a_bound_on_every_seed(fractions, outcome, reason):
+    assert judge_budget(fractions, 0.1) == (outcome, reason)
+
+
+# ---- what an audit asserts
+
+
+def verdict(outcome):
+    return Verdict("u", "t", "p", LEFT, outcome, "reason", 0, (0, 1), 0.2, 1, 1, 1, 0.01, (0, 1, 2), {})
+
+
+@pytest.mark.parametrize("wanted", [PASS, FAIL])
+def test_an_audit_asserts_what_it_must_conclude(wanted):
+    require(verdict(wanted), wanted)
+    other = FAIL if wanted is PASS else PASS
+    with pytest.raises(AuditFailure, match=rf"u-t-p: left {other.value} \(reason\)") as caught:
+        require(verdict(other), wanted)
+    assert not isinstance(caught.value, InconclusiveAudit)
+
+
+@pytest.mark.parametrize("wanted", [PASS, FAIL])
+def test_an_inconclusive_audit_satisfies_nothing(wanted):
+    with pytest.raises(InconclusiveAudit, match="u-t-p: left INCONCLUSIVE") as caught:
+        require(verdict(INCONCLUSIVE), wanted)
+    assert isinstance(caught.value, AssertionError)
