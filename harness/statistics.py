@@ -211,7 +211,7 @@ def retention(
     interval = (-math.inf, math.inf)
     if not math.isnan(kappa):
         # Where the floor exceeds the spread of the contrast, the dual set is kappa -+ this; it always holds kappa.
-        floored = -_t_quantile(n - 1, alpha) * sd_floor / math.sqrt(n) / abs(size)
+        floored = -_t_quantile(n - 1, alpha) * float(sd_floor) / math.sqrt(n) / abs(size)
         low, high = fieller(rest, effect, alpha)
         interval = (min(low, kappa - floored), max(high, kappa + floored))
     outcome, reason = _outcome(p_pass, p_fail, levels)
@@ -351,7 +351,7 @@ def bh(p: Sequence[float], dependent: bool = False) -> list[float]:
 
 def rejects(p: float, alpha: float) -> bool:
     """Return whether `p` <= `alpha`, forgiving rounding: a discrete test's exact 1/20 may come out above .05."""
-    return p <= alpha * (1 + 1e-9)
+    return bool(p <= alpha * (1 + 1e-9))
 
 
 class _Mean(NamedTuple):
@@ -381,7 +381,7 @@ def _mean(values: list[float], sd_floor: float, scale: float) -> _Mean:
     """Return the mean of values that came from numbers of size `scale`; spread within rounding error is none."""
     n, mean, dust = len(values), fmean(values), DUST * scale
     sd = math.sqrt(math.fsum((x - mean) ** 2 for x in values) / (n - 1))
-    return _Mean(mean, max(sd if sd > dust else 0.0, sd_floor) / math.sqrt(n), n - 1, dust, n)
+    return _Mean(mean, max(sd if sd > dust else 0.0, float(sd_floor)) / math.sqrt(n), float(n - 1), dust, n)
 
 
 def _against_margins(
@@ -473,7 +473,7 @@ def _levels(alpha: float, alpha_fail: float | None, sd_floor: float, min_n: int)
 def _bounds(lo: float, hi: float) -> tuple[float, float]:
     if not lo < hi or (lo, hi) == (-math.inf, math.inf):
         raise ValueError(f"the bounds must be in order and not both infinite, not ({lo}, {hi}).")
-    return lo, hi
+    return float(lo), float(hi)
 
 
 def _same_length(**arms: list[float]) -> None:

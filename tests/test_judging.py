@@ -259,15 +259,26 @@ def test_the_late_oracle_is_late():
     )
 
 
-@pytest.mark.parametrize("later", [GOOD, BAD, EDGE], ids=["good", "bad", "edge"])
+AWFUL = tuple(5 + x for x in BAD)  # seven of them among twelve would be a FAIL
+
+
+@pytest.mark.parametrize("later", [GOOD, BAD, EDGE, AWFUL], ids=["good", "bad", "edge", "awful"])
 def test_a_pass_is_latched_while_the_oracle_is_awaited(later):
     oracle = tuple(r + x for r, x in zip(R, LATE, strict=True))
     both = evidence(spliced(GOOD, (5, later)), oracle=oracle)
     for n in (5, 8):
-        waiting = judge(RETENTION, both.first(n), PLAN)
+        waiting = judge(Claim(LEFT, 0.2), both.first(n), PLAN)
         assert (waiting.outcome, waiting.reason, waiting.final) == (INCONCLUSIVE, "oracle-not-pass", False)
     for n in (12, 16):
-        assert said(judge(RETENTION, both.first(n), PLAN)) == (PASS, "equivalent", 5)
+        assert said(judge(Claim(LEFT, 0.2), both.first(n), PLAN)) == (PASS, "equivalent", 5)
+
+
+def test_what_happens_while_the_oracle_is_awaited_does_not_depend_on_what_comes_after():
+    oracle = tuple(r + x for r, x in zip(R, LATE, strict=True))
+    both = evidence((*GOOD[:6], NAN, *GOOD[7:]), oracle=oracle)
+    early, late = judge(RETENTION, both.first(8), PLAN), judge(RETENTION, both, PLAN)
+    assert early.outcome is not PASS
+    assert not early.final or repr(early) == repr(late)
 
 
 def test_an_oracle_that_fails_later_takes_the_latched_pass_away():

@@ -543,13 +543,15 @@ def test_results_are_plain_python():
     arms = np.random.default_rng(0).normal(0, 0.1, (3, 5))
     arms[0] += 3
     for result in (
-        equivalence(arms[0], 2, 4), equivalence_welch(arms[2], arms[1], -1, 1), retention(*arms, tau_over=1),
-        equivalence([], -1, 1), equivalence([NAN], -1, 1),
+        equivalence(arms[0], 2, 4), equivalence([], -1, 1), equivalence([NAN], -1, 1),
+        equivalence_welch(arms[2], arms[1], -np.float64(1), np.float64(1), sd_floor=np.float64(2)),
+        retention(*arms, tau=np.float64(0.2), tau_over=np.float64(1), sd_floor=np.float64(2), alpha=np.float64(0.1)),
     ):  # fmt: skip
         json.dumps(asdict(result))
         fields = [*astuple(result), *result.interval, *result.bounds]
         assert {type(x) for x in fields} <= {Outcome, str, float, int, tuple, bool, type(None)}
-        assert type(result.degenerate) is bool
+        assert type(result.degenerate) is type(rejects(np.float64(0.1), np.float64(0.1))) is bool
+        assert {type(x) for x in (*result.bounds, *result.interval, result.df, result.se)} == {float}
         with pytest.raises(FrozenInstanceError):
             result.outcome = PASS
     numbers = [

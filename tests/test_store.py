@@ -337,7 +337,47 @@ def test_a_lock_that_cannot_be_written_loses_nothing_either(store):
     assert make.calls == 1
 
 
+LIMITED = """
+import resource, sys, warnings
+from pathlib import Path
+import torch
+from harness.store import Store
+store = Store(Path(sys.argv[1]), "run")
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    artefact = store.obtain("model", {"seed": 0}, lambda: ({}, {"w": torch.ones(10_000)}), "trial")
+print([str(w.message) for w in caught], float(store.tensors(artefact)["w"].sum()))
+"""
+
+
+def test_a_file_that_is_cut_off_while_it_is_written_is_never_seen(store):
+    limited = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(store.root)], capture_output=True, text=True, check=True
+    )
+    assert "could not store an artefact" in limited.stdout
+    assert limited.stdout.endswith("10000.0\n")
+    assert [p for p in files(store) if p.suffix != ".lock"] == []
+
+
 # ---- several processes
+
+
+def test_what_was_finished_just_before_the_lock_was_taken_is_not_made_again(tmp_path):
+    other = Maker(1.0)
+
+    class Late(Store):
+        """A store in which somebody else finishes right after it was looked into."""
+
+        def get(self, key):
+            found = super().get(key)
+            if other.calls == 0:
+                obtain(Store(self.root, "other"), other)
+            return found
+
+    make = Maker(1.0)
+    assert obtain(Late(tmp_path, "late"), make).made["run"] == "other"
+    assert (make.calls, other.calls) == (0, 1)
 
 
 def race(root, name, start):
