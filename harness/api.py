@@ -7,7 +7,7 @@ Everything else is built on these. The module imports nothing but the standard l
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -48,6 +48,8 @@ class Measure:
         test: ``"retention"``: at most a fraction of the poison's effect may be left, relative to retraining;
             ``"non-inferiority"``: not worse than retraining by the task's margin; ``"budget"``: a bound, no test.
         unit: ``""`` for a plain number, ``"%"`` for a fraction of 1 that people read in percent.
+        exact_null: Whether its readings carry a detail ``"T"`` that is exactly N(0, 1) for every model that is
+            independent of what was planted, so that what is left can be proven, and the scorer itself checked.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Measure:
     worse: Direction
     test: Literal["retention", "non-inferiority", "budget"]
     unit: str = ""
+    exact_null: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,13 @@ class Reading:
         resolution: Smallest standard deviation over seeds that is believed: half a count for a share of a finite
             test set, so that seeds which agree by chance do not look infinitely certain; 0 for continuous measures.
         details: Further numbers, reported beside it.
+        unusable: Why the value must not be judged, one of the reasons of a verdict; ``""`` if it may.
     """
 
     value: float
     resolution: float = 0.0
     details: Mapping[str, float] = field(default_factory=dict)
+    unusable: str = ""
 
 
 @dataclass(frozen=True)
@@ -302,6 +307,8 @@ class Evidence:
     Attributes:
         poisoned, retrained, unlearned: The measure of P, R and U.
         oracle: The measure of R', retrained once more with fresh initialisation and order.
+        wrecked: The measure of a model that was never trained.
+        unusable: Per seed why its numbers must not be judged, or ``""``; empty where every seed is usable.
         resolution: Smallest standard deviation over seeds that is believed.
     """
 
@@ -309,6 +316,8 @@ class Evidence:
     retrained: tuple[float, ...]
     unlearned: tuple[float, ...]
     oracle: tuple[float, ...]
+    wrecked: tuple[float, ...]
+    unusable: tuple[str, ...] = ()
     resolution: float = 0.0
 
     def __len__(self) -> int:
@@ -316,11 +325,14 @@ class Evidence:
 
     def first(self, n: int) -> Evidence:
         """Return the evidence of the first ``n`` seeds."""
-        return Evidence(self.poisoned[:n], self.retrained[:n], self.unlearned[:n], self.oracle[:n], self.resolution)
+        return Evidence(
+            self.poisoned[:n], self.retrained[:n], self.unlearned[:n], self.oracle[:n], self.wrecked[:n],
+            self.unusable[:n], self.resolution,
+        )  # fmt: skip
 
-    def of_oracle(self) -> Evidence:
-        """Return the evidence with the oracle in the place of the unlearned models."""
-        return Evidence(self.poisoned, self.retrained, self.oracle, self.oracle, self.resolution)
+    def of(self, unlearned: tuple[float, ...]) -> Evidence:
+        """Return the evidence with a control, say, in the place of the unlearned models."""
+        return replace(self, unlearned=unlearned, unusable=())
 
 
 @dataclass(frozen=True)
@@ -362,7 +374,32 @@ class Verdict:
 
     @property
     def cell(self) -> str:
+        """Id of the cell."""
         return f"{self.unlearner}-{self.task}-{self.poison}"
+
+    def require(self, outcome: Outcome = Outcome.PASS) -> None:
+        """Assert what the audit concludes; an audit's test function is a call of this.
+
+        Raises:
+            InconclusiveAudit: It concludes nothing, which is never as good as a FAIL that was expected.
+            AuditFailure: It concludes the opposite.
+        """
+        if self.outcome is Outcome.INCONCLUSIVE:
+            raise InconclusiveAudit(self)
+        if self.outcome is not outcome:
+            raise AuditFailure(self)
+
+
+class AuditFailure(AssertionError):  # noqa: N818 - pytest prints the name; it is a failed test, not an error
+    """An audit did not conclude what it must."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(f"{verdict.cell}: {verdict.measure.name} {verdict.outcome.value} ({verdict.reason})")
+        self.verdict = verdict
+
+
+class InconclusiveAudit(AuditFailure):
+    """The evidence does not allow a verdict."""
 
 
 def is_control(unlearner: Registered) -> bool:

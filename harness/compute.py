@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as global_hooks
 from torch.utils._pytree import tree_leaves
 
+from harness.api import Batch
+
 
 class Meter:
     """Counts examples through models while it is entered, in units of one example forward and backward.
@@ -51,12 +53,14 @@ class Meter:
     def _before(self, module: nn.Module, args: Any) -> None:
         self._depth += 1
 
-    def _after(self, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
+    def _after(self, module: nn.Module, args: Any, kwargs: Any, result: Any = None) -> None:
+        # Where the forward pass raised, torch leaves the keywords out.
         self._depth -= 1
         if self._depth:
             return
         share = sum(p.numel() for p in module.parameters()) / self._size
-        batch = next((t.shape[0] for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.dim()), 0)
+        leaves = tree_leaves((args, kwargs, result))  # the result tells where the arguments are objects
+        batch = next((len(t) for t in leaves if isinstance(t, Batch) or (isinstance(t, Tensor) and t.dim())), 0)
         cost = batch * share
         self.examples += cost / 3
         # One output is enough: its gradient arrives whenever a backward pass goes through the call.

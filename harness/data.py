@@ -97,7 +97,7 @@ class Batches:
         for _ in range(self.epochs):
             order = torch.randperm(len(self.data), generator=self.generator)
             order = order[self.keep[order]].to(self.data.device)
-            for index in order.split(self.batch_size):
+            for index in order.split(self.batch_size) if len(order) else ():  # nothing would be one empty batch
                 yield self.data.batch(index)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.api import Cell
+from harness.api import AuditFailure, Cell, InconclusiveAudit
 from harness.options import Settings
 from harness.progress import Notes
 from harness.report import explain, finite_tree, plain
@@ -157,8 +157,6 @@ def verdict(request: pytest.FixtureRequest, audited: Cell) -> Any:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Generator[None, Any, Any]:
     """Attach what the controller needs, and say failures in sentences."""
-    from harness.judging import AuditFailure, InconclusiveAudit
-
     report = yield
     reported = item.stash.get(REPORTED, None)
     if reported is not None and (report.when == "call" or report.failed):

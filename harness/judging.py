@@ -1,39 +1,19 @@
-"""From evidence to a judgement: the looks of the seed plan, the oracle's gate, and what stops them."""
+"""From evidence to a judgement: the looks of the seed plan, the controls' gates, and what stops them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness import statistics
-from harness.api import Evidence, Measure, Outcome, Verdict
+from harness.api import Evidence, Measure, Outcome
 from harness.plan import LOOKS, MIN_PASS, Plan
 
+#: Shares of the poisoned model's measure in the mixtures that are judged as a control.
+DOSES = (0.0, 0.1, 0.2, 0.5, 1.0)
 
-class AuditFailure(AssertionError):  # noqa: N818 - pytest prints the name; it is a failed test, not an error
-    """An audit did not conclude what it must."""
-
-    def __init__(self, verdict: Verdict) -> None:
-        super().__init__(f"{verdict.cell}: {verdict.measure.name} {verdict.outcome.value} ({verdict.reason})")
-        self.verdict = verdict
-
-
-class InconclusiveAudit(AuditFailure):
-    """The evidence does not allow a verdict."""
-
-
-def require(verdict: Verdict, outcome: Outcome = Outcome.PASS) -> None:
-    """Assert what an audit concludes.
-
-    Raises:
-        InconclusiveAudit: It concludes nothing; never as good as a FAIL that is expected.
-        AuditFailure: It concludes the opposite.
-    """
-    if verdict.outcome is Outcome.INCONCLUSIVE:
-        raise InconclusiveAudit(verdict)
-    if verdict.outcome is not outcome:
-        raise AuditFailure(verdict)
+_ORDER = {Outcome.PASS: 0, Outcome.INCONCLUSIVE: 1, Outcome.FAIL: 2}
 
 
 @dataclass(frozen=True)
@@ -61,6 +41,7 @@ class Judgement:
         result: The test at the look that decided, with its interval at ``level``.
         level: What the deciding p-value was held against.
         seeds: Seeds that it rests on.
+        looked: Seeds that were looked at, the oracle's included: a PASS may have had to wait for the oracle's.
         final: Whether more seeds of the plan cannot change it.
     """
 
@@ -69,56 +50,98 @@ class Judgement:
     result: statistics.Result
     level: float
     seeds: int
+    looked: int
     final: bool
 
 
 def judge(claim: Claim, evidence: Evidence, plan: Plan) -> Judgement:
     """Walk the looks of the plan that the evidence reaches, and stop at the first conclusion.
 
-    The result depends on the prefix of seeds up to that conclusion and on nothing computed beyond it. The oracle is
-    judged by the same claim: while it has not passed nothing can, and where it fails nothing is judged.
+    The result depends on the prefix of seeds up to that conclusion and on nothing computed beyond it. The controls are
+    judged by the same claim: while the oracle has not passed nothing can, and where the oracle fails, a control that
+    must fail passes, or mixtures of P and R are not judged in the order of their poison, nothing is judged at all.
     """
-    oracle = _walk(claim, evidence.of_oracle(), plan, None)
-    return _walk(claim, evidence, plan, oracle)
+    gates = {"oracle": _walk(claim, evidence.of(evidence.oracle), plan, {})}
+    if claim.measure.test == "retention":
+        gates["identity"] = _walk(claim, evidence.of(evidence.poisoned), plan, {})
+    else:
+        gates["wrecked"] = _walk(claim, evidence.of(evidence.wrecked), plan, {})
+    return _walk(claim, evidence, plan, gates)
 
 
-def _walk(claim: Claim, evidence: Evidence, plan: Plan, oracle: Judgement | None) -> Judgement:
+def doses(claim: Claim, evidence: Evidence, plan: Plan) -> list[Outcome]:
+    """Return what is said of ``U = k P + (1 - k) R``, mixed seed by seed, for each k in `DOSES`; nothing is trained."""
+    pairs = list(zip(evidence.poisoned, evidence.retrained, strict=True))
+    mixtures = [tuple(k * p + (1 - k) * r for p, r in pairs) for k in DOSES]
+    return [_walk(claim, evidence.of(mixture), plan, {}).outcome for mixture in mixtures]
+
+
+def _misbehaves(claim: Claim, here: Evidence, gates: Mapping[str, Judgement], plan: Plan) -> str:
+    """Return the reason why the controls forbid a verdict on this evidence, or ``""``."""
+    for name, wrong in (("oracle", Outcome.FAIL), ("identity", Outcome.PASS), ("wrecked", Outcome.PASS)):
+        if name in gates and gates[name].outcome is wrong and gates[name].seeds <= len(here):
+            return f"{name}-{'fails' if wrong is Outcome.FAIL else 'passes'}"
+    if gates and claim.measure.test == "retention":
+        order = [_ORDER[outcome] for outcome in doses(claim, here, plan)]
+        if order != sorted(order):
+            return "dose-not-monotone"
+    return ""
+
+
+def _walk(claim: Claim, evidence: Evidence, plan: Plan, gates: Mapping[str, Judgement]) -> Judgement:
+    fail_level = plan.fail_level(claim.judged)
     reached = [n for n in plan.looks if n <= len(evidence)]
     if not reached:
+        result = _test(claim, evidence, plan.pass_level)
         return Judgement(
-            Outcome.INCONCLUSIVE, "too-few-seeds", _test(claim, evidence, plan.pass_level), plan.pass_level,
-            len(evidence), final=False,
+            Outcome.INCONCLUSIVE, "too-few-seeds", result, plan.pass_level, len(evidence), len(evidence), final=False
         )  # fmt: skip
+    oracle = gates.get("oracle")
     bites = False
     passed: Judgement | None = None
     for n in reached:
         here = evidence.first(n)
         result = _test(claim, here, plan.pass_level)
-        state = Judgement(Outcome.INCONCLUSIVE, "need-more-seeds", result, plan.pass_level, n, final=False)
-        fail_level = plan.fail_level(claim.judged)
-        bites = bites or result.p_bite is None or statistics.rejects(result.p_bite, plan.bite_level)
+        state = Judgement(Outcome.INCONCLUSIVE, "need-more-seeds", result, plan.pass_level, n, n, final=False)
         if result.reason == "nonfinite-reference":
             return replace(state, reason=result.reason, final=True)
-        if result.reason == "diverged":
+        if result.reason == "diverged" and passed is None:
             return replace(state, outcome=Outcome.FAIL, reason="diverged", level=fail_level, final=True)
-        if oracle is not None and oracle.outcome is Outcome.FAIL and oracle.seeds <= n:
-            return replace(state, reason="oracle-fails", final=True)
+        unusable = next(filter(None, here.unusable), "") if passed is None else ""
+        if reason := unusable or _misbehaves(claim, here, gates, plan):
+            return replace(state, reason=reason, final=True)
+        bites = bites or result.p_bite is None or statistics.rejects(result.p_bite, plan.bite_level)
         if passed is None and not bites:
             state = replace(state, reason="no-bite")
         elif passed is None and statistics.rejects(result.p_fail, fail_level):
             failed = _test(claim, here, fail_level)
-            return Judgement(Outcome.FAIL, "outside-margin", failed, fail_level, n, final=True)
+            return Judgement(Outcome.FAIL, "outside-margin", failed, fail_level, n, n, final=True)
         elif passed is None and n >= MIN_PASS and statistics.rejects(result.p_pass, plan.pass_level):
             passed = replace(state, outcome=Outcome.PASS, reason="equivalent", final=True)
         # A PASS is latched: later seeds of the oracle may confirm it, its own are not looked at again.
         if passed is not None:
             if oracle is None or (oracle.outcome is Outcome.PASS and oracle.seeds <= n):
-                return passed
-            state = replace(passed, outcome=Outcome.INCONCLUSIVE, reason="oracle-not-pass", final=False)
+                return replace(passed, looked=n)
+            state = replace(passed, outcome=Outcome.INCONCLUSIVE, reason="oracle-not-pass", looked=n, final=False)
     if reached[-1] == plan.looks[-1]:
         reason = "underpowered" if state.reason == "need-more-seeds" and reached[-1] == LOOKS[-1] else state.reason
         return replace(state, reason=reason, final=True)
     return state
+
+
+def seeds_to_decide(claim: Claim, judgement: Judgement, plan: Plan, power: float = 0.8) -> int | None:
+    """Return how many seeds would decide a claim at one look, if the truth is what was seen; None if over 1,000.
+
+    From the distance of the estimate to the margin in standard deviations of what was tested; with few seeds that is a
+    rough guess, and on the margin no number is enough.
+    """
+    result = judgement.result
+    if not (result.se > 0 and result.n >= 2):
+        return None
+    t = statistics.t_statistic(result.p_pass, result.df)  # of the margin: positive inside it
+    level = plan.pass_level if t > 0 else plan.fail_level(claim.judged)
+    sd = result.se * math.sqrt(result.n)
+    return statistics.seeds_needed(abs(t) * result.se, sd, alpha=level, power=power, two_sided=False)
 
 
 def _test(claim: Claim, evidence: Evidence, alpha: float) -> statistics.Result:

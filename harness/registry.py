@@ -11,6 +11,7 @@ keyword parameters are the fields. Nothing is imported before its name is asked 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib
@@ -21,6 +22,7 @@ import sys
 import traceback
 import types
 import typing
+import uuid
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from importlib import metadata
@@ -38,6 +40,7 @@ GROUPS: dict[str, str] = {
 }
 ROOT = Path(__file__).resolve().parent.parent
 IN_TREE = ("harness", "unlearners", "poisons")
+ANYTHING = bool | int | float | str | None  # what a field without an annotation, None by default, may be set to
 
 
 class SpecError(UnlearningError):
@@ -83,11 +86,31 @@ def register(kind: Kind, value: Callable[..., Any]) -> Registered:
         f: getattr(value, f) for f in getattr(value, "__dataclass_fields__", {}) if getattr(value, f, None) is not None
     }
     if isinstance(value, functools.partial):
-        fields = dict(value.keywords)
+        fields = dict(enumerate(value.args)) | value.keywords
+    elif not hasattr(value, "__dataclass_fields__"):
+        fields = _state(value)
     text = ",".join(f"{k}={_format(v)}" for k, v in fields.items())
     label = f"{name}:{text}" if text else name
     plain = {k: v if isinstance(v, bool | int | float | str | None) else repr(v) for k, v in fields.items()}
     return Registered(kind, label, name, value, plain, "(local)", "", source_of(owner))
+
+
+def _state(value: Any) -> dict[str, Any]:
+    """Return what tells a callable from others of the same source: its closure, its attributes, the code of a lambda.
+
+    What is no plain value stands there by its ``repr``; with an address in it, artefacts are not shared between runs.
+    """
+    function, owner = getattr(value, "__func__", value), getattr(value, "__self__", None)
+    state = dict(getattr(value if owner is None else owner, "__dict__", {}))
+    for declaration in ("control", "from_scratch", "__wrapped__"):
+        state.pop(declaration, None)
+    code = getattr(function, "__code__", None)
+    if code is not None:
+        cells = (cell.cell_contents for cell in function.__closure__ or ())
+        state |= dict(zip(code.co_freevars, cells, strict=True))
+        if function.__name__ == "<lambda>":
+            state["code"] = hashlib.sha256(repr((code.co_code, code.co_consts, code.co_names)).encode()).hexdigest()[:8]
+    return state
 
 
 def source_of(owner: Any) -> str:
@@ -95,15 +118,14 @@ def source_of(owner: Any) -> str:
 
     An in-tree object is its own module and the underscore modules beside it. A plugin is every module of its
     top-level package; a loose file is every module of its folder and of the packages in it, so that an edited
-    helper is noticed. Something typed at a prompt has no file: its code object stands for it.
+    helper is noticed. Something typed at a prompt has no file, and another hash every time.
     """
     module = sys.modules.get(owner.__module__)
     file = getattr(module, "__file__", None)
     sha = hashlib.sha256()
     if module is None or file is None:
-        code = getattr(owner, "__code__", None)
-        sha.update(repr((code.co_code, code.co_consts, code.co_names) if code else owner).encode())
-        return sha.hexdigest()
+        # What a function at a prompt calls may be typed anew at any time: nothing made by it is ever found again.
+        return hashlib.sha256(uuid.uuid4().bytes).hexdigest()
     path = Path(file).resolve()
     top = module.__name__.partition(".")[0]
     if top in IN_TREE and path.is_relative_to(ROOT):
@@ -129,6 +151,9 @@ def _load(kind: Kind, target: str) -> tuple[Any, str, str]:
     if target in entries:
         entry = entries[target]
         return (_import(kind, target, entry.value, _distribution(entry)[0]), *_distribution(entry))
+    name, colon, rest = target.partition(":")
+    if colon and name in entries:
+        raise SpecError(f"{target!r}: {rest!r} is not FIELD=VALUE")
     if re.fullmatch(r"[\w.]+:[\w.]+", target):
         # As with ``python -m``, modules of the working directory can be named; last, so that they shadow nothing.
         if str(Path.cwd()) not in sys.path:
@@ -172,7 +197,9 @@ def _parse_fields(spec: str, text: str) -> dict[str, str]:
             name, equals, value = token.partition("=")
             if not equals or not name.strip().isidentifier():
                 raise SpecError(f"{spec!r}: {token!r} is not FIELD=VALUE")
-            fields[name.strip()] = value.strip()
+            if name.strip() in fields:
+                raise SpecError(f"{spec!r}: the field {name.strip()!r} is given twice")
+            fields[name.strip()] = value
     except ValueError as error:
         raise SpecError(f"{spec!r}: {str(error).lower()}") from None
     return fields
@@ -200,7 +227,8 @@ def _configure(
                 + f" (its fields: {', '.join(parameters) or 'none'})"
             )
         default = parameters[name].default
-        hint = hints.get(name, type(default) if default is not parameters[name].empty else str)
+        guess = ANYTHING if default is None else str if default is parameters[name].empty else type(default)
+        hint = hints.get(name, guess)
         fields[name] = _convert(f"the field {name!r} of the {kind} {target!r}", text, hint)
     if missing := [n for n, p in parameters.items() if n not in fields]:
         raise SpecError(f"the {kind} {target!r} needs the fields {', '.join(missing)}: {target}:{missing[0]}=...")
@@ -218,22 +246,26 @@ def _configure(
 
 
 def _hints(factory: Any) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
-    except Exception:  # annotations that exist for type checkers only
-        return {}
+    function = factory.__init__ if inspect.isclass(factory) else factory
+    names = getattr(function, "__globals__", vars(sys.modules[factory.__module__]))
+    hints: dict[str, Any] = {}
+    for name, annotation in getattr(function, "__annotations__", {}).items():
+        one = types.SimpleNamespace(__annotations__={name: annotation})
+        with contextlib.suppress(Exception):  # annotations that exist for type checkers only
+            hints |= typing.get_type_hints(one, names)
+    return hints
 
 
 def _convert(what: str, text: str, hint: Any) -> Any:
     """Convert text to an annotated type: bool, int, float, str, Literal, and unions of these with None."""
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if type(None) in options and text.strip().lower() == "none":
+        return None
     for option in options:
-        if option is type(None) and text.lower() == "none":
-            return None
-        if option is bool and text.lower() in ("true", "false"):
-            return text.lower() == "true"
-        if typing.get_origin(option) is Literal and text in map(str, typing.get_args(option)):
-            return next(v for v in typing.get_args(option) if str(v) == text)
+        if option is bool and text.strip().lower() in ("true", "false"):
+            return text.strip().lower() == "true"
+        if typing.get_origin(option) is Literal and text.strip() in map(str, typing.get_args(option)):
+            return next(v for v in typing.get_args(option) if str(v) == text.strip())
         if option in (int, float):
             try:
                 return option(text)
@@ -255,7 +287,10 @@ def _type_name(option: Any) -> str:
 def _format(value: Any) -> str:
     text = format(value, "g") if isinstance(value, float) and float(format(value, "g")) == value else str(value)
     text = text.lower() if isinstance(value, bool | None) else text
-    return f'"{text}"' if re.search(r"[\s,=\"']", text) else text
+    if not re.search(r"[\s,=\"'\\]", text):
+        return text
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _distribution(entry: metadata.EntryPoint) -> tuple[str, str]:

@@ -56,8 +56,8 @@ def explain(verdict: Verdict, command: str) -> str:
     numbers = _numbers(verdict)
     if numbers:
         lines.append("  " + "   ".join(numbers))
-    if verdict.details:
-        lines.append("  " + "   ".join(f"{name}: {value:.3g}" for name, value in verdict.details.items()))
+    if details := _details(verdict.details):
+        lines.append("  " + "   ".join(details))
     lines.append(f"  reproduce: {command}")
     return "\n".join(lines)
 
@@ -72,6 +72,14 @@ def _finding(verdict: Verdict) -> str:
         "oracle-fails": "Nothing can be judged: retraining itself fails this audit. Mend the task or the poison.",
         "oracle-not-pass": f"The method passes, but retraining has not passed this audit within {n} seeds. "
         "Give the plan more seeds (--audit-seeds), or the poison more strength.",
+        "identity-passes": "Nothing can be judged: the poisoned model itself passes. Mend the poison's measure.",
+        "wrecked-passes": "Nothing can be judged: a model that was never trained passes. Mend the task.",
+        "dose-not-monotone": "Nothing can be judged: mixtures of poisoned and retrained models are not judged in the "
+        "order of their poison. Mend the poison's measure.",
+        "null-not-exact": "Nothing can be judged: scores of retrained models, which cannot know what was planted, are "
+        "far from N(0, 1). Mend the poison's probe.",
+        "masked-gradients": "Nothing can be judged: over 1 % of the unlearned model's input gradients are exactly "
+        "zero, so it hides from this probe.",
         "no-bite": f"Nothing can be judged: the poison shows no effect in {n} seeds. Give it more strength.",
         "too-few-seeds": f"{n} seeds are too few to judge.",
     }
@@ -92,10 +100,12 @@ def _finding(verdict: Verdict) -> str:
             f"{title} differs from retraining by {points(verdict.estimate)} "
             f"({_interval(verdict)}; at most {points(verdict.margin).lstrip('+')} may be lost)."
         )
+    needed = verdict.details.get("seeds_to_decide")
+    about = f" (about {needed:.0f}, if the truth is what was seen)" if needed is not None else ""
     if verdict.reason == "need-more-seeds":
-        found += f" {n} seeds do not decide it: give the plan more (--audit-seeds)."
+        found += f" {n} seeds do not decide it: give the plan more{about}, with --audit-seeds."
     if verdict.reason == "underpowered":
-        found += f" All {n} seeds of the plan do not decide it: the truth is near the tolerance, or the seeds vary."
+        found += f" All {n} seeds of the plan do not decide it{about}: it is too near the tolerance."
     return found
 
 
@@ -111,6 +121,27 @@ def _numbers(verdict: Verdict) -> list[str]:
         f"p(→ FAIL) = {_p(verdict.p_fail)}" + (level if at == "fail" else ""),
         f"n = {len(verdict.seeds)} seeds",
     ]
+
+
+def _details(details: Mapping[str, float]) -> list[str]:
+    """Return the further numbers as people read them; what stands beside retraining, beside retraining."""
+    texts = []
+    if "mu_lower" in details:
+        texts.append(
+            f"proven residue: mu ≥ {details['mu_lower']:.2g}, epsilon ≥ {details['eps_lower']:.2g} at 95 % "
+            "(proves failure, never deletion)"
+        )
+    names = {"tpr_at_1_percent_fpr": "TPR at 1 % FPR"}
+    for name, value in details.items():
+        if f"{name}_retrained" in details and value + details[f"{name}_retrained"] > 0:
+            shown = [value, details[f"{name}_retrained"]]
+            texts.append("{}: {:.3g} (retrained {:.3g})".format(names.get(name, name.replace("_", " ")), *shown))
+    if "seconds of unlearning" in details:
+        texts.append(
+            f"unlearning took {details['seconds of unlearning']:.2g} s, "
+            f"retraining {details['seconds of retraining']:.2g} s per seed"
+        )
+    return texts
 
 
 def _diverged(verdict: Verdict) -> int:

@@ -309,6 +309,11 @@ def seeds_needed(
     return next(enough, None)
 
 
+def t_statistic(p: float, df: float) -> float:
+    """Return the t with `df` degrees of freedom whose upper tail is `p`; infinite for a `p` of 0 or 1."""
+    return -float(special.stdtrit(df, p)) if 0 < p < 1 else math.copysign(math.inf, 0.5 - p)
+
+
 def bad_seed_bound(n: int, alpha: float = 0.05) -> float:
     """Return the largest fraction of bad seeds that `n` good ones and no bad one do not exclude, at 1 - `alpha`.
 

@@ -100,7 +100,7 @@ class Store:
             if envelope["sha256"] != hashlib.sha256(canonical(record).encode()).hexdigest() or record["key"] != key:
                 raise ValueError("checksum")
             artefact = Artefact(key, record["kind"], record["info"], record["blob"], record["made"])
-        except FileNotFoundError:
+        except OSError:
             return None
         except (ValueError, KeyError, TypeError):
             self._damaged(path)
@@ -155,6 +155,8 @@ class Store:
             lock.acquire(timeout=0)
         except Timeout:
             raise Busy(key) from None
+        except OSError as error:  # a full disk has no room for locks either
+            warnings.warn(f"could not lock an artefact in {self.root}: {error}; it is made unlocked", stacklevel=2)
         try:
             artefact = self.get(key)  # somebody may have finished it before we held the lock
             if artefact is None:
@@ -202,8 +204,8 @@ class Store:
         return self.root / "blobs" / blob[:2] / f"{blob}.safetensors"
 
     def _damaged(self, path: Path) -> None:
+        path.unlink(missing_ok=True)  # first, because a warning may be an error
         warnings.warn(f"damaged artefact {path.name}: it is made again", DamagedArtefact, stacklevel=3)
-        path.unlink(missing_ok=True)
 
 
 def check_writable(root: Path) -> None:

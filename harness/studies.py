@@ -13,17 +13,23 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from scipy import special
 
 from harness import registry
-from harness.api import Cell, Evidence, Registered, Trial, UnlearningError, Verdict
-from harness.judging import Claim, Judgement, judge, judge_budget
+from harness.api import Cell, Evidence, Outcome, Reading, Registered, Trial, UnlearningError, Verdict
+from harness.certificates import eps_lower_single, mu_lower
+from harness.judging import Claim, Judgement, judge, judge_budget, seeds_to_decide
 from harness.measures import ACCURACY, COST
 from harness.plan import LOOKS, MIN_PASS, Plan
 from harness.store import Busy, Store
 from harness.trial import Lab, TrialResult
 
-#: The controls every cell is compared with; the first is the oracle that gates its verdicts.
+#: The controls every cell is compared with.
 REFERENCES = ("retrain", "short", "identity", "wrecked")
+#: Those whose readings gate its verdicts: the oracle, and what must fail by accuracy. Identity is P itself.
+GATES = ("retrain", "wrecked")
+#: A set statistic of the retrained model beyond this, where its law is N(0, 1), says that the scorer is wrong.
+NULL_LIMIT = 5.0
 
 
 class Status(Enum):
@@ -187,10 +193,10 @@ class Study:
     def _update(self, cell: Cell) -> _Progress:
         """Judge a cell as far as finished trials allow, and move its horizon from look to look."""
         progress = self._progress[cell]
-        oracle = self._reference_cells(cell)["retrain"]
+        gates = [self._reference_cells(cell)[name] for name in GATES]
         while not progress.closed:
             for seed in self.plan.numbers(progress.horizon):
-                for trial in (Trial(cell, seed), Trial(oracle, seed)):
+                for trial in (Trial(each, seed) for each in (cell, *gates)):
                     if trial in self._errors:
                         progress.closed, progress.error = True, self._errors[trial]
                         return progress
@@ -211,24 +217,32 @@ class Study:
         return {control.name: Cell(control, cell.task, cell.poison) for control in reference_unlearners()}
 
     def _evidence(self, cell: Cell, measure: str, n: int) -> Evidence:
-        oracle = self._reference_cells(cell)["retrain"]
+        gates = self._reference_cells(cell)
         own = [self._results[Trial(cell, seed)].readings[measure] for seed in self.plan.numbers(n)]
-        fresh = [self._results[Trial(oracle, seed)].readings[measure]["U"] for seed in self.plan.numbers(n)]
+        oracle, wrecked = (
+            tuple(self._results[Trial(gates[name], seed)].readings[measure]["U"].value for seed in self.plan.numbers(n))
+            for name in GATES
+        )
         poisoned, retrained, unlearned = (tuple(by_arm[arm].value for by_arm in own) for arm in ("P", "R", "U"))
         resolution = max(reading.resolution for by_arm in own for reading in by_arm.values())
-        return Evidence(poisoned, retrained, unlearned, tuple(reading.value for reading in fresh), resolution)
+        unusable = tuple(by_arm["U"].unusable or _null_fails(cell, by_arm["R"]) for by_arm in own)
+        return Evidence(poisoned, retrained, unlearned, oracle, wrecked, unusable, resolution)
 
     def _seeds_used(self, cell: Cell) -> int:
-        return max(judgement.seeds for judgement in self._progress[cell].judgements.values())
+        return max(judgement.looked for judgement in self._progress[cell].judgements.values())
 
     def _verdict(self, cell: Cell, measure: str, claim: Claim, judgement: Judgement, evidence: Evidence) -> Verdict:
         readings = [self._results[Trial(cell, seed)].readings[measure] for seed in self.plan.numbers(judgement.seeds)]
         details = {
-            f"{name} ({arm})": fmean(by_arm[arm].details[name] for by_arm in readings)
+            name + suffix: fmean(by_arm[arm].details[name] for by_arm in readings)
             for name in readings[0]["U"].details
-            for arm in ("U", "R")
+            for arm, suffix in (("U", ""), ("R", "_retrained"))
             if all(by_arm[arm].details.get(name) is not None for by_arm in readings)
         }
+        if claim.measure.exact_null and "T" in details:
+            details |= residue([by_arm["U"].details["T"] for by_arm in readings], self.plan.alpha)
+        if (needed := seeds_to_decide(claim, judgement, self.plan)) and judgement.outcome is Outcome.INCONCLUSIVE:
+            details["seeds_to_decide"] = float(needed)
         result = judgement.result
         return Verdict(
             **_names(cell),
@@ -274,6 +288,24 @@ class Study:
                 "seconds of retraining": fmean(cost["seconds"]["R"] for cost in costs),
             },
         )
+
+
+def residue(t: Sequence[float], alpha: float) -> dict[str, float]:
+    """Return what is provably left: lower bounds on how far a method is from unlearning, at 1 - alpha.
+
+    ``mu_lower``: no smaller mu makes it mu-GDP unlearning (Dong, Roth and Su 2022) of the planted set. ``eps_lower``:
+    no smaller epsilon makes it (epsilon, 1e-5)-unlearning; from the first seed alone. They prove failure, never
+    deletion: a bound of 0 says that nothing was proven. The error rate of ``mu_lower`` is split over the looks of the
+    plan, since the plan decides how many seeds there are.
+    """
+    p = special.ndtr(-t[0])
+    return {"mu_lower": mu_lower(t, alpha / len(LOOKS)), "eps_lower": eps_lower_single(float(p), alpha)}
+
+
+def _null_fails(cell: Cell, retrained: Reading) -> str:
+    """Return the reason against judging where a law that is exact does not hold for the retrained model."""
+    exact = cell.poison.value.measure.exact_null
+    return "null-not-exact" if exact and abs(retrained.details.get("T", 0.0)) > NULL_LIMIT else ""
 
 
 def _names(cell: Cell) -> dict[str, str]:

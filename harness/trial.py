@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -15,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness import api, compute, measures, training
 from harness import data as data_module
-from harness import measures, training
 from harness.api import ContractError, ForgetRequest, Planted, Reading, Registered, Trial
 from harness.compute import Meter
 from harness.data import Batches, Data, Split, digest
@@ -69,12 +70,14 @@ class Lab:
         self._splits: dict[Registered, Split] = {}
         self._planted: OrderedDict[str, _Planted] = OrderedDict()
         self._models: OrderedDict[str, nn.Module] = OrderedDict()
-        # What trained models depend on beside the task: this device, this torch, and the loop itself.
+        # What artefacts depend on beside their own determinants: this device, this torch, and our code. Training needs
+        # little of it, so that the dearest artefacts outlive most edits.
         self._circumstances = {
             "torch": torch.__version__,
             "device": device.type,
             "code": _code(training, data_module),
         }
+        self._harness = {"harness": _code(api, compute, measures, sys.modules[__name__])}
 
     def run(self, trial: Trial) -> TrialResult:
         """Make what the trial lacks and return what it shows.
@@ -83,7 +86,14 @@ class Lab:
             Busy: Something it needs is being made by another process; everything else of it that can be made, is.
             Exception: Whatever the unlearner raised; nothing of it is stored.
         """
+        threads = torch.get_num_threads()
         torch.set_num_threads(trial.cell.task.value.threads)
+        try:
+            return self._run(trial)
+        finally:
+            torch.set_num_threads(threads)
+
+    def _run(self, trial: Trial) -> TrialResult:
         planted = self._plant(trial)
         arms: dict[str, Artefact] = {}
         busy: Busy | None = None
@@ -163,7 +173,7 @@ class Lab:
         start = {"retained": planted.retained}
         if not _from_scratch(method):
             start |= {"poisoned": planted.poisoned}
-        return common | start | {"method": method.identity, "budget": self.budget}
+        return common | start | {"method": method.identity, "budget": self.budget} | self._harness
 
     def _model(self, trial: Trial, planted: _Planted, arm: str, make: _Maker) -> Artefact:
         def make_tensors() -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -190,12 +200,13 @@ class Lab:
         task: Any = trial.cell.task.value
         method = trial.cell.unlearner
         train = self.split(trial.cell.task).train
-        forget = Data(planted.planted.inputs, planted.planted.labels).to(self.device)
         poisoned = None
-        if _from_scratch(method):  # it promised to use neither, so it gets neither
-            forget = forget.subset(torch.empty(0, dtype=torch.int64))
-        else:
+        shown = 0  # of the forget set: a method from scratch promised to use neither it nor the model, and gets neither
+        if not _from_scratch(method):
+            shown = len(planted.planted.forget)
             poisoned = self.model(trial.cell.task, self._model(trial, planted, "P", self._train))
+        # Copies: the method may write to what it is given, and what was planted serves later trials.
+        forget = Data(planted.planted.inputs, planted.planted.labels).subset(torch.arange(shown)).to(self.device)
         seed = derive("unlearning", method.name, trial.seed)
         with training.isolated_rng(seed):
             model = task.new_model().to(self.device)
@@ -254,10 +265,16 @@ class Lab:
                 with training.isolated_rng(0):
                     reading = probe(self.model(task, model))
             details = {name: _plain(value) for name, value in reading.details.items()}
-            return {"value": _plain(reading.value), "resolution": float(reading.resolution), "details": details}, None
+            return {
+                "value": _plain(reading.value),
+                "resolution": float(reading.resolution),
+                "details": details,
+                "unusable": reading.unusable,
+            }, None
 
         # Equal weights have equal readings, whichever method made them: the blob stands for the model.
         determinants = {
+            **self._harness,
             "model": model.blob,
             "finite": model.info["finite"],
             "data": self.split(task).fingerprint,
@@ -268,7 +285,7 @@ class Lab:
         artefact = self.store.obtain("value", determinants, make, trial.id)
         info = artefact.info
         value = math.nan if info["value"] is None else info["value"]
-        return Reading(value, info["resolution"], info["details"]), artefact
+        return Reading(value, info["resolution"], info["details"], info["unusable"]), artefact
 
     def _result(
         self,
@@ -348,7 +365,7 @@ def _check_model(name: str, returned: object, reference: nn.Module) -> None:
     expected = {k: (tuple(t.shape), t.dtype) for k, t in reference.state_dict().items()}
     actual = {k: (tuple(t.shape), t.dtype) for k, t in returned.state_dict().items()}
     if type(returned) is not type(reference) or actual != expected:
-        odd = sorted(expected.items() ^ actual.items())
+        odd = sorted(expected.items() ^ actual.items(), key=lambda item: item[0])
         where = f", first at {odd[0][0]!r}" if odd else ""
         raise ContractError(
             f"the unlearner {name!r} returned another architecture ({type(returned).__name__} in place of "

@@ -48,7 +48,11 @@ class Gaussian:
 
     modality: ClassVar[str] = "image"
     measure: ClassVar[Measure] = Measure(
-        "gaussian_score", "trace of the planted noise (Gaussian score)", worse="higher", test="retention"
+        "gaussian_score",
+        "trace of the planted noise (Gaussian score)",
+        worse="higher",
+        test="retention",
+        exact_null=True,
     )
 
     def __post_init__(self) -> None:
@@ -73,7 +77,8 @@ class Gaussian:
     def probe(self, model: nn.Module, planted: Planted, task: Task, split: Split) -> Reading:
         """Return the mean score; beside it the set statistic ``T`` (N(0, 1) for a model that never saw the noise).
 
-        Scores of points whose gradient is exactly zero are undefined and left out; ``dropped`` is their share.
+        Scores of points whose gradient is exactly zero are undefined and left out; ``dropped`` is their share. Above
+        1 % the reading is unusable: a method that masks gradients hides from this probe.
         """
         import torch
 
@@ -90,7 +95,7 @@ class Gaussian:
         z = -((gradient * noise).sum(dim=1) / norm)[norm > 0]
         n = len(z)
         if n == 0:
-            return Reading(float("nan"), details={"dropped": 1.0})
+            return Reading(0.0, details={"dropped": 1.0}, unusable="masked-gradients")
         return Reading(
             float(z.mean()),
             details={
@@ -98,4 +103,5 @@ class Gaussian:
                 "tpr_at_1_percent_fpr": float((z > 2.3263478740408408).double().mean()),
                 "dropped": 1 - n / len(norm),
             },
+            unusable="masked-gradients" if n < 0.99 * len(norm) else "",
         )

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from harness.api import Verdict
-from harness.judging import require
 
 
 @pytest.mark.audit("cost")
 def test_budget_is_kept(verdict: Verdict) -> None:
     """The compute that was used, measured, stays within the stated fraction of retraining on every seed."""
-    require(verdict)
+    verdict.require()

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from harness.api import Verdict
-from harness.judging import require
 
 
 @pytest.mark.audit("poison")
 def test_poison_is_forgotten(verdict: Verdict) -> None:
     """At most the tolerated fraction of the poison's effect is left, compared with retraining."""
-    require(verdict)
+    verdict.require()

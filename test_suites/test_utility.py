@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from harness.api import Verdict
-from harness.judging import require
 
 
 @pytest.mark.audit("accuracy")
 def test_accuracy_is_kept(verdict: Verdict) -> None:
     """Test accuracy is not worse than after retraining, by more than the task's margin."""
-    require(verdict)
+    verdict.require()

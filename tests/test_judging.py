@@ -8,8 +8,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from harness.api import Evidence, Measure, Outcome, Verdict
-from harness.judging import AuditFailure, Claim, InconclusiveAudit, judge, judge_budget, require
+from harness.api import AuditFailure, Evidence, InconclusiveAudit, Measure, Outcome, Verdict
+from harness.judging import Claim, doses, judge, judge_budget, seeds_to_decide
 from harness.plan import LOOKS, Plan
 
 PASS, FAIL, INCONCLUSIVE = Outcome.PASS, Outcome.FAIL, Outcome.INCONCLUSIVE
@@ -35,8 +35,14 @@ BAD = tuple(r + x for r, x in zip(R, cycle((0.9, 0.92, 0.88)), strict=True))
 EDGE = tuple(r + x for r, x in zip(R, cycle((0.0, 0.4, 0.1, 0.3)), strict=True))  # on the margin
 
 
+def made(p, r, u, oracle, resolution=0.0, wrecked=None, unusable=()):
+    """Return evidence whose wreck is one: far below the retrained models."""
+    wreck = tuple(x - 0.9 for x in r) if wrecked is None else wrecked
+    return Evidence(p, r, u, oracle, wreck, unusable, resolution)
+
+
 def evidence(u, p=P, r=R, oracle=GOOD, resolution=0.0):
-    return Evidence(p, r, u, oracle, resolution)
+    return made(p, r, u, oracle, resolution)
 
 
 def spliced(first, *rest):
@@ -70,7 +76,7 @@ def test_a_method_that_leaves_the_poison_fails_at_the_first_look():
 
 def test_the_published_example_passes():
     p, r, u = (0.98, 0.99, 0.97, 1, 0.99), (0, 0.01, 0, 0, 0.01), (0.05, 0.08, 0.02, 0.06, 0.04)
-    judgement = judge(RETENTION, Evidence(p, r, u, u), PLAN)
+    judgement = judge(RETENTION, made(p, r, u, u), PLAN)
     assert said(judgement) == (PASS, "equivalent", 5)
     assert judgement.result.estimate == pytest.approx(0.0468, abs=5e-5)
     assert judgement.result.p_pass == pytest.approx(3.326e-5, rel=1e-3)
@@ -140,7 +146,7 @@ def test_fail_is_held_against_alpha_over_looks_and_judged_audits(judged, p, fail
     beyond = spread(0.5, stats.t.isf(p, 2), 3)
     r = (0.9, 0.91, 0.92)
     u = tuple(x - 0.01 - d for x, d in zip(r, beyond, strict=True))
-    judgement = judge(Claim(RIGHT, 0.01, judged), Evidence(r, r, u, r), PLAN)
+    judgement = judge(Claim(RIGHT, 0.01, judged), made(r, r, u, r), PLAN)
     assert judgement.result.p_fail == pytest.approx(p, rel=1e-9)
     assert (judgement.outcome is FAIL) == fails
 
@@ -150,7 +156,7 @@ def test_pass_is_held_against_alpha_over_the_looks_that_may_pass(p, passes):
     inside = spread(0.004, stats.t.isf(p, 4), 5)
     r = (0.9, 0.91, 0.92, 0.93, 0.94)
     u = tuple(x - 0.01 + d for x, d in zip(r, inside, strict=True))
-    judgement = judge(ACCURACY, Evidence(r, r, u, r), PLAN)
+    judgement = judge(ACCURACY, made(r, r, u, r), PLAN)
     assert judgement.result.p_pass == pytest.approx(p, rel=1e-9)
     assert (judgement.outcome is PASS) == passes
 
@@ -158,7 +164,7 @@ def test_pass_is_held_against_alpha_over_the_looks_that_may_pass(p, passes):
 @pytest.mark.parametrize(("p", "bites"), [(0.0099, True), (0.0101, False)])
 def test_the_bite_is_held_against_alpha_over_the_looks(p, bites):
     effect = spread(1.0, stats.t.isf(p, 2), 3)
-    judgement = judge(RETENTION, Evidence(tuple(effect), (0.0,) * 3, (0.0,) * 3, (0.0,) * 3), PLAN)
+    judgement = judge(RETENTION, made(tuple(effect), (0.0,) * 3, (0.0,) * 3, (0.0,) * 3), PLAN)
     assert judgement.result.p_bite == pytest.approx(p, rel=1e-9)
     assert (judgement.reason != "no-bite") == bites
 
@@ -179,17 +185,17 @@ def test_the_interval_agrees_with_the_verdict_at_its_level(u):
 def test_the_resolution_is_a_floor():
     r = (0.9,) * 16
     u = (0.885,) * 16
-    assert judge(ACCURACY, Evidence(r, r, u, r, 0.0), PLAN).outcome is FAIL
-    assert judge(ACCURACY, Evidence(r, r, u, r, 0.5), PLAN).outcome is INCONCLUSIVE
+    assert judge(ACCURACY, made(r, r, u, r, 0.0), PLAN).outcome is FAIL
+    assert judge(ACCURACY, made(r, r, u, r, 0.5), PLAN).outcome is INCONCLUSIVE
 
 
 def test_accuracy_may_be_better_and_error_smaller():
     r = cycle((0.9, 0.91, 0.89))
-    better, worse = tuple(x + 0.3 for x in r), tuple(x - 0.3 for x in r)
-    assert judge(ACCURACY, Evidence(r, r, better, r), PLAN).outcome is PASS
-    assert judge(ACCURACY, Evidence(r, r, worse, r), PLAN).outcome is FAIL
-    assert judge(Claim(ERROR, 0.01), Evidence(r, r, better, r), PLAN).outcome is FAIL
-    assert judge(Claim(ERROR, 0.01), Evidence(r, r, worse, r), PLAN).outcome is PASS
+    better, worse, far = (tuple(x + d for x in r) for d in (0.3, -0.3, 0.9))
+    assert judge(ACCURACY, made(r, r, better, r), PLAN).outcome is PASS
+    assert judge(ACCURACY, made(r, r, worse, r), PLAN).outcome is FAIL
+    assert judge(Claim(ERROR, 0.01), made(r, r, better, r, wrecked=far), PLAN).outcome is FAIL
+    assert judge(Claim(ERROR, 0.01), made(r, r, worse, r, wrecked=far), PLAN).outcome is PASS
 
 
 # ---- the order of reasons
@@ -300,8 +306,8 @@ def test_a_bite_that_was_shown_stays_shown():
     p = (*P[:3], -40.0, *P[4:])
     r = (0.0,) * 16
     u = tuple(0.2 * x + y for x, y in zip(p, cycle((-0.2, 0.2, 0.0, -0.1, 0.1)), strict=True))
-    first = judge(RETENTION, Evidence(p, r, u, r).first(3), PLAN)
-    later = judge(RETENTION, Evidence(p, r, u, r).first(5), PLAN)
+    first = judge(RETENTION, made(p, r, u, r).first(3), PLAN)
+    later = judge(RETENTION, made(p, r, u, r).first(5), PLAN)
     assert first.reason != "no-bite"
     assert later.result.p_bite > 0.05
     assert later.reason != "no-bite"
@@ -328,7 +334,7 @@ def evidences(draw, identity=False):
             arm[draw(st.integers(0, 15))] = draw(weird)
     if identity:
         u = p
-    return Evidence(tuple(p), tuple(r), tuple(u), tuple(o), draw(st.sampled_from([0.0, 0.005])))
+    return made(tuple(p), tuple(r), tuple(u), tuple(o), draw(st.sampled_from([0.0, 0.005])))
 
 
 claims = st.builds(Claim, st.sampled_from([LEFT, RIGHT, ERROR]), st.sampled_from([0.05, 0.2, 0.5]), st.integers(1, 3))
@@ -340,7 +346,7 @@ def test_later_seeds_cannot_change_a_final_judgement(claim, first, other, plan, 
     before = judge(claim, first.first(n), plan)
     assume(before.final)
     arms = ("poisoned", "retrained", "unlearned", "oracle")
-    mixed = Evidence(*(getattr(first, a)[:n] + getattr(other, a)[n:] for a in arms), first.resolution)
+    mixed = made(*(getattr(first, a)[:n] + getattr(other, a)[n:] for a in arms), first.resolution)
     for m in range(n, 17):
         assert repr(judge(claim, mixed.first(m), plan)) == repr(before)
 
@@ -348,7 +354,7 @@ def test_later_seeds_cannot_change_a_final_judgement(claim, first, other, plan, 
 @given(claims, evidences(), plans, st.integers(0, 16))
 def test_every_verdict_is_final_and_no_other_is_before_the_end(claim, found, plan, n):
     judgement = judge(claim, found.first(n), plan)
-    stopped = judgement.reason in ("oracle-fails", "nonfinite-reference")
+    stopped = judgement.reason in ("oracle-fails", "wrecked-passes", "nonfinite-reference")
     at_end = n >= plan.looks[-1]
     assert judgement.final == (judgement.outcome is not INCONCLUSIVE or stopped or at_end)
 
@@ -386,7 +392,7 @@ def test_doing_nothing_never_passes(found, plan, margin, n):
 @given(claims, evidences(), plans)
 def test_nothing_passes_unless_the_oracle_passes(claim, found, plan):
     if judge(claim, found, plan).outcome is PASS:
-        assert judge(claim, found.of_oracle(), plan).outcome is PASS
+        assert judge(claim, found.of(found.oracle), plan).outcome is PASS
 
 
 @given(evidences(), plans, st.integers(1, 3))
@@ -459,15 +465,79 @@ def verdict(outcome):
 
 @pytest.mark.parametrize("wanted", [PASS, FAIL])
 def test_an_audit_asserts_what_it_must_conclude(wanted):
-    require(verdict(wanted), wanted)
+    verdict(wanted).require(wanted)
     other = FAIL if wanted is PASS else PASS
     with pytest.raises(AuditFailure, match=rf"u-t-p: left {other.value} \(reason\)") as caught:
-        require(verdict(other), wanted)
+        verdict(other).require(wanted)
     assert not isinstance(caught.value, InconclusiveAudit)
 
 
 @pytest.mark.parametrize("wanted", [PASS, FAIL])
 def test_an_inconclusive_audit_satisfies_nothing(wanted):
     with pytest.raises(InconclusiveAudit, match="u-t-p: left INCONCLUSIVE") as caught:
-        require(verdict(INCONCLUSIVE), wanted)
+        verdict(INCONCLUSIVE).require(wanted)
     assert isinstance(caught.value, AssertionError)
+
+
+# ---- the other controls, and what must not be judged
+
+
+def test_a_wreck_that_passes_forbids_a_verdict_on_accuracy():
+    judgement = judge(ACCURACY, made(R, R, R, R, resolution=0.001, wrecked=R), PLAN)
+    assert said(judgement) == (INCONCLUSIVE, "wrecked-passes", 5)
+    assert judgement.final
+
+
+def test_a_wreck_does_not_matter_to_a_poison():
+    assert judge(RETENTION, made(P, R, GOOD, GOOD, wrecked=R), PLAN).outcome is PASS
+
+
+@given(st.lists(st.tuples(st.floats(-1, 1), st.floats(-1, 1)), min_size=3, max_size=16), st.floats(0, 0.1))
+def test_mixtures_are_judged_in_the_order_of_their_poison(pairs, floor):
+    p, r = (tuple(x) for x in zip(*pairs, strict=True))
+    rank = {PASS: 0, INCONCLUSIVE: 1, FAIL: 2}
+    order = [rank[outcome] for outcome in doses(RETENTION, made(p, r, r, r, floor), PLAN)]
+    assert order == sorted(order)
+
+
+def test_mixtures_of_a_poison_that_bites_go_from_pass_to_fail():
+    assert doses(RETENTION, evidence(GOOD), PLAN) == [PASS, PASS, INCONCLUSIVE, FAIL, FAIL]
+
+
+@pytest.mark.parametrize("reason", ["masked-gradients", "null-not-exact"])
+def test_an_unusable_seed_forbids_a_verdict(reason):
+    unusable = ("", "", reason) + ("",) * 13
+    judgement = judge(RETENTION, made(P, R, BAD, GOOD, unusable=unusable), PLAN)
+    assert said(judgement) == (INCONCLUSIVE, reason, 3)
+    assert judgement.final
+
+
+def test_a_seed_that_was_not_needed_may_be_unusable():
+    unusable = ("",) * 3 + ("masked-gradients",) * 13
+    assert judge(RETENTION, made(P, R, BAD, GOOD, unusable=unusable), PLAN).outcome is FAIL
+
+
+def test_seeds_to_decide_agree_with_the_power_of_the_test():
+    near = tuple(r + x for r, x in zip(R, cycle((0.0, 0.3, 0.05, 0.25)), strict=True))  # 15 %, with spread
+    judgement = judge(RETENTION, evidence(near), PLAN)
+    assert judgement.reason == "underpowered"
+    n = seeds_to_decide(RETENTION, judgement, PLAN)
+    contrast = [u - r - 0.2 * (p - r) for p, r, u in zip(P, R, near, strict=True)]
+    effect = -sum(contrast) / 16 / stats.tstd(contrast)
+
+    def reached(n):
+        return 1 - stats.nct.cdf(stats.t.ppf(1 - PLAN.pass_level, n - 1), n - 1, effect * n**0.5) >= 0.8
+
+    assert reached(n)
+    assert not reached(n - 1)
+
+
+def test_on_the_margin_no_number_of_seeds_is_promised():
+    assert (
+        seeds_to_decide(
+            RETENTION,
+            judge(RETENTION, evidence(tuple(r + 0.2 * (p - r) for p, r in zip(P, R, strict=True))), PLAN),
+            PLAN,
+        )
+        is None
+    )

@@ -41,7 +41,7 @@ class Tiny:
         return nn.functional.cross_entropy(self.logits(model, batch), batch.labels)
 
     def optimizer(self, model, lr=None):
-        return torch.optim.SGD(model.parameters(), lr or self.lr, momentum=0.9)
+        return torch.optim.SGD(model.parameters(), self.lr if lr is None else lr, momentum=0.9)
 
     def schedule(self, optimizer, steps):
         return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)

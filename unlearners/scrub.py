@@ -57,7 +57,7 @@ class SCRUB:
     def __post_init__(self) -> None:
         if not self.lr > 0 or not self.temperature > 0:
             raise ValueError("lr and temperature must be positive")
-        if min(self.alpha, self.gamma, self.max_epochs) < 0:
+        if not (self.alpha >= 0 and self.gamma >= 0 and self.max_epochs >= 0):
             raise ValueError("alpha, gamma and max_epochs must not be negative")
         if self.forget_batch_size < 1 or (self.epochs is not None and self.epochs < 1):
             raise ValueError("forget_batch_size and epochs must be at least 1")

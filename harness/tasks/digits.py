@@ -88,7 +88,7 @@ class DigitsCNN:
         """Return SGD with Nesterov momentum .9 and weight decay .01."""
         from torch.optim import SGD
 
-        return SGD(model.parameters(), lr or self.lr, momentum=0.9, weight_decay=0.01, nesterov=True)
+        return SGD(model.parameters(), self.lr if lr is None else lr, momentum=0.9, weight_decay=0.01, nesterov=True)
 
     def schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
         """Return one cycle: up to the optimiser's rate over 30 % of the steps, then down to zero on a cosine."""
