@@ -1,6 +1,6 @@
 """pytest-unlearning: machine unlearning as tests.
 
-`audit` is the Python front end; ``pytest test_suites --unlearner=NAME`` is the other one.
+`audit` and `plan_study` are the Python front end; ``pytest test_suites --unlearner=NAME`` is the other one.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from harness.planning import plan_study as plan_study
     from harness.studies import audit as audit
 
-__all__ = ["audit"]
+__all__ = ["audit", "plan_study"]
 
 
 def __getattr__(name: str) -> Any:
@@ -21,4 +22,8 @@ def __getattr__(name: str) -> Any:
         from harness.studies import audit
 
         return audit
+    if name == "plan_study":
+        from harness.planning import plan_study
+
+        return plan_study
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

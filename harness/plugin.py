@@ -235,8 +235,13 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
             terminalreporter.write_line(audit["text"])
     if results.audits:
         terminalreporter.section("unlearning audits")
-        for line in texts.table(list(results.audits.values())):
+        audits = list(results.audits.values())
+        settings = config.stash[SETTINGS]
+        for line in texts.table(audits):
             terminalreporter.write_line(line)
+        together = None if settings.controls_only else texts.methods_that_pass(audits, settings.plan.alpha)
+        if together is not None:
+            terminalreporter.write_line(together)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.api import Verdict
+from harness.plan import LOOKS, MIN_PASS
 
 MINUS = "−"  # as people write it
 
@@ -70,8 +71,8 @@ def _finding(verdict: Verdict) -> str:
         "diverged": f"The unlearned model diverged: weights are not finite for {_diverged(verdict)} of {n} seeds.",
         "nonfinite-reference": "Nothing can be judged: a poisoned or retrained model diverged. Mend the task's recipe.",
         "oracle-fails": "Nothing can be judged: retraining itself fails this audit. Mend the task or the poison.",
-        "oracle-not-pass": f"The method passes, but retraining has not passed this audit within {n} seeds. "
-        "Give the plan more seeds (--audit-seeds), or the poison more strength.",
+        "oracle-not-pass": "The method passes, but retraining has not passed this audit on the seeds there were. Let "
+        "the plan run to its end, or take a stronger poison or, for accuracy, a steadier task.",
         "identity-passes": "Nothing can be judged: the poisoned model itself passes. Mend the poison's measure.",
         "wrecked-passes": "Nothing can be judged: a model that was never trained passes. Mend the task.",
         "dose-not-monotone": "Nothing can be judged: mixtures of poisoned and retrained models are not judged in the "
@@ -100,12 +101,12 @@ def _finding(verdict: Verdict) -> str:
             f"{title} differs from retraining by {points(verdict.estimate)} "
             f"({_interval(verdict)}; at most {points(verdict.margin).lstrip('+')} may be lost)."
         )
-    needed = verdict.details.get("seeds_to_decide")
-    about = f" (about {needed:.0f}, if the truth is what was seen)" if needed is not None else ""
-    if verdict.reason == "need-more-seeds":
-        found += f" {n} seeds do not decide it: give the plan more{about}, with --audit-seeds."
-    if verdict.reason == "underpowered":
-        found += f" All {n} seeds of the plan do not decide it{about}: it is too near the tolerance."
+    if (needed := verdict.details.get("seeds_to_decide")) is not None:
+        how_many = f"about {needed:.0f} seeds" if math.isfinite(needed) else "more than 1000 seeds"
+        found += f" {n} seeds do not decide it. If the truth is what was seen, {how_many} would (power .8)"
+        found += (
+            "; see --audit-seeds." if needed <= LOOKS[-1] else ", more than the plan has: it is near the tolerance."
+        )
     return found
 
 
@@ -114,12 +115,13 @@ def _numbers(verdict: Verdict) -> list[str]:
         return [f"n = {len(verdict.seeds)} seeds"]
     names = {"retention": "retained fraction against retraining", "non-inferiority": "difference from retraining"}
     level = f" (level {_p(verdict.level)} at this look)" if verdict.level is not None else ""
+    worst = verdict.details.get("worst_seed")
     at = {"PASS": "pass", "FAIL": "fail"}.get(verdict.outcome.value, "pass")
     return [
         names[verdict.measure.test],
         f"p(→ PASS) = {_p(verdict.p_pass)}" + (level if at == "pass" else ""),
         f"p(→ FAIL) = {_p(verdict.p_fail)}" + (level if at == "fail" else ""),
-        f"n = {len(verdict.seeds)} seeds",
+        f"n = {len(verdict.seeds)} seeds" + (f", worst {worst:.0f}" if worst is not None else ""),
     ]
 
 
@@ -128,12 +130,12 @@ def _details(details: Mapping[str, float]) -> list[str]:
     texts = []
     if "mu_lower" in details:
         texts.append(
-            f"proven residue: mu ≥ {details['mu_lower']:.2g}, epsilon ≥ {details['eps_lower']:.2g} at 95 % "
-            "(proves failure, never deletion)"
+            f"proven residue: mu ≥ {details['mu_lower']:.2g}, epsilon ≥ {details['eps_lower']:.2g} at "
+            f"{percent(details['residue_confidence'])} (proves failure, never deletion)"
         )
     names = {"tpr_at_1_percent_fpr": "TPR at 1 % FPR"}
     for name, value in details.items():
-        if f"{name}_retrained" in details and value + details[f"{name}_retrained"] > 0:
+        if name != "T" and f"{name}_retrained" in details and value + details[f"{name}_retrained"] > 0:
             shown = [value, details[f"{name}_retrained"]]
             texts.append("{}: {:.3g} (retrained {:.3g})".format(names.get(name, name.replace("_", " ")), *shown))
     if "seconds of unlearning" in details:
@@ -190,6 +192,31 @@ def table(audits: Sequence[Mapping[str, Any]]) -> list[str]:
         lines += _reference_lines(here)
         lines.append("")
     return lines[:-1]
+
+
+def methods_that_pass(audits: Sequence[Mapping[str, Any]], alpha: float) -> str | None:
+    """Say which of several methods pass everything, with the error rate of saying so for all of them together.
+
+    Each method's p-value is the largest of its audits' (intersection-union), times the looks at which it could have
+    passed; over methods they are adjusted by Holm (1979). None for fewer than two methods.
+    """
+    methods = dict.fromkeys(a["unlearner"] for a in audits)
+    if len(methods) < 2:
+        return None
+    from harness.statistics import holm, rejects
+
+    looks = sum(n >= MIN_PASS for n in LOOKS)
+    p = []
+    for method in methods:
+        own = [a for a in audits if a["unlearner"] == method]
+        tested = [a["p_pass"] for a in own if a.get("p_pass") is not None]
+        passes = bool(tested) and all(a["verdict"] == "PASS" for a in own)
+        p.append(min(1.0, looks * max(tested)) if passes else 1.0)
+    named = [m for m, adjusted in zip(methods, holm(p), strict=True) if rejects(adjusted, alpha)]
+    return (
+        f"{len(named)} of {len(methods)} methods pass everything, at an error rate of {percent(alpha)} for all that "
+        f"are named together (Holm): {', '.join(named) or 'none'}"
+    )
 
 
 def _row(poison: str, audits: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -4,7 +4,7 @@ A difference test that finds nothing proves nothing, and passes more the fewer s
 here is always "outside the margin", and a PASS is its rejection. Every test takes one number per training seed and
 returns a `Result`; p-values, intervals and outcome are dual to each other. Sequential looks, the oracle's gate and
 multiplicity over audits are built on top of these functions, not in them. Counts and proven lower bounds are in
-`harness.certificates`.
+`harness.bounds`.
 """
 
 import math

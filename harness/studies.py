@@ -16,11 +16,12 @@ import torch
 from scipy import special
 
 from harness import registry
-from harness.api import Cell, Evidence, Outcome, Reading, Registered, Trial, UnlearningError, Verdict
-from harness.certificates import eps_lower_single, mu_lower
+from harness.api import Cell, Evidence, Reading, Registered, Trial, UnlearningError, Verdict
+from harness.bounds import eps_lower_single, mu_lower
 from harness.judging import Claim, Judgement, judge, judge_budget, seeds_to_decide
 from harness.measures import ACCURACY, COST
 from harness.plan import LOOKS, MIN_PASS, Plan
+from harness.statistics import bad_seed_bound
 from harness.store import Busy, Store
 from harness.trial import Lab, TrialResult
 
@@ -131,6 +132,20 @@ class Study:
         claim = claims_of(cell, self.tolerance)[measure]
         return self._verdict(cell, measure, claim, judgement, self._evidence(cell, measure, judgement.seeds))
 
+    def evidence(self, cell: Cell, n: int) -> dict[str, Evidence]:
+        """Return the evidence of the first ``n`` seeds by measure, whether or not a verdict needs them all.
+
+        Raises:
+            Exception: What an unlearner raised.
+        """
+        for trial in (Trial(each, seed) for seed in self.plan.numbers(n) for each in (cell, *self._gates(cell))):
+            while trial not in self._results and trial not in self._errors:
+                if not self._run(trial):
+                    time.sleep(0.1)
+            if trial in self._errors:
+                raise self._errors[trial]
+        return {measure: self._evidence(cell, measure, n) for measure in claims_of(cell, self.tolerance)}
+
     def references(self, cell: Cell) -> dict[str, dict[str, Any]]:
         """Return the controls beside a cell, on the seeds its verdicts used, as plain values.
 
@@ -184,7 +199,7 @@ class Study:
         """Compute until every claim of a cell is judged for good."""
         while not self._update(cell).closed:
             for seed in self.plan.numbers(self._progress[cell].horizon):
-                for each in (cell, *self._reference_cells(cell).values()):
+                for each in (cell, *self._gates(cell)):
                     self.work(Trial(each, seed))
         error = self._progress[cell].error
         if error is not None:
@@ -193,7 +208,7 @@ class Study:
     def _update(self, cell: Cell) -> _Progress:
         """Judge a cell as far as finished trials allow, and move its horizon from look to look."""
         progress = self._progress[cell]
-        gates = [self._reference_cells(cell)[name] for name in GATES]
+        gates = self._gates(cell)
         while not progress.closed:
             for seed in self.plan.numbers(progress.horizon):
                 for trial in (Trial(each, seed) for each in (cell, *gates)):
@@ -216,12 +231,15 @@ class Study:
     def _reference_cells(self, cell: Cell) -> dict[str, Cell]:
         return {control.name: Cell(control, cell.task, cell.poison) for control in reference_unlearners()}
 
+    def _gates(self, cell: Cell) -> list[Cell]:
+        cells = self._reference_cells(cell)
+        return [cells[name] for name in GATES]
+
     def _evidence(self, cell: Cell, measure: str, n: int) -> Evidence:
-        gates = self._reference_cells(cell)
         own = [self._results[Trial(cell, seed)].readings[measure] for seed in self.plan.numbers(n)]
         oracle, wrecked = (
-            tuple(self._results[Trial(gates[name], seed)].readings[measure]["U"].value for seed in self.plan.numbers(n))
-            for name in GATES
+            tuple(self._results[Trial(gate, seed)].readings[measure]["U"].value for seed in self.plan.numbers(n))
+            for gate in self._gates(cell)
         )
         poisoned, retrained, unlearned = (tuple(by_arm[arm].value for by_arm in own) for arm in ("P", "R", "U"))
         resolution = max(reading.resolution for by_arm in own for reading in by_arm.values())
@@ -241,8 +259,12 @@ class Study:
         }
         if claim.measure.exact_null and "T" in details:
             details |= residue([by_arm["U"].details["T"] for by_arm in readings], self.plan.alpha)
-        if (needed := seeds_to_decide(claim, judgement, self.plan)) and judgement.outcome is Outcome.INCONCLUSIVE:
-            details["seeds_to_decide"] = float(needed)
+        if judgement.reason in ("need-more-seeds", "underpowered"):
+            needed = seeds_to_decide(claim, judgement, self.plan)
+            details["seeds_to_decide"] = float("inf") if needed is None else float(needed)
+        if judgement.result.worst is not None:
+            details["worst_seed"] = float(self.plan.numbers(judgement.seeds)[judgement.result.worst])
+            details["bad_seed_bound"] = bad_seed_bound(judgement.seeds)
         result = judgement.result
         return Verdict(
             **_names(cell),
@@ -299,7 +321,11 @@ def residue(t: Sequence[float], alpha: float) -> dict[str, float]:
     plan, since the plan decides how many seeds there are.
     """
     p = special.ndtr(-t[0])
-    return {"mu_lower": mu_lower(t, alpha / len(LOOKS)), "eps_lower": eps_lower_single(float(p), alpha)}
+    return {
+        "mu_lower": mu_lower(t, alpha / len(LOOKS)),
+        "eps_lower": eps_lower_single(float(p), alpha),
+        "residue_confidence": 1 - alpha,
+    }
 
 
 def _null_fails(cell: Cell, retrained: Reading) -> str:

@@ -92,6 +92,8 @@ class Gaussian:
         gradient = gradient.flatten(1).double()
         noise = planted.secrets["noise"].to(gradient).flatten(1)
         norm = gradient.norm(dim=1)
+        if not bool(norm.isfinite().all()):
+            return Reading(float("nan"))  # the model diverged, if only in its gradient
         z = -((gradient * noise).sum(dim=1) / norm)[norm > 0]
         n = len(z)
         if n == 0:

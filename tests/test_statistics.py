@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from harness.api import Outcome
-from harness.certificates import (
+from harness.bounds import (
     boschloo,
     clopper_pearson,
     cp_lower,
@@ -565,7 +565,7 @@ def test_results_are_plain_python():
 
 
 def test_importing_is_cheap():
-    code = "import harness.statistics, harness.certificates, sys; print(*sys.modules)"
+    code = "import harness.statistics, harness.bounds, sys; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "scipy.special" in modules
     assert not {"torch", "scipy.stats", "scipy.optimize"} & set(modules)

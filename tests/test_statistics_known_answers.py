@@ -8,7 +8,7 @@ import pytest
 from scipy import integrate, optimize, special, stats
 from statsmodels.stats import multitest, proportion, weightstats
 
-from harness import certificates, statistics
+from harness import bounds, statistics
 from harness.api import Outcome
 
 # Variable 1 of the data set `clinic`, by group, from R's package `equivalence`, whose results are used below.
@@ -161,31 +161,31 @@ def test_power_of_very_many_seeds_is_that_of_a_normal_test():
 
 
 def test_clopper_pearson_known_answers():
-    assert certificates.clopper_pearson(4, 20) == pytest.approx((0.0573, 0.4366), abs=5e-5)
-    assert certificates.cp_upper(0, 10, 0.05) == pytest.approx(0.2589, abs=5e-5)
+    assert bounds.clopper_pearson(4, 20) == pytest.approx((0.0573, 0.4366), abs=5e-5)
+    assert bounds.cp_upper(0, 10, 0.05) == pytest.approx(0.2589, abs=5e-5)
     for k, n, conf in itertools.product(range(8), (7, 30), (0.8, 0.95)):
         low, high = stats.binomtest(k, n).proportion_ci(conf, method="exact")
-        assert certificates.clopper_pearson(k, n, conf) == pytest.approx((low, high), rel=1e-9)
+        assert bounds.clopper_pearson(k, n, conf) == pytest.approx((low, high), rel=1e-9)
         one_sided = proportion.proportion_confint(k, n, 2 - 2 * conf, "beta")[0]
-        assert certificates.cp_lower(k, n, 1 - conf) == exactly(one_sided)
+        assert bounds.cp_lower(k, n, 1 - conf) == exactly(one_sided)
 
 
 def test_newcombe_known_answers():
-    assert certificates.newcombe(56, 70, 48, 80) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    assert bounds.newcombe(56, 70, 48, 80) == pytest.approx((0.0524, 0.3339), abs=5e-5)
     for k1, k2, conf in itertools.product((0, 3, 9), (0, 7, 15), (0.9, 0.95)):
         expected = proportion.confint_proportions_2indep(k1, 9, k2, 15, "newcomb", "diff", alpha=1 - conf)
-        assert certificates.newcombe(k1, 9, k2, 15, conf) == exactly(expected)
+        assert bounds.newcombe(k1, 9, k2, 15, conf) == exactly(expected)
 
 
 def test_exact_non_inferiority_known_answers():
-    assert certificates.exact_ni(0, 14, 0, 14, 0.2) == pytest.approx(0.0440, abs=5e-5)
-    assert certificates.exact_ni(0, 16, 0, 16, 0.2) == exactly(0.8**16)  # tables on the diagonal do not inflate it
-    assert certificates.exact_ni(9, 9, 0, 9, 0.2) == exactly(1)
+    assert bounds.exact_ni(0, 14, 0, 14, 0.2) == pytest.approx(0.0440, abs=5e-5)
+    assert bounds.exact_ni(0, 16, 0, 16, 0.2) == exactly(0.8**16)  # tables on the diagonal do not inflate it
+    assert bounds.exact_ni(9, 9, 0, 9, 0.2) == exactly(1)
 
 
 @pytest.mark.parametrize(("delta", "n"), [(0.05, 59), (0.1, 29), (0.15, 19), (0.2, 14), (0.3, 9), (0.5, 5)])
 def test_trials_needed_without_a_hit(delta, n):
-    assert certificates.exact_ni(0, n, 0, n, delta) <= 0.05 < certificates.exact_ni(0, n - 1, 0, n - 1, delta)
+    assert bounds.exact_ni(0, n, 0, n, delta) <= 0.05 < bounds.exact_ni(0, n - 1, 0, n - 1, delta)
 
 
 def restricted_score(k_u, n_u, k_r, n_r, delta):
@@ -221,21 +221,21 @@ def brute_exact_ni(k_u, n_u, k_r, n_r, delta):
     ],
 )
 def test_exact_non_inferiority_agrees_with_enumeration(case):
-    assert certificates.exact_ni(*case) == pytest.approx(brute_exact_ni(*case), abs=1e-6)
+    assert bounds.exact_ni(*case) == pytest.approx(brute_exact_ni(*case), abs=1e-6)
 
 
 def test_score_of_a_table_whose_cubic_has_a_double_root():
     # For 8/16 against 8/16 the restricted estimates are .6 and .4, by symmetry.
-    assert certificates._scores(16, 16, 0.2)[8, 8] == exactly(-0.2 / math.sqrt(2 * 0.24 / 16))
-    assert certificates._scores(16, 16, 0.3)[3, 1] == pytest.approx(-1.3722, abs=5e-5)
+    assert bounds._scores(16, 16, 0.2)[8, 8] == exactly(-0.2 / math.sqrt(2 * 0.24 / 16))
+    assert bounds._scores(16, 16, 0.3)[3, 1] == pytest.approx(-1.3722, abs=5e-5)
     for case in itertools.product(range(6), [5], range(8), [7], [0.05, 0.4]):
         k_u, n_u, k_r, n_r, delta = case
-        assert certificates._scores(n_u, n_r, delta)[k_u, k_r] == pytest.approx(restricted_score(*case), abs=1e-5)
+        assert bounds._scores(n_u, n_r, delta)[k_u, k_r] == pytest.approx(restricted_score(*case), abs=1e-5)
 
 
 def test_exact_non_inferiority_is_monotone_in_both_counts_and_keeps_its_size():
     for n_u, n_r, delta in ((8, 8, 0.2), (4, 9, 0.35), (12, 7, 0.1)):
-        p = np.array([[certificates.exact_ni(a, n_u, b, n_r, delta) for b in range(n_r + 1)] for a in range(n_u + 1)])
+        p = np.array([[bounds.exact_ni(a, n_u, b, n_r, delta) for b in range(n_r + 1)] for a in range(n_u + 1)])
         assert (np.diff(p, axis=0) >= -1e-12).all()
         assert (np.diff(p, axis=1) <= 1e-12).all()
         r = np.linspace(0, 1 - delta, 301)[:, None]
@@ -247,15 +247,15 @@ def test_exact_non_inferiority_is_monotone_in_both_counts_and_keeps_its_size():
 
 def test_tables_that_are_equally_extreme_have_one_p_value():
     for a, b in itertools.product(range(10), repeat=2):  # misses of the one arm are hits of the other
-        p = certificates.exact_ni(a, 9, b, 9, 0.2)
-        assert p == pytest.approx(certificates.exact_ni(9 - b, 9, 9 - a, 9, 0.2), abs=1e-9)
+        p = bounds.exact_ni(a, 9, b, 9, 0.2)
+        assert p == pytest.approx(bounds.exact_ni(9 - b, 9, 9 - a, 9, 0.2), abs=1e-9)
 
 
 def test_boschloo_known_answers():
-    assert certificates.boschloo(5, 5, 0, 5) == pytest.approx(0.000977, abs=5e-7)
-    assert certificates.boschloo(3, 3, 0, 3) == pytest.approx(0.0156, abs=5e-5)
-    assert certificates.boschloo(0, 5, 5, 5) == exactly(1)
-    assert certificates.boschloo(6, 7, 1, 4) == pytest.approx(
+    assert bounds.boschloo(5, 5, 0, 5) == pytest.approx(0.000977, abs=5e-7)
+    assert bounds.boschloo(3, 3, 0, 3) == pytest.approx(0.0156, abs=5e-5)
+    assert bounds.boschloo(0, 5, 5, 5) == exactly(1)
+    assert bounds.boschloo(6, 7, 1, 4) == pytest.approx(
         stats.boschloo_exact([[6, 1], [1, 3]], alternative="greater").pvalue
     )
 
@@ -285,30 +285,30 @@ def test_adjusted_p_values_agree_with_statsmodels(seed):
 
 
 def test_gaussian_residue_known_answers():
-    assert certificates.gaussian_set_statistic([1, 2, 3, -1]) == exactly(5 / 2)
-    assert certificates.mu_lower([3.4]) == exactly(3.4 - stats.norm.isf(0.05))
-    assert certificates.mu_lower([3, 2, 1, 4], 0.01) == exactly(2.5 - stats.norm.isf(0.01) / 2)
-    assert certificates.mu_lower([0.5, -0.5]) == 0
-    assert certificates.eps_lower_single(3.4e-4, 0.05, 1e-5) == pytest.approx(5.0, abs=0.05)
-    assert certificates.eps_lower_single(stats.norm.sf(5), 0.05, 1e-5) == pytest.approx(12.1, abs=0.05)
-    assert certificates.eps_lower_single(0.001, 0.05, 0.01) == exactly(math.log(40))
-    assert certificates.eps_lower_single(0.001) == exactly(math.log((0.05 - 1e-5) / 0.001))
+    assert bounds.gaussian_set_statistic([1, 2, 3, -1]) == exactly(5 / 2)
+    assert bounds.mu_lower([3.4]) == exactly(3.4 - stats.norm.isf(0.05))
+    assert bounds.mu_lower([3, 2, 1, 4], 0.01) == exactly(2.5 - stats.norm.isf(0.01) / 2)
+    assert bounds.mu_lower([0.5, -0.5]) == 0
+    assert bounds.eps_lower_single(3.4e-4, 0.05, 1e-5) == pytest.approx(5.0, abs=0.05)
+    assert bounds.eps_lower_single(stats.norm.sf(5), 0.05, 1e-5) == pytest.approx(12.1, abs=0.05)
+    assert bounds.eps_lower_single(0.001, 0.05, 0.01) == exactly(math.log(40))
+    assert bounds.eps_lower_single(0.001) == exactly(math.log((0.05 - 1e-5) / 0.001))
     rate = stats.beta.ppf(0.1, 8, 3)
-    assert certificates.eps_lower_threshold(8, 10, 0.02, 0.1, 0.05) == exactly(math.log((rate - 0.05) / 0.02))
+    assert bounds.eps_lower_threshold(8, 10, 0.02, 0.1, 0.05) == exactly(math.log((rate - 0.05) / 0.02))
     rate = stats.beta.ppf(0.05, 8, 3)
-    assert certificates.eps_lower_threshold(8, 10, 0.02) == exactly(math.log((rate - 1e-5) / 0.02))
+    assert bounds.eps_lower_threshold(8, 10, 0.02) == exactly(math.log((rate - 1e-5) / 0.02))
 
 
 def test_gaussian_differential_privacy_known_answers():
-    assert certificates.gdp_delta(1, 1) == exactly(0.12693673750664)
-    assert certificates.gdp_eps(1, 0.12693673750664) == pytest.approx(1, abs=1e-10)
-    assert certificates.gdp_eps(1) == pytest.approx(4.377, abs=5e-4)
+    assert bounds.gdp_delta(1, 1) == exactly(0.12693673750664)
+    assert bounds.gdp_eps(1, 0.12693673750664) == pytest.approx(1, abs=1e-10)
+    assert bounds.gdp_eps(1) == pytest.approx(4.377, abs=5e-4)
     for mu, eps in itertools.product((0.2, 1, 3), (0, 0.5, 4)):
         expected = stats.norm.cdf(mu / 2 - eps / mu) - math.exp(eps) * stats.norm.cdf(-mu / 2 - eps / mu)
-        assert certificates.gdp_delta(mu, eps) == pytest.approx(expected, rel=1e-9, abs=1e-15)
-        assert certificates.gdp_eps(mu, certificates.gdp_delta(mu, eps)) == pytest.approx(eps, abs=1e-6)
-    assert 0 < certificates.gdp_delta(40, 700) < 1  # e^eps near the end of the floats
-    assert certificates.gdp_delta(0.01, 5) == 0  # underflow, not a negative number
+        assert bounds.gdp_delta(mu, eps) == pytest.approx(expected, rel=1e-9, abs=1e-15)
+        assert bounds.gdp_eps(mu, bounds.gdp_delta(mu, eps)) == pytest.approx(eps, abs=1e-6)
+    assert 0 < bounds.gdp_delta(40, 700) < 1  # e^eps near the end of the floats
+    assert bounds.gdp_delta(0.01, 5) == 0  # underflow, not a negative number
 
 
 def one_run_p_value(m, r, v, eps, delta):
@@ -326,7 +326,7 @@ def one_run_p_value(m, r, v, eps, delta):
 @pytest.mark.parametrize("delta", [0, 1e-5, 1e-3])
 @pytest.mark.parametrize("alpha", [0.05, 0.3, 0.7])
 def test_one_run_bound_agrees_with_the_published_procedure(case, delta, alpha):
-    bound = certificates.one_run_eps(*case, alpha, delta)
+    bound = bounds.one_run_eps(*case, alpha, delta)
     if bound == 0:
         assert one_run_p_value(*case, 0, delta) >= alpha
     else:
@@ -336,10 +336,10 @@ def test_one_run_bound_agrees_with_the_published_procedure(case, delta, alpha):
 def test_one_run_bound_of_guesses_that_are_all_right():
     # Without delta the bound on v = r guesses is q^r = alpha.
     q = 0.05 ** (1 / 30)
-    assert certificates.one_run_eps(30, 30, 30, 0.05, 0) == pytest.approx(math.log(q / (1 - q)), abs=1e-9)
-    assert certificates.one_run_eps(30, 30, 30) < certificates.one_run_eps(30, 30, 30, delta=0)
-    assert certificates.one_run_eps(30, 30, 30, 0.05, 1e-5) == certificates.one_run_eps(30, 30, 30)
-    assert certificates.one_run_eps(30, 30, 0) == certificates.one_run_eps(30, 0, 0) == 0
+    assert bounds.one_run_eps(30, 30, 30, 0.05, 0) == pytest.approx(math.log(q / (1 - q)), abs=1e-9)
+    assert bounds.one_run_eps(30, 30, 30) < bounds.one_run_eps(30, 30, 30, delta=0)
+    assert bounds.one_run_eps(30, 30, 30, 0.05, 1e-5) == bounds.one_run_eps(30, 30, 30)
+    assert bounds.one_run_eps(30, 30, 0) == bounds.one_run_eps(30, 0, 0) == 0
 
 
 def test_bad_seed_bound_known_answers():
@@ -400,4 +400,4 @@ def test_power_agrees_with_simulation():
 
 def test_residue_bound_covers_the_truth():
     runs = np.random.default_rng(2).normal(1, 1, (8000, 6)).tolist()
-    assert sum(certificates.mu_lower(t) <= 1 for t in runs) / 8000 == pytest.approx(0.95, abs=0.01)
+    assert sum(bounds.mu_lower(t) <= 1 for t in runs) / 8000 == pytest.approx(0.95, abs=0.01)

@@ -1,0 +1,170 @@
+"""Are the error rates what they are said to be? By simulation, and on real trained models.
+
+    python ci/benchmarks/calibration.py --simulate [--runs 4000]
+    python ci/benchmarks/calibration.py --real [--blocks 20] [--processes 2] [--store DIR]
+
+``--simulate`` puts methods exactly on the margin, where PASS and FAIL are both wrong, through fixed numbers of seeds
+and through the plan, and a perfect method beside them. ``--real`` audits oracle and identity on digits-cnn, once
+per block of 16 seeds: block b has the seeds 10000 + 16 b to 10015 + 16 b, which nothing else uses. Counts come with
+95 % Clopper-Pearson intervals. ``--json FILE`` writes either.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import tempfile
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from harness import registry, statistics
+from harness.api import Cell, Evidence, Measure, Outcome
+from harness.bounds import clopper_pearson
+from harness.judging import Claim, judge
+from harness.plan import LOOKS, Plan
+from harness.report import versions
+
+FIRST_SEED = 10_000
+METHODS = ("retrain", "identity")
+POISONS = ("backdoor", "gaussian")
+MEASURE = Measure("simulated", "simulated", worse="higher", test="retention")
+TAU = 0.2
+
+
+def draw(generator: np.random.Generator, runs: int, effect: float, kappa: float) -> np.ndarray:
+    """Return (runs, 3, 16): P, R and U whose seeds vary by 1, share half their variance, and keep kappa."""
+    shared = generator.normal(size=(runs, 1, LOOKS[-1]))
+    own = generator.normal(size=(runs, 3, LOOKS[-1]))
+    means = np.array([effect, 0.0, kappa * effect]).reshape(1, 3, 1)
+    return means + np.sqrt(0.5) * (shared + own)
+
+
+def by_plan(p: tuple, r: tuple, u: tuple) -> tuple[Outcome, int]:
+    """Judge by the plan, with a perfect oracle, so that the method's own error rates are seen."""
+    judgement = judge(Claim(MEASURE, TAU), Evidence(p, r, u, r, r), Plan())
+    return judgement.outcome, judgement.seeds
+
+
+def by_fixed(n: int, p: tuple, r: tuple, u: tuple) -> tuple[Outcome, int]:
+    """Judge once, on the first n seeds, at the whole alpha."""
+    return statistics.retention(p[:n], r[:n], u[:n], tau=TAU).outcome, n
+
+
+def simulate(runs: int) -> list[dict[str, Any]]:
+    """Return the rates of every scheme for methods on the margin, perfect ones, and the identity."""
+    rows = []
+    for effect in (8.0, 15.0):
+        for label, kappa in (("on the margin", TAU), ("as if retrained", 0.0), ("identity", 1.0)):
+            studies = draw(np.random.default_rng(1), runs, effect, kappa).tolist()
+            schemes = {f"fixed {n}": lambda *arms, n=n: by_fixed(n, *arms) for n in (3, 5, 8, 10, 16)}
+            for name, scheme in {**schemes, "plan": by_plan}.items():
+                found = [scheme(*map(tuple, study)) for study in studies]
+                count = Counter(outcome for outcome, _ in found)
+                rows.append(
+                    {
+                        "effect_sds": effect,
+                        "method": label,
+                        "scheme": name,
+                        "pass": count[Outcome.PASS] / runs,
+                        "fail": count[Outcome.FAIL] / runs,
+                        "seeds": fmean(seeds for _, seeds in found),
+                    }
+                )
+                print(
+                    f"effect {effect:4.0f} sd  {label:16s} {name:9s} PASS {rows[-1]['pass']:.3f}  "
+                    f"FAIL {rows[-1]['fail']:.3f}  seeds {rows[-1]['seeds']:.1f}",
+                    flush=True,
+                )
+    return rows
+
+
+def audit_block(block: int, store: str) -> list[dict[str, Any]]:
+    """Audit the controls on one block of seeds; return a row per control, poison and measure."""
+    import torch
+
+    from harness.store import Store
+    from harness.studies import Study, claims_of
+    from harness.trial import Lab
+
+    task = registry.resolve("task", "digits-cnn")
+    lab = Lab(Store(Path(store), f"calibration-{block}"), torch.device("cpu"), budget=0.1)
+    cells = [
+        Cell(registry.resolve("unlearner", method), task, registry.resolve("poison", poison))
+        for method in METHODS
+        for poison in POISONS
+    ]
+    study = Study(cells, lab, Plan(first=FIRST_SEED + LOOKS[-1] * block), TAU)
+    rows = []
+    for cell in cells:
+        for measure in claims_of(cell, TAU):
+            verdict = study.verdict(cell, measure)
+            rows.append(
+                {
+                    "block": block,
+                    "method": cell.unlearner.id,
+                    "poison": cell.poison.id,
+                    "measure": measure,
+                    "verdict": verdict.outcome.value,
+                    "reason": verdict.reason,
+                    "seeds": len(verdict.seeds),
+                    "estimate": verdict.estimate,
+                }
+            )
+    return rows
+
+
+def real(blocks: int, processes: int, store: str) -> dict[str, Any]:
+    """Audit every block; return the rows and, per control, poison and measure, the counts."""
+    rows: list[dict[str, Any]] = []
+    with ProcessPoolExecutor(processes) as pool:
+        for found in pool.map(audit_block, range(blocks), [store] * blocks):
+            rows += found
+            print(f"block {found[0]['block']} of {blocks}", flush=True)
+    table = []
+    for method, poison, measure in dict.fromkeys((r["method"], r["poison"], r["measure"]) for r in rows):
+        own = [r for r in rows if (r["method"], r["poison"], r["measure"]) == (method, poison, measure)]
+        entry: dict[str, Any] = {"method": method, "poison": poison, "measure": measure, "blocks": len(own)}
+        for outcome in ("PASS", "FAIL", "INCONCLUSIVE"):
+            k = sum(r["verdict"] == outcome for r in own)
+            entry[outcome] = {"count": k, "interval": clopper_pearson(k, len(own), 0.95)}
+        entry["seeds"] = fmean(r["seeds"] for r in own)
+        table.append(entry)
+        shown = "  ".join(
+            f"{o} {entry[o]['count']:3d}/{len(own)} [{entry[o]['interval'][0]:.2f}, {entry[o]['interval'][1]:.2f}]"
+            for o in ("PASS", "FAIL", "INCONCLUSIVE")
+        )
+        print(f"{method:9s} {poison:9s} {measure:9s} {shown}  seeds {entry['seeds']:.1f}")
+    return {"table": table, "rows": rows, "first_seed": FIRST_SEED, "blocks": blocks}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--simulate", action="store_true", help="normal numbers")
+    kind.add_argument("--real", action="store_true", help="trained models")
+    parser.add_argument("--runs", type=int, default=4000, help="simulated studies per row")
+    parser.add_argument("--blocks", type=int, default=20, help="disjoint blocks of 16 seeds")
+    parser.add_argument("--processes", type=int, default=2, help="blocks audited side by side")
+    parser.add_argument("--store", help="where models are kept; default a temporary directory")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    options = parser.parse_args()
+
+    if options.simulate:
+        figures: dict[str, Any] = {"runs": options.runs, "rows": simulate(options.runs)}
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            figures = real(options.blocks, options.processes, options.store or temporary)
+    if options.json:
+        figures |= {"machine": f"{platform.machine()}, CPU, 1 thread per process", "versions": versions()}
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
