@@ -158,15 +158,17 @@ HALF = Gaussian(fraction=0.5)  # 120 scores a seed
 
 def test_scores_of_models_that_never_saw_the_noise_are_standard_normal():
     z = {"untrained": [], "retrained": []}
-    for seed in range(20):
+    for seed in range(84):
         planted = HALF.plant(TINY, SPLIT, seed)
         clean = SPLIT.train.batch(planted.forget)
         retrained = trained(SPLIT.train, seed, retain_mask(planted), epochs=2)
         for name, model in (("untrained", untrained(seed)), ("retrained", retrained)):
             z[name] += scores(model, clean.inputs["image"], clean.labels, planted.secrets["noise"])
     for found in z.values():
-        assert len(found) == 2400
+        assert len(found) == 10_080
         assert stats.kstest(found, "norm").pvalue > 0.01
+        sets = [sum(found[i : i + 120]) / 120**0.5 for i in range(0, len(found), 120)]
+        assert stats.kstest(sets, "norm").pvalue > 0.01
 
 
 def test_the_set_statistic_is_standard_normal_over_seeds():
