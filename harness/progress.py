@@ -80,7 +80,7 @@ class StatusLine(threading.Thread):
         text = " · ".join(notes) or "starting"
         if self.trials:
             text += f" — {self.finished} of {self.trials} trials"
-            if self.finished:
+            if self.finished >= 5:  # the first ones pay for the start
                 from harness.report import duration
 
                 left = (time.monotonic() - self._begun) / self.finished * (self.trials - self.finished)

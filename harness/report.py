@@ -263,6 +263,11 @@ def _reference_lines(audits: Sequence[Mapping[str, Any]]) -> list[str]:
         if found:
             said = " ".join(sorted({f[m] for f in found for m in measures if m in f}))
             controls.append(f"{name} {said} n={max(f['seeds'] for f in found)}")
+    doses = dict.fromkeys(tuple(r["dose"].items()) for r in references if "dose" in r)
+    for dose in doses:
+        shares = " ".join(share.removeprefix("0") or "0" for share, _ in dose)
+        letters = " ".join({"PASS": "P", "FAIL": "F"}.get(outcome, "?") for _, outcome in dose)
+        controls.append(f"doses {shares}: {letters}")
     lines.append("  controls: " + " · ".join(controls))
     return lines
 

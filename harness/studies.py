@@ -18,7 +18,7 @@ from scipy import special
 from harness import registry
 from harness.api import Cell, Evidence, Reading, Registered, Trial, UnlearningError, Verdict
 from harness.bounds import eps_lower_single, mu_lower
-from harness.judging import Claim, Judgement, judge, judge_budget, seeds_to_decide
+from harness.judging import DOSES, Claim, Judgement, doses, judge, judge_budget, seeds_to_decide
 from harness.measures import ACCURACY, COST
 from harness.plan import LOOKS, MIN_PASS, Plan
 from harness.statistics import bad_seed_bound
@@ -150,11 +150,16 @@ class Study:
         """Return the controls beside a cell, on the seeds its verdicts used, as plain values.
 
         By control: ``poison`` and ``accuracy`` outcomes with their ``seeds``, the mean ``accuracy_difference`` from
-        retraining in shares of 1 and its ``cost``; under ``"short"`` also ``gain``: the cell's accuracy above it.
+        retraining in shares of 1, its ``cost``, and ``gain``: the cell's accuracy above it. Under ``"dose"`` what is
+        said of mixtures of P and R, by their share of P.
         """
         self._close(cell)
         n = self._seeds_used(cell)
-        found = {}
+        claim = claims_of(cell, self.tolerance)["poison"]
+        said = doses(claim, self._evidence(cell, "poison", n), self.plan)
+        found: dict[str, dict[str, Any]] = {
+            "dose": {f"{share:g}": outcome.value for share, outcome in zip(DOSES, said, strict=True)}
+        }
         for name, reference in self._reference_cells(cell).items():
             trials = [Trial(reference, seed) for seed in self.plan.numbers(n)]
             for trial in trials:

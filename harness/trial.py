@@ -104,6 +104,11 @@ class Lab:
                 busy = busy or error
         if busy is not None:
             raise busy
+        if arms["U"].blob == arms["R"].blob:
+            raise ContractError(
+                f"the unlearner {trial.cell.unlearner.id!r} returned the retrained model of seed {trial.seed}, bit by "
+                "bit; it must make its own"
+            )
         poison = {arm: self._poison_reading(trial, planted, arms[arm]) for arm in arms}
         accuracy = {arm: self._accuracy(trial, arms[arm]) for arm in arms}
         return self._result(trial, arms, poison, accuracy)
