@@ -26,7 +26,7 @@ class UnlearningError(Exception):
 
 
 class ContractError(UnlearningError):
-    """An unlearner returned something that is not the cleaned model."""
+    """A poison or an unlearner did not do what `Poison` and `ForgetRequest` say."""
 
 
 class Outcome(StrEnum):
@@ -385,17 +385,18 @@ class Verdict:
             AuditFailure: It concludes the opposite.
         """
         if self.outcome is Outcome.INCONCLUSIVE:
-            raise InconclusiveAudit(self)
+            raise InconclusiveAudit(self, outcome)
         if self.outcome is not outcome:
-            raise AuditFailure(self)
+            raise AuditFailure(self, outcome)
 
 
 class AuditFailure(AssertionError):  # noqa: N818 - pytest prints the name; it is a failed test, not an error
     """An audit did not conclude what it must."""
 
-    def __init__(self, verdict: Verdict) -> None:
+    def __init__(self, verdict: Verdict, expected: Outcome) -> None:
         super().__init__(f"{verdict.cell}: {verdict.measure.name} {verdict.outcome.value} ({verdict.reason})")
         self.verdict = verdict
+        self.expected = expected
 
 
 class InconclusiveAudit(AuditFailure):

@@ -144,10 +144,11 @@ def verdict(request: pytest.FixtureRequest, audited: Cell) -> Any:
     item = request.node
     # An error leaves this much in the report.
     common = {"unlearner": audited.unlearner.id, "task": audited.task.id, "poison": audited.poison.id}
-    item.stash[REPORTED] = {"audit": {**common, "claim": claim_of(item), "verdict": "ERROR"}}
+    item.stash[REPORTED] = {"audit": {**common, "claim": claim_of(item), "verdict": "ERROR", "seconds": 0.0}}
+    started = time.perf_counter()
     found = study.verdict(audited, claim_of(item))
-    numbers = plain(found)
     references = finite_tree(study.references(audited))
+    numbers = {**plain(found), "seconds": round(time.perf_counter() - started, 4)}
     item.stash[REPORTED] = {"audit": {**numbers, "claim": claim_of(item), "references": references}}
     for name in ("verdict", "reason", "estimate", "margin", "p_pass", "p_fail"):
         item.user_properties.append((name, numbers[name]))
@@ -160,11 +161,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
     report = yield
     reported = item.stash.get(REPORTED, None)
     if reported is not None and (report.when == "call" or report.failed):
-        report.unlearning = {**reported, "nodeid": report.nodeid, "seconds": round(call.duration, 4)}
+        report.unlearning = {**reported, "nodeid": report.nodeid}
+        if call.excinfo is not None and "audit" in reported:
+            report.unlearning["audit"] = {"reason": call.excinfo.exconly().splitlines()[0], **reported["audit"]}
     error = call.excinfo.value if call.excinfo is not None else None
     if isinstance(error, AuditFailure):
         command = item.config.stash[SETTINGS].command(item.nodeid, error.verdict.unlearner)
-        report.longrepr = explain(error.verdict, command)
+        report.longrepr = explain(error.verdict, command, error.expected)
         report.unlearning["text"] = report.longrepr
         if isinstance(error, InconclusiveAudit):
             report.unlearning["inconclusive"] = True

@@ -178,11 +178,10 @@ class Settings:
     @property
     def asked(self) -> bool:
         """Whether anything on the command line speaks of audits."""
-        option, arguments = self.config.option, map(str, self.config.invocation_params.args)
-        return bool(
-            option.unlearner or option.task or option.poison
-            or any("--audit-" in a or "test_suites" in a for a in arguments)
-        )  # fmt: skip
+        option = self.config.option
+        arguments = [*map(str, self.config.invocation_params.args), *self.config.args, str(Path.cwd())]
+        named = option.unlearner or option.task or option.poison
+        return bool(named or any("--audit-" in a or "test_suites" in a for a in arguments))
 
     def check(self) -> None:
         """Fail early, in one sentence, on what cannot work.

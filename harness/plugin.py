@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from harness import report as texts
 from harness.items import (
+    AUDITED,
     SETTINGS,
     audited,
     notes_folder,
@@ -28,6 +30,7 @@ __all__ = ["audited", "pytest_runtest_makereport", "verdict"]
 
 RESULTS = pytest.StashKey["Results"]()
 STATUS = pytest.StashKey[StatusLine | None]()
+CLAIMS = ("poison", "accuracy", "cost")
 PROCESSES = pytest.StashKey[int]()
 
 
@@ -78,8 +81,8 @@ def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str
     """Leave out audits of methods where only controls run, and audits of controls where a method is asked for."""
     marks = getattr(obj, "pytestmark", [])
     mark = next((m for m in marks if getattr(m, "name", "") == "audit"), None)
-    if mark is None:
-        return None
+    if mark is None or mark.args[:1] not in [(claim,) for claim in CLAIMS]:
+        return None  # nothing of ours: a mark of that name may be somebody else's
     is_control = mark.kwargs.get("control") is not None
     return [] if is_control != collector.config.stash[SETTINGS].controls_only else None
 
@@ -87,8 +90,13 @@ def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give every audit its cells."""
     mark = metafunc.definition.get_closest_marker("audit")
-    if mark is None or "audited" not in metafunc.fixturenames:
+    if "audited" not in metafunc.fixturenames:
         return
+    if mark is None or mark.args[:1] not in [(claim,) for claim in CLAIMS]:
+        raise pytest.UsageError(
+            f"{metafunc.definition.nodeid} asks for a verdict; mark it with @pytest.mark.audit(claim), "
+            f"claim one of {', '.join(map(repr, CLAIMS))}"
+        )
     control = mark.kwargs.get("control")
     cells = [
         cell
@@ -99,11 +107,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("audited", cells, ids=[cell.id for cell in cells], indirect=True)
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put the trials before the audits that survived deselection; a listing shows the audits alone."""
-    if not config.option.collectonly:
-        with_trials(session, items)
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Put the trials before the audits that survived deselection; a listing shows the audits alone.
+
+    Here and not while items are modified, because ``--lf`` and its like deselect and reorder last of all.
+    """
+    if not session.config.option.collectonly:
+        with_trials(session, session.items)
 
 
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
@@ -115,6 +126,9 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
 
     writer = config.get_terminal_writer()
     writer.line()
+    if AUDITED not in config.stash:
+        writer.line("no audits are selected: there is nothing to forecast")
+        return True
     for line in texts.forecast_lines(forecast(study_of(config)), config.stash[PROCESSES]):
         writer.line(line)
     return True
@@ -186,9 +200,10 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         if (status := CONTROLLER.stash.get(STATUS, None)) is not None:
             status.finished, status.trials = len(results.trials), heard["of"]
     else:
-        entry = {"id": heard["nodeid"], **heard["audit"], "seconds": heard["seconds"]}
-        if entry["verdict"] == "ERROR":
-            entry["reason"] = _last_line(report)
+        entry = {
+            "id": heard["nodeid"],
+            **heard["audit"],
+        }
         results.audits[heard["nodeid"]] = {**entry, "text": heard.get("text", "")}
 
 
@@ -203,12 +218,6 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     CONTROLLER = None if is_worker(config) else config
     if CONTROLLER and config.stash[SETTINGS].asked and not (config.option.collectonly or config.option.audit_dry_run):
         config.stash[STATUS] = status_line(config, notes_folder(config))
-
-
-def _last_line(report: pytest.TestReport) -> str:
-    lines = report.longreprtext.strip().splitlines()
-    errors = [line.removeprefix("E").strip() for line in lines if line.startswith("E ")]
-    return (errors or lines or [""])[0]
 
 
 def pytest_report_teststatus(report: Any) -> tuple[str, str, Any] | None:
@@ -249,6 +258,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     config = session.config
     if (status := config.stash.get(STATUS, None)) is not None:
         status.stop()
+    if not is_worker(config) and config.stash[SETTINGS].asked:
+        shutil.rmtree(notes_folder(config), ignore_errors=True)
     if is_worker(config) or not config.option.audit_json or config.option.collectonly or config.option.audit_dry_run:
         return
     settings, results = config.stash[SETTINGS], config.stash[RESULTS]

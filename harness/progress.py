@@ -63,11 +63,10 @@ class StatusLine(threading.Thread):
         self._write(f"\0337\033[r\033[{self._size.lines};1H\033[2K\0338")
 
     def stop(self) -> None:
-        """Give the line back and remove the notes."""
+        """Give the line back."""
         self._ended.set()
         if self.is_alive():
             self.join()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def text(self) -> str:
         """Return the line: what each worker is at, how far the run is, and how long it may take."""
@@ -93,9 +92,12 @@ class StatusLine(threading.Thread):
 
 
 def status_line(config: Any, folder: Path) -> StatusLine | None:
-    """Return a started status line, or None where nobody would see it."""
+    """Return a started status line, or None where nobody would see it, or a debugger needs the terminal."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or config.option.verbose < 0 or config.option.usepdb:
+        return None
     out = config.get_terminal_writer()._file
-    if config.option.verbose < 0 or not out.isatty():
+    if not out.isatty():
         return None
     line = StatusLine(folder, out)
     line.start()

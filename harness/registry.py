@@ -38,6 +38,12 @@ GROUPS: dict[str, str] = {
     "poison": "unlearning.poisons",
     "unlearner": "unlearning.unlearners",
 }
+#: What an object must have to be one of a kind; `harness.api` says what each is.
+REQUIRED: dict[str, tuple[str, ...]] = {
+    "task": ("modality", "poisons", "utility_margin", "threads", "load", "new_model", "loss", "optimizer", "schedule"),
+    "poison": ("modality", "measure", "plant", "probe"),
+    "unlearner": ("__call__",),
+}
 ROOT = Path(__file__).resolve().parent.parent
 IN_TREE = ("harness", "unlearners", "poisons")
 ANYTHING = bool | int | float | str | None  # what a field without an annotation, None by default, may be set to
@@ -89,16 +95,15 @@ def register(kind: Kind, value: Callable[..., Any]) -> Registered:
         fields = dict(enumerate(value.args)) | value.keywords
     elif not hasattr(value, "__dataclass_fields__"):
         fields = _state(value)
-    text = ",".join(f"{k}={_format(v)}" for k, v in fields.items())
-    label = f"{name}:{text}" if text else name
-    plain = {k: v if isinstance(v, bool | int | float | str | None) else repr(v) for k, v in fields.items()}
-    return Registered(kind, label, name, value, plain, "(local)", "", source_of(owner))
+    plain = {str(k): _plain(v, f"{type(v).__name__}-{uuid.uuid4().hex[:8]}") for k, v in fields.items()}
+    text = ",".join(f"{k}={_format(v)}" for k, v in plain.items())
+    return Registered(kind, f"{name}:{text}" if text else name, name, value, plain, "(local)", "", source_of(owner))
 
 
 def _state(value: Any) -> dict[str, Any]:
     """Return what tells a callable from others of the same source: its closure, its attributes, the code of a lambda.
 
-    What is no plain value stands there by its ``repr``; with an address in it, artefacts are not shared between runs.
+    What is no plain value gets a new name every time: nothing made with it is found again, which is slow and right.
     """
     function, owner = getattr(value, "__func__", value), getattr(value, "__self__", None)
     state = dict(getattr(value if owner is None else owner, "__dict__", {}))
@@ -211,7 +216,10 @@ def _configure(
     if not callable(factory):
         raise SpecError(f"the {kind} {target!r} is {type(factory).__name__}, neither a class nor a function")
     is_class = inspect.isclass(factory)
-    parameters = dict(inspect.signature(factory).parameters)
+    try:
+        parameters = dict(inspect.signature(factory).parameters)
+    except ValueError:
+        raise SpecError(f"the {kind} {target!r} is a builtin without a readable signature") from None
     if not is_class:  # a function: its first two parameters are the model and the request
         parameters = dict(list(parameters.items())[2:]) if kind == "unlearner" else parameters
     parameters = {n: p for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
@@ -233,16 +241,31 @@ def _configure(
     if missing := [n for n, p in parameters.items() if n not in fields]:
         raise SpecError(f"the {kind} {target!r} needs the fields {', '.join(missing)}: {target}:{missing[0]}=...")
     try:
-        value = factory(**fields) if is_class else factory
-        if not is_class and fields:  # its declarations (``from_scratch``, ...) come along
-            value = functools.update_wrapper(functools.partial(factory, **fields), factory)
+        if is_class or kind != "unlearner":
+            value = factory(**fields)
+        else:  # its declarations (``from_scratch``, ...) come along
+            value = functools.update_wrapper(functools.partial(factory, **fields), factory) if fields else factory
     except (ValueError, TypeError) as error:
         raise SpecError(f"the {kind} {target!r}: {error}") from None
+    if lacking := [name for name in REQUIRED[kind] if not hasattr(value, name)]:
+        raise SpecError(f"the {kind} {target!r} is no {kind}: it has no {', '.join(lacking)}")
     changed = {n: v for n, v in fields.items() if n not in defaults or defaults[n] != v}
     label = ",".join(f"{n}={_format(v)}" for n, v in changed.items())
-    plain = {n: v if isinstance(v, bool | int | float | str | None) else repr(v) for n, v in fields.items()}
+    # What was typed is plain; another default is part of the source.
+    plain = {n: _plain(v, f"({type(v).__name__})") for n, v in fields.items()}
     id_ = f"{target}:{label}" if label else target
     return Registered(kind, id_, target, value, plain, distribution, version, source_of(factory))
+
+
+def _plain(value: Any, otherwise: str) -> Any:
+    """Return a value that can stand in a key: as it is where it is plain, ``otherwise`` in its place where not."""
+    if isinstance(value, bool | int | float | str | None):
+        return value if value == value and value not in (float("inf"), float("-inf")) else repr(value)
+    if isinstance(value, tuple | list):
+        return [_plain(each, otherwise) for each in value]
+    if isinstance(value, dict):
+        return {str(name): _plain(each, otherwise) for name, each in value.items()}
+    return otherwise
 
 
 def _hints(factory: Any) -> dict[str, Any]:

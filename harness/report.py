@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from harness.api import Verdict
+from harness.api import Outcome, Verdict
 from harness.plan import LOOKS, MIN_PASS
 
 MINUS = "−"  # as people write it
@@ -51,9 +51,11 @@ def finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def explain(verdict: Verdict, command: str) -> str:
+def explain(verdict: Verdict, command: str, expected: Outcome = Outcome.PASS) -> str:
     """Return the few lines that stand under an audit that did not conclude what it must."""
     lines = [_finding(verdict)]
+    if expected is Outcome.FAIL and verdict.outcome is Outcome.PASS:
+        lines.insert(0, "This control must FAIL and passed: the audit cannot tell a bad method from a good one.")
     numbers = _numbers(verdict)
     if numbers:
         lines.append("  " + "   ".join(numbers))
@@ -79,8 +81,8 @@ def _finding(verdict: Verdict) -> str:
         "order of their poison. Mend the poison's measure.",
         "null-not-exact": "Nothing can be judged: scores of retrained models, which cannot know what was planted, are "
         "far from N(0, 1). Mend the poison's probe.",
-        "masked-gradients": "Nothing can be judged: over 1 % of the unlearned model's input gradients are exactly "
-        "zero, so it hides from this probe.",
+        "masked-gradients": "Nothing can be judged: over 1 % of a model's input gradients are exactly zero, so it "
+        "hides from this probe.",
         "no-bite": f"Nothing can be judged: the poison shows no effect in {n} seeds. Give it more strength.",
         "too-few-seeds": f"{n} seeds are too few to judge.",
     }

@@ -100,7 +100,7 @@ class Study:
             status = self.status(trial)
             if status in (Status.DONE, Status.NOT_NEEDED):
                 return status
-            if self._advance(trial, status):
+            if self._advance(trial):
                 pause = 0.01
             else:
                 time.sleep(pause)
@@ -180,14 +180,11 @@ class Study:
             found[name] = entry
         return found
 
-    def _advance(self, first: Trial, status: Status) -> bool:
+    def _advance(self, first: Trial) -> bool:
         """Run one trial that nobody else is busy with, the most urgent first; say whether there was one."""
-        if status is Status.NEEDED and self._run(first):
-            return True
-        waiting = {trial: self.status(trial) for trial in self.trials}
         for wanted in (Status.NEEDED, Status.AHEAD):
-            for trial in [first, *self.trials] if status is wanted else self.trials:
-                if waiting.get(trial, status) is wanted and self._run(trial):
+            for trial in (first, *self.trials):
+                if self.status(trial) is wanted and self._run(trial):
                     return True
         return False
 
@@ -196,7 +193,7 @@ class Study:
             self._results[trial] = self.lab.run(trial)
         except Busy:
             return False
-        except Exception as error:  # the unlearner's own: its audits raise it again, everything else goes on
+        except Exception as error:  # of a plugin, as a rule: its audits raise it again, everything else goes on
             self._errors[trial] = error
         return True
 
@@ -248,7 +245,10 @@ class Study:
         )
         poisoned, retrained, unlearned = (tuple(by_arm[arm].value for by_arm in own) for arm in ("P", "R", "U"))
         resolution = max(reading.resolution for by_arm in own for reading in by_arm.values())
-        unusable = tuple(by_arm["U"].unusable or _null_fails(cell, by_arm["R"]) for by_arm in own)
+        unusable = tuple(
+            next((by_arm[arm].unusable for arm in "PRU" if by_arm[arm].unusable), _null_fails(cell, by_arm["R"]))
+            for by_arm in own
+        )
         return Evidence(poisoned, retrained, unlearned, oracle, wrecked, unusable, resolution)
 
     def _seeds_used(self, cell: Cell) -> int:
@@ -335,8 +335,9 @@ def residue(t: Sequence[float], alpha: float) -> dict[str, float]:
 
 def _null_fails(cell: Cell, retrained: Reading) -> str:
     """Return the reason against judging where a law that is exact does not hold for the retrained model."""
+    t = retrained.details.get("T")
     exact = cell.poison.value.measure.exact_null
-    return "null-not-exact" if exact and abs(retrained.details.get("T", 0.0)) > NULL_LIMIT else ""
+    return "null-not-exact" if exact and t is not None and abs(t) > NULL_LIMIT else ""
 
 
 def _names(cell: Cell) -> dict[str, str]:

@@ -6,15 +6,44 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from harness.data import Batches
+from harness.api import ContractError
+from harness.data import Batches, Data
+from harness.seeds import derive
 
 if TYPE_CHECKING:
-    from harness.api import Batch, ForgetRequest, Recipe
+    from harness.api import Batch, ForgetRequest, Recipe, Task
+
+
+@contextmanager
+def same_settings(who: str) -> Iterator[None]:
+    """Refuse code that leaves torch's global settings changed, under which later models would be trained.
+
+    Raises:
+        ContractError: A setting was changed; it is put back.
+    """
+    before = _settings()
+    yield
+    changed = [name for name, value in _settings().items() if value != before[name]]
+    if changed:
+        torch.set_default_dtype(before["default dtype"])
+        torch.use_deterministic_algorithms(before["deterministic algorithms"])
+        torch.set_float32_matmul_precision(before["matmul precision"])
+        torch.set_num_threads(before["threads"])
+        raise ContractError(f"{who} left torch's {' and '.join(changed)} changed; it must put back what it sets")
+
+
+def _settings() -> dict[str, Any]:
+    return {
+        "default dtype": torch.get_default_dtype(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "matmul precision": torch.get_float32_matmul_precision(),
+        "threads": torch.get_num_threads(),
+    }
 
 
 @contextmanager
@@ -69,6 +98,23 @@ def fit(
         if on_epoch is not None and isinstance(batches, Batches) and step % batches.per_epoch == 0:
             on_epoch(step // batches.per_epoch, batches.epochs)
     return examples
+
+
+def train(
+    task: Task, data: Data, keep: Tensor, seed: int, on_epoch: Callable[[int, int], None] | None = None
+) -> tuple[nn.Module, int]:
+    """Train a new model of a task on ``data[keep]``, on the device of the data.
+
+    Initialisation and order follow from the seed alone: trainings of one seed that differ in what they keep share
+    both, as common random numbers.
+
+    Returns:
+        The model and the examples it saw.
+    """
+    with isolated_rng(derive("initialisation", seed)):
+        model = task.new_model().to(data.device)
+        order = torch.Generator().manual_seed(derive("order", seed))
+        return model, fit(task, model, Batches(data, task.batch_size, task.epochs, order, keep), on_epoch)
 
 
 def is_finite(model: nn.Module) -> bool:

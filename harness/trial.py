@@ -8,7 +8,8 @@ import math
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness import api, compute, measures, training
+from harness import api, compute, measures, seeds, training
 from harness import data as data_module
 from harness.api import ContractError, ForgetRequest, Planted, Reading, Registered, Trial
 from harness.compute import Meter
-from harness.data import Batches, Data, Split, digest
+from harness.data import Data, Split, digest
 from harness.seeds import derive
 from harness.store import Artefact, Busy, Store, key_of
 
@@ -75,7 +76,7 @@ class Lab:
         self._circumstances = {
             "torch": torch.__version__,
             "device": device.type,
-            "code": _code(training, data_module),
+            "code": _code(training, data_module, seeds),
         }
         self._harness = {"harness": _code(api, compute, measures, sys.modules[__name__])}
 
@@ -147,7 +148,7 @@ class Lab:
         seed = derive("poison", trial.seed)
 
         def make() -> tuple[dict[str, Any], dict[str, Tensor]]:
-            with training.isolated_rng(seed):
+            with training.isolated_rng(seed), _unchanged(split, poison):
                 planted = poison.value.plant(task.value, split, seed)
             _check_planted(poison, planted, split.train)
             return {"points": len(planted.forget)}, _pack(planted)
@@ -193,11 +194,7 @@ class Lab:
         train = self.split(trial.cell.task).train
         data = train.poisoned_with(planted.planted) if arm == "P" else train
         keep = torch.ones_like(planted.keep) if arm == "P" else planted.keep
-        with training.isolated_rng(derive("initialisation", trial.seed)):
-            model = task.new_model().to(self.device)
-            order = torch.Generator().manual_seed(derive("order", trial.seed))
-            batches = Batches(data, task.batch_size, task.epochs, order, keep)
-            examples = training.fit(task, model, batches, lambda *done: self._on_epoch(trial, arm, *done))
+        model, examples = training.train(task, data, keep, trial.seed, lambda *done: self._on_epoch(trial, arm, *done))
         return {"examples": examples}, model
 
     def _unlearn(self, trial: Trial, planted: _Planted, arm: str) -> tuple[dict[str, Any], nn.Module]:
@@ -227,7 +224,8 @@ class Lab:
                 _recipe=task,
             )
             self._on_epoch(trial, arm, 0, 1)
-            with Meter(reference) as meter, torch.enable_grad():
+            who = f"the unlearner {method.id!r}"
+            with training.same_settings(who), Meter(reference) as meter, torch.enable_grad():
                 returned = method.value(model.train(), request)
         _check_model(method.id, returned, reference)
         return {"examples": meter.examples}, returned
@@ -249,9 +247,15 @@ class Lab:
 
     def _poison_reading(self, trial: Trial, planted: _Planted, model: Artefact) -> tuple[Reading, Artefact]:
         poison, task = trial.cell.poison, trial.cell.task
-        of = {"measure": poison.value.measure.name, "source": poison.source, "planted": planted.blob}
+        of = {"measure": poison.value.measure.name, "poison": poison.identity, "planted": planted.blob}
         split = self.split(task)
-        return self._reading(trial, model, of, lambda m: poison.value.probe(m, planted.planted, task.value, split))
+
+        def probe(model: nn.Module) -> Reading:
+            with _unchanged(split, poison):  # and a copy of the model, from which methods start
+                reading: Reading = poison.value.probe(copy.deepcopy(model), planted.planted, task.value, split)
+            return reading
+
+        return self._reading(trial, model, of, probe)
 
     def _accuracy(self, trial: Trial, model: Artefact) -> tuple[Reading, Artefact]:
         task = trial.cell.task
@@ -349,6 +353,16 @@ _Maker = Callable[[Trial, _Planted, str], tuple[dict[str, Any], nn.Module]]
 
 def _from_scratch(method: Registered) -> bool:
     return bool(getattr(method.value, "from_scratch", False))
+
+
+@contextmanager
+def _unchanged(split: Split, poison: Registered) -> Iterator[None]:
+    """Refuse a poison that writes to the task's data, which every later trial uses."""
+    tensors = [t for data in (split.train, split.test) for t in (*data.inputs.values(), data.labels)]
+    versions = [t._version for t in tensors]
+    yield
+    if versions != [t._version for t in tensors]:
+        raise ContractError(f"the poison {poison.id!r} changed the task's data in place; it must copy them first")
 
 
 def _check_planted(poison: Registered, planted: Planted, train: Data) -> None:
