@@ -502,3 +502,49 @@ def test_every_registered_thing_resolves():
     for kind in registry.GROUPS:
         for name in available(kind):
             assert resolve(kind, name).id == name
+
+
+# ---- objects and things of the wrong kind
+
+
+class Settings:
+    """Something that is no plain value."""
+
+    def __init__(self, x):
+        self.x = x
+
+
+def configured(model, request, settings=None):
+    return model
+
+
+def test_objects_in_place_of_plain_values_never_share_an_identity():
+    import functools
+
+    seen = set()
+    for x in range(50):  # freed at once, so that addresses repeat
+        seen.add(str(register("unlearner", functools.partial(configured, settings=Settings(x))).identity))
+    assert len(seen) == 50
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "said"),
+    [
+        ("poison", "os:getcwd", "is no poison: it has no modality, measure, plant, probe"),
+        ("task", "unlearners.gd:GD", "is no task: it has no modality"),
+        ("unlearner", "builtins:dict", "is a builtin without a readable signature"),
+    ],
+)
+def test_things_of_the_wrong_kind_are_named_as_such(kind, spec, said):
+    with pytest.raises(SpecError, match=said):
+        resolve(kind, spec)
+
+
+def test_a_factory_function_makes_a_poison(folder):
+    write(
+        folder / "factory_module.py",
+        "from poisons.backdoor import Backdoor\ndef corner(size: int = 1):\n    return Backdoor(size=size)\n",
+    )
+    found = resolve("poison", "factory_module:corner:size=3")
+    assert found.value.size == 3
+    assert found.fields == {"size": 3}

@@ -103,6 +103,7 @@ def test_selection_listing_and_last_failed(folder):
     folder.pytest(*TINY, "--unlearner=identity")
     failed = folder.pytest(*TINY, "--unlearner=identity", "--lf")
     assert [audit["claim"] for audit in failed.json["audits"]] == ["poison"]
+    assert failed.counts()["stored"] > 0, "trials are put in after --lf has deselected"
 
 
 def test_junit_carries_the_numbers(folder):
@@ -309,9 +310,13 @@ def test_the_header_says_what_is_audited(folder):
 
 
 def test_a_project_without_audits_sees_nothing_of_us(folder):
-    folder.write("test_own.py", "def test_one():\n    assert True\n")
+    folder.write(
+        "test_own.py",
+        "import pytest\n\ndef test_one():\n    assert True\n\n"
+        "@pytest.mark.audit\ndef test_with_a_mark_of_that_name():\n    assert True\n",
+    )
     run = folder.pytest(suites="test_own.py")
-    assert run.counts() == {"passed": 1}
+    assert run.counts() == {"passed": 2}
     plain = subprocess.run(
         [sys.executable, "-m", "pytest", "test_own.py"], cwd=folder.path, env=folder.environment(),
         capture_output=True, text=True, check=True,

@@ -565,3 +565,97 @@ def test_damaged_artefacts_are_made_again(lab, tmp_path):
                 continue
     assert after.readings == before.readings
     assert len(there & blobs(tmp_path)) >= 2  # what was needed again is as it was
+
+
+# ---- what plugins must leave alone
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (lambda: torch.set_default_dtype(torch.float64), "default dtype"),
+        (lambda: torch.use_deterministic_algorithms(True), "deterministic algorithms"),
+        (lambda: torch.set_num_threads(2), "threads"),
+    ],
+)
+def test_a_method_that_leaves_torch_changed_is_refused_and_undone(tmp_path, spoil, named):
+    def forget(model, request):
+        spoil()
+        return model
+
+    before = torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()
+    with pytest.raises(ContractError, match=f"left torch's .*{named}.* changed; it must put back"):
+        lab_in(tmp_path).run(Trial(Cell(method(forget), TINY, BACKDOOR), 0))
+    assert (torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()) == before
+
+
+@dataclass(frozen=True)
+class InPlace(Plain):
+    """A poison that writes to the task's own data."""
+
+    when: str = "plant"
+
+    def plant(self, task, split, seed):
+        if self.when == "plant":
+            split.train.inputs["image"][0] += 1
+        return super().plant(task, split, seed)
+
+    def probe(self, model, planted, task, split):
+        if self.when == "probe":
+            split.test.labels[0] = 2
+        return super().probe(model, planted, task, split)
+
+
+@pytest.mark.parametrize("when", ["plant", "probe"])
+def test_a_poison_that_writes_to_the_tasks_data_is_refused(tmp_path, when):
+    poison = registry.Registered("poison", "in-place", "in-place", InPlace(when=when), {}, "(local)", "", when)
+    with pytest.raises(ContractError, match="changed the task's data in place; it must copy them first"):
+        lab_in(tmp_path).run(Trial(Cell(IDENTITY, TINY, poison), 0))
+
+
+@dataclass(frozen=True)
+class Threshold(Plain):
+    """A poison one of whose fields only its probe reads."""
+
+    value: float = 0.0
+
+    def probe(self, model, planted, task, split):
+        return Reading(self.value)
+
+
+def test_a_field_that_only_the_probe_reads_makes_another_reading(tmp_path):
+    lab, found = lab_in(tmp_path), []
+    for value in (0.25, 0.75):
+        fields = {"value": value}
+        poison = registry.Registered("poison", "t", "t", Threshold(value=value), fields, "(local)", "", "same")
+        result = lab.run(Trial(Cell(IDENTITY, TINY, poison), 0))
+        found.append(result.readings["poison"]["P"].value)
+    assert found == [0.25, 0.75]
+
+
+def test_a_probe_that_changes_the_model_changes_it_for_itself(tmp_path):
+    @dataclass(frozen=True)
+    class Wreck(Plain):
+        def probe(self, model, planted, task, split):
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.zero_()
+            return Reading(0.5)
+
+    poison = registry.Registered("poison", "wreck", "wreck", Wreck(), {}, "(local)", "", "wreck")
+    result = lab_in(tmp_path).run(Trial(Cell(IDENTITY, TINY, poison), 0))
+    assert result.readings["accuracy"]["R"].value > 0.9
+
+
+def test_the_retrained_model_itself_is_no_unlearned_one(tmp_path):
+    lab, trial = lab_in(tmp_path), Trial(Cell(IDENTITY, TINY, BACKDOOR), 0)
+    lab.run(trial)
+    planted = lab._plant(trial)
+    retrained = lab.model(TINY, lab.store.get(key_of("model", lab._determinants(trial, planted, "R"))))
+
+    def forget(model, request):
+        model.load_state_dict(retrained.state_dict())
+        return model
+
+    with pytest.raises(ContractError, match="returned the retrained model of seed 0, bit by bit"):
+        lab.run(Trial(Cell(method(forget), TINY, BACKDOOR), 0))
