@@ -136,12 +136,15 @@ def seeds_to_decide(claim: Claim, judgement: Judgement, plan: Plan, power: float
     rough guess, and on the margin no number is enough.
     """
     result = judgement.result
-    if not (result.se > 0 and result.n >= 2):
+    if not result.se > 0:
         return None
     t = statistics.t_statistic(result.p_pass, result.df)  # of the margin: positive inside it
-    level = plan.pass_level if t > 0 else plan.fail_level(claim.judged)
+    if t == 0:
+        return None
+    level, least = (plan.pass_level, MIN_PASS) if t > 0 else (plan.fail_level(claim.judged), LOOKS[0])
     sd = result.se * math.sqrt(result.n)
-    return statistics.seeds_needed(abs(t) * result.se, sd, alpha=level, power=power, two_sided=False)
+    needed = statistics.seeds_needed(abs(t) * result.se, sd, alpha=level, power=power, two_sided=False)
+    return None if needed is None else max(needed, least)
 
 
 def _test(claim: Claim, evidence: Evidence, alpha: float) -> statistics.Result:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from statistics import fmean
 
 import pytest
 from hypothesis import assume, given
@@ -64,6 +65,7 @@ def test_a_clean_method_passes_at_the_first_look_that_may_pass():
     judgement = judge(RETENTION, evidence(GOOD), PLAN)
     assert said(judgement) == (PASS, "equivalent", 5)
     assert judgement.final
+    assert judgement.looked == 5
     assert judgement.level == pytest.approx(0.05 / 4)
 
 
@@ -71,6 +73,7 @@ def test_a_method_that_leaves_the_poison_fails_at_the_first_look():
     judgement = judge(RETENTION, evidence(BAD), PLAN)
     assert said(judgement) == (FAIL, "outside-margin", 3)
     assert judgement.final
+    assert judgement.looked == 3
     assert judgement.level == pytest.approx(0.05 / 5 / 2)
 
 
@@ -92,6 +95,7 @@ def test_a_method_on_the_margin_needs_more_seeds_before():
     judgement = judge(RETENTION, evidence(EDGE).first(12), PLAN)
     assert said(judgement) == (INCONCLUSIVE, "need-more-seeds", 12)
     assert not judgement.final
+    assert judgement.looked == 12
 
 
 @pytest.mark.parametrize(("n", "used"), [(3, 3), (4, 3), (5, 5), (7, 5), (8, 8), (11, 8), (12, 12), (15, 12), (16, 16)])
@@ -105,6 +109,13 @@ def test_nothing_is_judged_by_fewer_than_three_seeds(n, u):
     judgement = judge(RETENTION, evidence(u).first(n), PLAN)
     assert said(judgement) == (INCONCLUSIVE, "too-few-seeds", n)
     assert not judgement.final
+    assert (judgement.looked, judgement.result.n) == (n, n)
+    assert judgement.level == pytest.approx(0.05 / 4)
+
+
+@pytest.mark.parametrize(("margin", "u", "outcome"), [(0.5, EDGE, PASS), (0.2, EDGE, INCONCLUSIVE), (0.01, GOOD, FAIL)])
+def test_the_margin_is_that_of_the_claim(margin, u, outcome):
+    assert judge(Claim(LEFT, margin), evidence(u, oracle=R), PLAN).outcome is outcome
 
 
 @pytest.mark.parametrize("claim", [RETENTION, Claim(LEFT, 0.2, 1), Claim(LEFT, 0.2, 3)])
@@ -182,6 +193,31 @@ def test_the_interval_agrees_with_the_verdict_at_its_level(u):
     assert high < 0.2 if judgement.outcome is PASS else low > 0.2
 
 
+@pytest.mark.parametrize(
+    ("claim", "rest", "level"),
+    [
+        (RETENTION, (0.01, 0.03, 0.02, 0.03, 0.01), 0.05 / 4),
+        (RETENTION, (0.1, 0.4, 0.1), 0.05 / 4),
+        (RETENTION, (0.9, 0.92, 0.88), 0.05 / 10),
+        (ACCURACY, (0.01, 0.03, 0.02, 0.03, 0.01), 0.05 / 4),
+        (ACCURACY, (-0.1, 0.1, 0.0), 0.05 / 4),
+        (ACCURACY, (-0.9, -0.92, -0.88), 0.05 / 10),
+    ],
+)
+def test_the_interval_is_that_of_a_t_test_at_the_level(claim, rest, level):
+    n = len(rest)
+    judgement = judge(claim, made((1.0,) * n, (0.0,) * n, rest, (0.0,) * n), PLAN)
+    half = stats.t.isf(level, n - 1) * stats.tstd(rest) / math.sqrt(n)
+    assert judgement.level == pytest.approx(level)
+    assert judgement.result.interval == pytest.approx((fmean(rest) - half, fmean(rest) + half))
+
+
+def test_the_resolution_is_a_floor_of_a_poisons_measure():
+    p, r, u = (1.0,) * 16, (0.0,) * 16, (0.25,) * 16
+    assert judge(RETENTION, made(p, r, u, r, 0.0), PLAN).outcome is FAIL
+    assert said(judge(RETENTION, made(p, r, u, r, 0.5), PLAN)) == (INCONCLUSIVE, "underpowered", 16)
+
+
 def test_the_resolution_is_a_floor():
     r = (0.9,) * 16
     u = (0.885,) * 16
@@ -218,6 +254,7 @@ def test_a_diverged_model_fails_at_the_look_that_sees_it(bad, seed, look):
     judgement = judge(RETENTION, evidence(u), PLAN)
     assert said(judgement) == (FAIL, "diverged", look)
     assert judgement.final
+    assert judgement.level == pytest.approx(0.05 / 5 / 2)
     assert judgement.result.worst == seed
 
 
@@ -275,8 +312,17 @@ def test_a_pass_is_latched_while_the_oracle_is_awaited(later):
     for n in (5, 8):
         waiting = judge(Claim(LEFT, 0.2), both.first(n), PLAN)
         assert (waiting.outcome, waiting.reason, waiting.final) == (INCONCLUSIVE, "oracle-not-pass", False)
+        assert (waiting.seeds, waiting.looked) == (5, n)
     for n in (12, 16):
-        assert said(judge(Claim(LEFT, 0.2), both.first(n), PLAN)) == (PASS, "equivalent", 5)
+        confirmed = judge(Claim(LEFT, 0.2), both.first(n), PLAN)
+        assert said(confirmed) == (PASS, "equivalent", 5)
+        assert confirmed.looked == 12
+
+
+def test_a_latched_pass_does_not_mind_that_a_later_seed_is_unusable():
+    oracle = tuple(r + x for r, x in zip(R, LATE, strict=True))
+    unusable = ("",) * 5 + ("masked-gradients",) * 11
+    assert said(judge(RETENTION, made(P, R, GOOD, oracle, unusable=unusable), PLAN)) == (PASS, "equivalent", 5)
 
 
 def test_what_happens_while_the_oracle_is_awaited_does_not_depend_on_what_comes_after():
@@ -431,12 +477,21 @@ def test_a_plan_cut_short_ends_with_what_is_missing():
     assert said(judge(RETENTION, evidence(GOOD), Plan(3))) == (INCONCLUSIVE, "need-more-seeds", 3)
 
 
-@pytest.mark.parametrize(
-    "fields", [{"seeds": 2}, {"seeds": 17}, {"alpha": 0}, {"alpha": 0.5}, {"alpha": -0.1}, {"alpha": NAN}]
-)
-def test_a_plan_out_of_range_is_refused(fields):
-    with pytest.raises(ValueError, match=r"plan takes|alpha must"):
-        Plan(**fields)
+@pytest.mark.parametrize("seeds", [2, 17])
+def test_a_plan_of_too_few_or_too_many_seeds_is_refused(seeds):
+    with pytest.raises(ValueError, match=f"the plan takes 3 to 16 seeds, not {seeds}"):
+        Plan(seeds)
+
+
+@pytest.mark.parametrize("alpha", [0, 0.5, -0.1, NAN])
+def test_a_plan_with_alpha_out_of_range_is_refused(alpha):
+    with pytest.raises(ValueError, match=f"alpha must .* not {alpha}"):
+        Plan(alpha=alpha)
+
+
+def test_seeds_are_used_in_a_fixed_order():
+    assert list(PLAN.numbers(3)) == [0, 1, 2]
+    assert list(Plan(first=100).numbers(4)) == [100, 101, 102, 103]
 
 
 # ---- the budget
@@ -448,6 +503,7 @@ def test_a_plan_out_of_range_is_refused(fields):
         ((0.0,), PASS, "within-budget"),
         ((0.1, 0.1), PASS, "within-budget"),
         ((0.1 + 1e-12,), PASS, "within-budget"),
+        ((0.1 * (1 + 1e-6),), PASS, "within-budget"),
         ((0.1001,), FAIL, "over-budget"),
         ((0.01, 0.01, 1.0), FAIL, "over-budget"),
     ],
@@ -500,8 +556,41 @@ def test_mixtures_are_judged_in_the_order_of_their_poison(pairs, floor):
     assert order == sorted(order)
 
 
-def test_mixtures_of_a_poison_that_bites_go_from_pass_to_fail():
-    assert doses(RETENTION, evidence(GOOD), PLAN) == [PASS, PASS, INCONCLUSIVE, FAIL, FAIL]
+@pytest.mark.parametrize("level", [0.0, 5.0])
+def test_mixtures_of_a_poison_that_bites_go_from_pass_to_fail(level):
+    p, r = (tuple(level + x for x in arm) for arm in (P, R))
+    assert doses(RETENTION, made(p, r, r, r), PLAN) == [PASS, PASS, INCONCLUSIVE, FAIL, FAIL]
+
+
+def test_arms_of_different_seeds_are_not_mixed():
+    with pytest.raises(ValueError, match="shorter"):
+        doses(RETENTION, evidence(GOOD, r=R[:12]), PLAN)
+
+
+def turning(*bites):
+    """Return evidence of a poison that bites at three seeds and works the other way at all others, and its P."""
+    p, r = (*bites, *(-100.0,) * 13), (0.0,) * 16
+    u = tuple(0.2 * x + y for x, y in zip(p, cycle((-0.2, 0.2, 0.0, -0.1, 0.1)), strict=True))  # on the margin
+    return made(p, r, u, u), p
+
+
+def test_where_doing_nothing_passes_nothing_is_judged():
+    # The bite is held against alpha / 5 and a FAIL against half of that, so that at three seeds P need not have failed.
+    both, p = turning(0.8, 1.0, 1.2)
+    for each in (both, both.of(p)):
+        judgement = judge(RETENTION, each, PLAN)
+        assert said(judgement) == (INCONCLUSIVE, "identity-passes", 8)
+        assert judgement.final
+    assert said(judge(RETENTION, both.first(7), PLAN)) == (INCONCLUSIVE, "need-more-seeds", 5)
+
+
+def test_where_mixtures_are_not_judged_in_the_order_of_their_poison_nothing_is():
+    both, _ = turning(0.99, 1.0, 1.01)
+    assert doses(RETENTION, both, PLAN) == [FAIL, FAIL, INCONCLUSIVE, FAIL, FAIL]
+    judgement = judge(RETENTION, both, PLAN)
+    assert said(judgement) == (INCONCLUSIVE, "dose-not-monotone", 12)
+    assert judgement.final
+    assert said(judge(RETENTION, both.first(11), PLAN)) == (INCONCLUSIVE, "need-more-seeds", 8)
 
 
 @pytest.mark.parametrize("reason", ["masked-gradients", "null-not-exact"])
@@ -517,16 +606,25 @@ def test_a_seed_that_was_not_needed_may_be_unusable():
     assert judge(RETENTION, made(P, R, BAD, GOOD, unusable=unusable), PLAN).outcome is FAIL
 
 
-def test_seeds_to_decide_agree_with_the_power_of_the_test():
-    near = tuple(r + x for r, x in zip(R, cycle((0.0, 0.3, 0.05, 0.25)), strict=True))  # 15 %, with spread
+@pytest.mark.parametrize(
+    ("left", "level"),
+    [
+        ((0.0, 0.3, 0.05, 0.25), 0.05 / 4),  # 15 %: a PASS is near
+        ((0.0, 0.4, 0.05, 0.2), 0.05 / 4),  # 16 %, within a standard error of the margin
+        ((0.05, 0.45, 0.1, 0.4), 0.05 / 10),  # 25 %: a FAIL is near
+    ],
+)
+@pytest.mark.parametrize(("wanted", "power"), [({}, 0.8), ({"power": 0.95}, 0.95)])
+def test_seeds_to_decide_agree_with_the_power_of_the_test(left, level, wanted, power):
+    near = tuple(r + x for r, x in zip(R, cycle(left), strict=True))
     judgement = judge(RETENTION, evidence(near), PLAN)
     assert judgement.reason == "underpowered"
-    n = seeds_to_decide(RETENTION, judgement, PLAN)
+    n = seeds_to_decide(RETENTION, judgement, PLAN, **wanted)
     contrast = [u - r - 0.2 * (p - r) for p, r, u in zip(P, R, near, strict=True)]
-    effect = -sum(contrast) / 16 / stats.tstd(contrast)
+    effect = abs(sum(contrast)) / 16 / stats.tstd(contrast)
 
     def reached(n):
-        return 1 - stats.nct.cdf(stats.t.ppf(1 - PLAN.pass_level, n - 1), n - 1, effect * n**0.5) >= 0.8
+        return stats.nct.sf(stats.t.isf(level, n - 1), n - 1, effect * n**0.5) >= power
 
     assert reached(n)
     assert not reached(n - 1)
@@ -541,3 +639,17 @@ def test_on_the_margin_no_number_of_seeds_is_promised():
         )
         is None
     )
+
+
+def test_an_estimate_on_the_margin_with_spread_promises_no_number_of_seeds():
+    r, u = (0.855, 0.9, 0.87, 0.87, 0.865), (0.82, 0.89, 0.875, 0.87, 0.855)  # one point lost on average
+    plan = Plan(5)
+    judgement = judge(ACCURACY, made(r, r, u, r, 0.0025), plan)
+    assert judgement.reason == "need-more-seeds"
+    assert seeds_to_decide(ACCURACY, judgement, plan) is None
+
+
+def test_no_pass_is_promised_before_it_may_be_said():
+    judgement = judge(RETENTION, evidence(GOOD).first(3), Plan(3))
+    assert judgement.reason == "need-more-seeds"
+    assert seeds_to_decide(RETENTION, judgement, Plan(3)) == 5
