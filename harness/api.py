@@ -401,8 +401,3 @@ class AuditFailure(AssertionError):  # noqa: N818 - pytest prints the name; it i
 
 class InconclusiveAudit(AuditFailure):
     """The evidence does not allow a verdict."""
-
-
-def is_control(unlearner: Registered) -> bool:
-    """Say whether an unlearner is one of the controls, which ``all`` leaves out."""
-    return bool(getattr(unlearner.value, "control", False))

@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from harness import registry
-from harness.api import Cell, Registered, UnlearningError, is_control
+from harness.api import Cell, Registered, UnlearningError
 from harness.plan import LOOKS, MIN_PASS, Plan
 
 #: Controls that are audited where no unlearner is asked for, and what each must show.
@@ -37,7 +37,8 @@ def add_options(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--poison", action="append", default=[], metavar=noun,
-        help="What is planted; default every poison that is known to bite on the task. Repeatable",
+        help="What is planted: a name, 'all' or a dotted path; default every poison that is known to bite on the task. "
+        "Repeatable",
     )  # fmt: skip
 
     def option(name: str, metavar: str, default: Any, help: str, type: Callable[[str], Any] = str) -> None:
@@ -122,10 +123,7 @@ class Settings:
     @cached_property
     def unlearners(self) -> list[Registered]:
         """The methods that are audited; the controls where none is asked for."""
-        specs: list[str] = []
-        for spec in self.config.option.unlearner or CONTROLS:
-            specs += self._all() if spec == "all" else [spec]
-        return self._resolve("unlearner", specs)
+        return _or_usage_error(registry.resolve_all, "unlearner", self.config.option.unlearner or CONTROLS)
 
     @property
     def controls_only(self) -> bool:
@@ -135,21 +133,12 @@ class Settings:
     @cached_property
     def tasks(self) -> list[Registered]:
         """The tasks."""
-        return self._resolve("task", self.config.option.task or ["digits-cnn"])
+        return _or_usage_error(registry.resolve_all, "task", self.config.option.task or ["digits-cnn"])
 
     @cached_property
     def cells(self) -> list[Cell]:
         """What is audited: every method on every task with every poison of its kind."""
-        asked = self._resolve("poison", self.config.option.poison)
-        cells = []
-        for task in self.tasks:
-            poisons = asked or self._resolve("poison", task.value.poisons)
-            fitting = [p for p in poisons if p.value.modality == task.value.modality]
-            if not fitting:
-                names = ", ".join(p.id for p in poisons)
-                raise pytest.UsageError(f"no poison of {names} works on the {task.value.modality} task {task.id!r}")
-            cells += [Cell(method, task, poison) for method in self.unlearners for poison in fitting]
-        return cells
+        return _or_usage_error(registry.cells, self.unlearners, self.tasks, self.config.option.poison)
 
     @property
     def budget(self) -> float:
@@ -164,10 +153,9 @@ class Settings:
     @cached_property
     def store(self) -> Path:
         """Directory of the artefacts."""
-        import platformdirs
+        from harness.store import default_root
 
-        given = self.config.option.audit_store
-        return Path(given or platformdirs.user_cache_dir("pytest-unlearning", appauthor=False)).expanduser().absolute()
+        return Path(self.config.option.audit_store or default_root()).expanduser().absolute()
 
     @property
     def folder(self) -> Path | None:
@@ -216,20 +204,12 @@ class Settings:
         method = [] if self.controls_only else [f"--unlearner={unlearner}"]
         return shlex.join(["pytest", nodeid, *method, *kept])
 
-    def _all(self) -> list[str]:
-        names = list(registry.available("unlearner"))
-        return [
-            name
-            for name, method in zip(names, self._resolve("unlearner", names), strict=True)
-            if not is_control(method)
-        ]
 
-    def _resolve(self, kind: registry.Kind, specs: Sequence[str]) -> list[Registered]:
-        try:
-            found = [registry.resolve(kind, spec) for spec in specs]
-        except UnlearningError as error:
-            raise pytest.UsageError(str(error)) from error
-        return list({each.id: each for each in found}.values())
+def _or_usage_error(function: Callable[..., list[Any]], *arguments: Any) -> list[Any]:
+    try:
+        return function(*arguments)
+    except UnlearningError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 def visible_gpus() -> list[str]:

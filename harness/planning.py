@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 
 from harness import registry, statistics
-from harness.api import Cell, Evidence, Outcome
+from harness.api import Evidence, Outcome
 from harness.judging import Claim, judge
 from harness.plan import LOOKS, Plan
-from harness.store import Store
-from harness.studies import Study, claims_of, default_store, pick_device
-from harness.trial import Lab
+from harness.studies import Study, claims_of, open_lab
 
 #: Pilots begin here, far from the seeds of audits.
 PILOT_SEED = 1000
@@ -153,14 +151,10 @@ def plan_study(
         ValueError: A number is out of range.
     """
     plan = Plan(alpha=alpha, first=first)
-    on = registry.resolve("task", task)
-    specs = [poison] if isinstance(poison, str) else poison or on.value.poisons
     oracle = registry.resolve("unlearner", "retrain")
-    lab = Lab(
-        Store(Path(store) if store else default_store(), f"pilot-{first}"), pick_device(device), budget=0.1,
-        folder=Path(data) if data else None,
-    )  # fmt: skip
-    cells = [Cell(oracle, on, registry.resolve("poison", spec)) for spec in specs]
+    poisons = [poison] if isinstance(poison, str) else poison or ()
+    cells = registry.cells([oracle], [registry.resolve("task", task)], poisons)
+    lab = open_lab(store, data, device, budget=0.1, run="pilot")
     study = Study(cells, lab, plan, tolerance)
     forecasts: list[Any] = []
     for cell in cells:

@@ -23,13 +23,13 @@ import traceback
 import types
 import typing
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.api import Registered, UnlearningError
+from harness.api import Cell, Registered, UnlearningError
 
 Kind = Literal["task", "poison", "unlearner"]
 
@@ -81,6 +81,45 @@ def resolve(kind: Kind, spec: str) -> Registered:
     target, _, fields = _split(spec)
     factory, distribution, version = _load(kind, target)
     return _configure(kind, target, factory, _parse_fields(spec, fields), distribution, version)
+
+
+def resolve_all(kind: Kind, specs: Iterable[str]) -> list[Registered]:
+    """Return what several specs name, each once; ``"all"`` is every registered one but the controls.
+
+    Raises:
+        SpecError: As `resolve`.
+    """
+    found: dict[str, Registered] = {}
+    for spec in specs:
+        if spec == "all":
+            everything = [resolve(kind, name) for name in available(kind)]
+            found |= {each.id: each for each in everything if not getattr(each.value, "control", False)}
+        else:
+            one = resolve(kind, spec)
+            found[one.id] = one
+    return list(found.values())
+
+
+def cells(methods: Sequence[Registered], tasks: Sequence[Registered], poisons: Sequence[str] = ()) -> list[Cell]:
+    """Return every method on every task with every poison of the task's modality.
+
+    Args:
+        methods: The unlearners.
+        tasks: The tasks.
+        poisons: Specs; none for those that each task lists as biting on it.
+
+    Raises:
+        SpecError: A poison cannot be resolved, or none of them works on a task.
+    """
+    found = []
+    for task in tasks:
+        offered = resolve_all("poison", poisons or task.value.poisons)
+        fitting = [poison for poison in offered if poison.value.modality == task.value.modality]
+        if not fitting:
+            names = ", ".join(poison.id for poison in offered) or "none"
+            raise SpecError(f"no poison of {names} works on the {task.value.modality} task {task.id!r}")
+        found += [Cell(method, task, poison) for method in methods for poison in fitting]
+    return found
 
 
 def register(kind: Kind, value: Callable[..., Any]) -> Registered:

@@ -116,7 +116,7 @@ def _numbers(verdict: Verdict) -> list[str]:
     if verdict.p_pass is None or verdict.p_fail is None:
         return [f"n = {len(verdict.seeds)} seeds"]
     names = {"retention": "retained fraction against retraining", "non-inferiority": "difference from retraining"}
-    level = f" (level {_p(verdict.level)} at this look)" if verdict.level is not None else ""
+    level = f" (level {verdict.level:.3g} at this look)" if verdict.level is not None else ""
     worst = verdict.details.get("worst_seed")
     at = {"PASS": "pass", "FAIL": "fail"}.get(verdict.outcome.value, "pass")
     return [

@@ -208,6 +208,13 @@ class Store:
         warnings.warn(f"damaged artefact {path.name}: it is made again", DamagedArtefact, stacklevel=3)
 
 
+def default_root() -> Path:
+    """Return the user's cache directory for artefacts."""
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("pytest-unlearning", appauthor=False))
+
+
 def check_writable(root: Path) -> None:
     """Create the store's directories.
 

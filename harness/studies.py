@@ -22,7 +22,7 @@ from harness.judging import DOSES, Claim, Judgement, doses, judge, judge_budget,
 from harness.measures import ACCURACY, COST
 from harness.plan import LOOKS, MIN_PASS, Plan
 from harness.statistics import bad_seed_bound
-from harness.store import Busy, Store
+from harness.store import Busy, Store, default_root
 from harness.trial import Lab, TrialResult
 
 #: The controls every cell is compared with.
@@ -426,16 +426,21 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cpu" if name == "cpu" or not torch.cuda.is_available() else "cuda:0")
 
 
-def default_store() -> Path:
-    """Return the user's cache directory for artefacts."""
-    import platformdirs
+def open_lab(store: str | Path | None, data: str | Path | None, device: str, budget: float, run: str) -> Lab:
+    """Return a lab for the Python front ends.
 
-    return Path(platformdirs.user_cache_dir("pytest-unlearning", appauthor=False))
+    Args:
+        store: Directory for what is trained; None for the user's cache directory.
+        data: Directory with data sets, or None.
+        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        budget: Compute an unlearner may use, as a fraction of retraining.
+        run: What the run is called in the store.
 
-
-def poisons_for(task: Registered) -> list[Registered]:
-    """Return the poisons that bite on a task: those it lists."""
-    return [registry.resolve("poison", name) for name in task.value.poisons]
+    Raises:
+        UnlearningError: The store cannot be written or the device cannot be used.
+    """
+    artefacts = Store(Path(store or default_root()), f"{run}-{time.time_ns():x}")
+    return Lab(artefacts, pick_device(device), budget, Path(data) if data else None)
 
 
 def audit(
@@ -476,19 +481,12 @@ def audit(
     if not 0 <= tolerance < 1 or not budget > 0:
         raise ValueError("tolerance must lie in [0, 1) and budget must be positive")
     plan = Plan(seeds, alpha)
-    on = registry.resolve("task", task)
-    specs = [poison] if isinstance(poison, str) else poison
-    poisons = poisons_for(on) if specs is None else [registry.resolve("poison", spec) for spec in specs]
     method = (
         registry.resolve("unlearner", unlearner)
         if isinstance(unlearner, str)
         else registry.register("unlearner", unlearner)
     )
-    run = f"python-{time.time_ns()}"
-    lab = Lab(
-        Store(Path(store) if store else default_store(), run), pick_device(device), budget,
-        Path(data) if data else None,
-    )  # fmt: skip
-    cells = [Cell(method, on, each) for each in poisons]
-    study = Study(cells, lab, plan, tolerance)
+    poisons = [poison] if isinstance(poison, str) else poison or ()
+    cells = registry.cells([method], [registry.resolve("task", task)], poisons)
+    study = Study(cells, open_lab(store, data, device, budget, "python"), plan, tolerance)
     return [study.verdict(cell, measure) for cell in cells for measure in (*claims_of(cell, tolerance), "cost")]

@@ -548,3 +548,41 @@ def test_a_factory_function_makes_a_poison(folder):
     found = resolve("poison", "factory_module:corner:size=3")
     assert found.value.size == 3
     assert found.fields == {"size": 3}
+
+
+# ---- several at once
+
+
+def test_all_are_the_registered_ones_without_the_controls():
+    from harness.registry import resolve_all
+
+    names = [each.id for each in resolve_all("unlearner", ["all"])]
+    assert {"gd", "scrub"} <= set(names)
+    assert not {"retrain", "identity", "wrecked", "short"} & set(names)
+    assert [each.id for each in resolve_all("unlearner", ["gd", "identity", "gd"])] == ["gd", "identity"]
+
+
+def test_cells_pair_every_method_with_the_poisons_that_a_task_lists():
+    from harness.registry import cells, resolve_all
+
+    found = cells(resolve_all("unlearner", ["gd", "scrub"]), [resolve("task", "digits-cnn")])
+    assert [cell.id for cell in found] == [
+        "gd-digits-cnn-backdoor", "gd-digits-cnn-gaussian", "scrub-digits-cnn-backdoor", "scrub-digits-cnn-gaussian",
+    ]  # fmt: skip
+
+
+def test_a_poison_of_another_modality_is_refused_by_name():
+    from dataclasses import replace
+
+    from harness.registry import cells
+
+    @dataclass(frozen=True)
+    class Letters:
+        modality = "text"
+        poisons = ()
+
+    task = replace(resolve("task", "digits-cnn"), id="letters", value=Letters())
+    with pytest.raises(SpecError, match="no poison of backdoor works on the text task 'letters'"):
+        cells([resolve("unlearner", "gd")], [task], ["backdoor"])
+    with pytest.raises(SpecError, match="no poison of none works on the text task"):
+        cells([resolve("unlearner", "gd")], [task])
