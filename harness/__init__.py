@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from harness.frontend import audit as audit
     from harness.planning import plan_study as plan_study
-    from harness.studies import audit as audit
 
 __all__ = ["audit", "plan_study"]
 
@@ -19,7 +19,7 @@ __all__ = ["audit", "plan_study"]
 def __getattr__(name: str) -> Any:
     # Lazy, because the pytest plugin imports this package at every start-up and an audit needs torch.
     if name == "audit":
-        from harness.studies import audit
+        from harness.frontend import audit
 
         return audit
     if name == "plan_study":

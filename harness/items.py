@@ -66,8 +66,9 @@ class TrialItem(pytest.Item):
 def study_of(config: pytest.Config) -> Study:
     """Return this process's study; torch is imported when the first item asks for it."""
     if STUDY not in config.stash:
+        from harness.frontend import pick_device
         from harness.store import Store
-        from harness.studies import Study, pick_device
+        from harness.studies import Study
         from harness.trial import Lab
 
         settings = config.stash[SETTINGS]

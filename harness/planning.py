@@ -1,4 +1,4 @@
-"""Plan a study from a pilot: does the poison act strongly enough, and how many seeds will a verdict take?"""
+"""Plan a study: from a pilot, whether a poison acts strongly enough to be judged; for a dry run, what it will cost."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from harness import registry, statistics
-from harness.api import Evidence, Outcome
+from harness.api import Evidence, Outcome, Trial
+from harness.frontend import open_lab
 from harness.judging import Claim, judge
-from harness.plan import LOOKS, Plan
-from harness.studies import Study, claims_of, open_lab
+from harness.plan import LOOKS, MIN_PASS, Plan
+from harness.studies import REFERENCES, Study, claims_of
 
 #: Pilots begin here, far from the seeds of audits.
 PILOT_SEED = 1000
@@ -162,3 +163,38 @@ def plan_study(
         for name, claim in claims_of(cell, tolerance).items():
             forecasts.append(forecast_from(claim, evidence[name], cell.poison.id, plan))
     return forecasts
+
+
+def remaining_cost(study: Study) -> list[dict[str, Any]]:
+    """Return what the study would still cost, up to the first look that may pass and for the whole plan.
+
+    Each has ``seeds``, ``trainings``, ``unlearnings``, ``seconds`` of one process and ``bytes`` of disk.
+    """
+    per_task = {task: study.lab.cost(task) for task in dict.fromkeys(cell.task for cell in study.cells)}
+    missing: dict[str, tuple[Trial, str]] = {}  # by key, since trials share models
+    costs = []
+    wanted: dict[str, int] = {}
+    for trial in study.trials:
+        for arm, key in study.lab.missing(trial).items():
+            missing.setdefault(key, (trial, arm))
+            wanted[key] = min(wanted.get(key, trial.seed), trial.seed)
+    last = study.plan.looks[-1]
+    for seeds in sorted({min(MIN_PASS, last), last}):
+        here = [(trial, arm) for key, (trial, arm) in missing.items() if wanted[key] in study.plan.numbers(seeds)]
+        trainings = sum(_is_training(trial, arm) for trial, arm in here)
+        # A method is taken to use its budget.
+        shares = [(t, 1.0 if _is_training(t, arm) else study.lab.budget) for t, arm in here]
+        costs.append(
+            {
+                "seeds": seeds,
+                "trainings": trainings,
+                "unlearnings": len(here) - trainings,
+                "seconds": sum(share * per_task[t.cell.task][0] for t, share in shares),
+                "bytes": sum(per_task[t.cell.task][1] for t, _ in here),
+            }
+        )
+    return costs
+
+
+def _is_training(trial: Trial, arm: str) -> bool:
+    return arm in ("P", "R") or trial.cell.unlearner.name == REFERENCES[0]

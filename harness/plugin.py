@@ -122,14 +122,14 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     config = session.config
     if not config.option.audit_dry_run or config.option.collectonly:
         return None
-    from harness.studies import forecast
+    from harness.planning import remaining_cost
 
     writer = config.get_terminal_writer()
     writer.line()
     if AUDITED not in config.stash:
         writer.line("no audits are selected: there is nothing to forecast")
         return True
-    for line in texts.forecast_lines(forecast(study_of(config)), config.stash[PROCESSES]):
+    for line in texts.forecast_lines(remaining_cost(study_of(config)), config.stash[PROCESSES]):
         writer.line(line)
     return True
 

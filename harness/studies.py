@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
 from scipy import special
 
 from harness import registry
-from harness.api import Cell, Evidence, Reading, Registered, Trial, UnlearningError, Verdict
+from harness.api import Cell, Evidence, Reading, Registered, Trial, Verdict
 from harness.bounds import eps_lower_single, mu_lower
 from harness.judging import DOSES, Claim, Judgement, doses, judge, judge_budget, seeds_to_decide
 from harness.measures import ACCURACY, COST
-from harness.plan import LOOKS, MIN_PASS, Plan
+from harness.plan import LOOKS, Plan
 from harness.statistics import bad_seed_bound
-from harness.store import Busy, Store, default_root
+from harness.store import Busy
 from harness.trial import Lab, TrialResult
 
 #: The controls every cell is compared with.
@@ -372,121 +370,7 @@ def trials_of(cells: Iterable[Cell], plan: Plan) -> list[Trial]:
     return list(trials)
 
 
-def forecast(study: Study) -> list[dict[str, Any]]:
-    """Return what the study would still cost, up to the first look that may pass and for the whole plan.
-
-    Each has ``seeds``, ``trainings``, ``unlearnings``, ``seconds`` of one process and ``bytes`` of disk.
-    """
-    per_task = {task: study.lab.cost(task) for task in dict.fromkeys(cell.task for cell in study.cells)}
-    missing: dict[str, tuple[Trial, str]] = {}  # by key, since trials share models
-    costs = []
-    wanted: dict[str, int] = {}
-    for trial in study.trials:
-        for arm, key in study.lab.missing(trial).items():
-            missing.setdefault(key, (trial, arm))
-            wanted[key] = min(wanted.get(key, trial.seed), trial.seed)
-    last = study.plan.looks[-1]
-    for seeds in sorted({min(MIN_PASS, last), last}):
-        here = [(trial, arm) for key, (trial, arm) in missing.items() if wanted[key] in study.plan.numbers(seeds)]
-        trainings = sum(_is_training(trial, arm) for trial, arm in here)
-        # A method is taken to use its budget.
-        shares = [(t, 1.0 if _is_training(t, arm) else study.lab.budget) for t, arm in here]
-        costs.append(
-            {
-                "seeds": seeds,
-                "trainings": trainings,
-                "unlearnings": len(here) - trainings,
-                "seconds": sum(share * per_task[t.cell.task][0] for t, share in shares),
-                "bytes": sum(per_task[t.cell.task][1] for t, _ in here),
-            }
-        )
-    return costs
-
-
-def _is_training(trial: Trial, arm: str) -> bool:
-    return arm in ("P", "R") or trial.cell.unlearner.name == REFERENCES[0]
-
-
 def _serves(trial_cell: Cell, cell: Cell) -> bool:
     """Say whether the trials of a cell are evidence for, or stand beside, another one."""
     same_place = (trial_cell.task, trial_cell.poison) == (cell.task, cell.poison)
     return same_place and (trial_cell.unlearner == cell.unlearner or trial_cell.unlearner in reference_unlearners())
-
-
-def pick_device(name: str) -> torch.device:
-    """Return the device that ``auto``, ``cpu`` or ``cuda`` names.
-
-    Raises:
-        UnlearningError: ``cuda`` without a GPU, or another name.
-    """
-    if name not in ("auto", "cpu", "cuda"):
-        raise UnlearningError(f"the device must be auto, cpu or cuda, not {name!r}")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UnlearningError("no GPU can be used here; run with --audit-device=cpu or auto")
-    return torch.device("cpu" if name == "cpu" or not torch.cuda.is_available() else "cuda:0")
-
-
-def open_lab(store: str | Path | None, data: str | Path | None, device: str, budget: float, run: str) -> Lab:
-    """Return a lab for the Python front ends.
-
-    Args:
-        store: Directory for what is trained; None for the user's cache directory.
-        data: Directory with data sets, or None.
-        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
-        budget: Compute an unlearner may use, as a fraction of retraining.
-        run: What the run is called in the store.
-
-    Raises:
-        UnlearningError: The store cannot be written or the device cannot be used.
-    """
-    artefacts = Store(Path(store or default_root()), f"{run}-{time.time_ns():x}")
-    return Lab(artefacts, pick_device(device), budget, Path(data) if data else None)
-
-
-def audit(
-    unlearner: str | Callable[..., Any],
-    *,
-    task: str = "digits-cnn",
-    poison: str | Sequence[str] | None = None,
-    seeds: int = LOOKS[-1],
-    alpha: float = 0.05,
-    tolerance: float = 0.2,
-    budget: float = 0.1,
-    store: str | Path | None = None,
-    data: str | Path | None = None,
-    device: str = "auto",
-) -> list[Verdict]:
-    """Audit an unlearner: plant poisons, let it remove them, and judge the result against retraining.
-
-    Args:
-        unlearner: A callable ``(model, request) -> model``, or a spec as on the command line.
-        task: Spec of a task.
-        poison: Specs of poisons; None for those the task lists.
-        seeds: Stop the plan after so many seeds, 3 to 16.
-        alpha: Error rate of a PASS and of a FAIL, in (0, .5).
-        tolerance: Fraction of a poison's effect that still passes, in [0, 1).
-        budget: Compute the unlearner may use, as a fraction of retraining, > 0.
-        store: Directory for what is trained; None for the user's cache directory.
-        data: Directory with data sets, for tasks that read files.
-        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
-
-    Returns:
-        For each poison the verdicts on the poison, on accuracy and on the budget.
-
-    Raises:
-        UnlearningError: Something named cannot be found or used.
-        ValueError: A number is out of range.
-        Exception: Whatever the unlearner raised.
-    """
-    if not 0 <= tolerance < 1 or not budget > 0:
-        raise ValueError("tolerance must lie in [0, 1) and budget must be positive")
-    plan = Plan(seeds, alpha)
-    method = (
-        registry.resolve("unlearner", unlearner)
-        if isinstance(unlearner, str)
-        else registry.register("unlearner", unlearner)
-    )
-    poisons = [poison] if isinstance(poison, str) else poison or ()
-    cells = registry.cells([method], [registry.resolve("task", task)], poisons)
-    study = Study(cells, open_lab(store, data, device, budget, "python"), plan, tolerance)
-    return [study.verdict(cell, measure) for cell in cells for measure in (*claims_of(cell, tolerance), "cost")]

@@ -1,0 +1,96 @@
+"""Audits from Python, without pytest, over the same engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness import registry
+from harness.api import UnlearningError, Verdict
+from harness.plan import LOOKS, Plan
+from harness.store import Store, default_root
+from harness.studies import Study, claims_of
+from harness.trial import Lab
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device that ``auto``, ``cpu`` or ``cuda`` names.
+
+    Raises:
+        UnlearningError: ``cuda`` without a GPU, or another name.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise UnlearningError(f"the device must be auto, cpu or cuda, not {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UnlearningError("no GPU can be used here; run with --audit-device=cpu or auto")
+    return torch.device("cpu" if name == "cpu" or not torch.cuda.is_available() else "cuda:0")
+
+
+def open_lab(store: str | Path | None, data: str | Path | None, device: str, budget: float, run: str) -> Lab:
+    """Return a lab for the Python front ends.
+
+    Args:
+        store: Directory for what is trained; None for the user's cache directory.
+        data: Directory with data sets, or None.
+        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        budget: Compute an unlearner may use, as a fraction of retraining.
+        run: What the run is called in the store.
+
+    Raises:
+        UnlearningError: The store cannot be written or the device cannot be used.
+    """
+    artefacts = Store(Path(store or default_root()), f"{run}-{time.time_ns():x}")
+    return Lab(artefacts, pick_device(device), budget, Path(data) if data else None)
+
+
+def audit(
+    unlearner: str | Callable[..., Any],
+    *,
+    task: str = "digits-cnn",
+    poison: str | Sequence[str] | None = None,
+    seeds: int = LOOKS[-1],
+    alpha: float = 0.05,
+    tolerance: float = 0.2,
+    budget: float = 0.1,
+    store: str | Path | None = None,
+    data: str | Path | None = None,
+    device: str = "auto",
+) -> list[Verdict]:
+    """Audit an unlearner: plant poisons, let it remove them, and judge the result against retraining.
+
+    Args:
+        unlearner: A callable ``(model, request) -> model``, or a spec as on the command line.
+        task: Spec of a task.
+        poison: Specs of poisons; None for those the task lists.
+        seeds: Stop the plan after so many seeds, 3 to 16.
+        alpha: Error rate of a PASS and of a FAIL, in (0, .5).
+        tolerance: Fraction of a poison's effect that still passes, in [0, 1).
+        budget: Compute the unlearner may use, as a fraction of retraining, > 0.
+        store: Directory for what is trained; None for the user's cache directory.
+        data: Directory with data sets, for tasks that read files.
+        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+
+    Returns:
+        For each poison the verdicts on the poison, on accuracy and on the budget.
+
+    Raises:
+        UnlearningError: Something named cannot be found or used.
+        ValueError: A number is out of range.
+        Exception: Whatever the unlearner raised.
+    """
+    if not 0 <= tolerance < 1 or not budget > 0:
+        raise ValueError("tolerance must lie in [0, 1) and budget must be positive")
+    plan = Plan(seeds, alpha)
+    method = (
+        registry.resolve("unlearner", unlearner)
+        if isinstance(unlearner, str)
+        else registry.register("unlearner", unlearner)
+    )
+    poisons = [poison] if isinstance(poison, str) else poison or ()
+    cells = registry.cells([method], [registry.resolve("task", task)], poisons)
+    study = Study(cells, open_lab(store, data, device, budget, "python"), plan, tolerance)
+    return [study.verdict(cell, measure) for cell in cells for measure in (*claims_of(cell, tolerance), "cost")]
