@@ -6,6 +6,7 @@ is not a terminal.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import threading
@@ -34,11 +35,9 @@ class Notes:
         self._written = now
         what = {"P": f"{trial.cell.poison.id} model", "R": "retraining"}.get(arm, trial.cell.unlearner.id)
         text = f"{what}, seed {trial.seed}" + (f", pass {done}/{total}" if arm != "U" else "")
-        try:
+        with contextlib.suppress(OSError):  # a full disk must not stop a training
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.write_text(json.dumps(text), encoding="utf-8")
-        except OSError:
-            pass  # a full disk must not stop a training
 
 
 class StatusLine(threading.Thread):

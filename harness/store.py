@@ -5,6 +5,7 @@ Layout under the root, safetensors and JSON only::
     records/ab/<key>.json            what was made, from what, by which run; names its blob
     blobs/cd/<sha256>.safetensors    tensors, named by their content, so equal weights are stored once
     locks/<key>.lock                 held while an artefact is being made; the system frees it if the process dies
+    progress/<run>/<worker>.json     what a worker is at, for the controller to show; gone when the run ends
 
 A key is the SHA-256 of everything that determines the bytes. Files are written beside their place and moved there
 with ``os.replace``, blobs before the records that name them, so a record that can be read is complete.
