@@ -25,7 +25,7 @@ from harness.data import Data, Split, digest
 from harness.seeds import derive
 from harness.store import Artefact, Busy, Store, key_of
 
-ARMS = {"P": "poisoned", "R": "retrained", "U": "unlearned"}
+ARMS = ("P", "R", "U")  # poisoned, retrained, unlearned
 
 
 @dataclass(frozen=True)

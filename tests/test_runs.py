@@ -15,6 +15,7 @@ import pytest
 from conftest import TINY
 
 GD = "--unlearner=gd:lr=0.01"
+SLOW = "--task=tiny:Tiny:epochs=300"
 #: Doing the thing well on the tiny task: retraining within the budget reaches what retraining reaches.
 GOOD = """
 from harness.training import fit
@@ -190,7 +191,8 @@ def test_two_runs_at_once_build_everything_once(folder):
     results = [folder.path / f"{name}.json" for name in "ab"]
     runs = [
         subprocess.Popen(
-            folder.command("--pyargs", "test_suites", *TINY, GD, "-n2", f"--audit-json={result}"),
+            # Slow enough that the later of the two still finds work to do.
+            folder.command("--pyargs", "test_suites", SLOW, TINY[1], GD, "-n2", f"--audit-json={result}"),
             cwd=folder.path, env=folder.environment(), stdout=subprocess.DEVNULL,
         )
         for result in results
@@ -208,7 +210,7 @@ def test_two_runs_at_once_build_everything_once(folder):
 
 
 def test_a_killed_worker_loses_nothing_that_was_finished(folder):
-    slow = ("--task=tiny:Tiny:epochs=300", "--poison=backdoor:size=1", GD)
+    slow = (SLOW, TINY[1], GD)
     run = subprocess.Popen(
         folder.command("--pyargs", "test_suites", *slow, "-n2"),
         cwd=folder.path, env=folder.environment(), stdout=subprocess.PIPE, text=True,

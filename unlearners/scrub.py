@@ -30,8 +30,9 @@ class SCRUB:
 
     Deviations from the reference code: the optimiser is the task's (there: SGD or Adam by configuration) and its rate
     falls linearly to zero (there: in steps); the teacher is in eval mode; the number of epochs follows the budget by
-    default. The defaults were searched on digits-cnn over 64 settings (lr .01 to .3, alpha .05 and .5, T 2 and 4,
-    forget batches of 32 and 140, one or three rounds) and four tuning seeds, nine of them over twelve more.
+    default. The defaults come from a search on digits-cnn over 64 settings (lr .01 to .3, alpha .05 and .5, T 2 and 4,
+    forget batches of 32 and 140, one or three rounds) and four tuning seeds, nine of them over twelve more. There a
+    round's min epoch was cut to what the budget left; the default is the nearest setting of whole epochs.
 
     Attributes:
         lr: Initial learning rate, > 0.
