@@ -26,7 +26,15 @@ class UnlearningError(Exception):
 
 
 class ContractError(UnlearningError):
-    """A poison or an unlearner did not do what `Poison` and `ForgetRequest` say."""
+    """A poison or an unlearner did not do what `Poison` and `ForgetRequest` say.
+
+    Attributes:
+        line: The line of the unlearners' contract (`harness.contract.LINES`) that it broke, or ``""``.
+    """
+
+    def __init__(self, sentence: str, line: str = "") -> None:
+        super().__init__(sentence)
+        self.line = line
 
 
 class Outcome(StrEnum):
@@ -121,7 +129,7 @@ class Recipe(Protocol):
 
     def new_model(self) -> nn.Module: ...
     def logits(self, model: nn.Module, batch: Batch) -> Tensor: ...
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor: ...
+    def criterion(self, logits: Tensor, batch: Batch) -> Tensor: ...
     def optimizer(self, model: nn.Module, lr: float | None = None) -> torch.optim.Optimizer: ...
     def schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler: ...
     def blocks(self, model: nn.Module) -> list[nn.Module]: ...
@@ -168,9 +176,47 @@ class Poison(Protocol):
         """Measure a model in eval mode, on the device of ``split``."""
 
 
-#: ``(model, request) -> model``. A plain function will do; in-tree methods are small frozen dataclasses. Optional
-#: attributes: ``control`` (bool: not part of ``--unlearner=all``), ``from_scratch`` (bool: see `ForgetRequest`).
+#: ``(model, request) -> model``. A plain function will do; in-tree methods are small frozen dataclasses. What it
+#: declares of itself, as attributes, all optional (`declares` has the defaults):
+#:
+#: ``reads_forget``  bool: the forget set has a say in the result; False for methods that train on the retain set alone
+#: ``repeatable``    bool: the same request and seed give the same weights, bit by bit, on a CPU
+#: ``from_scratch``  bool: it uses neither the model nor the forget set (see `ForgetRequest`)
+#: ``history``       callable, epochs of the recipe -> epochs: whose checkpoints of the poisoned model it wants
+#: ``modality``      str: the only kind of inputs it can serve
+#: ``control``       bool: it is no part of ``--unlearner=all``
 Unlearner = Callable[["nn.Module", "ForgetRequest"], "nn.Module"]
+DECLARATIONS: dict[str, Any] = {
+    "reads_forget": True,
+    "repeatable": True,
+    "from_scratch": False,
+    "history": None,
+    "modality": None,
+    "control": False,
+}
+
+
+def declares(method: Any, name: str) -> Any:
+    """Return what an unlearner declares of itself, one of `DECLARATIONS`, or the default."""
+    return getattr(method, name, DECLARATIONS[name])
+
+
+@dataclass(frozen=True)
+class Search:
+    """Where a tuner looks for a field; stands in its annotation: ``lr: Annotated[float, Search(1e-3, 1, log=True)]``.
+
+    Fields without one are left as they are. Other values than these may well be allowed.
+
+    Attributes:
+        low, high: Ends of the range, both included.
+        log: Whether to search evenly in the logarithm.
+        choices: What to choose from, in place of a range.
+    """
+
+    low: float = 0.0
+    high: float = 1.0
+    log: bool = False
+    choices: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -188,6 +234,8 @@ class ForgetRequest:
         budget: Compute that may be used, in passes over the retain set (forward and backward of every example).
         generator: Seeded CPU generator; :meth:`batches` draws from it.
         device: Where the model and the data are.
+        history: State dicts of the poisoned model in training, by epoch (0: as initialised), on the device; those that
+            the method declared to want, empty for others.
     """
 
     retain: Data
@@ -196,6 +244,7 @@ class ForgetRequest:
     generator: torch.Generator
     device: torch.device
     _recipe: Recipe = field(repr=False)
+    history: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict, repr=False)
 
     @property
     def epochs(self) -> int:
@@ -207,8 +256,20 @@ class ForgetRequest:
         """Batch size of the task's recipe."""
         return self._recipe.batch_size
 
-    def batches(self, which: Literal["retain", "forget"], epochs: int = 1, batch_size: int | None = None) -> Batches:
-        """Return shuffled `Batch` objects on the device, over ``epochs`` passes; it has a length and is iterable.
+    def batches(
+        self,
+        which: Literal["retain", "forget"],
+        epochs: int = 1,
+        batch_size: int | None = None,
+        examples: int | None = None,
+    ) -> Batches:
+        """Return shuffled `Batch` objects on the device; it has a length and is iterable, each time in a new order.
+
+        Args:
+            which: The set to draw from.
+            epochs: Passes over it.
+            batch_size: Examples in a batch; None for the recipe's.
+            examples: Stop after so many, in place of ``epochs``; see :meth:`affordable`.
 
         Raises:
             ValueError: ``which`` is neither ``"retain"`` nor ``"forget"``.
@@ -216,7 +277,19 @@ class ForgetRequest:
         if which not in ("retain", "forget"):
             raise ValueError(f"which must be 'retain' or 'forget', not {which!r}")
         data = self.retain if which == "retain" else self.forget
-        return data.batches(batch_size or self.batch_size, epochs, self.generator)
+        return data.batches(batch_size or self.batch_size, epochs, self.generator, examples)
+
+    def affordable(self, price: float = 1.0, reserve: float = 0.0) -> int:
+        """Return how many examples the budget pays for.
+
+        Args:
+            price: Of one example: 1 for forward and backward, 1/3 for forward alone, 4/3 with a teacher beside it.
+            reserve: What is kept back, in examples forward and backward.
+
+        Returns:
+            Examples, at least 0.
+        """
+        return max(0, int((self.budget * len(self.retain) - reserve) / price + 1e-6))
 
     def new_model(self) -> nn.Module:
         """Build a freshly initialised model of the task, on the device."""
@@ -226,9 +299,13 @@ class ForgetRequest:
         """Return the class scores of a batch, shape (batch, classes)."""
         return self._recipe.logits(model, batch)
 
+    def criterion(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Return the recipe's mean training loss of a batch's scores, a scalar."""
+        return self._recipe.criterion(logits, batch)
+
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the recipe's mean training loss of a batch, a scalar."""
-        return self._recipe.loss(model, batch)
+        return self.criterion(self.logits(model, batch), batch)
 
     def optimizer(self, model: nn.Module, lr: float | None = None) -> torch.optim.Optimizer:
         """Return the recipe's optimiser over the model's parameters, at ``lr`` or the recipe's own rate."""

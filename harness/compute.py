@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as global_hooks
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 from harness.api import Batch
 
@@ -20,35 +25,53 @@ class Meter:
     copies, teachers and freshly built models count too. A call of a part of a model counts by its share of the
     reference's parameters; modules without parameters (losses, activations) are free.
 
-    What escapes: arithmetic on parameters outside of modules (Fisher matrices by hand, ``torch.func`` on raw
-    tensors), and a batch dimension that is not the first.
+    What escapes the count of examples: arithmetic on parameters outside of modules (a network written out by hand),
+    a batch dimension that is not the first (under ``vmap`` every call looks like one example), and what was computed
+    before or in another process. The first two show in the operations, which are therefore reported beside it.
 
     Args:
         reference: The model of the task; a call of as many parameters counts as one.
+        flops: Whether to count floating-point operations too, which slows small models by half.
 
     Attributes:
         examples: Cost so far.
-        seconds: Wall time between enter and exit.
+        steps: Steps of any ``torch.optim`` optimiser.
+        flops: Floating-point operations of matrix products, convolutions and attention, a product and its sum as two;
+            0 unless they are counted.
+        seconds: Wall time between enter and exit, the device's work included.
     """
 
-    def __init__(self, reference: nn.Module) -> None:
+    def __init__(self, reference: nn.Module, flops: bool = False) -> None:
         self.examples = 0.0
+        self.steps = 0
         self.seconds = 0.0
+        self._operations = _Operations() if flops else None
         self._size = max(1, sum(p.numel() for p in reference.parameters()))
         self._depth = 0
 
+    @property
+    def flops(self) -> int:
+        return self._operations.total if self._operations is not None else 0
+
     def __enter__(self) -> Meter:
-        self._started = time.perf_counter()
-        self._handles = [
+        self._open = ExitStack()
+        for handle in (
             global_hooks.register_module_forward_pre_hook(self._before),
             global_hooks.register_module_forward_hook(self._after, with_kwargs=True, always_call=True),
-        ]
+            register_optimizer_step_post_hook(self._stepped),
+        ):
+            self._open.callback(handle.remove)
+        if self._operations is not None:
+            self._open.enter_context(self._operations)
+        self._started = _now()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self.seconds = time.perf_counter() - self._started
+        self.seconds = _now() - self._started
+        self._open.close()
+
+    def _stepped(self, *_: object) -> None:
+        self.steps += 1
 
     def _before(self, module: nn.Module, args: Any) -> None:
         self._depth += 1
@@ -70,3 +93,25 @@ class Meter:
 
     def _backward(self, cost: float) -> None:
         self.examples += cost * 2 / 3
+
+
+class _Operations(TorchDispatchMode):
+    """Counts what ``torch.utils.flop_counter`` has formulas for, without its breakdown by module, which is slow."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **kwargs, out_val=result)
+        return result
+
+
+def _now() -> float:
+    if torch.cuda.is_initialized():  # what was launched is part of what it took
+        torch.cuda.synchronize()
+    return time.perf_counter()

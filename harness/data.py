@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -51,10 +52,12 @@ class Data(Dataset[tuple[dict[str, Tensor], Tensor]]):
         index = index.to(self.device)
         return Batch({name: t[index] for name, t in self.inputs.items()}, self.labels[index], index)
 
-    def batches(self, batch_size: int, epochs: int, generator: torch.Generator) -> Batches:
-        """Return shuffled batches over ``epochs`` passes, drawn from a CPU generator."""
+    def batches(self, batch_size: int, epochs: int, generator: torch.Generator, examples: int | None = None) -> Batches:
+        """Return shuffled batches over ``epochs`` passes or so many examples, drawn from a CPU generator."""
         everything = torch.ones(len(self), dtype=torch.bool)
-        return Batches(self, batch_size, epochs, generator, everything)
+        if examples is not None:
+            epochs = -(-examples // max(1, len(self)))
+        return Batches(self, batch_size, epochs, generator, everything, examples)
 
     def chunks(self, size: int = 1024) -> Iterator[Batch]:
         """Yield everything once, in order, for evaluation."""
@@ -78,6 +81,9 @@ class Batches:
 
     A permutation of *all* examples is drawn for each pass and the examples outside ``keep`` are dropped from it, so
     that training on all and training on the rest see the common examples in the same order.
+
+    Attributes:
+        examples: Where to stop, or None for the end of the last pass; the last batch is cut to it.
     """
 
     data: Data
@@ -85,19 +91,33 @@ class Batches:
     epochs: int
     generator: torch.Generator
     keep: Tensor
+    examples: int | None = None
+
+    @cached_property
+    def per_epoch(self) -> int:
+        """Batches of a whole pass."""
+        return -(-self._kept // self.batch_size)
+
+    @cached_property
+    def _kept(self) -> int:
+        return int(self.keep.sum())
 
     @property
-    def per_epoch(self) -> int:
-        return -(-int(self.keep.sum()) // self.batch_size)
+    def _total(self) -> int:
+        whole = self._kept * self.epochs
+        return whole if self.examples is None else min(self.examples, whole)
 
     def __len__(self) -> int:
-        return self.per_epoch * self.epochs
+        whole, rest = divmod(self._total, self._kept) if self._kept else (0, 0)
+        return whole * self.per_epoch - (-rest // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        for _ in range(self.epochs):
+        left = self._total
+        while left > 0:
             order = torch.randperm(len(self.data), generator=self.generator)
-            order = order[self.keep[order]].to(self.data.device)
-            for index in order.split(self.batch_size) if len(order) else ():  # nothing would be one empty batch
+            order = order[self.keep[order]][:left].to(self.data.device)
+            left -= len(order)
+            for index in order.split(self.batch_size):
                 yield self.data.batch(index)
 
 

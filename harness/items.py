@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from harness.api import AuditFailure, Cell, InconclusiveAudit
+from harness.contract import BrokenContract, Clause, NotExamined
 from harness.options import Settings
 from harness.progress import Notes
 from harness.report import explain, finite_tree, plain
 
 if TYPE_CHECKING:
     from harness.studies import Study
+    from harness.trial import Lab
 
 SETTINGS = pytest.StashKey[Settings]()
 STUDY = pytest.StashKey["Study"]()
-AUDITED = pytest.StashKey[list[Cell]]()  # the cells of the audits that survived deselection
+AUDITED = pytest.StashKey[Sequence[Cell]]()  # the cells of the audits that survived deselection
 RUN = pytest.StashKey[str]()
 REPORTED = pytest.StashKey[dict[str, Any]]()  # per item: what its report carries to the controller
 
@@ -66,23 +68,28 @@ class TrialItem(pytest.Item):
 def study_of(config: pytest.Config) -> Study:
     """Return this process's study; torch is imported when the first item asks for it."""
     if STUDY not in config.stash:
-        from harness.frontend import pick_device
-        from harness.store import Store
         from harness.studies import Study
-        from harness.trial import Lab
 
         settings = config.stash[SETTINGS]
-        worker = getattr(config, "workerinput", {}).get("workerid", "main")
-        lab = Lab(
-            Store(settings.store, run_id(config)),
-            pick_device(config.option.audit_device),
-            settings.budget,
-            settings.folder,
-            Notes(notes_folder(config), worker),
-        )
-        cells: list[Cell] = config.stash[AUDITED]
-        config.stash[STUDY] = Study(cells, lab, settings.plan, settings.tolerance)
+        config.stash[STUDY] = Study(config.stash[AUDITED], lab_of(config), settings.plan, settings.tolerance)
     return config.stash[STUDY]
+
+
+def lab_of(config: pytest.Config) -> Lab:
+    """Return a lab over this run's store, on this process's device."""
+    from harness.frontend import pick_device
+    from harness.store import Store
+    from harness.trial import Lab
+
+    settings = config.stash[SETTINGS]
+    worker = getattr(config, "workerinput", {}).get("workerid", "main")
+    return Lab(
+        Store(settings.store, run_id(config)),
+        pick_device(config.option.audit_device),
+        settings.budget,
+        settings.folder,
+        Notes(notes_folder(config), worker),
+    )
 
 
 def run_id(config: pytest.Config) -> str:
@@ -139,6 +146,16 @@ def audited(request: pytest.FixtureRequest) -> Cell:
 
 
 @pytest.fixture
+def clause(request: pytest.FixtureRequest) -> Clause:
+    """One line of the contract of one unlearner."""
+    found: Clause = request.param
+    request.node.stash[REPORTED] = {
+        "contract": {"unlearner": found.method.id, "line": found.line, "kept": False, "sentence": ""}
+    }
+    return found
+
+
+@pytest.fixture
 def verdict(request: pytest.FixtureRequest, audited: Cell) -> Any:
     """The verdict of the audit; what its unlearner raises is an error of this fixture, not a failure of the test."""
     study = study_of(request.config)
@@ -166,6 +183,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
         if call.excinfo is not None and "audit" in reported:
             report.unlearning["audit"] = {"reason": call.excinfo.exconly().splitlines()[0], **reported["audit"]}
     error = call.excinfo.value if call.excinfo is not None else None
+    if reported is not None and "contract" in reported and report.when == "call":
+        report.unlearning["contract"] = {**reported["contract"], "kept": report.passed, "sentence": str(error or "")}
+    if isinstance(error, NotExamined):
+        report.outcome, report.longrepr = "skipped", (str(item.path), 0, f"Skipped: {error}")
+    if isinstance(error, BrokenContract):
+        report.longrepr = error.explain()
     if isinstance(error, AuditFailure):
         command = item.config.stash[SETTINGS].command(item.nodeid, error.verdict.unlearner)
         report.longrepr = explain(error.verdict, command, error.expected)

@@ -17,6 +17,7 @@ import pytest
 
 from harness import registry
 from harness.api import Cell, Registered, UnlearningError
+from harness.contract import LINES, Clause
 from harness.plan import LOOKS, MIN_PASS, Plan
 
 #: Controls that are audited where no unlearner is asked for, and what each must show.
@@ -29,8 +30,8 @@ def add_options(parser: pytest.Parser) -> None:
     noun = "NAME[:FIELD=VALUE,...]"
     group.addoption(
         "--unlearner", action="append", default=[], metavar=noun,
-        help="Unlearning method to audit: a registered name, 'all', or a dotted path such as mymodule:forget. "
-        "Repeatable. Without it the controls are audited",
+        help="Unlearning method to audit: a registered name, 'all', a dotted path such as mymodule:forget, or @FILE "
+        "with one per line. Repeatable. Without it the controls are audited",
     )  # fmt: skip
     group.addoption(
         "--task", action="append", default=[], metavar=noun, help="What is learned; default digits-cnn. Repeatable"
@@ -76,6 +77,10 @@ def add_options(parser: pytest.Parser) -> None:
         "--audit-inconclusive", choices=("fail", "warn"), default="fail",
         help="What an inconclusive audit does to the run; default fail",
     )  # fmt: skip
+    option(
+        "tune", "N", None, "Search the methods' fields over N settings on seeds that no audit uses, then stop", _count
+    )
+    option("tune-file", "FILE", "tuned.txt", "Where --audit-tune writes what it chose, for --unlearner=@FILE")
     group.addoption(
         "--audit-dry-run", action="store_true", help="Say how many trainings, how long and how much disk; train nothing"
     )
@@ -89,6 +94,12 @@ def _seeds(text: str) -> int:
             f"takes {LOOKS[0]} to {LOOKS[-1]} seeds, not {text!r}: nothing fails before {LOOKS[0]} "
             f"or passes before {MIN_PASS}, and the plan ends at {LOOKS[-1]}"
         ) from None
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"takes a number of settings, at least 1, not {text!r}")
     return int(text)
 
 
@@ -141,6 +152,12 @@ class Settings:
         return _or_usage_error(registry.cells, self.unlearners, self.tasks, self.config.option.poison)
 
     @property
+    def clauses(self) -> list[Clause]:
+        """The lines of the contract of every method, with the budget that the first task gives."""
+        epochs = self.tasks[0].value.epochs
+        return [Clause(method, line, self.budget * epochs, epochs) for method in self.unlearners for line in LINES]
+
+    @property
     def budget(self) -> float:
         """Compute a method may use, as a fraction of retraining."""
         return float(self.config.option.audit_budget)
@@ -162,6 +179,12 @@ class Settings:
         """Directory of data sets, or None."""
         given = self.config.option.audit_data
         return Path(given).expanduser().absolute() if given else None
+
+    @property
+    def judging(self) -> bool:
+        """Whether audits are run, in place of a listing, a forecast or a search."""
+        option = self.config.option
+        return not (option.collectonly or option.audit_dry_run or option.audit_tune)
 
     @property
     def asked(self) -> bool:
@@ -187,10 +210,27 @@ class Settings:
             raise pytest.UsageError(f"--audit-json: there is no directory for {self.config.option.audit_json}")
         if self.config.option.audit_device == "cuda" and not visible_gpus():
             raise pytest.UsageError("--audit-device=cuda: no GPU can be used here; run with cpu or auto")
+        if self.config.option.audit_tune:
+            self.check_tuning()
         try:
             check_writable(self.store)
         except UnlearningError as error:
             raise pytest.UsageError(str(error)) from None
+
+    def check_tuning(self) -> None:
+        """Fail early where a search cannot work.
+
+        Raises:
+            pytest.UsageError: No unlearner is asked for, several tasks are, or the file cannot be written.
+        """
+        if self.controls_only:
+            raise pytest.UsageError("--audit-tune: say which method to tune, --unlearner=NAME")
+        if len(self.tasks) > 1:
+            raise pytest.UsageError("--audit-tune: tune on one --task at a time")
+        if not Path(self.config.option.audit_tune_file).absolute().parent.is_dir():
+            raise pytest.UsageError(
+                f"--audit-tune-file: there is no directory for {self.config.option.audit_tune_file}"
+            )
 
     def command(self, nodeid: str, unlearner: str) -> str:
         """Return the command line that runs one audit again."""

@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 
 from harness import report as texts
+from harness.api import UnlearningError
 from harness.items import (
     AUDITED,
     SETTINGS,
     audited,
+    clause,
+    lab_of,
     notes_folder,
     pytest_runtest_makereport,
     run_id,
@@ -26,7 +29,7 @@ from harness.items import (
 from harness.options import Settings, add_options, visible_gpus
 from harness.progress import StatusLine, status_line
 
-__all__ = ["audited", "pytest_runtest_makereport", "verdict"]
+__all__ = ["audited", "clause", "pytest_runtest_makereport", "verdict"]
 
 RESULTS = pytest.StashKey["Results"]()
 STATUS = pytest.StashKey[StatusLine | None]()
@@ -41,6 +44,7 @@ class Results:
         self.started = time.time()
         self.audits: dict[str, dict[str, Any]] = {}
         self.trials: dict[str, dict[str, Any]] = {}
+        self.contract: dict[str, dict[str, Any]] = {}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,8 +54,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """A dry run needs one process: remember how many were asked for, and start none."""
-    if config.option.audit_dry_run:
+    """Dry runs and searches need one process: remember how many were asked for, and start none."""
+    if config.option.audit_dry_run or config.option.audit_tune:
         asked = getattr(config.option, "numprocesses", None)
         config.stash[PROCESSES] = (
             asked if isinstance(asked, int) and asked > 0 else (os.cpu_count() or 1 if asked else 1)
@@ -66,6 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "audit(claim, control=None): the test judges 'poison', 'accuracy' or 'cost' of a cell; with a control it "
         "runs where no unlearner is asked for, on that control",
     )
+    config.addinivalue_line("markers", "contract: the test asserts a line of an unlearner's contract, `clause`")
     config.stash[SETTINGS] = Settings(config)
     config.stash[RESULTS] = Results()
     if config.stash[SETTINGS].asked and not is_worker(config) and not config.option.help:
@@ -80,6 +85,8 @@ def is_worker(config: pytest.Config) -> bool:
 def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str, obj: object) -> list[Any] | None:
     """Leave out audits of methods where only controls run, and audits of controls where a method is asked for."""
     marks = getattr(obj, "pytestmark", [])
+    if any(getattr(m, "name", "") == "contract" for m in marks):  # controls break it on purpose
+        return [] if collector.config.stash[SETTINGS].controls_only else None
     mark = next((m for m in marks if getattr(m, "name", "") == "audit"), None)
     if mark is None or mark.args[:1] not in [(claim,) for claim in CLAIMS]:
         return None  # nothing of ours: a mark of that name may be somebody else's
@@ -88,7 +95,10 @@ def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give every audit its cells."""
+    """Give every audit its cells, and the contract its methods and lines."""
+    if "clause" in metafunc.fixturenames:
+        clauses = metafunc.config.stash[SETTINGS].clauses
+        metafunc.parametrize("clause", clauses, ids=map(str, clauses), indirect=True)
     mark = metafunc.definition.get_closest_marker("audit")
     if "audited" not in metafunc.fixturenames:
         return
@@ -118,20 +128,51 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
-    """In a dry run, say what the run would cost, and stop."""
+    """In a dry run, say what the run would cost, and stop; search fields where that is asked for."""
     config = session.config
-    if not config.option.audit_dry_run or config.option.collectonly:
+    if config.option.collectonly or not (config.option.audit_dry_run or config.option.audit_tune):
         return None
-    from harness.planning import remaining_cost
-
     writer = config.get_terminal_writer()
     writer.line()
+    if config.option.audit_tune:
+        _tune(config, writer)
+        return True
+    from harness.planning import remaining_cost
+
     if AUDITED not in config.stash:
         writer.line("no audits are selected: there is nothing to forecast")
         return True
     for line in texts.forecast_lines(remaining_cost(study_of(config)), config.stash[PROCESSES]):
         writer.line(line)
     return True
+
+
+def _tune(config: pytest.Config, writer: Any) -> None:
+    """Search the fields of every method that is asked for, and write what was chosen after each of them."""
+    from harness.tuning import TUNING_SEEDS, tune
+
+    settings, n = config.stash[SETTINGS], config.option.audit_tune
+    (task,) = settings.tasks
+    poisons = list(dict.fromkeys(cell.poison for cell in settings.cells))
+    file = Path(config.option.audit_tune_file).absolute()
+    text = texts.tuning_head(task.id, [each.id for each in poisons], n, TUNING_SEEDS, settings.budget)
+    lab = lab_of(config)
+    for method in settings.unlearners:
+        writer.line(f"{method.id}: {n} settings, seeds {TUNING_SEEDS[0]} to {TUNING_SEEDS[-1]}")
+
+        def show(tried: int, setting: Any, score: Any) -> None:
+            writer.line(f"  {tried:>4}/{n}  {texts.score_line(score):<60}  {setting.id}")
+
+        try:
+            tuned = tune(method, task, poisons, lab, n, show)
+        except UnlearningError as error:
+            writer.line(f"  {error}", red=True)
+            continue
+        text += texts.tuned_lines(tuned)
+        texts.write_text(file, text)
+        writer.line(texts.tuned_lines(tuned).strip(), bold=True)
+    if file.exists():
+        writer.line(f"written to {file}; audit it with --unlearner=@{os.path.relpath(file)}")
 
 
 def pytest_report_header(config: pytest.Config) -> list[str] | None:
@@ -199,12 +240,10 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         results.trials[heard["nodeid"]] = {**heard["trial"], "word": heard["word"]}
         if (status := CONTROLLER.stash.get(STATUS, None)) is not None:
             status.finished, status.trials = len(results.trials), heard["of"]
+    elif "contract" in heard:
+        results.contract[heard["nodeid"]] = {"id": heard["nodeid"], **heard["contract"]}
     else:
-        entry = {
-            "id": heard["nodeid"],
-            **heard["audit"],
-        }
-        results.audits[heard["nodeid"]] = {**entry, "text": heard.get("text", "")}
+        results.audits[heard["nodeid"]] = {"id": heard["nodeid"], **heard["audit"], "text": heard.get("text", "")}
 
 
 #: The configuration of the process that writes results; report hooks are not handed one.
@@ -216,7 +255,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     global CONTROLLER
     config = session.config
     CONTROLLER = None if is_worker(config) else config
-    if CONTROLLER and config.stash[SETTINGS].asked and not (config.option.collectonly or config.option.audit_dry_run):
+    if CONTROLLER and config.stash[SETTINGS].asked and config.stash[SETTINGS].judging:
         config.stash[STATUS] = status_line(config, notes_folder(config))
 
 
@@ -260,7 +299,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         status.stop()
     if not is_worker(config) and config.stash[SETTINGS].asked:
         shutil.rmtree(notes_folder(config), ignore_errors=True)
-    if is_worker(config) or not config.option.audit_json or config.option.collectonly or config.option.audit_dry_run:
+    if is_worker(config) or not config.option.audit_json or not config.stash[SETTINGS].judging:
         return
     settings, results = config.stash[SETTINGS], config.stash[RESULTS]
     texts.write_json(Path(config.option.audit_json).absolute(), _document(config, settings, results))
@@ -295,4 +334,7 @@ def _document(config: pytest.Config, settings: Settings, results: Results) -> di
     ]
     audits = [{k: v for k, v in audit.items() if k != "text"} for _, audit in sorted(results.audits.items())]
     trials = [trial for _, trial in sorted(results.trials.items()) if trial["cost"] is not None]
-    return {"schema": 1, "run": run, "unlearners": unlearners, "audits": audits, "trials": trials}
+    contract = [line for _, line in sorted(results.contract.items())]
+    return {
+        "schema": 1, "run": run, "unlearners": unlearners, "audits": audits, "trials": trials, "contract": contract
+    }  # fmt: skip

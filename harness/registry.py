@@ -23,13 +23,13 @@ import traceback
 import types
 import typing
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.api import Cell, Registered, UnlearningError
+from harness.api import DECLARATIONS, Cell, Registered, Search, UnlearningError, declares
 
 Kind = Literal["task", "poison", "unlearner"]
 
@@ -40,7 +40,18 @@ GROUPS: dict[str, str] = {
 }
 #: What an object must have to be one of a kind; `harness.api` says what each is.
 REQUIRED: dict[str, tuple[str, ...]] = {
-    "task": ("modality", "poisons", "utility_margin", "threads", "load", "new_model", "loss", "optimizer", "schedule"),
+    "task": (
+        "modality",
+        "poisons",
+        "utility_margin",
+        "threads",
+        "load",
+        "new_model",
+        "logits",
+        "criterion",
+        "optimizer",
+        "schedule",
+    ),
     "poison": ("modality", "measure", "plant", "probe"),
     "unlearner": ("__call__",),
 }
@@ -84,20 +95,35 @@ def resolve(kind: Kind, spec: str) -> Registered:
 
 
 def resolve_all(kind: Kind, specs: Iterable[str]) -> list[Registered]:
-    """Return what several specs name, each once; ``"all"`` is every registered one but the controls.
+    """Return what several specs name, each once.
+
+    ``"all"`` is every registered one but the controls; ``"@FILE"`` are the specs in a file, one per line, where ``#``
+    begins a comment: what a tuner writes.
 
     Raises:
-        SpecError: As `resolve`.
+        SpecError: As `resolve`, or the file cannot be read.
     """
     found: dict[str, Registered] = {}
-    for spec in specs:
+    for spec in _from_files(specs):
         if spec == "all":
             everything = [resolve(kind, name) for name in available(kind)]
-            found |= {each.id: each for each in everything if not getattr(each.value, "control", False)}
+            found |= {each.id: each for each in everything if not declares(each.value, "control")}
         else:
             one = resolve(kind, spec)
             found[one.id] = one
     return list(found.values())
+
+
+def _from_files(specs: Iterable[str]) -> Iterator[str]:
+    for spec in specs:
+        if not spec.startswith("@"):
+            yield spec
+            continue
+        try:
+            lines = Path(spec[1:]).expanduser().read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SpecError(f"{spec!r}: {spec[1:]} cannot be read: {error}") from None
+        yield from filter(None, (line.partition("#")[0].strip() for line in lines))
 
 
 def cells(methods: Sequence[Registered], tasks: Sequence[Registered], poisons: Sequence[str] = ()) -> list[Cell]:
@@ -118,14 +144,43 @@ def cells(methods: Sequence[Registered], tasks: Sequence[Registered], poisons: S
         if not fitting:
             names = ", ".join(poison.id for poison in offered) or "none"
             raise SpecError(f"no poison of {names} works on the {task.value.modality} task {task.id!r}")
-        found += [Cell(method, task, poison) for method in methods for poison in fitting]
+        modality = task.value.modality
+        serving = [method for method in methods if declares(method.value, "modality") in (None, modality)]
+        found += [Cell(method, task, poison) for method in serving for poison in fitting]
+    if not found:
+        raise SpecError(
+            f"{', '.join(method.id for method in methods)}: none of them serves "
+            f"{' or '.join(sorted({task.value.modality for task in tasks}))} tasks"
+        )
     return found
+
+
+def searches(method: Registered) -> dict[str, Search]:
+    """Return where to look for the fields that say so in their annotation."""
+    found = {}
+    for name, hint in _hints(_factory(method.value), include_extras=True).items():
+        said = [each for each in typing.get_args(hint) if isinstance(each, Search)]
+        if said and name in method.fields:
+            found[name] = said[0]
+    return found
+
+
+def with_fields(method: Registered, fields: Mapping[str, Any]) -> Registered:
+    """Return an unlearner with other values of some fields."""
+    fields = {**method.fields, **fields}
+    text = ",".join(f"{name}={_format(value)}" for name, value in fields.items())
+    return resolve("unlearner", f"{method.name}:{text}")
+
+
+def _factory(value: Any) -> Any:
+    """Return the class or function whose fields an object was made with."""
+    function = value.func if isinstance(value, functools.partial) else value
+    return function if inspect.isroutine(function) or inspect.isclass(function) else type(function)
 
 
 def register(kind: Kind, value: Callable[..., Any]) -> Registered:
     """Wrap an object that was handed over from Python, without a name on the command line."""
-    function = value.func if isinstance(value, functools.partial) else value
-    owner = function if inspect.isroutine(function) or inspect.isclass(function) else type(function)
+    owner = _factory(value)
     name = f"{owner.__module__}:{owner.__qualname__}".replace("<", "").replace(">", "")
     fields = {
         f: getattr(value, f) for f in getattr(value, "__dataclass_fields__", {}) if getattr(value, f, None) is not None
@@ -146,7 +201,7 @@ def _state(value: Any) -> dict[str, Any]:
     """
     function, owner = getattr(value, "__func__", value), getattr(value, "__self__", None)
     state = dict(getattr(value if owner is None else owner, "__dict__", {}))
-    for declaration in ("control", "from_scratch", "__wrapped__"):
+    for declaration in (*DECLARATIONS, "__wrapped__"):
         state.pop(declaration, None)
     code = getattr(function, "__code__", None)
     if code is not None:
@@ -307,14 +362,14 @@ def _plain(value: Any, otherwise: str) -> Any:
     return otherwise
 
 
-def _hints(factory: Any) -> dict[str, Any]:
+def _hints(factory: Any, include_extras: bool = False) -> dict[str, Any]:
     function = factory.__init__ if inspect.isclass(factory) else factory
     names = getattr(function, "__globals__", vars(sys.modules[factory.__module__]))
     hints: dict[str, Any] = {}
     for name, annotation in getattr(function, "__annotations__", {}).items():
         one = types.SimpleNamespace(__annotations__={name: annotation})
         with contextlib.suppress(Exception):  # annotations that exist for type checkers only
-            hints |= typing.get_type_hints(one, names)
+            hints |= typing.get_type_hints(one, names, include_extras=include_extras)
     return hints
 
 

@@ -6,13 +6,17 @@ import json
 import math
 import os
 import platform
+import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.api import Outcome, Verdict
 from harness.plan import LOOKS, MIN_PASS
+
+if TYPE_CHECKING:
+    from harness.tuning import Score, Tuned
 
 MINUS = "−"  # as people write it
 
@@ -145,7 +149,29 @@ def _details(details: Mapping[str, float]) -> list[str]:
             f"unlearning took {details['seconds of unlearning']:.2g} s, "
             f"retraining {details['seconds of retraining']:.2g} s per seed"
         )
+        texts.append("of retraining: " + ", ".join(f"{percent(x)} of its {name}" for name, x in _yardsticks(details)))
+    if details.get("history_bytes"):
+        texts.append(f"its checkpoints take {details['history_bytes'] / 1e6:.2g} MB per seed")
     return texts
+
+
+def _yardsticks(details: Mapping[str, float]) -> list[tuple[str, float]]:
+    """Return the compute of an unlearner as fractions of retraining, by other yardsticks than examples."""
+    names = {"steps": "optimiser steps", "flops": "operations", "seconds": "seconds"}
+    return [
+        (title, details[f"{name}_of_retraining"])
+        for name, title in names.items()
+        if details.get(f"{name}_of_retraining") is not None
+    ]
+
+
+def flags(details: Mapping[str, float], budget: float) -> list[str]:
+    """Return what a count of examples does not show: operations or seconds beyond twice the budget."""
+    return [
+        f"{percent(x)} of the {title}"
+        for title, x in _yardsticks(details)
+        if title != "optimiser steps" and x > 2 * budget
+    ]
 
 
 def _diverged(verdict: Verdict) -> int:
@@ -236,6 +262,8 @@ def _row(poison: str, audits: Sequence[Mapping[str, Any]]) -> list[str]:
         accuracy = points(by["accuracy"]["estimate"])
     if "cost" in by and by["cost"].get("estimate") is not None:
         cost = percent(by["cost"]["estimate"])
+        if flagged := flags(by["cost"].get("details", {}), by["cost"]["margin"]):
+            cost += f" (but {' and '.join(flagged)})"
     texts = [left, accuracy, cost]
     for i, claim in enumerate(("poison", "accuracy", "cost")):
         if claim in by and by[claim]["verdict"] != "PASS":
@@ -281,9 +309,37 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write a JSON document whole or not at all."""
+    write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def tuning_head(task: str, poisons: Sequence[str], settings: int, seeds: range, budget: float) -> str:
+    """Return the head of the file that a search writes: what was searched, by what, when."""
+    return (
+        f"# Chosen on {task} against {', '.join(poisons)} from {settings} settings of each method, seeds {seeds[0]} to "
+        f"{seeds[-1]}, budget {percent(budget)} of retraining.\n"
+        f"# {', '.join(f'{name} {version}' for name, version in versions().items())}; {time.strftime('%Y-%m-%d')}\n"
+    )
+
+
+def tuned_lines(tuned: Tuned) -> str:
+    """Return what the file says of one method: what it does, what it took to find, and its spec."""
+    allowed = "" if tuned.score.allowed else "; beyond the margin of accuracy or the budget"
+    return (
+        f"# {score_line(tuned.score)}; {tuned.unlearnings} unlearnings, {tuned.trainings} trainings, "
+        f"{duration(tuned.seconds)}{allowed}\n{tuned.unlearner.id}\n"
+    )
+
+
+def score_line(score: Score) -> str:
+    """Return what a setting does on the tuning seeds."""
+    return f"poison left {score.left:.2f}, accuracy {points(score.accuracy)}, cost {percent(score.cost)}"
 
 
 def versions() -> dict[str, str]:

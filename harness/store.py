@@ -73,6 +73,10 @@ class Artefact:
     made: Mapping[str, Any]
 
 
+#: Makes an artefact: its info and its tensors, if it has any.
+Make = Callable[[], tuple[Mapping[str, Any], "Mapping[str, Tensor] | None"]]
+
+
 class Store:
     """The artefacts under one directory; any number of processes may share it.
 
@@ -133,7 +137,7 @@ class Store:
         self,
         kind: str,
         determinants: Mapping[str, Any],
-        make: Callable[[], tuple[Mapping[str, Any], Mapping[str, Tensor] | None]],
+        make: Make,
         trial: str,
     ) -> Artefact:
         """Return the artefact, making it if nobody has.

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from scipy import special
@@ -63,6 +63,7 @@ class Study:
     def __init__(self, cells: Sequence[Cell], lab: Lab, plan: Plan, tolerance: float) -> None:
         self.cells = tuple(cells)
         self.lab = lab
+        lab.will_need(self.cells)
         self.plan = plan
         self.tolerance = tolerance
         self._results: dict[Trial, TrialResult] = {}
@@ -309,8 +310,15 @@ class Study:
             seeds=tuple(self.plan.numbers(len(fractions))),
             values={"poisoned": (), "retrained": (1.0,) * len(fractions), "unlearned": fractions},
             details={
-                "seconds of unlearning": fmean(cost["seconds"]["U"] for cost in costs),
-                "seconds of retraining": fmean(cost["seconds"]["R"] for cost in costs),
+                "seconds of unlearning": median(cost["seconds"]["U"] for cost in costs),
+                "seconds of retraining": median(cost["seconds"]["R"] for cost in costs),
+                "history_bytes": float(max(cost["history_bytes"] for cost in costs)),
+                # Seeds differ in seconds by what else the machine does; one was counted for its operations, at length.
+                **{
+                    f"{name}_of_retraining": median(c["fractions"][name] for c in costs if name in c["fractions"])
+                    for name in ("steps", "flops", "seconds")
+                    if any(name in c["fractions"] for c in costs)
+                },
             },
         )
 

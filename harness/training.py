@@ -34,7 +34,9 @@ def same_settings(who: str) -> Iterator[None]:
         torch.use_deterministic_algorithms(before["deterministic algorithms"])
         torch.set_float32_matmul_precision(before["matmul precision"])
         torch.set_num_threads(before["threads"])
-        raise ContractError(f"{who} left torch's {' and '.join(changed)} changed; it must put back what it sets")
+        raise ContractError(
+            f"{who} left torch's {' and '.join(changed)} changed; it must put back what it sets", "settings"
+        )
 
 
 def _settings() -> dict[str, Any]:
@@ -68,11 +70,16 @@ def isolated_rng(seed: int) -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda_state)
 
 
+#: Called with (model, passes done, passes in all).
+OnEpoch = Callable[[nn.Module, int, int], None]
+
+
 def fit(
     recipe: Recipe | ForgetRequest,
     model: nn.Module,
     batches: Batches | Sequence[Batch],
-    on_epoch: Callable[[int, int], None] | None = None,
+    on_epoch: OnEpoch | None = None,
+    stop: int | None = None,
 ) -> int:
     """Train a model in place by a recipe's loss, optimiser and schedule.
 
@@ -80,7 +87,8 @@ def fit(
         recipe: A task, or a request, which hands on its task's recipe.
         model: The model, on the device of the batches.
         batches: What to train on; its length is the length of the learning-rate schedule.
-        on_epoch: Called with (passes done, passes in all); needs `Batches`.
+        on_epoch: Called after every pass; needs `Batches`.
+        stop: Break off after so many passes, on the schedule of them all; needs `Batches`.
 
     Returns:
         Examples seen, each forward and backward.
@@ -91,22 +99,26 @@ def fit(
     examples = 0
     for step, batch in enumerate(batches, start=1):
         optimizer.zero_grad(set_to_none=True)
-        recipe.loss(model, batch).backward()
+        recipe.criterion(recipe.logits(model, batch), batch).backward()
         optimizer.step()
         schedule.step()
         examples += len(batch)
-        if on_epoch is not None and isinstance(batches, Batches) and step % batches.per_epoch == 0:
-            on_epoch(step // batches.per_epoch, batches.epochs)
+        if isinstance(batches, Batches) and step % batches.per_epoch == 0:
+            done = step // batches.per_epoch
+            if on_epoch is not None:
+                on_epoch(model, done, batches.epochs)
+            if done == stop:
+                break
     return examples
 
 
 def train(
-    task: Task, data: Data, keep: Tensor, seed: int, on_epoch: Callable[[int, int], None] | None = None
+    task: Task, data: Data, keep: Tensor, seed: int, on_epoch: OnEpoch | None = None, stop: int | None = None
 ) -> tuple[nn.Module, int]:
     """Train a new model of a task on ``data[keep]``, on the device of the data.
 
     Initialisation and order follow from the seed alone: trainings of one seed that differ in what they keep share
-    both, as common random numbers.
+    both, as common random numbers. One that stops early is the other's state at that epoch.
 
     Returns:
         The model and the examples it saw.
@@ -114,7 +126,10 @@ def train(
     with isolated_rng(derive("initialisation", seed)):
         model = task.new_model().to(data.device)
         order = torch.Generator().manual_seed(derive("order", seed))
-        return model, fit(task, model, Batches(data, task.batch_size, task.epochs, order, keep), on_epoch)
+        batches = Batches(data, task.batch_size, task.epochs, order, keep)
+        if on_epoch is not None:
+            on_epoch(model, 0, task.epochs)
+        return model, fit(task, model, batches, on_epoch, stop) if stop != 0 else 0
 
 
 def is_finite(model: nn.Module) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import math
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness import api, compute, measures, seeds, training
+from harness import api, compute, measures, seeds, training, unlearning
 from harness import data as data_module
-from harness.api import ContractError, ForgetRequest, Planted, Reading, Registered, Trial
+from harness.api import Cell, ContractError, Planted, Reading, Registered, Trial, declares
 from harness.compute import Meter
 from harness.data import Data, Split, digest
 from harness.seeds import derive
-from harness.store import Artefact, Busy, Store, key_of
+from harness.store import Artefact, Busy, Make, Store, key_of
+from harness.unlearning import unlearn
 
 ARMS = ("P", "R", "U")  # poisoned, retrained, unlearned
+#: Floating-point operations are counted on this seed alone: it slows small models by half, and every seed has the same.
+COUNTED_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,10 @@ class TrialResult:
 
     Attributes:
         readings: By measure (``"poison"``, ``"accuracy"``) and arm (``"P"``, ``"R"``, ``"U"``).
-        cost: ``train_examples`` (of R), ``unlearn_examples``, ``unlearn_fraction``, ``seconds`` by arm, and
-            ``built``: the arms that this run trained on behalf of this very trial.
+        cost: ``train_examples`` (of R), ``unlearn_examples``, ``unlearn_fraction``; ``fractions`` of retraining by
+            yardstick (``examples``, ``steps``, ``seconds``, and on `COUNTED_SEED` ``flops``); ``history_bytes``, of the
+            checkpoints that the method was handed; ``seconds`` by arm; and ``built``: the arms that this run trained
+            on behalf of this very trial.
         made_here: Whether this run made anything for it, measures included.
     """
 
@@ -68,6 +74,7 @@ class Lab:
         self.budget = budget
         self._folder = folder
         self._on_epoch = on_epoch
+        self._wanted: dict[Registered, set[int]] = {}
         self._splits: dict[Registered, Split] = {}
         self._planted: OrderedDict[str, _Planted] = OrderedDict()
         self._models: OrderedDict[str, nn.Module] = OrderedDict()
@@ -78,7 +85,13 @@ class Lab:
             "device": device.type,
             "code": _code(training, data_module, seeds),
         }
-        self._harness = {"harness": _code(api, compute, measures, sys.modules[__name__])}
+        self._harness = {"harness": _code(api, compute, measures, unlearning, sys.modules[__name__])}
+
+    def will_need(self, cells: Iterable[Cell]) -> None:
+        """Have checkpoints of P kept that the cells' methods want, while P is trained."""
+        for cell in cells:
+            with contextlib.suppress(Exception):  # of a plugin: the cell's own trials raise it again
+                self._wanted.setdefault(cell.task, set()).update(_epochs_wanted(cell))
 
     def run(self, trial: Trial) -> TrialResult:
         """Make what the trial lacks and return what it shows.
@@ -177,7 +190,7 @@ class Lab:
         if arm == "R":
             return common | {"retained": planted.retained}
         start = {"retained": planted.retained}
-        if not _from_scratch(method):
+        if not declares(method.value, "from_scratch"):
             start |= {"poisoned": planted.poisoned}
         return common | start | {"method": method.identity, "budget": self.budget} | self._harness
 
@@ -190,45 +203,79 @@ class Lab:
 
     def _train(self, trial: Trial, planted: _Planted, arm: str) -> tuple[dict[str, Any], nn.Module]:
         """Train P or R. Both of a seed share initialisation and order: common random numbers."""
+        wanted = self._wanted.get(trial.cell.task, set()) if arm == "P" else set()
+
+        def on_epoch(model: nn.Module, done: int, of: int) -> None:
+            self._on_epoch(trial, arm, done, of)
+            if done in wanted:  # on the way, so that no method has it trained again
+                with contextlib.suppress(Busy):
+                    self._checkpoint(trial, planted, done, lambda: ({}, model.state_dict()))
+
+        return self._fit(trial, planted, arm, on_epoch)
+
+    def _fit(
+        self, trial: Trial, planted: _Planted, arm: str, on_epoch: training.OnEpoch, stop: int | None = None
+    ) -> tuple[dict[str, Any], nn.Module]:
         task: Any = trial.cell.task.value
         train = self.split(trial.cell.task).train
         data = train.poisoned_with(planted.planted) if arm == "P" else train
         keep = torch.ones_like(planted.keep) if arm == "P" else planted.keep
-        model, examples = training.train(task, data, keep, trial.seed, lambda *done: self._on_epoch(trial, arm, *done))
-        return {"examples": examples}, model
+        model, examples = training.train(task, data, keep, trial.seed, on_epoch, stop)
+        return {"examples": examples, "steps": task.epochs * math.ceil(int(keep.sum()) / task.batch_size)}, model
+
+    def _checkpoint(self, trial: Trial, planted: _Planted, epoch: int, make: Make | None = None) -> Artefact:
+        """Return P as it was after an epoch; where it was not kept, P is trained again up to there."""
+
+        def again() -> tuple[dict[str, Any], dict[str, Tensor]]:
+            show: training.OnEpoch = lambda _, done, of: self._on_epoch(trial, "P again", done, of)  # noqa: E731
+            return {}, self._fit(trial, planted, "P", show, stop=epoch)[1].state_dict()
+
+        of = self._determinants(trial, planted, "P") | {"epoch": epoch}
+        return self.store.obtain("model", of, make or again, trial.id)
+
+    def _history(self, trial: Trial, planted: _Planted) -> dict[int, dict[str, Tensor]]:
+        """Return the checkpoints that the method declares to want, on the device."""
+        history = {}
+        for epoch in _epochs_wanted(trial.cell):
+            tensors = self.store.tensors(artefact := self._checkpoint(trial, planted, epoch))
+            if tensors is None:
+                raise Busy(artefact.key)  # it was damaged and is gone: the next attempt makes it again
+            history[epoch] = {name: tensor.to(self.device) for name, tensor in tensors.items()}
+        return history
 
     def _unlearn(self, trial: Trial, planted: _Planted, arm: str) -> tuple[dict[str, Any], nn.Module]:
-        """Hand P and the request to the unlearner, and check what comes back."""
+        """Hand P and the request to the unlearner; say what it cost beside what it returned."""
         task: Any = trial.cell.task.value
         method = trial.cell.unlearner
         train = self.split(trial.cell.task).train
-        poisoned = None
-        shown = 0  # of the forget set: a method from scratch promised to use neither it nor the model, and gets neither
-        if not _from_scratch(method):
-            shown = len(planted.planted.forget)
-            poisoned = self.model(trial.cell.task, self._model(trial, planted, "P", self._train))
+        poisoned: Mapping[str, Tensor] = {}
+        if not declares(method.value, "from_scratch"):
+            poisoned = self.model(trial.cell.task, self._model(trial, planted, "P", self._train)).state_dict()
+        history = self._history(trial, planted)
+        self._on_epoch(trial, arm, 0, 1)
         # Copies: the method may write to what it is given, and what was planted serves later trials.
-        forget = Data(planted.planted.inputs, planted.planted.labels).subset(torch.arange(shown)).to(self.device)
-        seed = derive("unlearning", method.name, trial.seed)
-        with training.isolated_rng(seed):
+        forget = Data(planted.planted.inputs, planted.planted.labels).subset(torch.arange(len(planted.planted.forget)))
+        counted = trial.seed == COUNTED_SEED
+        model, meter = unlearn(
+            method, task, poisoned, train.subset(planted.keep.nonzero().squeeze(1)), forget.to(self.device),
+            budget=self.budget * task.epochs, seed=derive("unlearning", method.name, trial.seed), history=history,
+            count_flops=counted,
+        )  # fmt: skip
+        info = {"examples": meter.examples, "steps": meter.steps, "seconds": meter.seconds}
+        if counted:
+            info |= {"flops": meter.flops, "flops_per_example": self._flops_per_example(task, train)}
+        if history:
+            info["history_bytes"] = sum(t.numel() * t.element_size() for s in history.values() for t in s.values())
+        return info, model
+
+    def _flops_per_example(self, task: Any, train: Data) -> float:
+        """Return the floating-point operations of one example in a step of the recipe."""
+        batch = train.batch(torch.arange(min(task.batch_size, len(train))))
+        with training.isolated_rng(0):
             model = task.new_model().to(self.device)
-            if poisoned is not None:
-                model.load_state_dict(poisoned.state_dict())
-            reference = copy.deepcopy(model)
-            request = ForgetRequest(
-                retain=train.subset(planted.keep.nonzero().squeeze(1)),
-                forget=forget,
-                budget=self.budget * task.epochs,
-                generator=torch.Generator().manual_seed(seed),
-                device=self.device,
-                _recipe=task,
-            )
-            self._on_epoch(trial, arm, 0, 1)
-            who = f"the unlearner {method.id!r}"
-            with training.same_settings(who), Meter(reference) as meter, torch.enable_grad():
-                returned = method.value(model.train(), request)
-        _check_model(method.id, returned, reference)
-        return {"examples": meter.examples}, returned
+            with Meter(model, flops=True) as meter:
+                training.fit(task, model, [batch])
+        return meter.flops / len(batch)
 
     def model(self, task: Registered, artefact: Artefact) -> nn.Module:
         """Return a stored model in eval mode, on the device. It is shared: do not change it."""
@@ -306,12 +353,22 @@ class Lab:
         def here(artefact: Artefact) -> bool:
             return (artefact.made["run"], artefact.made["trial"]) == (self.store.run, trial.id)
 
-        trained, used = arms["R"].info["examples"], arms["U"].info["examples"]
+        trained, used = arms["R"].info, arms["U"].info
+        seconds = {arm: artefact.made["seconds"] for arm, artefact in arms.items()} | {"U": used["seconds"]}
+        fractions = {
+            "examples": used["examples"] / trained["examples"],
+            "steps": used["steps"] / trained["steps"],
+            "seconds": seconds["U"] / seconds["R"],
+        }
+        if "flops" in used:
+            fractions["flops"] = used["flops"] / (used["flops_per_example"] * trained["examples"])
         cost = {
-            "train_examples": trained,
-            "unlearn_examples": round(used, 3),
-            "unlearn_fraction": used / trained,
-            "seconds": {arm: artefact.made["seconds"] for arm, artefact in arms.items()},
+            "train_examples": trained["examples"],
+            "unlearn_examples": round(used["examples"], 3),
+            "unlearn_fraction": fractions["examples"],
+            "fractions": fractions,
+            "history_bytes": used.get("history_bytes", 0),
+            "seconds": seconds,
             "built": [arm for arm, artefact in arms.items() if here(artefact)],
         }
         readings = {
@@ -348,11 +405,25 @@ class _Planted:
         return cls(planted, keep, blob, digest(seen), digest({"keep": keep}))
 
 
+def _epochs_wanted(cell: Cell) -> list[int]:
+    """Return the epochs of P's training whose checkpoints a cell's method declares to want, ascending.
+
+    Raises:
+        ContractError: They are none of the recipe's.
+    """
+    method, epochs = cell.unlearner, cell.task.value.epochs
+    history = declares(method.value, "history")
+    if history is None or declares(method.value, "from_scratch"):
+        return []
+    wanted = history(epochs) if callable(history) else history
+    if not all(isinstance(epoch, int) and 0 <= epoch <= epochs for epoch in wanted):
+        raise ContractError(
+            f"the unlearner {method.id!r} wants the model after epochs {list(wanted)}; there are 0 to {epochs}"
+        )
+    return sorted(set(wanted))
+
+
 _Maker = Callable[[Trial, _Planted, str], tuple[dict[str, Any], nn.Module]]
-
-
-def _from_scratch(method: Registered) -> bool:
-    return bool(getattr(method.value, "from_scratch", False))
 
 
 @contextmanager
@@ -374,22 +445,6 @@ def _check_planted(poison: Registered, planted: Planted, train: Data) -> None:
     rows = {*map(len, planted.inputs.values()), len(planted.labels)}
     if rows != {len(forget)} or set(planted.inputs) != set(train.inputs):
         raise ContractError(f"the poison {poison.id!r} must give one row of every input, and a label, per index")
-
-
-def _check_model(name: str, returned: object, reference: nn.Module) -> None:
-    if not isinstance(returned, nn.Module):
-        raise ContractError(
-            f"the unlearner {name!r} returned {type(returned).__name__}; it must return the cleaned model"
-        )
-    expected = {k: (tuple(t.shape), t.dtype) for k, t in reference.state_dict().items()}
-    actual = {k: (tuple(t.shape), t.dtype) for k, t in returned.state_dict().items()}
-    if type(returned) is not type(reference) or actual != expected:
-        odd = sorted(expected.items() ^ actual.items(), key=lambda item: item[0])
-        where = f", first at {odd[0][0]!r}" if odd else ""
-        raise ContractError(
-            f"the unlearner {name!r} returned another architecture ({type(returned).__name__} in place of "
-            f"{type(reference).__name__}{where}); it must return a model of the one it was given"
-        )
 
 
 def _pack(planted: Planted) -> dict[str, Tensor]:

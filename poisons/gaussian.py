@@ -87,7 +87,7 @@ class Gaussian:
         image = batch.inputs["image"].requires_grad_(True)
         with torch.enable_grad():
             # A sum over points has each point's own gradient, since in eval mode no point sees another.
-            loss = task.loss(model, batch) * len(batch)
+            loss = task.criterion(task.logits(model, batch), batch) * len(batch)
             (gradient,) = torch.autograd.grad(loss, image)
         gradient = gradient.flatten(1).double()
         noise = planted.secrets["noise"].to(gradient).flatten(1)

@@ -37,8 +37,8 @@ class Tiny:
     def logits(self, model, batch):
         return model(batch.inputs["image"])
 
-    def loss(self, model, batch):
-        return nn.functional.cross_entropy(self.logits(model, batch), batch.labels)
+    def criterion(self, logits, batch):
+        return nn.functional.cross_entropy(logits, batch.labels)
 
     def optimizer(self, model, lr=None):
         return torch.optim.SGD(model.parameters(), self.lr if lr is None else lr, momentum=0.9)

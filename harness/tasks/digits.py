@@ -78,11 +78,11 @@ class DigitsCNN:
         scores: Tensor = model(batch.inputs["image"])
         return scores
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+    def criterion(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the mean cross-entropy."""
         from torch.nn.functional import cross_entropy
 
-        return cross_entropy(self.logits(model, batch), batch.labels)
+        return cross_entropy(logits, batch.labels)
 
     def optimizer(self, model: nn.Module, lr: float | None = None) -> torch.optim.Optimizer:
         """Return SGD with Nesterov momentum .9 and weight decay .01."""

@@ -1,0 +1,71 @@
+"""What an unlearner promises, line by line. Imports no torch; `harness.examination` has the checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.api import Registered, UnlearningError
+
+#: The lines of the contract, by name.
+LINES: dict[str, str] = {
+    "ordinary-request": "serve an ordinary request",
+    "one-point": "serve a forget set of one point, or refuse it by an UnlearningError that says why",
+    "whole-class": "serve a forget set that is a whole class, or refuse it by an UnlearningError that says why",
+    "large-batch": "serve sets smaller than a batch, or refuse them by an UnlearningError that says why",
+    "same-architecture": "return a model of the class, the shapes and the types that came",
+    "finite-weights": "return finite weights",
+    "changes-weights": "change the model",
+    "depends-on-split": "give another result when other points are to be forgotten",
+    "reads-forget": "declare with reads_forget whether the forget set itself has a say in the result",
+    "data-untouched": "leave the request's data, labels and history as they came",
+    "grad-flags": "return parameters that require gradients if they did",
+    "no-hooks": "leave no hooks behind",
+    "no-shared-weights": "share no weights between the returned model and another that it keeps, such as a teacher",
+    "repeatable": "give the same weights twice under the same seed, or declare repeatable = False",
+    "budget": "keep to the compute budget of the request",
+    "settings": "leave torch's global settings as they were",
+}
+
+
+class BrokenContract(UnlearningError):  # noqa: N818 - it reads as what it is
+    """A line of the contract does not hold.
+
+    Attributes:
+        line: Its name.
+        request: The request that showed it, in words; empty where no single one did.
+    """
+
+    def __init__(self, line: str, sentence: str, request: str = "") -> None:
+        super().__init__(sentence)
+        self.line = line
+        self.request = request
+
+    def explain(self) -> str:
+        """Return what was seen, which line of the contract it breaks, and on what request."""
+        number = list(LINES).index(self.line) + 1
+        lines = [str(self), f"  contract, line {number} ({self.line}): a method must {LINES[self.line]}"]
+        return "\n".join([*lines, f"  request: {self.request}"] if self.request else lines)
+
+
+@dataclass(frozen=True)
+class Clause:
+    """One line of the contract of one unlearner.
+
+    Attributes:
+        method: The unlearner.
+        line: Name of the line, one of `LINES`.
+        budget: Compute it may use, in passes over the retain set.
+        epochs: Passes of the training that it undoes, which the epochs of its history refer to.
+    """
+
+    method: Registered
+    line: str
+    budget: float
+    epochs: int
+
+    def __str__(self) -> str:
+        return f"{self.method.id}-{self.line}"
+
+
+class NotExamined(Exception):  # noqa: N818 - no error: another line of the contract says what is wrong
+    """A line could not be examined."""

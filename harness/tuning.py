@@ -1,0 +1,190 @@
+"""Search an unlearner's fields, on seeds that no audit uses."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from harness import registry
+from harness.api import Cell, Registered, Search, Trial, UnlearningError
+from harness.measures import ACCURACY
+from harness.planning import PILOT_SEED
+from harness.store import Busy
+from harness.trial import Lab, TrialResult
+
+#: What a setting is tried on: far from the seeds of audits, and few, since a search asks for many settings.
+TUNING_SEEDS = range(PILOT_SEED, PILOT_SEED + 5)
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a setting does on the seeds that it was tried on.
+
+    Attributes:
+        left: Fraction of the poisons' effect that is left, mean over the poisons; 0 where one is overshot.
+        accuracy: Accuracy against retraining, mean difference in shares of 1.
+        cost: Compute, the largest fraction of retraining.
+        margin: Accuracy that the task allows to be lost.
+        budget: Fraction of retraining that may be used.
+    """
+
+    left: float
+    accuracy: float
+    cost: float
+    margin: float
+    budget: float
+
+    @property
+    def allowed(self) -> bool:
+        """Whether it keeps to the budget and, on average, accuracy within the margin."""
+        return self.accuracy >= -self.margin and self.cost <= self.budget * (1 + 1e-6)
+
+    @property
+    def loss(self) -> float:
+        """What the search minimises: what is left of the poison, and what accuracy was lost.
+
+        Half the margin may be lost for nothing, since audits of accuracy pass there. Beyond it a tenth of the margin
+        weighs as much as a tenth of the poison.
+        """
+        if not math.isfinite(self.left + self.accuracy):
+            return 10.0
+        lost = max(0.0, -self.accuracy / self.margin - 0.5)
+        return self.left + min(lost, 5.0) + (1.0 if self.cost > self.budget * (1 + 1e-6) else 0.0)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a search found.
+
+    Attributes:
+        unlearner: The setting with the smallest `Score.loss`, of those tried on all seeds.
+        score: What it does, on the tuning seeds.
+        settings: Settings that were tried, the one it began with among them.
+        unlearnings: Models that were unlearned for it, here or in an earlier run.
+        trainings: Models that this search had to train.
+        seconds: How long it took.
+    """
+
+    unlearner: Registered
+    score: Score
+    settings: int
+    unlearnings: int
+    trainings: int
+    seconds: float
+
+
+def tune(
+    method: Registered,
+    task: Registered,
+    poisons: Sequence[Registered],
+    lab: Lab,
+    settings: int,
+    on_setting: Callable[[int, Registered, Score], None] = lambda *_: None,
+) -> Tuned:
+    """Search the fields of a method that declare a `Search`, by a tree-structured Parzen estimator (Optuna).
+
+    Each setting is tried seed by seed, and given up where it is worse than the median at that seed (Optuna's median
+    pruner). Everything follows from the settings before it, and what was tried is stored, so that a search that was
+    interrupted goes on where it stopped, and a longer one begins with the shorter one's settings.
+
+    Args:
+        method: Where the search begins; fields that declare no search stay as they are.
+        task: The task.
+        poisons: What it is tuned against, all at once.
+        lab: Where models are trained.
+        settings: How many to try, at least 1.
+        on_setting: Called with (settings tried so far, the setting, its score on the seeds it was tried on).
+
+    Raises:
+        UnlearningError: Optuna is not installed, or no field declares a search.
+        Exception: Whatever the unlearner raised, but for a setting that it refused by an `UnlearningError`.
+    """
+    try:
+        import optuna
+    except ImportError:
+        raise UnlearningError(
+            "tuning needs Optuna, which is not installed: pip install 'pytest-unlearning[tune]'"
+        ) from None
+    space = registry.searches(method)
+    if not space:
+        raise UnlearningError(f"no field of {method.id!r} says where to search: annotate one, Annotated[float, Search]")
+    started = time.perf_counter()
+    unlearnings = trainings = 0
+    tried: dict[int, tuple[Registered, Score]] = {}
+
+    def objective(suggestion: Any) -> float:
+        nonlocal unlearnings, trainings
+        fields = {name: _suggest(suggestion, name, search, method.fields[name]) for name, search in space.items()}
+        setting = registry.with_fields(method, fields)
+        cells = [Cell(setting, task, poison) for poison in poisons]
+        lab.will_need(cells)
+        results: dict[Cell, list[TrialResult]] = {cell: [] for cell in cells}
+        for step, seed in enumerate(TUNING_SEEDS):
+            for cell in cells:
+                try:
+                    result = _run(lab, Trial(cell, seed))
+                except UnlearningError as error:
+                    raise optuna.TrialPruned(str(error)) from error
+                results[cell].append(result)
+                unlearnings += 1
+                trainings += sum(arm in "PR" for arm in result.cost["built"])
+            score = _score(results, lab.budget)
+            suggestion.report(score.loss, step)
+            if suggestion.should_prune() and seed != TUNING_SEEDS[-1]:
+                on_setting(suggestion.number + 1, setting, score)
+                raise optuna.TrialPruned
+        tried[suggestion.number] = setting, score
+        on_setting(suggestion.number + 1, setting, score)
+        return score.loss
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(
+        # A third at random first: with fewer, a corner that looks bad beside its neighbours is never seen.
+        sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=max(10, settings // 3)),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=10),
+    )
+    study.enqueue_trial({name: method.fields[name] for name, search in space.items() if _inside(search, method, name)})
+    study.optimize(objective, n_trials=settings)
+    if not tried:
+        raise UnlearningError(f"no setting of {method.id!r} could be tried to the end; it refused them all")
+    best, score = min(tried.values(), key=lambda each: each[1].loss)
+    return Tuned(best, score, settings, unlearnings, trainings, time.perf_counter() - started)
+
+
+def _inside(search: Search, method: Registered, name: str) -> bool:
+    value = method.fields[name]
+    return value in search.choices if search.choices else search.low <= value <= search.high
+
+
+def _suggest(suggestion: Any, name: str, search: Search, value: Any) -> Any:
+    if search.choices:
+        return suggestion.suggest_categorical(name, search.choices)
+    if isinstance(value, int):
+        return suggestion.suggest_int(name, int(search.low), int(search.high), log=search.log)
+    # Three digits are all that a search can tell apart, and can be read.
+    return float(f"{suggestion.suggest_float(name, search.low, search.high, log=search.log):.3g}")
+
+
+def _run(lab: Lab, trial: Trial) -> TrialResult:
+    while True:
+        try:
+            return lab.run(trial)
+        except Busy:  # another search trains the same P or R
+            time.sleep(0.1)
+
+
+def _score(results: dict[Cell, list[TrialResult]], budget: float) -> Score:
+    left, accuracy = [], []
+    for cell, of_cell in results.items():
+        p, r, u = (fmean(each.readings["poison"][arm].value for each in of_cell) for arm in "PRU")
+        left.append(max(0.0, (u - r) / (p - r)) if p != r else math.nan)
+        if cell.poison.value.measure.name != ACCURACY.name:
+            u, r = (fmean(each.readings["accuracy"][arm].value for each in of_cell) for arm in "UR")
+            accuracy.append(u - r)
+    cost = max(each.cost["unlearn_fraction"] for of_cell in results.values() for each in of_cell)
+    margin = next(iter(results)).task.value.utility_margin
+    return Score(fmean(left), fmean(accuracy) if accuracy else 0.0, cost, margin, budget)

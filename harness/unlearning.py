@@ -1,0 +1,99 @@
+"""The one way in which an unlearner is called: what it is handed, and what is checked of what comes back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from harness import training
+from harness.api import ContractError, ForgetRequest, Registered, declares
+from harness.compute import Meter
+from harness.data import Data
+
+if TYPE_CHECKING:
+    from harness.api import Recipe
+
+
+def unlearn(
+    method: Registered,
+    recipe: Recipe,
+    poisoned: Mapping[str, Tensor],
+    retain: Data,
+    forget: Data,
+    *,
+    budget: float,
+    seed: int,
+    history: Mapping[int, Mapping[str, Tensor]] | None = None,
+    count_flops: bool = False,
+) -> tuple[nn.Module, Meter]:
+    """Have a method remove the forget set from a model.
+
+    The method may write to the data and the history that it is given; it gets a copy of the model. One that works from
+    scratch promised to use neither the model nor the forget set, and gets neither.
+
+    Args:
+        method: The unlearner.
+        recipe: The task's recipe.
+        poisoned: State dict of the model to clean.
+        retain: The points to keep, on the device.
+        forget: The points to remove, on the same device.
+        budget: Compute it may use, in passes over the retain set.
+        seed: Of all that is random.
+        history: Checkpoints by epoch.
+        count_flops: Whether the meter counts floating-point operations, which takes time.
+
+    Returns:
+        What the method returned, and what it cost.
+
+    Raises:
+        ContractError: It returned no model or one of another architecture, or left torch's settings changed.
+        Exception: Whatever the method raised.
+    """
+    with training.isolated_rng(seed):
+        model = recipe.new_model().to(retain.device)
+        if declares(method.value, "from_scratch"):
+            forget, history = forget.subset(torch.arange(0)), {}
+        else:
+            model.load_state_dict(poisoned)
+        reference = copy.deepcopy(model)
+        request = ForgetRequest(
+            retain=retain,
+            forget=forget,
+            budget=budget,
+            generator=torch.Generator().manual_seed(seed),
+            device=retain.device,
+            _recipe=recipe,
+            history=history or {},
+        )
+        meter = Meter(reference, count_flops)
+        with training.same_settings(f"the unlearner {method.id!r}"), torch.enable_grad(), meter:
+            returned = method.value(model.train(), request)
+    check_model(method.id, returned, reference)
+    return returned, meter
+
+
+def check_model(name: str, returned: object, reference: nn.Module) -> None:
+    """Refuse what is no model of the reference's architecture.
+
+    Raises:
+        ContractError: It is not.
+    """
+    if not isinstance(returned, nn.Module):
+        raise ContractError(
+            f"the unlearner {name!r} returned {type(returned).__name__}; it must return the cleaned model",
+            "same-architecture",
+        )
+    expected = {k: (tuple(t.shape), t.dtype) for k, t in reference.state_dict().items()}
+    actual = {k: (tuple(t.shape), t.dtype) for k, t in returned.state_dict().items()}
+    if type(returned) is not type(reference) or actual != expected:
+        odd = sorted(expected.items() ^ actual.items(), key=lambda item: item[0])
+        where = f", first at {odd[0][0]!r}" if odd else ""
+        raise ContractError(
+            f"the unlearner {name!r} returned another architecture ({type(returned).__name__} in place of "
+            f"{type(reference).__name__}{where}); it must return a model of the one it was given",
+            "same-architecture",
+        )

@@ -1,0 +1,15 @@
+"""Claim: the method keeps the contract that every audit relies on. Takes seconds and trains nothing that is kept."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.contract import Clause
+
+
+@pytest.mark.contract
+def test_contract(clause: Clause) -> None:
+    """On small generated requests the method does what `harness.contract.LINES` says."""
+    from harness.examination import examine  # here, so that listing the tests imports no torch
+
+    examine(clause)

@@ -1,0 +1,40 @@
+"""What CFk and EUk share: a model of which only the last blocks learn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from harness.api import UnlearningError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from harness.api import ForgetRequest
+
+
+@contextmanager
+def last_blocks_trained(request: ForgetRequest, model: nn.Module, k: int) -> Iterator[list[nn.Module]]:
+    """Freeze all but the last k blocks, weights and running statistics both, and free them again at the end.
+
+    Yields:
+        The last k blocks, from input to output.
+
+    Raises:
+        UnlearningError: There are fewer.
+    """
+    blocks = request.blocks(model)
+    if k > len(blocks):
+        raise UnlearningError(f"k={k}, but the model has {len(blocks)} blocks; set k to at most that")
+    frozen = [p for block in blocks[:-k] for p in block.parameters() if p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    for block in blocks[:-k]:
+        block.eval()
+    try:
+        yield blocks[-k:]
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        model.train()

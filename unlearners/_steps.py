@@ -1,0 +1,120 @@
+"""What the methods share: steps of descent at a falling rate, within the budget, and the distance to a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, TypeVar
+
+from harness.api import UnlearningError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from harness.api import ForgetRequest
+    from harness.data import Batches
+
+Item = TypeVar("Item")
+
+
+def descend(
+    request: ForgetRequest,
+    model: nn.Module,
+    batches: Iterable[Item],
+    steps: int,
+    lr: float,
+    loss: Callable[[Item], Tensor],
+    before_step: Callable[[], None] = lambda: None,
+) -> nn.Module:
+    """Descend on a loss by the recipe's optimiser, its rate falling linearly from ``lr`` towards zero.
+
+    The rate falls in every method because at a constant one a tenth of a training ends far from where it could: four
+    points of accuracy on digits.
+
+    Args:
+        request: Whose optimiser it is.
+        model: The model; changed in place and returned.
+        batches: What ``loss`` is called with, step by step.
+        steps: How many there are.
+        lr: Rate of the first step.
+        loss: The loss of a batch, a scalar.
+        before_step: Called between the backward pass and the step.
+    """
+    from torch.optim.lr_scheduler import LinearLR
+
+    optimizer = request.optimizer(model, lr=lr)
+    decay = LinearLR(optimizer, start_factor=1, end_factor=0, total_iters=max(1, steps))
+    for batch in batches:
+        optimizer.zero_grad(set_to_none=True)
+        loss(batch).backward()
+        before_step()
+        optimizer.step()
+        decay.step()
+    return model
+
+
+def train_on_retained(
+    request: ForgetRequest,
+    model: nn.Module,
+    lr: float,
+    epochs: int | None,
+    before_step: Callable[[], None] = lambda: None,
+) -> nn.Module:
+    """Train on the retain set for so many passes, or for as long as the budget lasts."""
+    batches = retained(request, epochs)
+    return descend(request, model, batches, len(batches), lr, lambda batch: request.loss(model, batch), before_step)
+
+
+def retained(request: ForgetRequest, epochs: int | None, price: float = 1.0) -> Batches:
+    """Return batches of the retain set: so many passes, or as many examples as the budget pays for at a price each."""
+    if epochs is not None:
+        return request.batches("retain", epochs)
+    return request.batches("retain", examples=affordable(request, price))
+
+
+def affordable(request: ForgetRequest, price: float = 1.0, reserve: float = 0.0) -> int:
+    """Return `ForgetRequest.affordable`, at least one example.
+
+    Raises:
+        UnlearningError: The budget pays for none.
+    """
+    examples = request.affordable(price, reserve)
+    if examples == 0:
+        raise UnlearningError(
+            f"a budget of {request.budget:g} passes over the retain set pays for no step of this method; raise "
+            "--audit-budget, or set the method's epochs"
+        )
+    return examples
+
+
+def divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """Return T^2 KL(softmax(teacher / T) || softmax(student / T)), mean over the batch.
+
+    Args:
+        teacher: Class scores, shape (batch, classes).
+        student: As the teacher's.
+        temperature: T, > 0.
+    """
+    from torch.nn.functional import kl_div, log_softmax
+
+    soft, hard = log_softmax(student / temperature, dim=1), log_softmax(teacher / temperature, dim=1)
+    return temperature**2 * kl_div(soft, hard, reduction="batchmean", log_target=True)
+
+
+def check(condition: bool, message: str) -> None:
+    """Refuse fields that are out of range; conditions are written so that not-a-number fails them.
+
+    Raises:
+        ValueError: The condition does not hold.
+    """
+    if not condition:
+        raise ValueError(message)
+
+
+def check_training(lr: float, epochs: int | None) -> None:
+    """Refuse a learning rate or a number of passes that is out of range.
+
+    Raises:
+        ValueError: One of them is.
+    """
+    check(0 < lr < float("inf"), f"lr must be positive, not {lr}")
+    check(epochs is None or epochs >= 1, f"epochs must be at least 1, not {epochs}")

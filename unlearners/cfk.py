@@ -1,0 +1,56 @@
+"""CFk: train the last k layers on; catastrophic forgetting of the rest is hoped for.
+
+Source: Goel, Prabhu, Sanyal, Lim, Torr and Kumaraguru, "Towards Adversarial Evaluations for Inexact Machine Unlearning"
+(arXiv 2201.06640), section 4; reference code: shash42/Evaluating-Inexact-Unlearning, src/methods.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from harness.api import Search
+from unlearners._blocks import last_blocks_trained
+from unlearners._steps import check, check_training, train_on_retained
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from harness.api import ForgetRequest
+
+
+@dataclass(frozen=True)
+class CFk:
+    """Freeze all but the last k blocks and train those on the retain set.
+
+    Never reads the forget set. Costs ``epochs`` passes over the retain set as they are counted, though fewer
+    operations: no gradient goes below the first trained block.
+
+    Deviations: k counts the task's blocks (a convolution or a transformer block with its normalisation), where the
+    reference code counts convolutions and linear layers and lets the batch normalisation between frozen ones adapt;
+    here frozen blocks keep their running statistics too. The rate falls.
+
+    Attributes:
+        k: Blocks that are trained, counted from the output, >= 1. The paper does not say its k.
+        lr: Initial learning rate, > 0.
+        epochs: Passes over the retain set; None for as many as the budget pays for.
+
+    Raises:
+        ValueError: A field is out of range.
+        UnlearningError: The model has fewer than k blocks.
+    """
+
+    k: Annotated[int, Search(1, 3)] = 2
+    lr: Annotated[float, Search(1e-3, 1.0, log=True)] = 0.1
+    epochs: int | None = None
+
+    reads_forget: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_training(self.lr, self.epochs)
+        check(self.k >= 1, f"k must be at least 1, not {self.k}")
+
+    def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
+        """Return the model with its last blocks trained on."""
+        with last_blocks_trained(request, model, self.k):
+            return train_on_retained(request, model, self.lr, self.epochs)

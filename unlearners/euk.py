@@ -1,0 +1,58 @@
+"""EUk: start the last k layers afresh and train them on the retain set (exact unlearning of these layers).
+
+Source: Goel, Prabhu, Sanyal, Lim, Torr and Kumaraguru, "Towards Adversarial Evaluations for Inexact Machine Unlearning"
+(arXiv 2201.06640), section 4; reference code: shash42/Evaluating-Inexact-Unlearning, src/methods.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from harness.api import Search
+from unlearners._blocks import last_blocks_trained
+from unlearners._steps import check, check_training, train_on_retained
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from harness.api import ForgetRequest
+
+
+@dataclass(frozen=True)
+class EUk:
+    """Re-initialise the last k blocks, freeze the others, and train on the retain set.
+
+    Never reads the forget set. Costs ``epochs`` passes over the retain set as they are counted, though fewer
+    operations: no gradient goes below the first trained block.
+
+    Deviations: as of CFk (k counts blocks, frozen blocks keep their running statistics, the rate falls); batch
+    normalisation inside the last k blocks is re-initialised with them, where the reference code keeps it.
+
+    Attributes:
+        k: Blocks that start afresh, counted from the output, >= 1. The paper does not say its k.
+        lr: Initial learning rate, > 0. New layers learn little at the paper's rates of 5e-5 and below.
+        epochs: Passes over the retain set; None for as many as the budget pays for.
+
+    Raises:
+        ValueError: A field is out of range.
+        UnlearningError: The model has fewer than k blocks.
+    """
+
+    k: Annotated[int, Search(1, 3)] = 2
+    lr: Annotated[float, Search(1e-3, 1.0, log=True)] = 0.1
+    epochs: int | None = None
+
+    reads_forget: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_training(self.lr, self.epochs)
+        check(self.k >= 1, f"k must be at least 1, not {self.k}")
+
+    def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
+        """Return the model with new last blocks."""
+        with last_blocks_trained(request, model, self.k) as blocks:
+            fresh = request.blocks(request.new_model())[-self.k :]
+            for block, new in zip(blocks, fresh, strict=True):
+                block.load_state_dict(new.state_dict())
+            return train_on_retained(request, model, self.lr, self.epochs)

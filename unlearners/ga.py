@@ -1,0 +1,51 @@
+"""GA: climb the loss of the forget set.
+
+Source: the gradient-ascent baseline of Pawelczyk et al. (arXiv 2406.17216): theta <- theta + lr * grad L_forget(theta).
+The first author's code for language models (In-Context-Unlearning at e740b1d, eval.py, ``untrain``) makes one epoch
+with one example per step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from harness.api import Search
+from unlearners._steps import check, check_training, descend
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from harness.api import ForgetRequest
+
+
+@dataclass(frozen=True)
+class GA:
+    """Ascend on the loss of the forget set; the retain set has no say.
+
+    The loss has no upper bound, so what keeps the model alive is that it stops early. Costs ``epochs`` passes over the
+    forget set, far below the budget.
+
+    Deviation: the rate falls.
+
+    Attributes:
+        lr: Initial learning rate, > 0. The paper searched [1e-6, 5e-5] on CIFAR-10, where the model collapsed.
+        epochs: Passes over the forget set, >= 1.
+        batch_size: Examples per step, >= 1; None for the recipe's.
+
+    Raises:
+        ValueError: A field is out of range.
+    """
+
+    lr: Annotated[float, Search(1e-6, 0.1, log=True)] = 1e-3
+    epochs: Annotated[int, Search(1, 10)] = 1
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        check_training(self.lr, self.epochs)
+        check(self.batch_size is None or self.batch_size >= 1, f"batch_size must be at least 1, not {self.batch_size}")
+
+    def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
+        """Return the model, worse on the forget set."""
+        batches = request.batches("forget", self.epochs, self.batch_size)
+        return descend(request, model, batches, len(batches), self.lr, lambda batch: -request.loss(model, batch))

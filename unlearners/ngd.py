@@ -1,0 +1,59 @@
+"""NGD: keep training on the retain set, with noise in every gradient.
+
+Source: noisy gradient descent in Pawelczyk et al. (arXiv 2406.17216), after Chien, Wang, Chen and Li, "Langevin
+Unlearning" (arXiv 2401.10371): theta <- theta - lr * (grad L_retain(theta) + xi), xi ~ N(0, sigma^2 I).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from harness.api import Search
+from unlearners._steps import check, check_training, train_on_retained
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from harness.api import ForgetRequest
+
+
+@dataclass(frozen=True)
+class NGD:
+    """Continue training on the retain set, with fresh Gaussian noise added to the gradient of every step.
+
+    Never reads the forget set. Costs ``epochs`` passes over the retain set.
+
+    Deviations: as in Pawelczyk et al., gradients are not clipped and the noise is not scaled with the rate, so that no
+    guarantee is claimed (Langevin unlearning clips each example's gradient and adds sqrt(2 lr) sigma xi to the
+    weights). The optimiser is the recipe's: with its momentum the noise of one step acts on the next. The rate falls.
+
+    Attributes:
+        lr: Initial learning rate, > 0.
+        variance: sigma^2, of the noise on each coordinate of the gradient, >= 0. The paper's example is 1e-7.
+        epochs: Passes over the retain set; None for as many as the budget pays for.
+
+    Raises:
+        ValueError: A field is out of range.
+    """
+
+    lr: Annotated[float, Search(1e-3, 1.0, log=True)] = 0.1
+    variance: Annotated[float, Search(1e-8, 1e-2, log=True)] = 1e-7
+    epochs: int | None = None
+
+    reads_forget: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_training(self.lr, self.epochs)
+        check(0 <= self.variance < float("inf"), f"variance must not be negative, not {self.variance}")
+
+    def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
+        """Return the model, trained on with noise."""
+        import torch
+
+        def add_noise() -> None:
+            for parameter in model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.add_(torch.randn_like(parameter), alpha=self.variance**0.5)
+
+        return train_on_retained(request, model, self.lr, self.epochs, before_step=add_noise)

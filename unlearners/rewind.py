@@ -1,0 +1,58 @@
+"""Rewind: go back to an early checkpoint of the training, and go on from there without the forget set.
+
+Source: Mu and Klabjan, "Rewind-to-Delete: Certified Machine Unlearning for Nonconvex Functions" (arXiv 2409.09778).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from harness.api import Search
+from unlearners._steps import check, check_training, train_on_retained
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from harness.api import ForgetRequest
+
+
+@dataclass(frozen=True)
+class Rewind:
+    """Take the poisoned model as it was early in its training and train it on the retain set.
+
+    Never reads the forget set. Costs ``epochs`` passes over the retain set, and the disk for one checkpoint, which the
+    training must have kept: it wants ``request.history``.
+
+    Deviations from the paper: as many steps are made as the budget pays for, where the paper makes as many as were
+    rewound; no noise is added in the end, so that no certificate is claimed; the optimiser is the task's, and its rate
+    falls.
+
+    Attributes:
+        to: Where to go back to, as a share of the training, in [0, 1]; 0 is the initialisation.
+        lr: Initial learning rate, > 0.
+        epochs: Passes over the retain set; None for as many as the budget pays for.
+
+    Raises:
+        ValueError: A field is out of range.
+    """
+
+    to: Annotated[float, Search(choices=(0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9))] = 0.2
+    lr: Annotated[float, Search(1e-3, 1.0, log=True)] = 0.1
+    epochs: int | None = None
+
+    reads_forget: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_training(self.lr, self.epochs)
+        check(0 <= self.to <= 1, f"to must lie in [0, 1], not {self.to}")
+
+    def history(self, epochs: int) -> list[int]:
+        """Return the epoch whose checkpoint it goes back to."""
+        return [round(self.to * epochs)]
+
+    def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
+        """Return the checkpoint, trained on."""
+        (checkpoint,) = request.history.values()
+        model.load_state_dict(dict(checkpoint))
+        return train_on_retained(request, model, self.lr, self.epochs)
