@@ -1,11 +1,14 @@
 """pytest-unlearning: machine unlearning as tests.
 
-`audit` and `plan_study` are the Python front end; ``pytest test_suites --unlearner=NAME`` is the other one.
+`audit` and `plan_study` are the Python front end; ``pytest test_suites --unlearner=NAME`` is the other one. A method
+raises `UnlearningError` to refuse what it cannot serve, and annotates fields with `Search` to have them tuned.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+from harness.api import Search, UnlearningError
 
 __version__ = "0.1.0"
 
@@ -13,7 +16,7 @@ if TYPE_CHECKING:
     from harness.frontend import audit as audit
     from harness.planning import plan_study as plan_study
 
-__all__ = ["audit", "plan_study"]
+__all__ = ["Search", "UnlearningError", "audit", "plan_study"]
 
 
 def __getattr__(name: str) -> Any:

@@ -122,7 +122,10 @@ class Planted:
 
 
 class Recipe(Protocol):
-    """How models of a task are built and trained."""
+    """How models of a task are built and trained.
+
+    One may also have ``augment(batch) -> batch``, which is applied to every batch that is trained on.
+    """
 
     epochs: int
     batch_size: int
@@ -184,6 +187,7 @@ class Poison(Protocol):
 #: ``from_scratch``  bool: it uses neither the model nor the forget set (see `ForgetRequest`)
 #: ``history``       callable, epochs of the recipe -> epochs: whose checkpoints of the poisoned model it wants
 #: ``modality``      str: the only kind of inputs it can serve
+#: ``wraps``         callable: what it adapts, whose source is then part of the method's
 #: ``control``       bool: it is no part of ``--unlearner=all``
 Unlearner = Callable[["nn.Module", "ForgetRequest"], "nn.Module"]
 DECLARATIONS: dict[str, Any] = {
@@ -192,6 +196,7 @@ DECLARATIONS: dict[str, Any] = {
     "from_scratch": False,
     "history": None,
     "modality": None,
+    "wraps": None,
     "control": False,
 }
 
@@ -277,7 +282,8 @@ class ForgetRequest:
         if which not in ("retain", "forget"):
             raise ValueError(f"which must be 'retain' or 'forget', not {which!r}")
         data = self.retain if which == "retain" else self.forget
-        return data.batches(batch_size or self.batch_size, epochs, self.generator, examples)
+        augment = getattr(self._recipe, "augment", None)
+        return data.batches(batch_size or self.batch_size, epochs, self.generator, examples, augment)
 
     def affordable(self, price: float = 1.0, reserve: float = 0.0) -> int:
         """Return how many examples the budget pays for.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,8 @@ class Meter:
         self.steps = 0
         self.seconds = 0.0
         self._operations = _Operations() if flops else None
-        self._size = max(1, sum(p.numel() for p in reference.parameters()))
+        self._size = max(1, _size(reference))
+        self._shares: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary()
         self._depth = 0
 
     @property
@@ -81,7 +83,9 @@ class Meter:
         self._depth -= 1
         if self._depth:
             return
-        share = sum(p.numel() for p in module.parameters()) / self._size
+        share = self._shares.get(module)
+        if share is None:
+            share = self._shares[module] = _size(module) / self._size
         leaves = tree_leaves((args, kwargs, result))  # the result tells where the arguments are objects
         batch = next((len(t) for t in leaves if isinstance(t, Batch) or (isinstance(t, Tensor) and t.dim())), 0)
         cost = batch * share
@@ -109,6 +113,10 @@ class _Operations(TorchDispatchMode):
         if formula is not None:
             self.total += formula(*args, **kwargs, out_val=result)
         return result
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _now() -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -52,12 +52,19 @@ class Data(Dataset[tuple[dict[str, Tensor], Tensor]]):
         index = index.to(self.device)
         return Batch({name: t[index] for name, t in self.inputs.items()}, self.labels[index], index)
 
-    def batches(self, batch_size: int, epochs: int, generator: torch.Generator, examples: int | None = None) -> Batches:
+    def batches(
+        self,
+        batch_size: int,
+        epochs: int,
+        generator: torch.Generator,
+        examples: int | None = None,
+        augment: Callable[[Batch], Batch] | None = None,
+    ) -> Batches:
         """Return shuffled batches over ``epochs`` passes or so many examples, drawn from a CPU generator."""
         everything = torch.ones(len(self), dtype=torch.bool)
         if examples is not None:
             epochs = -(-examples // max(1, len(self)))
-        return Batches(self, batch_size, epochs, generator, everything, examples)
+        return Batches(self, batch_size, epochs, generator, everything, examples, augment)
 
     def chunks(self, size: int = 1024) -> Iterator[Batch]:
         """Yield everything once, in order, for evaluation."""
@@ -84,6 +91,7 @@ class Batches:
 
     Attributes:
         examples: Where to stop, or None for the end of the last pass; the last batch is cut to it.
+        augment: Applied to every batch, or None.
     """
 
     data: Data
@@ -92,6 +100,7 @@ class Batches:
     generator: torch.Generator
     keep: Tensor
     examples: int | None = None
+    augment: Callable[[Batch], Batch] | None = None
 
     @cached_property
     def per_epoch(self) -> int:
@@ -118,7 +127,8 @@ class Batches:
             order = order[self.keep[order]][:left].to(self.data.device)
             left -= len(order)
             for index in order.split(self.batch_size):
-                yield self.data.batch(index)
+                batch = self.data.batch(index)
+                yield batch if self.augment is None else self.augment(batch)
 
 
 @dataclass(frozen=True)

@@ -184,7 +184,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
             report.unlearning["audit"] = {"reason": call.excinfo.exconly().splitlines()[0], **reported["audit"]}
     error = call.excinfo.value if call.excinfo is not None else None
     if reported is not None and "contract" in reported and report.when == "call":
-        report.unlearning["contract"] = {**reported["contract"], "kept": report.passed, "sentence": str(error or "")}
+        kept = None if isinstance(error, NotExamined) else report.passed
+        report.unlearning["contract"] = {**reported["contract"], "kept": kept, "sentence": str(error or "")}
     if isinstance(error, NotExamined):
         report.outcome, report.longrepr = "skipped", (str(item.path), 0, f"Skipped: {error}")
     if isinstance(error, BrokenContract):

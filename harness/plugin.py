@@ -149,13 +149,13 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
 
 def _tune(config: pytest.Config, writer: Any) -> None:
     """Search the fields of every method that is asked for, and write what was chosen after each of them."""
-    from harness.tuning import TUNING_SEEDS, tune
+    from harness.tuning import FINAL_SEEDS, TUNING_SEEDS, tune
 
     settings, n = config.stash[SETTINGS], config.option.audit_tune
     (task,) = settings.tasks
     poisons = list(dict.fromkeys(cell.poison for cell in settings.cells))
     file = Path(config.option.audit_tune_file).absolute()
-    text = texts.tuning_head(task.id, [each.id for each in poisons], n, TUNING_SEEDS, settings.budget)
+    text = texts.tuning_head(task.id, [each.id for each in poisons], n, TUNING_SEEDS, FINAL_SEEDS, settings.budget)
     lab = lab_of(config)
     for method in settings.unlearners:
         writer.line(f"{method.id}: {n} settings, seeds {TUNING_SEEDS[0]} to {TUNING_SEEDS[-1]}")
@@ -281,6 +281,10 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
         for audit in unclear:
             terminalreporter.section(audit["id"].partition("::")[2], sep="_")
             terminalreporter.write_line(audit["text"])
+    if results.contract:
+        terminalreporter.section("unlearning contract")
+        for line in texts.contract_lines(list(results.contract.values())):
+            terminalreporter.write_line(line)
     if results.audits:
         terminalreporter.section("unlearning audits")
         audits = list(results.audits.values())

@@ -57,6 +57,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
 }
 ROOT = Path(__file__).resolve().parent.parent
 IN_TREE = ("harness", "unlearners", "poisons")
+DOTTED = re.compile(r"[\w.]+:[\w.]+")
 ANYTHING = bool | int | float | str | None  # what a field without an annotation, None by default, may be set to
 
 
@@ -191,7 +192,9 @@ def register(kind: Kind, value: Callable[..., Any]) -> Registered:
         fields = _state(value)
     plain = {str(k): _plain(v, f"{type(v).__name__}-{uuid.uuid4().hex[:8]}") for k, v in fields.items()}
     text = ",".join(f"{k}={_format(v)}" for k, v in plain.items())
-    return Registered(kind, f"{name}:{text}" if text else name, name, value, plain, "(local)", "", source_of(owner))
+    return Registered(
+        kind, f"{name}:{text}" if text else name, name, value, plain, "(local)", "", _source(owner, value)
+    )
 
 
 def _state(value: Any) -> dict[str, Any]:
@@ -210,6 +213,14 @@ def _state(value: Any) -> dict[str, Any]:
         if function.__name__ == "<lambda>":
             state["code"] = hashlib.sha256(repr((code.co_code, code.co_consts, code.co_names)).encode()).hexdigest()[:8]
     return state
+
+
+def _source(owner: Any, value: Any) -> str:
+    """Return the source of an object, that of a function which it adapts included."""
+    adapted = declares(value, "wraps")
+    if adapted is None:
+        return source_of(owner)
+    return hashlib.sha256((source_of(owner) + source_of(_factory(adapted))).encode()).hexdigest()
 
 
 def source_of(owner: Any) -> str:
@@ -253,11 +264,8 @@ def _load(kind: Kind, target: str) -> tuple[Any, str, str]:
     name, colon, rest = target.partition(":")
     if colon and name in entries:
         raise SpecError(f"{target!r}: {rest!r} is not FIELD=VALUE")
-    if re.fullmatch(r"[\w.]+:[\w.]+", target):
-        # As with ``python -m``, modules of the working directory can be named; last, so that they shadow nothing.
-        if str(Path.cwd()) not in sys.path:
-            sys.path.append(str(Path.cwd()))
-        return _import(kind, target, target, None), "(local)", ""
+    if DOTTED.fullmatch(target):
+        return imported(target, kind), "(local)", ""
     near = get_close_matches(target, entries, n=3, cutoff=0.5)
     raise SpecError(
         f"unknown {kind} {target!r}"
@@ -266,7 +274,21 @@ def _load(kind: Kind, target: str) -> tuple[Any, str, str]:
     )
 
 
-def _import(kind: Kind, target: str, value: str, distribution: str | None) -> Any:
+def imported(path: str, kind: str = "function") -> Any:
+    """Return what a dotted path ``pkg.module:attr`` names; ``kind`` is what a message calls it.
+
+    Raises:
+        SpecError: It is no such path, or cannot be imported.
+    """
+    if not DOTTED.fullmatch(path):
+        raise SpecError(f"the {kind} {path!r} is not a dotted path like mymodule:attribute")
+    # As with ``python -m``, modules of the working directory can be named; last, so that they shadow nothing.
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    return _import(kind, path, path, None)
+
+
+def _import(kind: str, target: str, value: str, distribution: str | None) -> Any:
     name, _, attributes = value.partition(":")
     of = f" of {distribution}" if distribution else ""
     try:
@@ -348,7 +370,7 @@ def _configure(
     # What was typed is plain; another default is part of the source.
     plain = {n: _plain(v, f"({type(v).__name__})") for n, v in fields.items()}
     id_ = f"{target}:{label}" if label else target
-    return Registered(kind, id_, target, value, plain, distribution, version, source_of(factory))
+    return Registered(kind, id_, target, value, plain, distribution, version, _source(factory, value))
 
 
 def _plain(value: Any, otherwise: str) -> Any:

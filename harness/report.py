@@ -222,6 +222,18 @@ def table(audits: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines[:-1]
 
 
+def contract_lines(contract: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line per method: how many lines of the contract it keeps, and which it breaks."""
+    lines = []
+    for method in dict.fromkeys(each["unlearner"] for each in contract):
+        own = [each for each in contract if each["unlearner"] == method]
+        broken = [each["line"] for each in own if each["kept"] is False]
+        unknown = sum(each["kept"] is None for each in own)
+        said = f"breaks {', '.join(broken)}" if broken else f"keeps all {len(own) - unknown} lines"
+        lines.append(f"{method}: {said}" + (f"; {unknown} could not be examined" if unknown else ""))
+    return lines
+
+
 def methods_that_pass(audits: Sequence[Mapping[str, Any]], alpha: float) -> str | None:
     """Say which of several methods pass everything, with the error rate of saying so for all of them together.
 
@@ -262,7 +274,10 @@ def _row(poison: str, audits: Sequence[Mapping[str, Any]]) -> list[str]:
         accuracy = points(by["accuracy"]["estimate"])
     if "cost" in by and by["cost"].get("estimate") is not None:
         cost = percent(by["cost"]["estimate"])
-        if flagged := flags(by["cost"].get("details", {}), by["cost"]["margin"]):
+        details = by["cost"].get("details", {})
+        if details.get("history_bytes"):
+            cost += f" and {details['history_bytes'] / 1e6:.2g} MB of checkpoints"
+        if flagged := flags(details, by["cost"]["margin"]):
             cost += f" (but {' and '.join(flagged)})"
     texts = [left, accuracy, cost]
     for i, claim in enumerate(("poison", "accuracy", "cost")):
@@ -319,11 +334,11 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def tuning_head(task: str, poisons: Sequence[str], settings: int, seeds: range, budget: float) -> str:
+def tuning_head(task: str, poisons: Sequence[str], settings: int, seeds: range, final: range, budget: float) -> str:
     """Return the head of the file that a search writes: what was searched, by what, when."""
     return (
         f"# Chosen on {task} against {', '.join(poisons)} from {settings} settings of each method, seeds {seeds[0]} to "
-        f"{seeds[-1]}, budget {percent(budget)} of retraining.\n"
+        f"{seeds[-1]}, the best of them on {final[0]} to {final[-1]}; budget {percent(budget)} of retraining.\n"
         f"# {', '.join(f'{name} {version}' for name, version in versions().items())}; {time.strftime('%Y-%m-%d')}\n"
     )
 

@@ -56,7 +56,10 @@ def isolated_rng(seed: int) -> Iterator[None]:
     numpy_state = numpy.random.get_state() if numpy else None
     cuda_state = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     random.seed(seed)
-    torch.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.manual_seed(seed)
+    else:  # it would keep a traceback for every device that might be asked for later, and is slow at that
+        torch.default_generator.manual_seed(seed)
     if numpy:
         numpy.random.seed(seed % 2**32)
     try:
@@ -126,7 +129,7 @@ def train(
     with isolated_rng(derive("initialisation", seed)):
         model = task.new_model().to(data.device)
         order = torch.Generator().manual_seed(derive("order", seed))
-        batches = Batches(data, task.batch_size, task.epochs, order, keep)
+        batches = Batches(data, task.batch_size, task.epochs, order, keep, augment=getattr(task, "augment", None))
         if on_epoch is not None:
             on_epoch(model, 0, task.epochs)
         return model, fit(task, model, batches, on_epoch, stop) if stop != 0 else 0

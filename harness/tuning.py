@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -18,6 +18,9 @@ from harness.trial import Lab, TrialResult
 
 #: What a setting is tried on: far from the seeds of audits, and few, since a search asks for many settings.
 TUNING_SEEDS = range(PILOT_SEED, PILOT_SEED + 5)
+#: What the best settings are compared on in the end: the best of many is also the luckiest.
+FINAL_SEEDS = range(PILOT_SEED, PILOT_SEED + 15)
+FINALISTS = 5
 
 
 @dataclass(frozen=True)
@@ -61,10 +64,10 @@ class Tuned:
     """What a search found.
 
     Attributes:
-        unlearner: The setting with the smallest `Score.loss`, of those tried on all seeds.
-        score: What it does, on the tuning seeds.
+        unlearner: Of the `FINALISTS` best settings the one with the smallest `Score.loss` on `FINAL_SEEDS`.
+        score: What it does there.
         settings: Settings that were tried, the one it began with among them.
-        unlearnings: Models that were unlearned for it, here or in an earlier run.
+        unlearnings: Models that this search had to unlearn; what an earlier one stored is not among them.
         trainings: Models that this search had to train.
         seconds: How long it took.
     """
@@ -89,7 +92,7 @@ def tune(
 
     Each setting is tried seed by seed, and given up where it is worse than the median at that seed (Optuna's median
     pruner). Everything follows from the settings before it, and what was tried is stored, so that a search that was
-    interrupted goes on where it stopped, and a longer one begins with the shorter one's settings.
+    interrupted goes on where it stopped. The `FINALISTS` best are tried on further seeds, and the best of these is it.
 
     Args:
         method: Where the search begins; fields that declare no search stay as they are.
@@ -113,33 +116,34 @@ def tune(
     if not space:
         raise UnlearningError(f"no field of {method.id!r} says where to search: annotate one, Annotated[float, Search]")
     started = time.perf_counter()
-    unlearnings = trainings = 0
-    tried: dict[int, tuple[Registered, Score]] = {}
+    built: set[tuple[Trial, str]] = set()
+    tried: dict[Registered, Score] = {}
 
     def objective(suggestion: Any) -> float:
-        nonlocal unlearnings, trainings
         fields = {name: _suggest(suggestion, name, search, method.fields[name]) for name, search in space.items()}
         setting = registry.with_fields(method, fields)
+        try:
+            for step, score in enumerate(scores(setting, TUNING_SEEDS)):
+                suggestion.report(score.loss, step)
+                if suggestion.should_prune() and step + 1 < len(TUNING_SEEDS):
+                    on_setting(suggestion.number + 1, setting, score)
+                    raise optuna.TrialPruned
+        except UnlearningError as error:
+            raise optuna.TrialPruned(str(error)) from error
+        tried[setting] = score
+        on_setting(suggestion.number + 1, setting, score)
+        return score.loss
+
+    def scores(setting: Registered, seeds: Sequence[int]) -> Iterator[Score]:
         cells = [Cell(setting, task, poison) for poison in poisons]
         lab.will_need(cells)
         results: dict[Cell, list[TrialResult]] = {cell: [] for cell in cells}
-        for step, seed in enumerate(TUNING_SEEDS):
+        for seed in seeds:
             for cell in cells:
-                try:
-                    result = _run(lab, Trial(cell, seed))
-                except UnlearningError as error:
-                    raise optuna.TrialPruned(str(error)) from error
-                results[cell].append(result)
-                unlearnings += 1
-                trainings += sum(arm in "PR" for arm in result.cost["built"])
-            score = _score(results, lab.budget)
-            suggestion.report(score.loss, step)
-            if suggestion.should_prune() and seed != TUNING_SEEDS[-1]:
-                on_setting(suggestion.number + 1, setting, score)
-                raise optuna.TrialPruned
-        tried[suggestion.number] = setting, score
-        on_setting(suggestion.number + 1, setting, score)
-        return score.loss
+                trial = Trial(cell, seed)
+                results[cell].append(result := _run(lab, trial))
+                built.update((trial, arm) for arm in result.cost["built"])
+            yield _score(results, lab.budget)
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(
@@ -151,8 +155,12 @@ def tune(
     study.optimize(objective, n_trials=settings)
     if not tried:
         raise UnlearningError(f"no setting of {method.id!r} could be tried to the end; it refused them all")
-    best, score = min(tried.values(), key=lambda each: each[1].loss)
-    return Tuned(best, score, settings, unlearnings, trainings, time.perf_counter() - started)
+    finalists = sorted(tried, key=lambda setting: tried[setting].loss)[:FINALISTS]
+    final = {setting: list(scores(setting, FINAL_SEEDS))[-1] for setting in finalists}
+    best = min(final, key=lambda setting: final[setting].loss)
+    unlearnings = sum(arm == "U" for _, arm in built)
+    seconds = time.perf_counter() - started
+    return Tuned(best, final[best], settings, unlearnings, len(built) - unlearnings, seconds)
 
 
 def _inside(search: Search, method: Registered, name: str) -> bool:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +58,7 @@ def unlearn(
             forget, history = forget.subset(torch.arange(0)), {}
         else:
             model.load_state_dict(poisoned)
-        reference = copy.deepcopy(model)
+        expected = _architecture(model)
         request = ForgetRequest(
             retain=retain,
             forget=forget,
@@ -69,31 +68,29 @@ def unlearn(
             _recipe=recipe,
             history=history or {},
         )
-        meter = Meter(reference, count_flops)
+        meter = Meter(model, count_flops)
         with training.same_settings(f"the unlearner {method.id!r}"), torch.enable_grad(), meter:
             returned = method.value(model.train(), request)
-    check_model(method.id, returned, reference)
+    _check_model(method.id, returned, *expected)
     return returned, meter
 
 
-def check_model(name: str, returned: object, reference: nn.Module) -> None:
-    """Refuse what is no model of the reference's architecture.
+def _architecture(model: nn.Module) -> tuple[type, dict[str, Any]]:
+    return type(model), {name: (tuple(t.shape), t.dtype) for name, t in model.state_dict().items()}
 
-    Raises:
-        ContractError: It is not.
-    """
+
+def _check_model(name: str, returned: object, expected_type: type, expected: dict[str, Any]) -> None:
     if not isinstance(returned, nn.Module):
         raise ContractError(
             f"the unlearner {name!r} returned {type(returned).__name__}; it must return the cleaned model",
             "same-architecture",
         )
-    expected = {k: (tuple(t.shape), t.dtype) for k, t in reference.state_dict().items()}
-    actual = {k: (tuple(t.shape), t.dtype) for k, t in returned.state_dict().items()}
-    if type(returned) is not type(reference) or actual != expected:
+    actual_type, actual = _architecture(returned)
+    if actual_type is not expected_type or actual != expected:
         odd = sorted(expected.items() ^ actual.items(), key=lambda item: item[0])
         where = f", first at {odd[0][0]!r}" if odd else ""
         raise ContractError(
             f"the unlearner {name!r} returned another architecture ({type(returned).__name__} in place of "
-            f"{type(reference).__name__}{where}); it must return a model of the one it was given",
+            f"{expected_type.__name__}{where}); it must return a model of the one it was given",
             "same-architecture",
         )

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness import registry
@@ -87,6 +89,17 @@ def test_a_part_counts_by_its_share_of_the_parameters(net, x):
     share = (4 * 5 + 5) / (4 * 5 + 5 + 5 * 3 + 3)
     assert cost(net, lambda: net.body(x)) == FORWARD * share
     assert cost(net, lambda: net.head(net.body(x)).sum().backward()) == N
+
+
+@pytest.mark.xfail(strict=True, reason="a module's share is remembered from its first call")
+def test_a_module_that_grows_counts_by_its_new_size(net, x):
+    def work():
+        grows = nn.Sequential()
+        grows(x)  # costs nothing yet
+        grows.append(net)
+        grows(x).sum().backward()
+
+    assert cost(net, work) == N
 
 
 def test_modules_without_parameters_are_free(net, x):
@@ -182,16 +195,23 @@ def test_nothing_is_counted_outside(net, x):
 @pytest.mark.parametrize("error", [None, KeyError])
 def test_hooks_are_gone_afterwards(net, error):
     from torch.nn.modules import module
+    from torch.optim import optimizer
+    from torch.utils._python_dispatch import _get_current_dispatch_mode_stack as modes
 
     def hooks():
-        return len(module._global_forward_hooks), len(module._global_forward_pre_hooks)
+        return (
+            len(module._global_forward_hooks),
+            len(module._global_forward_pre_hooks),
+            len(optimizer._global_optimizer_post_hooks),
+            len(modes()),
+        )
 
     before = hooks()
     if error is None:
-        with Meter(net):
-            assert hooks() != before
+        with Meter(net, flops=True):
+            assert hooks() == tuple(n + 1 for n in before)
     else:
-        with pytest.raises(error), Meter(net):
+        with pytest.raises(error), Meter(net, flops=True):
             raise error
     assert hooks() == before
 
@@ -204,10 +224,11 @@ def test_seconds_are_those_between_enter_and_exit(net):
     assert 0.02 <= meter.seconds < 5
 
 
-def test_metering_changes_no_result(net, x):
+@pytest.mark.parametrize("flops", [False, True])
+def test_metering_changes_no_result(net, x, flops):
     other = copy.deepcopy(net)
     net(x).square().sum().backward()
-    with Meter(other):
+    with Meter(other, flops):
         other(x).square().sum().backward()
     for one, two in zip(net.parameters(), other.parameters(), strict=True):
         assert torch.equal(one.grad, two.grad)
@@ -224,3 +245,234 @@ def test_a_backward_pass_is_two_forward_passes_by_operations():
     by_operations = both.get_total_flops() / forward.get_total_flops()
     assert by_operations == pytest.approx(3, rel=0.03)
     assert meter.examples == pytest.approx(8)
+
+
+# ---- what a method may do
+
+
+def train_step(net, x, optimizer=None):
+    optimizer = optimizer or torch.optim.SGD(net.parameters(), 0.1)
+    optimizer.zero_grad()
+    net(x).square().sum().backward()
+    optimizer.step()
+
+
+def with_a_teacher(net, x):
+    teacher = copy.deepcopy(net).eval()
+    for _ in range(3):
+        with torch.no_grad():
+            target = teacher(x)
+        (net(x) - target).square().sum().backward()
+
+
+def with_a_remembered_teacher(net, x):
+    with torch.no_grad():
+        target = copy.deepcopy(net).eval()(x)
+    for _ in range(3):
+        (net(x) - target).square().sum().backward()
+
+
+def with_fisher_information(net, x):
+    for row in x:
+        torch.autograd.grad(net(row[None]).square().sum(), list(net.parameters()))
+
+
+def with_a_copy(net, x):
+    train_step(copy.deepcopy(net), x)
+
+
+def with_a_new_model(net, x):
+    other = Net()
+    other.load_state_dict(net.state_dict())
+    train_step(other, x)
+
+
+def with_a_loader(net, x):
+    for (rows,) in DataLoader(TensorDataset(x), batch_size=4, shuffle=True):
+        train_step(net, rows)
+
+
+def with_its_parts(net, x):
+    net.head(net.body(x)).square().sum().backward()
+
+
+def with_functions(net, x):
+    weights = {name: p.detach().clone().requires_grad_() for name, p in net.named_parameters()}
+    torch.func.functional_call(net, weights, (x,)).square().sum().backward()
+
+
+def with_gradients_of_functions(net, x):
+    weights = {name: p.detach() for name, p in net.named_parameters()}
+    torch.func.grad(lambda w: torch.func.functional_call(net, w, (x,)).square().sum())(weights)
+
+
+def with_checkpoints(net, x):
+    checkpoint(net.body, x.requires_grad_(), use_reentrant=False).square().sum().backward()
+
+
+BODY = (4 * 5 + 5) / (4 * 5 + 5 + 5 * 3 + 3)
+
+
+@pytest.mark.parametrize(
+    ("work", "examples"),
+    [
+        (train_step, N),
+        (with_a_teacher, 3 * (N + FORWARD)),
+        (with_a_remembered_teacher, 3 * N + FORWARD),
+        (with_fisher_information, N),
+        (with_a_copy, N),
+        (with_a_new_model, N),
+        (with_a_loader, N),
+        (with_its_parts, N),
+        (with_functions, N),
+        (with_gradients_of_functions, N),
+        (with_checkpoints, (N + FORWARD) * BODY),  # what is computed again is paid again
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_whatever_a_method_does_is_charged_in_examples_and_in_operations(net, x, work, examples):
+    with FlopCounterMode(display=False) as reference:
+        work(copy.deepcopy(net), x.clone())
+    with Meter(net, flops=True) as meter:
+        work(net, x)
+    assert meter.examples == pytest.approx(examples, rel=1e-12)
+    assert meter.flops == reference.get_total_flops() > 0
+
+
+# ---- steps
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "ASGD", "RMSprop", "Rprop", "LBFGS"],
+)
+def test_steps_of_every_optimiser_count(net, x, name):
+    optimizer = getattr(torch.optim, name)(net.parameters(), lr=0.01)
+
+    def loss():
+        optimizer.zero_grad()
+        value = net(x).square().sum()
+        value.backward()
+        return value
+
+    with Meter(net) as meter:
+        for _ in range(3):
+            optimizer.step(loss)
+    assert meter.steps == 3
+
+
+def test_steps_of_several_optimisers_add_up(net, x):
+    one, other = torch.optim.SGD(net.body.parameters(), 0.1), torch.optim.Adam(net.head.parameters())
+    with Meter(net) as meter:
+        for _ in range(3):
+            train_step(net, x, one)
+        train_step(net, x, other)
+        train_step(copy.deepcopy(net), x)  # an optimiser that is made on the way
+    assert meter.steps == 5
+
+
+def test_steps_count_once_under_a_schedule(net, x):
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer)
+    with Meter(net) as meter:
+        for _ in range(3):
+            train_step(net, x, optimizer)
+            schedule.step()
+    assert meter.steps == 3
+
+
+@pytest.mark.xfail(strict=True, reason="torch's hook runs in the step of the class and in that of its base")
+def test_steps_of_a_derived_optimiser_count_once(net, x):
+    class Mine(torch.optim.SGD):
+        def step(self, closure=None):
+            return super().step(closure)
+
+    torch.optim.SGD(net.parameters(), 0.1)
+    with Meter(net) as meter:
+        train_step(net, x, Mine(net.parameters(), 0.1))
+    assert meter.steps == 1
+
+
+def test_steps_outside_do_not_count(net, x):
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    train_step(net, x, optimizer)
+    with Meter(net) as meter:
+        net(x).sum().backward()
+    train_step(net, x, optimizer)
+    assert meter.steps == 0
+
+
+# ---- operations
+
+
+def test_operations_are_counted_only_if_they_are_asked_for(net, x):
+    with Meter(net) as meter:
+        train_step(net, x)
+    assert meter.flops == 0
+
+
+def test_operations_of_a_linear_network_by_hand(net, x):
+    with Meter(net, flops=True) as meter:
+        net(x)
+    assert meter.flops == 2 * N * (4 * 5 + 5 * 3)
+    with Meter(net, flops=True) as meter:
+        net(x).sum().backward()
+    # Forward; both weights' gradients; the gradient of what the head was given, but none of the inputs.
+    assert meter.flops == 2 * N * (2 * (4 * 5 + 5 * 3) + 5 * 3)
+
+
+def image_network():
+    return registry.resolve("task", "digits-cnn").value.new_model(), torch.randn(8, 1, 8, 8)
+
+
+def language_network():
+    return nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True), torch.randn(4, 5, 16)
+
+
+@pytest.mark.parametrize("make", [image_network, language_network])
+@pytest.mark.parametrize("gradient", [True, False])
+def test_operations_are_those_of_torchs_own_counter(make, gradient):
+    model, x = make()
+
+    def work():
+        with torch.set_grad_enabled(gradient):
+            output = model(x)
+        if gradient:
+            output.square().sum().backward()
+
+    with FlopCounterMode(display=False) as reference:
+        work()
+    with Meter(model, flops=True) as meter:
+        work()
+    assert meter.flops == reference.get_total_flops() > 0
+
+
+@pytest.mark.xfail(strict=True, reason="in inference mode torch hands over whole layers, which no formula knows")
+@pytest.mark.parametrize("make", [image_network, language_network])
+def test_operations_in_inference_mode_count(make):
+    model, x = make()
+    with torch.inference_mode():
+        with FlopCounterMode(display=False) as reference:
+            model(x)
+        with Meter(model, flops=True) as meter:
+            model(x)
+    assert meter.flops == reference.get_total_flops() > 0
+
+
+def test_operations_on_bare_tensors_show_where_examples_do_not(net, x):
+    weight = net.head.weight.detach()
+    with Meter(net, flops=True) as meter:
+        torch.randn(7, 5) @ weight.T
+    assert (meter.examples, meter.flops) == (0, 2 * 7 * 5 * 3)
+
+
+def test_frozen_layers_show_in_operations_and_not_in_examples(net, x):
+    seen = []
+    for frozen in (False, True):
+        net.body.requires_grad_(not frozen)
+        with Meter(net, flops=True) as meter:
+            train_step(net, x)
+        seen.append((meter.examples, meter.flops))
+    assert seen[0][0] == seen[1][0] == pytest.approx(N)
+    # No gradient of the body's weights, nor of what the head was given.
+    assert seen[0][1] - seen[1][1] == 2 * N * (4 * 5 + 5 * 3)

@@ -1,11 +1,13 @@
 """Data on the device, their digests, and the order in which they are seen."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.api import Planted
+from harness.api import ForgetRequest, Planted
 from harness.data import Batches, Data, Split, digest, forget_block
 
 N = 23
@@ -135,11 +137,89 @@ def test_common_examples_come_in_the_same_order_with_and_without_the_others(drop
     assert {len(b) for b in found} <= {batch_size, (N - len(dropped)) % batch_size}
 
 
+# ---- batches up to a number of examples
+
+
+@given(st.integers(0, 4 * N), st.integers(1, 30), st.integers(0, 99))
+def test_so_many_examples_are_the_first_of_all_passes_and_the_last_batch_is_cut(examples, batch_size, seed):
+    data = Data({"x": torch.zeros(N, 1)}, torch.arange(N))
+    whole = seen(data.batches(batch_size, 4, generator(seed)))
+    limited = data.batches(batch_size, 1, generator(seed), examples)
+    found = seen(limited)
+    assert sum(map(len, found)) == examples
+    assert len(limited) == len(found)
+    last = max(0, len(found) - 1)
+    assert found[:last] == whole[:last]
+    assert all(labels == whole[last][: len(labels)] for labels in found[last:])
+
+
+@pytest.mark.parametrize(
+    ("examples", "sizes"),
+    [
+        (0, []),
+        (1, [1]),
+        (5, [5]),
+        (7, [5, 2]),
+        (23, [5, 5, 5, 5, 3]),
+        (24, [5, 5, 5, 5, 3, 1]),
+        (30, [5, 5, 5, 5, 3, 5, 2]),
+    ],
+)
+def test_the_sizes_of_batches_up_to_so_many_examples(data, examples, sizes):
+    batches = data.batches(5, 1, generator(), examples)
+    assert [len(labels) for labels in seen(batches)] == sizes
+    assert len(batches) == len(sizes)
+
+
+def test_passes_of_batches_up_to_so_many_examples_are_whole_until_the_last(data):
+    order = flat(data.batches(5, 1, generator(), 2 * N + 4))
+    assert sorted(order[:N]) == sorted(order[N : 2 * N]) == list(range(N))
+    assert order[:N] != order[N : 2 * N]
+    assert len(set(order[2 * N :])) == 4
+
+
+@pytest.mark.parametrize(("examples", "total"), [(None, 2 * 9), (100, 2 * 9), (18, 18), (13, 13), (4, 4), (0, 0)])
+def test_a_number_of_examples_ends_the_passes_and_never_adds_to_them(data, examples, total):
+    keep = torch.zeros(N, dtype=torch.bool)
+    keep[:9] = True
+    whole = flat(Batches(data, 4, 2, generator(3), keep))
+    limited = Batches(data, 4, 2, generator(3), keep, examples)
+    assert flat(limited) == whole[:total]
+    assert len(limited) == len(seen(limited)) == total // 9 * 3 + -(-(total % 9) // 4)
+    assert limited.per_epoch == 3
+
+
+def test_iterating_again_over_so_many_examples_draws_others(data):
+    batches = data.batches(5, 1, generator(), 6)
+    assert flat(batches) != flat(batches)
+
+
+def request(batch_size=5, budget=1.0):
+    everything = {"x": torch.zeros(N, 1)}
+
+    recipe = SimpleNamespace(batch_size=batch_size)
+    retain, forget = Data(everything, torch.arange(N)), Data({"x": torch.zeros(4, 1)}, 100 + torch.arange(4))
+    return ForgetRequest(retain, forget, budget, generator(), torch.device("cpu"), recipe)
+
+
+def test_a_request_hands_on_what_it_is_asked_for():
+    assert [len(b) for b in request().batches("retain", examples=7)] == [5, 2]
+    assert [len(b) for b in request().batches("retain", batch_size=3, examples=7)] == [3, 3, 1]
+    assert [len(b) for b in request().batches("forget", examples=6)] == [4, 2]
+    assert [len(b) for b in request().batches("forget", epochs=2)] == [4, 4]
+    assert [len(b) for b in request().batches("retain", epochs=9, examples=6)] == [5, 1]  # in place of epochs
+    assert [len(b) for b in request().batches("retain", examples=0)] == []
+    assert flat(request().batches("retain", examples=30)) == flat(request().batches("retain", epochs=2))[:30]
+    assert min(flat(request().batches("forget", examples=6))) >= 100
+
+
 def test_an_empty_set_has_no_batches(data):
     empty = data.subset(torch.empty(0, dtype=torch.int64))
     assert len(empty) == 0
     assert len(empty.batches(5, 2, generator())) == 0
     assert seen(empty.batches(5, 2, generator())) == []
+    assert len(empty.batches(5, 1, generator(), 7)) == 0
+    assert seen(empty.batches(5, 1, generator(), 7)) == []
     assert seen(empty.chunks()) == []
 
 

@@ -234,8 +234,8 @@ def test_annotations_for_type_checkers_only_do_not_hide_the_others(folder):
         (
             "unlearner",
             "scrubb",
-            "unknown unlearner 'scrubb'; did you mean scrub? (there are: gd, identity, retrain, scrub, short, wrecked; "
-            "or give a dotted path like mymodule:attribute)",
+            "unknown unlearner 'scrubb'; did you mean scrub? (there are: cfk, euk, ga, gd, identity, neggrad_plus, ngd, "
+            "retrain, rewind, scrub, short, ssd, undo, wrecked; or give a dotted path like mymodule:attribute)",
         ),
         ("poison", "gausian", "unknown poison 'gausian'; did you mean gaussian? (there are: backdoor, gaussian; "),
         ("task", "zzz", "unknown task 'zzz' (there are: digits-cnn; or give a dotted path like mymodule:attribute)"),
@@ -253,7 +253,7 @@ def test_annotations_for_type_checkers_only_do_not_hide_the_others(folder):
         ),
         ("unlearner", "gd:lr=1,epochs", "'gd:lr=1,epochs': 'epochs' is not FIELD=VALUE"),
         ("unlearner", "gd:lr='1", '"gd:lr=\'1": no closing quotation'),
-        ("unlearner", "gd:lr=-1", "the unlearner 'gd': lr must be positive and epochs at least 1"),
+        ("unlearner", "gd:lr=-1", "the unlearner 'gd': lr must be positive, not -1.0"),
         ("poison", "gaussian:fraction=2", "the poison 'gaussian': fraction must lie in (0, 1), not 2.0"),
         (
             "unlearner",
@@ -493,8 +493,8 @@ def test_renaming_a_helper_changes_the_hash(folder):
 
 
 def test_methods_of_the_tree_have_sources_of_their_own():
-    sources = [resolve("unlearner", name).source for name in ("gd", "scrub", "short")]
-    assert len(set(sources)) == 3
+    names = ("cfk", "euk", "ga", "gd", "neggrad_plus", "ngd", "rewind", "scrub", "short", "ssd", "undo")
+    assert len({resolve("unlearner", name).source for name in names}) == len(names)
     assert resolve("unlearner", "identity").source == resolve("unlearner", "retrain").source
 
 
@@ -557,7 +557,7 @@ def test_all_are_the_registered_ones_without_the_controls():
     from harness.registry import resolve_all
 
     names = [each.id for each in resolve_all("unlearner", ["all"])]
-    assert {"gd", "scrub"} <= set(names)
+    assert {"cfk", "euk", "ga", "gd", "neggrad_plus", "ngd", "rewind", "scrub", "ssd", "undo"} <= set(names)
     assert not {"retrain", "identity", "wrecked", "short"} & set(names)
     assert [each.id for each in resolve_all("unlearner", ["gd", "identity", "gd"])] == ["gd", "identity"]
 

@@ -10,18 +10,20 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from tiny import Tiny
 from torch import nn
 
 from harness import registry
 from harness.api import Cell, ContractError, ForgetRequest, Measure, Planted, Reading, Trial
 from harness.store import Busy, DamagedArtefact, Store, key_of
+from harness.training import train
 from harness.trial import Lab
 
 TINY = registry.resolve("task", "tiny:Tiny")
 BACKDOOR = registry.resolve("poison", "backdoor")
 GAUSSIAN = registry.resolve("poison", "gaussian")
-NAMES = ("identity", "retrain", "wrecked", "short", "gd")
-IDENTITY, RETRAIN, WRECKED, SHORT, GD = (registry.resolve("unlearner", name) for name in NAMES)
+NAMES = ("identity", "retrain", "wrecked", "short", "gd", "rewind")
+IDENTITY, RETRAIN, WRECKED, SHORT, GD, REWIND = (registry.resolve("unlearner", name) for name in NAMES)
 CPU = torch.device("cpu")
 
 
@@ -659,3 +661,303 @@ def test_the_retrained_model_itself_is_no_unlearned_one(tmp_path):
 
     with pytest.raises(ContractError, match="returned the retrained model of seed 0, bit by bit"):
         lab.run(Trial(Cell(method(forget), TINY, BACKDOOR), 0))
+
+
+# ---- what it cost, by every yardstick
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_retraining_is_all_of_retraining_by_every_yardstick(lab, seed):
+    cost = lab.run(trial(RETRAIN, seed=seed)).cost
+    fractions = dict(cost["fractions"])
+    assert 0.01 < fractions.pop("seconds") < 100
+    # Operations are counted on one seed: every seed has the same.
+    expected = {"examples": 1, "steps": 1, "flops": 1} if seed == 0 else {"examples": 1, "steps": 1}
+    assert fractions == pytest.approx(expected, rel=1e-12)
+    assert cost["unlearn_fraction"] == cost["fractions"]["examples"]
+    assert cost["history_bytes"] == 0
+
+
+def test_doing_nothing_costs_nothing_by_every_yardstick(lab):
+    fractions = lab.run(trial(IDENTITY)).cost["fractions"]
+    assert [fractions[name] for name in ("examples", "steps", "flops")] == [0, 0, 0]
+    assert 0 < fractions["seconds"] < 1
+
+
+def test_yardsticks_differ_where_work_does(lab):
+    def fractions(spec):
+        return lab.run(trial(registry.resolve("unlearner", spec))).cost["fractions"]
+
+    gd, teacher, frozen = fractions("gd:epochs=1"), fractions("undo:epochs=1"), fractions("cfk:k=1,epochs=1")
+    small = fractions("ga:epochs=1,batch_size=1")
+    assert gd["examples"] == pytest.approx(1 / 10)
+    assert gd["steps"] == pytest.approx(7 / 70)
+    assert gd["flops"] == pytest.approx(1 / 10)
+    # A teacher beside it: a third more by examples, no step more.
+    assert teacher["examples"] == pytest.approx(4 / 30)
+    assert teacher["steps"] == gd["steps"]
+    assert teacher["flops"] > gd["flops"]
+    # Frozen layers show in operations alone: a step of the whole network has products of 2 * 256 + 3 * 48 (the first
+    # layer's input has no gradient), one of its head 256 + 2 * 48.
+    assert frozen["examples"] == gd["examples"]
+    assert frozen["flops"] == pytest.approx(gd["flops"] * (256 + 2 * 48) / (2 * 256 + 3 * 48))
+    # Small batches show in steps alone: 24 points, one by one.
+    assert small["examples"] == pytest.approx(24 / 2160)
+    assert small["flops"] == pytest.approx(24 / 2160)
+    assert small["steps"] == pytest.approx(24 / 70)
+
+
+def test_what_a_method_cost_is_read_from_the_store_in_a_later_run(lab, tmp_path):
+    first = lab.run(trial(GD)).cost
+    again = lab_in(tmp_path / "store", "later").run(trial(GD)).cost
+    assert again["fractions"] == first["fractions"]
+
+
+@dataclass(frozen=True)
+class Bare(Tiny):
+    """A task whose model torch's counter has no formula for: it multiplies and sums, without a matrix product."""
+
+    def new_model(self):
+        class Scale(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.weight = nn.Parameter(torch.randn(3, 16))
+
+            def forward(self, x):
+                return (x.flatten(1)[:, None] * self.weight).sum(-1)
+
+        return Scale()
+
+
+@pytest.mark.xfail(strict=True, raises=ZeroDivisionError, reason="operations are divided by those of the recipe: none")
+def test_a_model_without_operations_that_can_be_counted_can_be_audited(lab):
+    task = registry.register("task", Bare())
+    cost = lab.run(Trial(Cell(IDENTITY, task, BACKDOOR), 0)).cost
+    assert cost["fractions"]["examples"] == 0
+
+
+# ---- history
+
+
+@dataclass(eq=False)
+class Wants(Watch):
+    """An unlearner that wants checkpoints."""
+
+    wanted: object = ()
+
+    def history(self, epochs):
+        return self.wanted(epochs) if callable(self.wanted) else self.wanted
+
+
+def wanting(*epochs, name="wanting"):
+    watch = Wants(wanted=list(epochs))
+    return watch, method(watch, name)
+
+
+class Trainings:
+    """Notes what is trained: an arm for every training that begins, and how far each came."""
+
+    def __init__(self):
+        self.begun = []
+        self.passes = []
+
+    def __call__(self, trial, arm, done, of):
+        if done == 0 and arm != "U":
+            self.begun.append((arm, trial.seed))
+        self.passes.append((arm, done, of))
+
+
+def trained_until(seed, epoch, poison=BACKDOOR):
+    """Return P's weights after an epoch, by the training loop itself."""
+    split = TINY.value.load(None)
+    planted = poison.value.plant(TINY.value, split, registry_seed(seed))
+    data = split.train.poisoned_with(planted)
+    model, _ = train(TINY.value, data, torch.ones(len(data), dtype=torch.bool), seed, stop=epoch)
+    return model.state_dict()
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def checkpoints(folder):
+    """Return the epochs that are stored, beside the finished models."""
+    return sorted(r["of"]["epoch"] for r in records(folder, "model") if "epoch" in r["of"])
+
+
+def test_the_declared_checkpoints_are_p_as_it_was_in_training(lab):
+    watch, wants = wanting(7, 0, 3, 3, 10)
+    lab.will_need([trial(wants).cell])
+    lab.run(trial(wants))
+    _, request, poisoned, _ = watch.seen[0]
+    assert list(request.history) == [0, 3, 7, 10]
+    for epoch, state in request.history.items():
+        assert same(state, trained_until(0, epoch))
+    assert same(request.history[10], poisoned)
+    assert not same(request.history[7], poisoned)
+    assert {tensor.device for state in request.history.values() for tensor in state.values()} == {CPU}
+
+
+def test_the_declaration_is_asked_with_the_epochs_of_the_recipe(lab):
+    watch = Wants(wanted=lambda epochs: [epochs // 2])
+    lab.run(trial(method(watch)))
+    assert list(watch.request.history) == [5]
+
+
+def test_checkpoints_are_kept_while_p_is_trained(tmp_path):
+    trainings = Trainings()
+    lab = lab_in(tmp_path, on_epoch=trainings)
+    first, second = wanting(2, name="first"), wanting(2, 6, name="second")
+    lab.will_need([trial(wants).cell for _, wants in (first, second)])
+    for seed in (0, 1):
+        for watch, wants in (first, second):
+            lab.run(trial(wants, seed=seed))
+            assert all(same(state, trained_until(seed, epoch)) for epoch, state in watch.request.history.items())
+    assert sorted(trainings.begun) == [("P", 0), ("P", 1), ("R", 0), ("R", 1)]
+    assert checkpoints(tmp_path) == [2, 2, 6, 6]
+
+
+def test_where_p_is_there_it_is_trained_again_only_as_far_as_needed(tmp_path):
+    lab_in(tmp_path).run(trial(IDENTITY))
+    before = {r["key"]: r["blob"] for r in records(tmp_path, "model")}
+    trainings = Trainings()
+    lab = lab_in(tmp_path, "later", on_epoch=trainings)
+    watch, wants = wanting(3)
+    lab.will_need([trial(wants).cell])
+    assert lab.run(trial(wants)).cost["built"] == ["U"]
+    assert [(done, of) for arm, done, of in trainings.passes if arm == "P again"] == [
+        (0, 10),
+        (1, 10),
+        (2, 10),
+        (3, 10),
+    ]
+    assert trainings.begun == [("P again", 0)]
+    assert same(watch.request.history[3], trained_until(0, 3))
+    after = {r["key"]: r["blob"] for r in records(tmp_path, "model")}
+    assert before.items() <= after.items()
+
+
+def test_the_initialisation_alone_needs_no_training(tmp_path):
+    lab_in(tmp_path).run(trial(IDENTITY))
+    trainings = Trainings()
+    watch, wants = wanting(0)
+    lab_in(tmp_path, "later", on_epoch=trainings).run(trial(wants))
+    assert [(done, of) for arm, done, of in trainings.passes if arm == "P again"] == [(0, 10)]
+    assert same(watch.request.history[0], trained_until(0, 0))
+
+
+def test_stored_checkpoints_serve_later_methods_and_later_runs(tmp_path):
+    lab_in(tmp_path).run(trial(wanting(3, name="first")[1]))
+    trainings = Trainings()
+    watch, wants = wanting(3, name="second")
+    lab_in(tmp_path, "later", on_epoch=trainings).run(trial(wants))
+    assert trainings.begun == []
+    assert same(watch.request.history[3], trained_until(0, 3))
+
+
+def test_checkpoints_are_of_the_poisoned_model_of_the_same_trial(lab):
+    watch, wants = wanting(3)
+    for poison, seed in ((BACKDOOR, 0), (GAUSSIAN, 0), (BACKDOOR, 1)):
+        lab.run(trial(wants, poison, seed))
+        assert same(watch.request.history[3], trained_until(seed, 3, poison))
+
+
+def test_methods_that_declare_nothing_get_no_history_and_nothing_more_is_stored(lab, tmp_path):
+    watch, empty = Watch(), Wants()
+    for name, each in (("watch", watch), ("empty", empty)):
+        lab.will_need([trial(method(each, name)).cell])
+        cost = lab.run(trial(method(each, name))).cost
+        assert cost["history_bytes"] == 0
+    assert checkpoints(tmp_path) == []
+    assert dict(watch.request.history) == dict(empty.request.history) == {}
+    lab.run(trial(wanting(3)[1]))
+    lab.run(trial(method(watch, "once more")))  # though there is one by now
+    assert len(watch.seen) == 2
+    assert dict(watch.request.history) == {}
+
+
+def test_methods_from_scratch_get_no_history(lab, tmp_path):
+    watch, wants = wanting(3)
+    watch.from_scratch = True
+    lab.will_need([trial(wants).cell])
+    lab.run(trial(wants))
+    assert dict(watch.request.history) == {}
+    assert checkpoints(tmp_path) == []
+
+
+def test_the_bytes_of_the_history_are_reported(lab, tmp_path):
+    weights = 16 * 16 + 16 + 16 * 3 + 3
+    assert lab.run(trial(wanting(3, name="one")[1])).cost["history_bytes"] == 4 * weights
+    assert lab.run(trial(wanting(1, 3, 1, name="two")[1])).cost["history_bytes"] == 2 * 4 * weights
+    later = lab_in(tmp_path / "store", "later").run(trial(wanting(3, name="one")[1]))
+    assert later.cost["history_bytes"] == 4 * weights
+
+
+def test_what_a_method_does_to_its_history_reaches_nobody_else(lab):
+    def vandalise(model, request):
+        for state in request.history.values():
+            for tensor in state.values():
+                tensor.zero_()
+        return model
+
+    vandal = Wants(then=vandalise, wanted=[3, 10])
+    lab.will_need([trial(method(vandal, "vandal")).cell])
+    before = lab.run(trial(IDENTITY)).readings
+    lab.run(trial(method(vandal, "vandal")))
+    watch, wants = wanting(3, 10)
+    lab.run(trial(wants))
+    assert all(same(state, trained_until(0, epoch)) for epoch, state in watch.request.history.items())
+    assert lab.run(trial(IDENTITY)).readings == before
+
+
+@pytest.mark.parametrize("epochs", [[11], [-1], [3, 99], [2.0], ["3"], [None]], ids=str)
+def test_epochs_that_there_are_not_are_refused_for_that_method_alone(lab, tmp_path, epochs):
+    _, wants = wanting(*epochs)
+    lab.will_need([trial(wants).cell, trial(REWIND).cell])
+    for _ in range(2):
+        with pytest.raises(ContractError, match="the unlearner 'wanting' wants the model after epochs .*0 to 10"):
+            lab.run(trial(wants))
+    assert sorted(lab.missing(trial(wants))) == ["U"]
+    assert built(lab, GD) == ["U"]
+    assert built(lab, REWIND) == ["U"]
+    assert checkpoints(tmp_path) == [REWIND.value.history(10)[0]]
+
+
+def test_a_declaration_that_raises_is_an_error_of_that_method_alone(lab):
+    def broken(epochs):
+        raise ZeroDivisionError("mine")
+
+    watch = Wants(wanted=broken)
+    lab.will_need([trial(method(watch)).cell, trial(GD).cell])
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        lab.run(trial(method(watch)))
+    assert built(lab, GD) == ["U"]
+
+
+def test_a_damaged_checkpoint_is_made_again(lab, tmp_path):
+    lab.run(trial(wanting(3, name="first")[1]))
+    (record,) = [r for r in records(tmp_path, "model") if r["of"].get("epoch") == 3]
+    (path,) = tmp_path.rglob(f"{record['blob']}.safetensors")
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    later = lab_in(tmp_path / "store", "later")
+    watch, wants = wanting(3, name="second")
+    with pytest.warns(DamagedArtefact), pytest.raises(Busy):
+        later.run(trial(wants))
+    later.run(trial(wants))
+    assert same(watch.request.history[3], trained_until(0, 3))
+
+
+def test_rewinding_starts_where_it_says(lab):
+    calls = []
+
+    @dataclass(frozen=True)
+    class Spied(type(REWIND.value)):
+        def __call__(self, model, request):
+            (state,) = request.history.values()
+            calls.append((list(request.history), same(state, trained_until(0, 6))))
+            return super().__call__(model, request)
+
+    result = lab.run(trial(method(Spied(to=0.6))))
+    assert calls == [([6], True)]
+    assert result.cost["fractions"]["examples"] == pytest.approx(0.1)
+    assert result.readings["accuracy"]["U"].value > 0.9

@@ -30,6 +30,9 @@ class CFk:
     reference code counts convolutions and linear layers and lets the batch normalisation between frozen ones adapt;
     here frozen blocks keep their running statistics too. The rate falls.
 
+    The defaults are the best of 120 settings on digits-cnn (seeds 1000 to 1014, which no audit uses; see
+    ci/benchmarks/results/tuned.txt): .39 of the poisons left on average, accuracy -.5 points.
+
     Attributes:
         k: Blocks that are trained, counted from the output, >= 1. The paper does not say its k.
         lr: Initial learning rate, > 0.
@@ -41,7 +44,7 @@ class CFk:
     """
 
     k: Annotated[int, Search(1, 3)] = 2
-    lr: Annotated[float, Search(1e-3, 1.0, log=True)] = 0.1
+    lr: Annotated[float, Search(1e-3, 1.0, log=True)] = 0.471
     epochs: int | None = None
 
     reads_forget: ClassVar[bool] = False

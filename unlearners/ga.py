@@ -28,6 +28,10 @@ class GA:
 
     Deviation: the rate falls.
 
+    The defaults are the best of 120 settings on digits-cnn (seeds 1000 to 1014, which no audit uses; see
+    ci/benchmarks/results/tuned.txt): .84 of the poisons left on average, accuracy -.5 points; higher rates destroy the
+    model before the poison is gone.
+
     Attributes:
         lr: Initial learning rate, > 0. The paper searched [1e-6, 5e-5] on CIFAR-10, where the model collapsed.
         epochs: Passes over the forget set, >= 1.
@@ -37,7 +41,7 @@ class GA:
         ValueError: A field is out of range.
     """
 
-    lr: Annotated[float, Search(1e-6, 0.1, log=True)] = 1e-3
+    lr: Annotated[float, Search(1e-6, 0.1, log=True)] = 0.00507
     epochs: Annotated[int, Search(1, 10)] = 1
     batch_size: int | None = None
 

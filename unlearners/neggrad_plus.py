@@ -30,6 +30,9 @@ class NegGradPlus:
     Deviations from the reference code: forget batches have a size of their own (there: the loader's), and the rate
     falls. What is called beta here is alpha there.
 
+    The defaults are the best of 120 settings on digits-cnn (seeds 1000 to 1014, which no audit uses; see
+    ci/benchmarks/results/tuned.txt): .43 of the poisons left on average, accuracy -.7 points.
+
     Attributes:
         lr: Initial learning rate, > 0.
         beta: Weight of the retain set, in [0, 1]; 1 is GD, 0 is GA. The reference code has .95 and .9999; the loss
@@ -41,8 +44,8 @@ class NegGradPlus:
         ValueError: A field is out of range.
     """
 
-    lr: Annotated[float, Search(1e-3, 1.0, log=True)] = 0.1
-    beta: Annotated[float, Search(0.8, 1.0)] = 0.99
+    lr: Annotated[float, Search(1e-3, 1.0, log=True)] = 0.034
+    beta: Annotated[float, Search(0.8, 1.0)] = 0.953
     forget_batch_size: Annotated[int, Search(choices=(16, 32, 64, 128))] = 16
     epochs: int | None = None
 

@@ -38,6 +38,9 @@ class SCRUB:
     falls linearly to zero (there: in steps); the teacher is in eval mode; without ``epochs`` the max epochs come
     before min epochs of equal length that together use up the budget.
 
+    The defaults are the best of 120 settings on digits-cnn (seeds 1000 to 1014, which no audit uses; see
+    ci/benchmarks/results/tuned.txt): .39 of the poisons left on average, accuracy -.4 points.
+
     Attributes:
         lr: Initial learning rate, > 0.
         alpha: Weight of staying close to the teacher on the retain set, >= 0.
@@ -52,10 +55,10 @@ class SCRUB:
         UnlearningError: Without ``epochs``, a budget that the max epochs use up.
     """
 
-    lr: Annotated[float, Search(1e-3, 1.0, log=True)] = 0.01
-    alpha: Annotated[float, Search(1e-3, 1.0, log=True)] = 0.5
+    lr: Annotated[float, Search(1e-3, 1.0, log=True)] = 0.0279
+    alpha: Annotated[float, Search(1e-3, 1.0, log=True)] = 0.383
     gamma: float = 1.0
-    temperature: Annotated[float, Search(choices=(1.0, 2.0, 4.0))] = 2.0
+    temperature: Annotated[float, Search(choices=(1.0, 2.0, 4.0))] = 4.0
     max_epochs: Annotated[int, Search(1, 3)] = 1
     forget_batch_size: Annotated[int, Search(choices=(16, 32, 64, 128, 256))] = 256
     epochs: int | None = None

@@ -1,0 +1,156 @@
+"""Every method against every poison, and what the harness adds to the unlearning itself.
+
+First all that does not depend on the methods is trained: P, R and the controls, on every seed of the plan, and the
+checkpoints that some methods want. From this store one process audits every registered method; then it unlearns and
+measures the very same models bare, nothing stored or judged. Writes the table and the ratio of CPU times:
+
+    python ci/benchmarks/methods.py [--store DIR] [--json FILE] [--markdown FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import math
+import platform
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness import measures, registry
+from harness.api import Cell, ForgetRequest, Trial, declares
+from harness.data import Data
+from harness.frontend import open_lab
+from harness.plan import LOOKS
+from harness.report import versions
+from harness.seeds import derive
+from harness.studies import REFERENCES
+
+SUITES = str(Path(__file__).resolve().parents[2] / "test_suites")
+TASK = "digits-cnn"
+
+
+def prepare(store: Path) -> None:
+    """Train what does not depend on the methods."""
+    lab = open_lab(store, None, "cpu", 0.1, "prepare")
+    methods = registry.resolve_all("unlearner", ["all"])
+    cells = registry.cells(methods, [registry.resolve("task", TASK)])
+    lab.will_need(cells)
+    references = [registry.resolve("unlearner", name) for name in REFERENCES]
+    for cell in {(cell.task, cell.poison): cell for cell in cells}.values():
+        for seed in range(LOOKS[-1]):
+            for reference in references:
+                lab.run(Trial(Cell(reference, cell.task, cell.poison), seed))
+
+
+def audit(store: Path) -> tuple[float, dict[str, Any]]:
+    """Audit every method; return the CPU seconds of the run and its JSON result."""
+    result = store / "table.json"
+    arguments = [SUITES, f"--ignore={SUITES}/test_contract.py", "-q", "-n0", "-p", "no:cacheprovider"]
+    arguments += ["-W", "ignore::pytest.PytestAssertRewriteWarning", "--unlearner=all", f"--task={TASK}"]
+    arguments += [f"--audit-store={store}", f"--audit-json={result}"]
+    started = time.process_time()
+    with contextlib.redirect_stdout(io.StringIO()):
+        pytest.main(arguments)
+    return time.process_time() - started, json.loads(result.read_text())
+
+
+def bare(document: dict[str, Any]) -> float:
+    """Unlearn and measure what the audit did, bare; return the CPU seconds."""
+    spent = 0.0
+    for trial in document["trials"]:
+        if "U" not in trial["cost"]["built"]:
+            continue
+        task = registry.resolve("task", trial["task"]).value
+        poison = registry.resolve("poison", trial["poison"]).value
+        method = registry.resolve("unlearner", trial["unlearner"]).value
+        split = task.load(None)
+        planted = poison.plant(task, split, derive("poison", trial["seed"]))
+        keep = torch.ones(len(split.train), dtype=torch.bool)
+        keep[planted.forget] = False
+        model = task.new_model()
+        history = declares(method, "history")
+        request = ForgetRequest(
+            split.train.subset(keep.nonzero().squeeze(1)), Data(planted.inputs, planted.labels), 0.1 * task.epochs,
+            torch.Generator().manual_seed(trial["seed"]), torch.device("cpu"), task,
+            {epoch: model.state_dict() for epoch in history(task.epochs)} if history else {},
+        )  # fmt: skip
+        started = time.process_time()
+        cleaned = method(model.train(), request).eval()
+        poison.probe(cleaned, planted, task, split)
+        measures.accuracy(cleaned, task, split.test)
+        spent += time.process_time() - started
+    return spent
+
+
+def markdown(document: dict[str, Any]) -> str:
+    """Return the table: a row per method and poison."""
+    lines = [
+        "| method | poison | verdict | poison left [interval] | accuracy against retraining | compute | n |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    cells: dict[tuple[str, str], dict[str, Any]] = {}
+    for each in document["audits"]:
+        cells.setdefault((each["unlearner"], each["poison"]), {})[each["claim"]] = each
+    for (method, poison), claims in cells.items():
+        verdicts = {claim: each["verdict"] for claim, each in claims.items()}
+        worst = next((v for v in ("ERROR", "FAIL", "INCONCLUSIVE") if v in verdicts.values()), "PASS")
+        why = "" if worst == "PASS" else " (" + ", ".join(c for c, v in verdicts.items() if v == worst) + ")"
+        left, accuracy, cost = (claims[name] for name in ("poison", "accuracy", "cost"))
+        low, high = (_number(x) for x in left["interval"])
+        seeds = max(len(each["seeds"]) for each in claims.values())
+        difference = f"{100 * accuracy['estimate']:+.1f} pp ({accuracy['verdict']})"
+        lines.append(
+            f"| `{method}` | {poison} | {worst}{why} | {_number(left['estimate'])} [{low}, {high}] "
+            f"| {difference} | {100 * cost['estimate']:.0f} % | {seeds} |"
+        )
+    return "\n".join(lines).replace(" -", " −") + "\n"
+
+
+def _number(x: float | None) -> str:
+    return f"{x:.2f}" if x is not None and math.isfinite(x) else "?"
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", type=Path, help="where to train; default a folder that is removed afterwards")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--markdown", type=Path, help="write the table to this file")
+    options = parser.parse_args()
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as temporary:
+        store = options.store or Path(temporary)
+        prepare(store)
+        cpu, document = audit(store)
+    built = [arm for trial in document["trials"] for arm in trial["cost"]["built"]]
+    alone = bare(document)
+    table = markdown(document)
+    kept = ("unlearner", "poison", "claim", "verdict", "reason", "estimate", "interval", "p_pass", "p_fail", "seeds")
+    figures = {
+        "audit_over_bare": cpu / alone,
+        "cpu_seconds": {"audit": cpu, "bare": alone},
+        "built": {arm: built.count(arm) for arm in "PRU"},
+        "audits": [{**{name: each[name] for name in kept}, "details": each["details"]} for each in document["audits"]],
+        "unlearners": document["unlearners"],
+        "machine": f"{platform.machine()}, 1 thread, CPU",
+        "versions": versions(),
+    }
+    print(table)
+    print(f"built: {figures['built']} (no P and no R)")
+    print(f"audit from a warm store over bare unlearning and measures: {figures['audit_over_bare']:.3f} (at most 1.15)")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    if options.markdown:
+        options.markdown.write_text(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,546 @@
+"""Unlearners that are broken on purpose, each in a way that people break theirs, under the line that must say so."""
+
+from __future__ import annotations
+
+import copy
+import os
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import kl_div, log_softmax
+from torch.nn.modules.module import register_module_forward_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader
+
+from harness.api import UnlearningError
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A broken method, the line that rejects it, a piece of the sentence, and the other lines that it breaks."""
+
+    method: Callable[..., Any]
+    line: str
+    says: str
+    also: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return getattr(self.method, "__name__", type(self.method).__name__)
+
+
+BROKEN: list[Broken] = []
+
+
+def breaks(line: str, says: str, *also: str) -> Callable[[Any], Any]:
+    def note(method: Any) -> Any:
+        BROKEN.append(Broken(method() if isinstance(method, type) else method, line, says, also))
+        return method
+
+    return note
+
+
+def blind(method: Any) -> Any:
+    """Declare that a method does not read the forget set."""
+    method.reads_forget = False
+    return method
+
+
+def descend(model, request, loss=None, which="retain", epochs=1, lr=0.05):
+    optimizer = request.optimizer(model, lr=lr)
+    for batch in request.batches(which, epochs):
+        optimizer.zero_grad()
+        (loss or request.loss)(model, batch).backward()
+        optimizer.step()
+    return model
+
+
+def ascend(model, request, lr=0.01):
+    return descend(model, request, lambda *of: -request.loss(*of), "forget", lr=lr)
+
+
+def forget(model, request):
+    """Nothing is wrong with this one: what the others do beside their mistake."""
+    return descend(ascend(model, request), request)
+
+
+def away_from(teacher, model, request):
+    """The max epoch of SCRUB: away from a teacher on the forget set."""
+
+    def distance(model, batch):
+        with torch.no_grad():
+            target = log_softmax(request.logits(teacher, batch), dim=1)
+        return -kl_div(log_softmax(request.logits(model, batch), dim=1), target, reduction="batchmean", log_target=True)
+
+    return descend(descend(model, request, distance, "forget"), request)
+
+
+# ---- ordinary-request
+
+
+@breaks("ordinary-request", "raised AttributeError", "one-point", "whole-class", "large-batch")
+def expects_a_torchvision_data_set(model, request):
+    """Reads ``targets``, which data sets of torchvision have."""
+    return forget(model, request) if len(request.retain.targets) else model
+
+
+@breaks("ordinary-request", "refused an ordinary request: written for ten classes")
+def is_made_for_one_data_set(model, request):
+    """Refuses whatever is not the data that it was written for."""
+    if request.retain.labels.max() < 9:
+        raise UnlearningError("written for ten classes")
+    return forget(model, request)
+
+
+@breaks("ordinary-request", "raised ZeroDivisionError", "one-point", "whole-class", "large-batch")
+def drops_the_last_batch(model, request):
+    """Drops a batch that is not full, has none left, and divides by their number."""
+    loader = DataLoader(request.forget, request.batch_size, shuffle=True, drop_last=True)
+    return ascend(model, request, lr=0.01 / len(loader))
+
+
+@breaks("ordinary-request", "raised RuntimeError: ", "whole-class")
+def pairs_batches_of_unequal_size(model, request):
+    """Mixes forget batches into retain batches, which fails where the last of those is the smaller one."""
+
+    def mixed(model, batch):
+        other = next(iter(request.batches("forget")))
+        batch.inputs["image"][: len(other)].lerp_(other.inputs["image"], 0.5)
+        return request.loss(model, batch)
+
+    return descend(model, request, mixed)
+
+
+# ---- one-point
+
+
+@breaks("one-point", "raised ZeroDivisionError")
+def divides_by_n_minus_one(model, request):
+    """Scales by an unbiased variance, which one point does not have."""
+    return ascend(model, request, lr=0.01 / (len(request.forget) - 1))
+
+
+@breaks("one-point", "raised ValueError: batch_size should be a positive integer")
+def halves_the_forget_set(model, request):
+    """Makes two batches of the forget set, of which a single point leaves none."""
+    loader = DataLoader(request.forget, batch_size=len(request.forget) // 2)
+    return ascend(model, request, lr=0.01 / len(loader))
+
+
+@breaks("one-point", "raised ValueError: two points at least")
+def refuses_by_another_error(model, request):
+    """Refuses in words, but by an error that a bug could raise too."""
+    if len(request.forget) < 2:
+        raise ValueError("two points at least")
+    return forget(model, request)
+
+
+@breaks("one-point", "refused without saying why")
+def refuses_without_a_word(model, request):
+    """Refuses, and leaves the person to guess."""
+    if len(request.forget) < 2:
+        raise UnlearningError
+    return forget(model, request)
+
+
+# ---- whole-class, large-batch
+
+
+@breaks("whole-class", "raised KeyError: 2")
+def looks_classes_up_in_the_retain_set(model, request):
+    """Takes every class to be in the retain set."""
+    images, labels = request.retain.inputs["image"], request.retain.labels
+    means = {int(c): images[labels == c].mean(0) for c in labels.unique()}
+
+    def towards_the_mean(model, batch):
+        batch.inputs["image"] = torch.stack([means[int(label)] for label in batch.labels])
+        return request.loss(model, batch)
+
+    return descend(ascend(model, request), request, towards_the_mean, "forget")
+
+
+@breaks("large-batch", "raised ValueError: Sample larger than population")
+def samples_a_full_batch(model, request):
+    """Draws a batch without replacement from fewer points than it has."""
+    chosen = torch.tensor(random.sample(range(len(request.retain)), request.batch_size))
+    ascend(model, request)
+    return descend(model, request, lambda model, _: request.loss(model, request.retain.batch(chosen)))
+
+
+# ---- same-architecture
+
+
+@breaks("same-architecture", "returned NoneType; it must return the cleaned model")
+def returns_none(model, request):
+    """Trains in place and forgets to return."""
+    forget(model, request)
+
+
+@breaks("same-architecture", "returned tuple")
+def returns_the_loss_too(model, request):
+    """Returns more than the model."""
+    return forget(model, request), 0.0
+
+
+@breaks("same-architecture", "returned OrderedDict")
+def returns_a_state_dict(model, request):
+    """Returns the weights alone."""
+    return forget(model, request).state_dict()
+
+
+@breaks("same-architecture", "another architecture (Linear in place of Net")
+def returns_another_architecture(model, request):
+    """Returns a model of its own."""
+    return nn.Linear(64, 3)
+
+
+@breaks("same-architecture", "another architecture (Net in place of Net")
+def returns_double_precision(model, request):
+    """Leaves the weights in double precision."""
+    return forget(model, request).double()
+
+
+@breaks("same-architecture", "another architecture (AveragedModel in place of Net")
+def returns_the_wrapper(model, request):
+    """Averages weights, and returns the object that averages in place of its module."""
+    averaged = AveragedModel(model)
+    averaged.update_parameters(forget(model, request))
+    return averaged
+
+
+# ---- finite-weights
+
+
+@breaks("finite-weights", "not finite")
+def diverges(model, request):
+    """Climbs a loss without bound, in steps far too large."""
+    return descend(model, request, lambda *of: -request.loss(*of), "forget", epochs=3, lr=1e30)
+
+
+@breaks("finite-weights", "not finite, first 'head.2.bias'")
+def has_no_variance_of_one_point(model, request):
+    """Divides zero by zero on a single point, in tensors, where nothing is raised."""
+    images = forget(model, request) and request.forget.inputs["image"].flatten(1)
+    variance = (images - images.mean(0)).square().sum(0) / (torch.tensor(len(images)) - 1)
+    with torch.no_grad():
+        model.head[2].bias += variance.mean()
+    return model
+
+
+# ---- changes-weights
+
+
+@breaks("changes-weights", "returned the parameters of the model as they came")
+def does_nothing(model, request):
+    """Does nothing."""
+    return model
+
+
+@breaks("changes-weights", "check that an optimiser steps")
+def never_steps(model, request):
+    """Leaves ``optimizer.step()`` out."""
+    for batch in request.batches("retain"):
+        request.loss(model, batch).backward()
+    return model
+
+
+@breaks("changes-weights", "check that an optimiser steps")
+def clears_gradients_too_late(model, request):
+    """Clears the gradients between the backward pass and the step."""
+    optimizer = request.optimizer(model)
+    for batch in request.batches("retain"):
+        request.loss(model, batch).backward()
+        optimizer.zero_grad()
+        optimizer.step()
+    return model
+
+
+@breaks("changes-weights", "that it is this model's")
+def steps_another_model(model, request):
+    """Makes the optimiser first and copies the model afterwards."""
+    optimizer = request.optimizer(model)
+    student = copy.deepcopy(model)
+    for batch in request.batches("retain"):
+        request.loss(student, batch).backward()
+        optimizer.step()
+    return student
+
+
+@breaks("changes-weights", "as they came")
+def returns_the_original(model, request):
+    """Trains a copy and returns the model that it was copied from."""
+    forget(copy.deepcopy(model), request)
+    return model
+
+
+# ---- depends-on-split
+
+
+@breaks("depends-on-split", "it does not use the request", "reads-forget")
+def adds_noise_only(model, request):
+    """Adds noise, whatever is to be forgotten."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+@breaks("depends-on-split", "it does not use the request")
+@blind
+def prunes_small_weights(model, request):
+    """Removes the smallest weights, whatever is to be forgotten."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= parameter.abs() > parameter.abs().median()
+    return model
+
+
+# ---- reads-forget
+
+
+@breaks("reads-forget", "its result changes with what the forget set holds")
+@blind
+def reads_what_it_declares_not_to(model, request):
+    """Declares that it trains on the retain set alone, and does not."""
+    return forget(model, request)
+
+
+@breaks("reads-forget", "if that is meant, declare reads_forget = False")
+def does_not_declare_that_it_is_blind(model, request):
+    """Trains on the retain set alone, and does not say so."""
+    return descend(model, request)
+
+
+@breaks("reads-forget", "check that a teacher is a copy")
+def is_its_own_teacher(model, request):
+    """SCRUB whose teacher is the student: it never gets away from itself."""
+    teacher = model
+    return away_from(teacher, model, request)
+
+
+@breaks("reads-forget", "that the loss on the forget set is used")
+def subtracts_a_number(model, request):
+    """Takes the loss on the forget set as a number, which has no gradient."""
+    forgotten = next(iter(request.batches("forget")))
+    return descend(model, request, lambda m, batch: request.loss(m, batch) - request.loss(m, forgotten).item())
+
+
+# ---- data-untouched
+
+
+@breaks("data-untouched", "changed the retained inputs in place")
+def normalises_in_place(model, request):
+    """Normalises the images where they are."""
+    request.retain.inputs["image"].sub_(0.5).div_(0.5)
+    return forget(model, request)
+
+
+@breaks("data-untouched", "changed the forget set's labels in place")
+def flips_labels_in_place(model, request):
+    """Writes wrong labels over the right ones."""
+    request.forget.labels.add_(1).remainder_(3)
+    return descend(model, request, which="forget")
+
+
+@breaks("data-untouched", "changed the forget set's labels in place")
+def assigns_random_labels(model, request):
+    """Puts other labels into the data set that it was handed."""
+    request.forget.labels = torch.randint(0, 3, request.forget.labels.shape)
+    return forget(model, request)
+
+
+@breaks("data-untouched", "changed the history in place")
+def trains_the_checkpoint_itself(model, request):
+    """Takes a checkpoint's own tensors for weights, and trains them."""
+    (early,) = request.history.values()
+    model.load_state_dict(early, assign=True)
+    model.requires_grad_(True)
+    return forget(model, request)
+
+
+trains_the_checkpoint_itself.history = lambda epochs: [epochs // 2]
+
+
+# ---- grad-flags
+
+
+@breaks("grad-flags", "no longer require gradients, first 'first.0.weight'")
+def leaves_layers_frozen(model, request):
+    """Freezes all blocks but the last, and leaves them so."""
+    for block in request.blocks(model)[:-1]:
+        block.requires_grad_(False)
+    return forget(model, request)
+
+
+# ---- no-hooks
+
+
+@breaks("no-hooks", "left hooks on 'head.1'")
+def leaves_a_forward_hook(model, request):
+    """Reads features by a hook that it does not remove."""
+    features = []
+    model.head[1].register_forward_hook(lambda module, inputs, output: features.append(output.detach()))
+    return forget(model, request)
+
+
+@breaks("no-hooks", "left hooks on torch itself")
+def leaves_a_hook_on_every_module(model, request):
+    """Counts calls by a hook on all modules of the process."""
+    register_module_forward_hook(lambda module, inputs, output: None)
+    return forget(model, request)
+
+
+@breaks("no-hooks", "left hooks on torch itself")
+def leaves_a_hook_on_every_optimiser(model, request):
+    """Counts steps by a hook on all optimisers of the process."""
+    register_optimizer_step_post_hook(lambda *_: None)
+    return forget(model, request)
+
+
+@breaks("no-hooks", "left hooks on 'first.0.weight'")
+def leaves_a_hook_on_a_parameter(model, request):
+    """Masks gradients by a hook on a parameter."""
+    weight = model.first[0].weight
+    weight.register_hook(lambda gradient: gradient * (weight > 0))
+    return forget(model, request)
+
+
+@breaks("no-hooks", "left hooks on 'head.2.bias'")
+def leaves_a_hook_on_a_gradient(model, request):
+    """Drops gradients, once they are there, by a hook on a parameter."""
+
+    def drop(parameter):
+        parameter.grad.zero_()
+
+    model.head[2].bias.register_post_accumulate_grad_hook(drop)
+    return forget(model, request)
+
+
+@breaks("no-hooks", "left a forward of its own on 'the model'")
+def masks_a_class(model, request):
+    """Hides a class in a forward pass of its own, which the weights do not hold."""
+    forward = model.forward
+    model.forward = lambda images: forward(images) * torch.tensor([1.0, 1.0, 0.0])
+    return forget(model, request)
+
+
+# ---- no-shared-weights
+
+
+@breaks("no-shared-weights", "a copy must be copy.deepcopy's", "reads-forget")
+def copies_the_teacher_flatly(model, request):
+    """SCRUB whose teacher is a shallow copy, which has the student's own layers."""
+    return away_from(copy.copy(model), model, request)
+
+
+@breaks("no-shared-weights", "a copy must be copy.deepcopy's")
+def assigns_the_teacher_its_weights(model, request):
+    """SCRUB whose teacher is a new model that was assigned the student's tensors."""
+    teacher = request.new_model()
+    teacher.load_state_dict(model.state_dict(), assign=True)
+    return away_from(teacher.eval(), model, request)
+
+
+# ---- repeatable
+
+
+def noisy(model, request, draw):
+    forget(model, request)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.as_tensor(draw(parameter.shape), dtype=parameter.dtype)
+    return model
+
+
+@breaks("repeatable", "gave other weights under the same seed")
+def draws_from_a_new_numpy_generator(model, request):
+    """Draws from a generator of numpy that nobody seeded."""
+    return noisy(model, request, np.random.default_rng().standard_normal)
+
+
+@breaks("repeatable", "gave other weights under the same seed")
+def seeds_by_the_clock(model, request):
+    """Seeds torch by the time of day."""
+    torch.manual_seed(time.time_ns())
+    return noisy(model, request, torch.randn)
+
+
+@breaks("repeatable", "gave other weights under the same seed")
+def draws_from_the_system(model, request):
+    """Draws from the operating system's entropy."""
+    generator = torch.Generator().manual_seed(int.from_bytes(os.urandom(7), "big"))
+    return noisy(model, request, lambda shape: torch.randn(shape, generator=generator))
+
+
+@breaks("repeatable", "it must keep nothing from one call for the next")
+class KeepsTheFirstTeacher:
+    """SCRUB that keeps the teacher of the first request for all that follow."""
+
+    def __init__(self):
+        self.teacher = None
+
+    def __call__(self, model, request):
+        self.teacher = self.teacher or copy.deepcopy(model).eval()
+        return away_from(self.teacher, model, request)
+
+
+# ---- budget
+
+
+@breaks("budget", "used 168 examples forward and backward where 80 are allowed")
+def loops_over_its_own_loader(model, request):
+    """Trains four epochs by a loader of its own."""
+    optimizer = request.optimizer(model, lr=0.01)
+    loader = DataLoader(request.retain, request.batch_size, shuffle=True)
+    for _ in range(4):
+        for inputs, labels in loader:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(inputs["image"]), labels).backward()
+            optimizer.step()
+    return ascend(model, request)
+
+
+@breaks("budget", "see request.budget and request.affordable")
+def trains_a_copy_beside_it(model, request):
+    """Trains an expert for four epochs on a deep copy, to learn from it."""
+    expert = descend(copy.deepcopy(model), request, epochs=4)
+    return away_from(expert, model, request)
+
+
+@breaks("budget", "where 80 are allowed (2 passes over the retain set)")
+@blind
+def retrains(model, request):
+    """Retrains from scratch, half as long as the model was trained."""
+    return descend(request.new_model(), request, epochs=request.epochs // 2)
+
+
+# ---- settings
+
+
+@breaks("settings", "left torch's default dtype changed")
+def sets_the_default_dtype(model, request):
+    """Computes in double precision and leaves that on."""
+    torch.set_default_dtype(torch.float64)
+    return forget(model, request)
+
+
+@breaks("settings", "left torch's deterministic algorithms changed")
+def sets_deterministic_algorithms(model, request):
+    """Asks for deterministic algorithms on behalf of everybody."""
+    torch.use_deterministic_algorithms(True)
+    return forget(model, request)
+
+
+@breaks("settings", "left torch's matmul precision and threads changed")
+def tunes_torch(model, request):
+    """Sets what makes it faster on the machine where it was written."""
+    forget(model, request)
+    torch.set_float32_matmul_precision("high")
+    torch.set_num_threads(2)
+    return model

@@ -1,0 +1,129 @@
+"""The fields of the methods: which values are refused, and how they are typed."""
+
+import math
+from itertools import product
+
+import pytest
+
+from harness.registry import SpecError, available, resolve
+from unlearners.cfk import CFk
+from unlearners.euk import EUk
+from unlearners.ga import GA
+from unlearners.gd import GD
+from unlearners.neggrad_plus import NegGradPlus
+from unlearners.ngd import NGD
+from unlearners.rewind import Rewind
+from unlearners.scrub import SCRUB
+from unlearners.ssd import SSD
+from unlearners.undo import UNDO
+
+NAN, INF = math.nan, math.inf
+TRAINED = (GD, NGD, GA, NegGradPlus, SCRUB, CFk, EUk, UNDO, Rewind)
+BAD = [
+    *((method, "lr", (0, -1, NAN, INF)) for method in TRAINED),
+    *((method, "epochs", (0, -1, NAN)) for method in TRAINED),
+    (NGD, "variance", (-1e-12, NAN, INF)),
+    (GA, "batch_size", (0, -1, NAN)),
+    (NegGradPlus, "beta", (-0.01, 1.01, NAN)),
+    (NegGradPlus, "forget_batch_size", (0, -1, NAN)),
+    (SCRUB, "alpha", (-0.1, NAN)),
+    (SCRUB, "gamma", (-0.1, NAN)),
+    (SCRUB, "temperature", (0, -1, NAN)),
+    (SCRUB, "max_epochs", (-1, NAN)),
+    (SCRUB, "forget_batch_size", (0, -1, NAN)),
+    (SSD, "alpha", (0, -1, NAN, INF)),
+    (SSD, "dampening", (0, -1, NAN, INF)),
+    (SSD, "batch_size", (0, -1, NAN)),
+    (CFk, "k", (0, -1, NAN)),
+    (EUk, "k", (0, -1, NAN)),
+    (UNDO, "a", (-0.01, 1.01, NAN)),
+    (UNDO, "temperature", (0, -1, NAN)),
+    (Rewind, "to", (-0.01, 1.01, NAN)),
+]
+NAMES = {type(resolve("unlearner", name).value): name for name in available("unlearner")}
+
+
+@pytest.mark.parametrize(("method", "field", "value"), [(m, f, v) for m, f, values in BAD for v in values])
+def test_a_field_out_of_range_is_refused(method, field, value):
+    with pytest.raises(ValueError, match=f"{field} .*must"):
+        method(**{field: value})
+
+
+def test_the_fields_above_are_all_that_there_are():
+    named = {(method, field) for method, field, _ in BAD}
+    methods = [resolve("unlearner", name).value for name in available("unlearner")]
+    ours = [method for method in methods if type(method).__module__.startswith("unlearners.")]
+    assert named == {(type(method), field) for method in ours for field in vars(method)}
+
+
+@pytest.mark.parametrize(
+    ("method", "fields"),
+    [
+        (NGD, {"variance": 0}),
+        (NegGradPlus, {"beta": 0, "forget_batch_size": 1}),
+        (NegGradPlus, {"beta": 1}),
+        (SCRUB, {"alpha": 0, "gamma": 0, "max_epochs": 0, "forget_batch_size": 1}),
+        (SSD, {"batch_size": 1}),
+        (SSD, {"batch_size": None}),
+        (GA, {"batch_size": 1}),
+        (CFk, {"k": 1}),
+        (EUk, {"k": 1}),
+        (UNDO, {"a": 0}),
+        (UNDO, {"a": 1}),
+        (Rewind, {"to": 0}),
+        (Rewind, {"to": 1}),
+        *((method, {"epochs": 1, "lr": 1e-300}) for method in TRAINED),
+    ],
+)
+def test_the_ends_of_a_range_are_allowed(method, fields):
+    made = method(**fields)
+    assert {name: getattr(made, name) for name in fields} == fields
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("gd:lr=-1", "the unlearner 'gd': lr must be positive, not -1.0"),
+        ("ngd:variance=nan", "the unlearner 'ngd': variance must not be negative, not nan"),
+        ("ga:epochs=0", "the unlearner 'ga': epochs must be at least 1, not 0"),
+        ("neggrad_plus:beta=2", "the unlearner 'neggrad_plus': beta must lie in [0, 1], not 2.0"),
+        ("ssd:alpha=inf", "the unlearner 'ssd': alpha must be positive, not inf"),
+        ("cfk:k=0", "the unlearner 'cfk': k must be at least 1, not 0"),
+        ("undo:a=1.5", "the unlearner 'undo': a must lie in [0, 1], not 1.5"),
+        ("rewind:to=-1", "the unlearner 'rewind': to must lie in [0, 1], not -1.0"),
+    ],
+)
+def test_what_is_refused_on_the_command_line_is_said_in_one_sentence(spec, message):
+    with pytest.raises(SpecError) as caught:
+        resolve("unlearner", spec)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("method", TRAINED, ids=lambda m: m.__name__)
+def test_the_rates_and_epochs_of_the_paper_can_be_typed(method):
+    for lr, epochs in product(("1e-6", "5e-6", "1e-5", "5e-5"), (2, 4, 6, 8, 10)):
+        found = resolve("unlearner", f"{NAMES[method]}:lr={lr},epochs={epochs}")
+        assert (found.value.lr, found.value.epochs) == (float(lr), epochs)
+        assert resolve("unlearner", found.id) == found
+
+
+@pytest.mark.parametrize(
+    ("spec", "fields"),
+    [
+        ("ngd:variance=1e-7", {"variance": 1e-7}),
+        ("neggrad_plus:beta=0.9999", {"beta": 0.9999}),
+        ("ssd:alpha=10,dampening=1", {"alpha": 10.0, "dampening": 1.0}),
+        ("ssd:alpha=0.1,batch_size=64", {"alpha": 0.1, "batch_size": 64}),
+        ("ga:batch_size=1", {"batch_size": 1}),
+        ("ga:batch_size=none", {"batch_size": None}),
+        ("scrub:temperature=4,max_epochs=2,forget_batch_size=32", {"temperature": 4.0, "max_epochs": 2}),
+        ("cfk:k=3", {"k": 3}),
+        ("undo:a=0.6", {"a": 0.6}),
+        ("rewind:to=0.05", {"to": 0.05}),
+    ],
+)
+def test_other_values_of_the_sources_can_be_typed(spec, fields):
+    found = resolve("unlearner", spec)
+    assert {name: getattr(found.value, name) for name in fields} == fields
+    assert all(type(getattr(found.value, name)) is type(value) for name, value in fields.items())
+    assert resolve("unlearner", found.id) == found
