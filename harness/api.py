@@ -157,19 +157,28 @@ class Task(Recipe, Protocol):
     def load(self, folder: Path | None) -> Split: ...
 
 
+#: From a number, 0 on, to a model that an attacker trained on clean data.
+Surrogate = Callable[[int], "nn.Module"]
+
+
 class Poison(Protocol):
     """How training data are corrupted, and the measure that shows whether the corruption still acts.
 
     Attributes:
         modality: The modality it corrupts.
         measure: What :meth:`probe` reads.
+        crafted: Whether planting takes long, as it does where surrogates are trained; a forecast then plants nothing.
+            False for those that do not say.
     """
 
     modality: ClassVar[str]
     measure: ClassVar[Measure]
 
-    def plant(self, task: Task, split: Split, seed: int) -> Planted:
+    def plant(self, task: Task, split: Split, seed: int, surrogate: Surrogate) -> Planted:
         """Corrupt a draw of the training set. Everything random is drawn from ``seed``.
+
+        ``surrogate(i)`` returns the i-th model of the task that the attacker trained for this seed on clean data, in
+        eval mode, a copy that may be changed; it is trained once, and poisons of one seed share it.
 
         A poison that can corrupt any points takes them from `harness.data.forget_block`: poisons of one size then
         corrupt the same points, leave the same retain set, and share its retrained models.

@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as global_hooks
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -48,8 +47,8 @@ class Meter:
         self.seconds = 0.0
         self._operations = _Operations() if flops else None
         self._size = max(1, _size(reference))
-        self._shares: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary()
         self._depth = 0
+        self._stepping = 0
 
     @property
     def flops(self) -> int:
@@ -60,7 +59,8 @@ class Meter:
         for handle in (
             global_hooks.register_module_forward_pre_hook(self._before),
             global_hooks.register_module_forward_hook(self._after, with_kwargs=True, always_call=True),
-            register_optimizer_step_post_hook(self._stepped),
+            register_optimizer_step_pre_hook(self._step_begins),
+            register_optimizer_step_post_hook(self._step_ends),
         ):
             self._open.callback(handle.remove)
         if self._operations is not None:
@@ -72,8 +72,12 @@ class Meter:
         self.seconds = _now() - self._started
         self._open.close()
 
-    def _stepped(self, *_: object) -> None:
-        self.steps += 1
+    def _step_begins(self, *_: object) -> None:
+        self._stepping += 1
+
+    def _step_ends(self, *_: object) -> None:
+        self._stepping -= 1  # the step of a derived optimiser calls that of its base, and torch's hooks run in both
+        self.steps += self._stepping == 0
 
     def _before(self, module: nn.Module, args: Any) -> None:
         self._depth += 1
@@ -83,9 +87,7 @@ class Meter:
         self._depth -= 1
         if self._depth:
             return
-        share = self._shares.get(module)
-        if share is None:
-            share = self._shares[module] = _size(module) / self._size
+        share = _size(module) / self._size
         leaves = tree_leaves((args, kwargs, result))  # the result tells where the arguments are objects
         batch = next((len(t) for t in leaves if isinstance(t, Batch) or (isinstance(t, Tensor) and t.dim())), 0)
         cost = batch * share
@@ -108,6 +110,11 @@ class _Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func._overloadpacket not in flop_registry and torch.is_inference_mode_enabled():
+            with self:  # there whole layers arrive, which come apart into what has formulas
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
         result = func(*args, **kwargs)
         formula = flop_registry.get(func._overloadpacket)
         if formula is not None:

@@ -8,11 +8,10 @@ where no request shows it.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ from harness import training
 from harness.api import ContractError, Registered, UnlearningError, declares
 from harness.contract import BrokenContract, Clause, NotExamined
 from harness.data import Data, digest
-from harness.unlearning import unlearn
+from harness.unlearning import unlearn, wanted_epochs
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -225,7 +224,7 @@ def _problem(case: Case) -> _Problem:
 
 
 @functools.cache
-def _generated(count: int) -> tuple[Case, ...]:
+def generated(count: int) -> tuple[Case, ...]:
     """Return requests that hypothesis draws; once in a process, so that every line is tried on the same ones."""
     from hypothesis import HealthCheck, Phase, given, settings
     from hypothesis import strategies as st
@@ -289,7 +288,7 @@ class Examination:
             forget, retain = _parted(both, case.forget)
         if variant == "replaced":
             forget = Data(_points(replace(case, seed=case.seed + 1000))[1].inputs, (forget.labels + 1) % CLASSES)
-        history = {epoch: self._checkpoint(problem, epoch) for epoch in self._epochs_wanted()}
+        history = {epoch: self._checkpoint(problem, epoch) for epoch in wanted_epochs(self.method, self.epochs)}
         parts: dict[str, Callable[[], Mapping[str, Tensor]]] = {
             "retained inputs": lambda: retain.inputs,
             "retained labels": lambda: {"": retain.labels},
@@ -309,15 +308,6 @@ class Examination:
     def _checkpoint(self, problem: _Problem, epoch: int) -> dict[str, Tensor]:
         kept = problem.checkpoints[round(PASSES * epoch / self.epochs)]
         return {name: tensor.clone() for name, tensor in kept.items()}
-
-    def _epochs_wanted(self) -> list[int]:
-        history = declares(self.method.value, "history")
-        if history is None or declares(self.method.value, "from_scratch"):
-            return []
-        wanted = list(history(self.epochs))
-        if not all(isinstance(epoch, int) and 0 <= epoch <= self.epochs for epoch in wanted):
-            raise ContractError(f"it wants the model after epochs {wanted}; there are 0 to {self.epochs}")
-        return wanted
 
 
 def _copy(method: Registered) -> Registered:
@@ -359,7 +349,7 @@ def _watching(run: _Run, who: str, most: float) -> Iterator[None]:
     before = [set(place) for place in places]
     try:
         # A method that raises leaves its settings, and whoever comes next would run under them.
-        with contextlib.suppress(ContractError), training.same_settings(who):
+        with suppress(ContractError), training.same_settings(who):
             yield
     finally:
         for place, known in zip(places, before, strict=True):
@@ -396,7 +386,7 @@ def examine(clause: Clause) -> None:
 def _serves(examination: Examination, line: str) -> None:
     """Check that an edge case is served, or refused in words; the ordinary one, and others like it, served."""
     ordinary = line == "ordinary-request"
-    like_it = [case for case in _generated(GENERATED) if case.forget > 1 and case.batch_size <= case.retain]
+    like_it = [case for case in generated(GENERATED) if case.forget > 1 and case.batch_size <= case.retain]
     for case in [EDGES[line], *(like_it if ordinary else [])]:
         error = examination.run(case).error
         if error is None or (isinstance(error, ContractError) and error.line):
@@ -421,7 +411,7 @@ def _on_every_request(
 
     def examine_all(examination: Examination, line: str) -> None:
         seen = 0
-        for case in (*EDGES.values(), *_generated(GENERATED)):
+        for case in (*EDGES.values(), *generated(GENERATED)):
             run = examination.run(case)
             if isinstance(run.error, ContractError) and run.error.line == line:
                 raise BrokenContract(line, str(run.error), str(case))

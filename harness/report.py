@@ -229,8 +229,11 @@ def contract_lines(contract: Sequence[Mapping[str, Any]]) -> list[str]:
         own = [each for each in contract if each["unlearner"] == method]
         broken = [each["line"] for each in own if each["kept"] is False]
         unknown = sum(each["kept"] is None for each in own)
-        said = f"breaks {', '.join(broken)}" if broken else f"keeps all {len(own) - unknown} lines"
-        lines.append(f"{method}: {said}" + (f"; {unknown} could not be examined" if unknown else ""))
+        said = [f"breaks {', '.join(broken)}"] if broken else []
+        if not broken and len(own) > unknown:
+            said = [f"keeps all {len(own) - unknown} lines that were examined"]
+        said += [f"{unknown} could not be examined"] if unknown else []
+        lines.append(f"{method}: {'; '.join(said)}")
     return lines
 
 

@@ -27,13 +27,17 @@ def same_settings(who: str) -> Iterator[None]:
         ContractError: A setting was changed; it is put back.
     """
     before = _settings()
-    yield
-    changed = [name for name, value in _settings().items() if value != before[name]]
+    changed: list[str] = []
+    try:
+        yield
+    finally:  # what raises must not leave them to later models either
+        changed += [name for name, value in _settings().items() if value != before[name]]
+        if changed:
+            torch.set_default_dtype(before["default dtype"])
+            torch.use_deterministic_algorithms(before["deterministic algorithms"])
+            torch.set_float32_matmul_precision(before["matmul precision"])
+            torch.set_num_threads(before["threads"])
     if changed:
-        torch.set_default_dtype(before["default dtype"])
-        torch.use_deterministic_algorithms(before["deterministic algorithms"])
-        torch.set_float32_matmul_precision(before["matmul precision"])
-        torch.set_num_threads(before["threads"])
         raise ContractError(
             f"{who} left torch's {' and '.join(changed)} changed; it must put back what it sets", "settings"
         )

@@ -25,7 +25,7 @@ from harness.compute import Meter
 from harness.data import Data, Split, digest
 from harness.seeds import derive
 from harness.store import Artefact, Busy, Make, Store, key_of
-from harness.unlearning import unlearn
+from harness.unlearning import unlearn, wanted_epochs
 
 ARMS = ("P", "R", "U")  # poisoned, retrained, unlearned
 #: Floating-point operations are counted on this seed alone: it slows small models by half, and every seed has the same.
@@ -91,7 +91,7 @@ class Lab:
         """Have checkpoints of P kept that the cells' methods want, while P is trained."""
         for cell in cells:
             with contextlib.suppress(Exception):  # of a plugin: the cell's own trials raise it again
-                self._wanted.setdefault(cell.task, set()).update(_epochs_wanted(cell))
+                self._wanted.setdefault(cell.task, set()).update(wanted_epochs(cell.unlearner, cell.task.value.epochs))
 
     def run(self, trial: Trial) -> TrialResult:
         """Make what the trial lacks and return what it shows.
@@ -162,7 +162,7 @@ class Lab:
 
         def make() -> tuple[dict[str, Any], dict[str, Tensor]]:
             with training.isolated_rng(seed), _unchanged(split, poison):
-                planted = poison.value.plant(task.value, split, seed)
+                planted = poison.value.plant(task.value, split, seed, lambda i: self._surrogate(trial, i))
             _check_planted(poison, planted, split.train)
             return {"points": len(planted.forget)}, _pack(planted)
 
@@ -176,6 +176,24 @@ class Lab:
             while len(self._planted) > 64:
                 self._planted.popitem(last=False)
         return self._planted[artefact.key]
+
+    def _surrogate(self, trial: Trial, number: int) -> nn.Module:
+        """Return a model trained on clean data, one of those that attackers of this seed may use."""
+        task = trial.cell.task
+        split = self.split(task)
+        seed = derive("surrogate", trial.seed, number)
+
+        def make() -> tuple[dict[str, Any], dict[str, Tensor]]:
+            everything = torch.ones(len(split.train), dtype=torch.bool)
+
+            def on_epoch(_: nn.Module, done: int, of: int) -> None:
+                self._on_epoch(trial, "a surrogate", done, of)
+
+            model, examples = training.train(task.value, split.train, everything, seed, on_epoch)
+            return {"examples": examples, "finite": training.is_finite(model)}, model.state_dict()
+
+        of = {"task": task.identity, "data": split.fingerprint, "surrogate": seed} | self._circumstances
+        return copy.deepcopy(self.model(task, self.store.obtain("model", of, make, trial.id)))
 
     def _determinants(self, trial: Trial, planted: _Planted, arm: str) -> dict[str, Any]:
         """Return all that determines a model's weights; equal determinants share one model.
@@ -236,7 +254,7 @@ class Lab:
     def _history(self, trial: Trial, planted: _Planted) -> dict[int, dict[str, Tensor]]:
         """Return the checkpoints that the method declares to want, on the device."""
         history = {}
-        for epoch in _epochs_wanted(trial.cell):
+        for epoch in wanted_epochs(trial.cell.unlearner, trial.cell.task.value.epochs):
             tensors = self.store.tensors(artefact := self._checkpoint(trial, planted, epoch))
             if tensors is None:
                 raise Busy(artefact.key)  # it was damaged and is gone: the next attempt makes it again
@@ -360,7 +378,7 @@ class Lab:
             "steps": used["steps"] / trained["steps"],
             "seconds": seconds["U"] / seconds["R"],
         }
-        if "flops" in used:
+        if used.get("flops_per_example"):  # a model without a matrix product has none that are counted
             fractions["flops"] = used["flops"] / (used["flops_per_example"] * trained["examples"])
         cost = {
             "train_examples": trained["examples"],
@@ -403,24 +421,6 @@ class _Planted:
         keep[planted.forget] = False
         seen = {**planted.inputs, "labels": planted.labels, "forget": planted.forget}
         return cls(planted, keep, blob, digest(seen), digest({"keep": keep}))
-
-
-def _epochs_wanted(cell: Cell) -> list[int]:
-    """Return the epochs of P's training whose checkpoints a cell's method declares to want, ascending.
-
-    Raises:
-        ContractError: They are none of the recipe's.
-    """
-    method, epochs = cell.unlearner, cell.task.value.epochs
-    history = declares(method.value, "history")
-    if history is None or declares(method.value, "from_scratch"):
-        return []
-    wanted = history(epochs) if callable(history) else history
-    if not all(isinstance(epoch, int) and 0 <= epoch <= epochs for epoch in wanted):
-        raise ContractError(
-            f"the unlearner {method.id!r} wants the model after epochs {list(wanted)}; there are 0 to {epochs}"
-        )
-    return sorted(set(wanted))
 
 
 _Maker = Callable[[Trial, _Planted, str], tuple[dict[str, Any], nn.Module]]

@@ -75,6 +75,24 @@ def unlearn(
     return returned, meter
 
 
+def wanted_epochs(method: Registered, epochs: int) -> list[int]:
+    """Return the epochs of the training, of so many, whose checkpoints a method declares to want; ascending.
+
+    Raises:
+        ContractError: They are none of the training's.
+    """
+    history = declares(method.value, "history")
+    if history is None or declares(method.value, "from_scratch"):
+        return []
+    wanted = history(epochs) if callable(history) else history
+    if not all(isinstance(epoch, int) and 0 <= epoch <= epochs for epoch in wanted):
+        raise ContractError(
+            f"the unlearner {method.id!r} wants the model after epochs {list(wanted)}; there are 0 to {epochs}",
+            "ordinary-request",
+        )
+    return sorted(set(wanted))
+
+
 def _architecture(model: nn.Module) -> tuple[type, dict[str, Any]]:
     return type(model), {name: (tuple(t.shape), t.dtype) for name, t in model.state_dict().items()}
 
@@ -87,10 +105,13 @@ def _check_model(name: str, returned: object, expected_type: type, expected: dic
         )
     actual_type, actual = _architecture(returned)
     if actual_type is not expected_type or actual != expected:
-        odd = sorted(expected.items() ^ actual.items(), key=lambda item: item[0])
-        where = f", first at {odd[0][0]!r}" if odd else ""
+        first = next((k for k in [*expected, *actual] if expected.get(k) != actual.get(k)), None)
+        what = f"{actual_type.__name__} in place of {expected_type.__name__}"
+        if first is not None:
+            was, became = (" ".join(map(str, found.get(first, ("nothing",)))) for found in (expected, actual))
+            what = f"{actual_type.__name__} whose {first!r} is {became} in place of {was}"
         raise ContractError(
-            f"the unlearner {name!r} returned another architecture ({type(returned).__name__} in place of "
-            f"{expected_type.__name__}{where}); it must return a model of the one it was given",
+            f"the unlearner {name!r} returned another architecture ({what}); it must return a model of the one it was "
+            "given",
             "same-architecture",
         )

@@ -14,7 +14,7 @@ from harness.api import Measure, Planted, Reading
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from harness.api import Task
+    from harness.api import Surrogate, Task
     from harness.data import Split
 
 
@@ -54,7 +54,7 @@ class Backdoor:
         if self.target < 0:
             raise ValueError(f"target must be a class, not {self.target}")
 
-    def plant(self, task: Task, split: Split, seed: int) -> Planted:
+    def plant(self, task: Task, split: Split, seed: int, surrogate: Surrogate | None = None) -> Planted:
         """Return the stamped points with the target label. The trigger is not in what an unlearner is told."""
         import torch
 

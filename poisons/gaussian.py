@@ -14,7 +14,7 @@ from harness.api import Measure, Planted, Reading
 if TYPE_CHECKING:
     from torch import nn
 
-    from harness.api import Task
+    from harness.api import Surrogate, Task
     from harness.data import Split
 
 
@@ -61,7 +61,7 @@ class Gaussian:
         if not self.sd > 0:
             raise ValueError(f"sd must be positive, not {self.sd}")
 
-    def plant(self, task: Task, split: Split, seed: int) -> Planted:
+    def plant(self, task: Task, split: Split, seed: int, surrogate: Surrogate | None = None) -> Planted:
         """Return the noisy points; the noise itself is the secret ``"noise"``, in units of sd."""
         import torch
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from linear import Layers, Linear, a_model, points, request_of, same, state
+from linear import Layers, Linear, a_model, points, request_of, state
 from tiny import Tiny
 
 from harness import registry
@@ -112,13 +112,14 @@ def test_defaults_stay_within_the_budget_whatever_the_request(name, retain, forg
     method = registry.resolve("unlearner", name).value
     assume(budget >= 1 or not isinstance(method, Short))  # it makes one pass
     assume(forget <= budget * retain or not isinstance(method, GA))  # so does it, over the forget set
+    refusal, spent = "", 0.0
     try:
         spent = cost(method, retain, forget, batch_size, budget)
     except UnlearningError as error:
-        assert "pays for no step of this method; raise --audit-budget" in str(error)
-    else:
-        assert spent <= budget * retain * (1 + 1e-9) + 1e-5
-        assert spent > 0 or name in ("identity", "wrecked", "neggrad_plus")  # what makes no step must say so; see below
+        refusal = str(error)
+    assert spent <= budget * retain * (1 + 1e-9) + 1e-5
+    if name not in ("identity", "wrecked"):
+        assert spent > 0 or "pays for no step of this method; raise --audit-budget" in refusal
 
 
 def request_on(task, fraction, forget_share=0.1):
@@ -172,12 +173,12 @@ def test_neggrad_plus_uses_up_what_the_budget_pays_for(budget, batch_size, forge
     method = NegGradPlus(forget_batch_size=forget_batch_size)
     spent, allowed = cost(method, 100, 30, batch_size, budget), budget * 100
     assert spent <= allowed * (1 + 1e-9)
-    assert allowed - spent < batch_size + 2 * forget_batch_size  # another step, and a forget batch that is kept back
+    assert allowed - spent <= forget_batch_size  # a step of one point needs a forget batch beside it
 
 
 @pytest.mark.parametrize("budget", [1.0, 2.0, 0.5])
-def test_ssd_uses_a_pass_or_what_there_is_of_one(budget):
-    assert cost(SSD(), 70, 10, 16, budget) == pytest.approx(min(80, 70 * budget))
+def test_ssd_passes_over_everything_and_over_the_forget_set_or_spends_what_there_is(budget):
+    assert cost(SSD(), 70, 10, 16, budget) == pytest.approx(min(90, 70 * budget))
 
 
 # ---- the cost that is stated
@@ -201,8 +202,8 @@ def test_ssd_uses_a_pass_or_what_there_is_of_one(budget):
         (NegGradPlus(epochs=1, forget_batch_size=100), 60 + 4 * 24),
         (GA(), 24),
         (GA(epochs=5, batch_size=7), 5 * 24),
-        (SSD(), 60 + 24),
-        (SSD(batch_size=7), 60 + 24),
+        (SSD(), 60 + 24 + 24),
+        (SSD(batch_size=7), 60 + 24 + 24),
     ],
 )
 @pytest.mark.parametrize("budget", [2.0, 100.0])
@@ -244,7 +245,6 @@ def test_a_budget_that_the_forget_set_uses_up_is_refused(method):
         cost(method(), retain=10, forget=40, batch_size=16, budget=1.0)
 
 
-@pytest.mark.xfail(strict=True, reason="NegGrad+ returns the model as it came where a step is dearer than the budget")
 @pytest.mark.parametrize("budget", [1.0, 2.0])  # the second pays for a pass: 7 retained points and 4 beside them
 def test_neggrad_plus_makes_a_step_or_says_that_it_cannot(budget):
     try:
@@ -255,7 +255,6 @@ def test_neggrad_plus_makes_a_step_or_says_that_it_cannot(budget):
         assert 0 < spent <= budget * 7
 
 
-@pytest.mark.xfail(strict=True, reason="SCRUB leaves min epochs out where fewer examples than epochs are affordable")
 def test_scrub_that_cannot_afford_an_example_in_every_min_epoch_says_so():
     with pytest.raises(UnlearningError, match="pays for no step of this method"):
         cost(SCRUB(max_epochs=3), retain=50, forget=10, batch_size=16, budget=4 / 3 * (3 * 10 + 2) / 50)

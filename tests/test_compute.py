@@ -91,7 +91,6 @@ def test_a_part_counts_by_its_share_of_the_parameters(net, x):
     assert cost(net, lambda: net.head(net.body(x)).sum().backward()) == N
 
 
-@pytest.mark.xfail(strict=True, reason="a module's share is remembered from its first call")
 def test_a_module_that_grows_counts_by_its_new_size(net, x):
     def work():
         grows = nn.Sequential()
@@ -381,7 +380,6 @@ def test_steps_count_once_under_a_schedule(net, x):
     assert meter.steps == 3
 
 
-@pytest.mark.xfail(strict=True, reason="torch's hook runs in the step of the class and in that of its base")
 def test_steps_of_a_derived_optimiser_count_once(net, x):
     class Mine(torch.optim.SGD):
         def step(self, closure=None):
@@ -391,6 +389,20 @@ def test_steps_of_a_derived_optimiser_count_once(net, x):
     with Meter(net) as meter:
         train_step(net, x, Mine(net.parameters(), 0.1))
     assert meter.steps == 1
+
+
+@pytest.mark.xfail(strict=True, reason="a step that raised is taken for one that goes on, around all later ones")
+def test_steps_after_one_that_raised_count(net, x):
+    def broken():
+        raise ZeroDivisionError
+
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    with Meter(net) as meter:
+        with pytest.raises(ZeroDivisionError):
+            optimizer.step(broken)
+        train_step(net, x, optimizer)
+        train_step(net, x, optimizer)
+    assert meter.steps == 2
 
 
 def test_steps_outside_do_not_count(net, x):
@@ -447,7 +459,6 @@ def test_operations_are_those_of_torchs_own_counter(make, gradient):
     assert meter.flops == reference.get_total_flops() > 0
 
 
-@pytest.mark.xfail(strict=True, reason="in inference mode torch hands over whole layers, which no formula knows")
 @pytest.mark.parametrize("make", [image_network, language_network])
 def test_operations_in_inference_mode_count(make):
     model, x = make()
@@ -457,6 +468,17 @@ def test_operations_in_inference_mode_count(make):
         with Meter(model, flops=True) as meter:
             model(x)
     assert meter.flops == reference.get_total_flops() > 0
+
+
+@pytest.mark.xfail(
+    strict=True, reason="layers come apart in inference mode alone, not where its tensors are used later"
+)
+def test_operations_on_tensors_of_inference_mode_count_outside_of_it(net, x):
+    with torch.inference_mode():
+        teacher, inputs = copy.deepcopy(net), x.clone()
+    with Meter(net, flops=True) as meter, torch.no_grad():
+        teacher(inputs)
+    assert meter.flops == 2 * N * (4 * 5 + 5 * 3)
 
 
 def test_operations_on_bare_tensors_show_where_examples_do_not(net, x):

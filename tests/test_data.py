@@ -1,5 +1,6 @@
 """Data on the device, their digests, and the order in which they are seen."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -211,6 +212,21 @@ def test_a_request_hands_on_what_it_is_asked_for():
     assert [len(b) for b in request().batches("retain", examples=0)] == []
     assert flat(request().batches("retain", examples=30)) == flat(request().batches("retain", epochs=2))[:30]
     assert min(flat(request().batches("forget", examples=6))) >= 100
+
+
+def test_a_recipe_may_change_every_batch_that_is_trained_on(data):
+    def upside_down(batch):
+        return replace(batch, inputs={name: -tensor for name, tensor in batch.inputs.items()})
+
+    plain, changed = (list(data.batches(5, 2, generator(), 30, augment)) for augment in (None, upside_down))
+    assert len(changed) == len(plain) == 7
+    for one, other in zip(plain, changed, strict=True):
+        assert torch.equal(one.index, other.index)
+        assert torch.equal(other.inputs["image"], -data.inputs["image"][one.index])
+    given = request()
+    given._recipe.augment = upside_down
+    given.retain.inputs["x"] += 1
+    assert all(bool((batch.inputs["x"] == -1).all()) for batch in given.batches("retain"))
 
 
 def test_an_empty_set_has_no_batches(data):

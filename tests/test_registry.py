@@ -4,6 +4,7 @@ import functools
 import re
 import sys
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -228,17 +229,17 @@ def test_annotations_for_type_checkers_only_do_not_hide_the_others(folder):
 # ---- errors, each one sentence that says how to go on
 
 
+def listed(kind):
+    names = [entry.name for entry in metadata.entry_points(group=registry.GROUPS[kind])]
+    return f"there are: {', '.join(sorted(names))}; or give a dotted path like mymodule:attribute"
+
+
 @pytest.mark.parametrize(
     ("kind", "spec", "message"),
     [
-        (
-            "unlearner",
-            "scrubb",
-            "unknown unlearner 'scrubb'; did you mean scrub? (there are: cfk, euk, ga, gd, identity, neggrad_plus, ngd, "
-            "retrain, rewind, scrub, short, ssd, undo, wrecked; or give a dotted path like mymodule:attribute)",
-        ),
-        ("poison", "gausian", "unknown poison 'gausian'; did you mean gaussian? (there are: backdoor, gaussian; "),
-        ("task", "zzz", "unknown task 'zzz' (there are: digits-cnn; or give a dotted path like mymodule:attribute)"),
+        ("unlearner", "scrubb", f"unknown unlearner 'scrubb'; did you mean scrub? ({listed('unlearner')})"),
+        ("poison", "backdor", f"unknown poison 'backdor'; did you mean backdoor? ({listed('poison')})"),
+        ("task", "zzz", f"unknown task 'zzz' ({listed('task')})"),
         ("unlearner", "", "unknown unlearner '' (there are: "),
         ("unlearner", "gd:rate=1", "the unlearner 'gd' has no field 'rate' (its fields: lr, epochs)"),
         ("unlearner", "gd:epoch=1", "the unlearner 'gd' has no field 'epoch'; did you mean epochs? (its fields: lr, "),

@@ -420,10 +420,9 @@ def test_the_last_block_descends_on_features_of_the_frozen_ones(method):
 def test_frozen_blocks_stay_bit_by_bit_and_the_others_learn(method, k):
     model = a_model(Normalised())
     before = state(model)
-    method(k=k, lr=0.5, epochs=3)(model, request_of(Normalised(), points(7, 1), points(4, 2)))
+    method(k=k, lr=0.5, epochs=2)(model, request_of(Normalised(), points(7, 1), points(4, 2)))
     for name, tensor in state(model).items():
-        frozen = int(name[0]) < 3 - k
-        assert torch.equal(tensor, before[name]) == (frozen or name.endswith("num_batches_tracked") and method is EUk)
+        assert torch.equal(tensor, before[name]) == (int(name[0]) < 3 - k)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
@@ -512,27 +511,26 @@ def lopsided(n, seed):
 
 @pytest.mark.parametrize("batch_size", [1, 3, None])
 @pytest.mark.parametrize(
-    ("alpha", "dampening", "selected", "dampened"),
-    # The third input's F_U / F_D is 2 or more, that of the others between .13 and 1.66.
-    [(1.8, 1.0, 2, 2), (1.8, 0.5, 2, 2), (0.1, 1.9, 6, 2), (0.1, 5.0, 6, 0), (0.1, 0.05, 6, 6), (100.0, 1.0, 0, 0)],
+    ("alpha", "dampening", "selected"),
+    [(1.8, 1.0, range(1, 6)), (1.8, 0.5, range(1, 6)), (0.1, 1.9, [6]), (0.1, 0.05, [6]), (100.0, 1.0, [0])],
 )
-def test_ssd_dampens_what_matters_more_to_the_forget_set(model, batch_size, alpha, dampening, selected, dampened):
+def test_ssd_dampens_what_matters_more_to_the_forget_set(model, batch_size, alpha, dampening, selected):
     retain, forget = points(7, 1), lopsided(4, 4)
     recipe = Watched(Linear())
     w = weights(model)
     after = SSD(alpha=alpha, dampening=dampening, batch_size=batch_size)(
         model, request_of(recipe, retain, forget, budget=5.0)
     )
-    from_forget = {tuple(row) for row in arrays(forget)[0]}
-    of_forget = [call.arrays for call in recipe.calls if tuple(call.arrays[0][0]) in from_forget]
-    of_retain = [call.arrays for call in recipe.calls if tuple(call.arrays[0][0]) not in from_forget]
-    # Every point once, in batches: a budget of more than a pass is not used up.
+    first = {1: 4, 3: 2, None: 1}[batch_size]
+    of_forget, of_all = ([call.arrays for call in calls] for calls in (recipe.calls[:first], recipe.calls[first:]))
+    # The forget set, then every point once, in batches: a budget of more than that is not used up.
     assert [len(y) for _, y in of_forget] == {1: [1] * 4, 3: [3, 1], None: [4]}[batch_size]
-    assert [len(y) for _, y in of_retain] == {1: [1] * 7, 3: [3, 3, 1], None: [7]}[batch_size]
-    f_u, f_r = importance(w, of_forget), importance(w, of_retain)
-    f_d = (len(of_forget) * f_u + len(of_retain) * f_r) / (len(of_forget) + len(of_retain))
+    assert [len(y) for _, y in of_all] == {1: [1] * 11, 3: [3, 3, 3, 2], None: [11]}[batch_size]
+    rows = np.concatenate([x for x, _ in of_all])
+    assert {tuple(row) for row in rows} == {tuple(row) for data in (retain, forget) for row in arrays(data)[0]}
+    f_u, f_d = importance(w, of_forget), importance(w, of_all)
     chosen, factor = f_u > alpha * f_d, np.minimum(dampening * f_d / f_u, 1)
-    assert (chosen.sum(), (chosen & (factor < 1)).sum()) == (selected, dampened)
+    assert chosen.sum() in selected
     assert close(weights(after), np.where(chosen, factor * w, w))
     assert np.array_equal(weights(after)[~chosen], w[~chosen])
 
@@ -541,9 +539,9 @@ def test_ssd_looks_at_the_model_in_eval_mode_and_leaves_its_statistics():
     recipe = Watched(Normalised())
     model = a_model(recipe)
     before = state(model)
-    SSD(alpha=0.5, batch_size=1)(model, request_of(recipe, points(7, 1), points(4, 2), budget=2.0))
+    SSD(alpha=0.5, batch_size=1)(model, request_of(recipe, points(7, 1), points(4, 2), budget=3.0))
     after = state(model)
-    assert len(recipe.calls) == 11
+    assert len(recipe.calls) == 4 + 11
     assert not any(call.training for call in recipe.calls)
     assert all(same(call.state, before) for call in recipe.calls)  # and nothing moves before all is known
     buffers = [name for name, _ in model.named_buffers()]
@@ -553,17 +551,16 @@ def test_ssd_looks_at_the_model_in_eval_mode_and_leaves_its_statistics():
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
 
 
-def test_ssd_spends_a_small_budget_on_a_sample_of_the_retain_set(model):
+def test_ssd_spends_a_small_budget_on_a_sample_of_the_training_set(model):
     recipe = Watched(Linear())
     retain, forget = points(70, 1), points(4, 2)
     w = weights(model)
     SSD(alpha=0.5, dampening=1.0, batch_size=2)(model, request_of(recipe, retain, forget, budget=0.2))  # 14 examples
     assert [len(call.batch) for call in recipe.calls] == [2] * 7
-    of_forget, of_retain = recipe.calls[:2], recipe.calls[2:]
+    of_forget, of_all = recipe.calls[:2], recipe.calls[2:]
     assert sorted(i for call in of_forget for i in call.batch.index.tolist()) == [0, 1, 2, 3]
-    assert len({i for call in of_retain for i in call.batch.index.tolist()}) == 10
-    f_u, f_r = (importance(w, [call.arrays for call in calls]) for calls in (of_forget, of_retain))
-    f_d = (2 * f_u + 5 * f_r) / 7
+    assert len({i for call in of_all for i in call.batch.index.tolist()}) == 10
+    f_u, f_d = (importance(w, [call.arrays for call in calls]) for calls in (of_forget, of_all))
     assert close(weights(model), np.where(f_u > 0.5 * f_d, np.minimum(f_d / f_u, 1) * w, w))
 
 

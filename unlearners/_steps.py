@@ -77,7 +77,15 @@ def affordable(request: ForgetRequest, price: float = 1.0, reserve: float = 0.0)
     Raises:
         UnlearningError: The budget pays for none.
     """
-    examples = request.affordable(price, reserve)
+    return enough(request, request.affordable(price, reserve))
+
+
+def enough(request: ForgetRequest, examples: int) -> int:
+    """Return the examples that a method means to train on.
+
+    Raises:
+        UnlearningError: There are none.
+    """
     if examples == 0:
         raise UnlearningError(
             f"a budget of {request.budget:g} passes over the retain set pays for no step of this method; raise "

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from harness.api import Search
-from unlearners._steps import affordable, check, check_training, descend
+from unlearners._steps import check, check_training, descend, enough
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -71,8 +71,9 @@ class NegGradPlus:
         beside = min(self.forget_batch_size, len(request.forget))
         size = min(request.batch_size, len(request.retain))
         per_pass = len(request.retain) + request.batches("retain").per_epoch * beside
-        passes, rest = divmod(affordable(request, reserve=beside), per_pass)
-        return passes * len(request.retain) + rest // (size + beside) * size
+        passes, rest = divmod(request.affordable(), per_pass)
+        steps, rest = divmod(rest, size + beside)
+        return enough(request, passes * len(request.retain) + steps * size + max(0, rest - beside))
 
     def _forever(self, request: ForgetRequest) -> Iterator[Batch]:
         passes = (request.batches("forget", batch_size=self.forget_batch_size) for _ in itertools.count())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from harness.api import Search
-from unlearners._steps import affordable, check, check_training, descend, divergence
+from unlearners._steps import check, check_training, descend, divergence, enough
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -93,7 +93,8 @@ class SCRUB:
         rounds = self.epochs or max(1, self.max_epochs)
         minimum = len(request.retain)
         if self.epochs is None:
-            minimum = affordable(request, PRICE, PRICE * self.max_epochs * len(request.forget)) // rounds
+            reserve = PRICE * self.max_epochs * len(request.forget)
+            minimum = enough(request, request.affordable(PRICE, reserve) // rounds)
         phases = []
         for epoch in range(rounds):
             if epoch < self.max_epochs:

@@ -1,0 +1,184 @@
+"""CIFAR-10 with a ResNet-18: minutes on a GPU at full scale; fields shrink it to what a CPU can do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from harness.api import UnlearningError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from harness.api import Batch
+    from harness.data import Data, Split
+
+MEAN = (0.4914, 0.4822, 0.4465)
+SD = (0.2470, 0.2435, 0.2616)
+HUB = "uoft-cs/cifar10"
+
+
+@dataclass(frozen=True)
+class CIFAR10ResNet18:
+    """Classify CIFAR-10 (Krizhevsky 2009: 32 x 32 colour images in ten classes) with a ResNet-18.
+
+    The network is that of He et al. (arXiv 1512.03385) with the stem for small images: a 3 x 3 convolution of stride 1
+    in place of the 7 x 7 one of stride 2, and no pooling after it. Images are kept as pixels in [0, 1], in which
+    poisons speak; normalisation is part of the model's input. Whole data set on the device; crops after padding by
+    four pixels and flips are drawn there, one draw for every image of a batch that is trained on, the same for all
+    models that see the batch. On a GPU: bf16 and channels last.
+
+    Pawelczyk et al. (arXiv 2406.17216) train for 100 epochs by SGD and say no more; the rest is common practice.
+
+    Attributes:
+        epochs: Passes over the training set.
+        lr: Peak learning rate, falling on a cosine.
+        batch_size: Examples per step.
+        train_size: Training images, the first of the data set's order, up to 50,000.
+        test_size: Test images, likewise, up to 10,000.
+        width: Channels of the first stage, 64 in a ResNet-18.
+        augment_images: Whether to crop and flip.
+
+    Raises:
+        ValueError: A field is out of range.
+    """
+
+    epochs: int = 100
+    lr: float = 0.1
+    batch_size: int = 128
+    train_size: int = 50_000
+    test_size: int = 10_000
+    width: int = 64
+    augment_images: bool = True
+
+    modality: ClassVar[str] = "image"
+    poisons: ClassVar[tuple[str, ...]] = ("backdoor", "gaussian")
+    utility_margin: ClassVar[float] = 0.01
+    threads: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 2 or self.width < 1 or not self.lr > 0:
+            raise ValueError("epochs and width must be at least 1, batch_size at least 2, lr positive")
+        if not (10 <= self.train_size <= 50_000 and 10 <= self.test_size <= 10_000):
+            raise ValueError("train_size must lie between 10 and 50000, test_size between 10 and 10000")
+
+    def load(self, folder: Path | None) -> Split:
+        """Return the first images of both splits.
+
+        Args:
+            folder: A directory with the data set in ``cifar10``, in the hub's layout; None for the hub itself.
+
+        Raises:
+            UnlearningError: The data cannot be had.
+        """
+        from harness.data import Split
+
+        try:
+            import datasets
+        except ImportError:
+            raise UnlearningError(
+                "cifar10-resnet18 reads its data with a library that is not installed: "
+                "pip install 'pytest-unlearning[vision]'"
+            ) from None
+        source = HUB if folder is None else str(folder / "cifar10")
+        datasets.disable_progress_bars()  # they would break what the terminal shows of the run
+        try:
+            found = datasets.load_dataset(source)
+        except Exception as error:  # no network, no folder, no parquet: each raises something of its own
+            where = "--audit-data DIR with the data set in DIR/cifar10"
+            raise UnlearningError(
+                f"CIFAR-10 cannot be read from {source} ({type(error).__name__}); give {where}, or a network to the hub"
+            ) from error
+        sizes = {"train": self.train_size, "test": self.test_size}
+        train, test = (_decode(found[name].select(range(size))) for name, size in sizes.items())
+        return Split.of(train, test)
+
+    def new_model(self) -> nn.Module:
+        """Return a freshly initialised network: stem, eight residual blocks, head."""
+        import torch
+        from torch import nn
+        from torchvision.models.resnet import BasicBlock
+
+        def block(channels: int, out: int, stride: int) -> nn.Module:
+            shortcut = None
+            if stride != 1 or channels != out:
+                shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+            built: nn.Module = BasicBlock(channels, out, stride, shortcut)
+            return built
+
+        w = self.width
+        stem = nn.Sequential(nn.Conv2d(3, w, 3, padding=1, bias=False), nn.BatchNorm2d(w), nn.ReLU(inplace=True))
+        stages = [(w, w, 1), (w, 2 * w, 2), (2 * w, 4 * w, 2), (4 * w, 8 * w, 2)]
+        blocks = [b for i, o, stride in stages for b in (block(i, o, stride), block(o, o, 1))]
+        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8 * w, 10))
+        model = nn.Sequential(stem, *blocks, head)
+        for module in model.modules():  # as torchvision initialises its own
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        return model.to(memory_format=torch.channels_last)
+
+    def augment(self, batch: Batch) -> Batch:
+        """Return the batch with every image flipped at random and cropped after padding by four pixels."""
+        import torch
+
+        if not self.augment_images:
+            return batch
+        images = batch.inputs["image"]
+        n, _, height, width = images.shape
+        padded = torch.nn.functional.pad(images, (4, 4, 4, 4))
+        draw = torch.rand(3, n, device=images.device)
+        rows = (draw[0] * 9).long()[:, None] + torch.arange(height, device=images.device)
+        columns = (draw[1] * 9).long()[:, None] + torch.arange(width, device=images.device)
+        columns = torch.where(draw[2, :, None] < 0.5, columns, columns.flip(1))
+        which = torch.arange(n, device=images.device)[:, None, None]
+        cropped = padded.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        return replace(batch, inputs={**batch.inputs, "image": cropped})
+
+    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return class scores, shape (batch, 10), in float32."""
+        import torch
+
+        images = batch.inputs["image"]
+        mean, sd = (torch.tensor(x, device=images.device).view(1, 3, 1, 1) for x in (MEAN, SD))
+        normalised = ((images - mean) / sd).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=images.is_cuda):
+            scores: Tensor = model(normalised)
+        return scores.float()
+
+    def criterion(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Return the mean cross-entropy."""
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(logits, batch.labels)
+
+    def optimizer(self, model: nn.Module, lr: float | None = None) -> torch.optim.Optimizer:
+        """Return SGD with Nesterov momentum .9 and weight decay 5e-4."""
+        from torch.optim import SGD
+
+        return SGD(model.parameters(), self.lr if lr is None else lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
+
+    def schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+        """Return a cosine from the optimiser's rate down to zero."""
+        from torch.optim.lr_scheduler import CosineAnnealingLR
+
+        return CosineAnnealingLR(optimizer, T_max=steps)
+
+    def blocks(self, model: nn.Module) -> list[nn.Module]:
+        """Return the stem, the eight residual blocks and the head."""
+        return list(model.children())
+
+
+def _decode(rows: object) -> Data:
+    """Return the images, as pixels in [0, 1] of shape (n, 3, 32, 32), and their labels."""
+    import numpy as np
+    import torch
+
+    from harness.data import Data
+
+    columns = rows.column_names  # type: ignore[attr-defined]
+    image = "img" if "img" in columns else "image"
+    pixels = np.stack([np.asarray(picture.convert("RGB")) for picture in rows[image]])  # type: ignore[index]
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255).contiguous()
+    return Data({"image": images}, torch.tensor(list(rows["label"]), dtype=torch.int64))  # type: ignore[index]

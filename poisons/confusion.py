@@ -1,0 +1,84 @@
+"""Confusion: the labels of two classes are exchanged on some of their training points.
+
+Source: Goel, Prabhu, Sanyal, Lim, Torr and Kumaraguru, "Towards Adversarial Evaluations for Inexact Machine Unlearning"
+(arXiv 2201.06640), the interclass confusion test; reference code: shash42/Evaluating-Inexact-Unlearning,
+src/metrics.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from harness.api import Measure, Planted, Reading
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from harness.api import Surrogate, Task
+    from harness.data import Split
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Exchange the labels of two classes on a random share of the points of each.
+
+    The measure is the confusion that is left: of the test images of both classes, the share that the model puts in the
+    other one, in [0, 1].
+
+    Deviation from the reference code: its score counts these test images, ours divides by how many there are.
+
+    Attributes:
+        first: One class.
+        second: The other class.
+        fraction: Share of each class's training points that is mislabelled, in (0, 1).
+
+    Raises:
+        ValueError: A field is out of range.
+    """
+
+    first: int = 3
+    second: int = 5
+    fraction: float = 0.5
+
+    modality: ClassVar[str] = "image"
+    measure: ClassVar[Measure] = Measure(
+        "confusion", "confusion of the two classes on test images", worse="higher", test="retention", unit="%"
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction < 1:
+            raise ValueError(f"fraction must lie in (0, 1), not {self.fraction}")
+        if self.first < 0 or self.second < 0 or self.first == self.second:
+            raise ValueError(f"first and second must be two classes, not {self.first} and {self.second}")
+
+    def plant(self, task: Task, split: Split, seed: int, surrogate: Surrogate | None = None) -> Planted:
+        """Return the points of both classes that carry the other's label; their images stay."""
+        import torch
+
+        from harness.seeds import derive
+
+        labels = split.train.labels.cpu()
+        generator = torch.Generator().manual_seed(derive("confusion", seed))
+        drawn = []
+        for each in (self.first, self.second):
+            members = (labels == each).nonzero().squeeze(1)
+            order = torch.randperm(len(members), generator=generator)
+            drawn.append(members[order[: max(1, round(self.fraction * len(members)))]])
+        forget = torch.cat(drawn).sort().values
+        inputs, clean = split.train[forget.to(split.train.device)]
+        exchanged = torch.where(clean.cpu() == self.first, self.second, self.first)
+        return Planted(forget, {name: t.cpu() for name, t in inputs.items()}, exchanged)
+
+    def probe(self, model: nn.Module, planted: Planted, task: Task, split: Split) -> Reading:
+        """Return the share of both classes' test images that the model puts in the other class."""
+        import torch
+
+        test = split.test.labels
+        pair = split.test.subset(((test == self.first) | (test == self.second)).nonzero().squeeze(1))
+        with torch.no_grad():
+            confused = sum(
+                int((task.logits(model, batch).argmax(dim=1) == self.first + self.second - batch.labels).sum())
+                for batch in pair.chunks()
+            )
+        return Reading(confused / len(pair), resolution=0.5 / len(pair))
