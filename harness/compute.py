@@ -48,7 +48,7 @@ class Meter:
         self._operations = _Operations() if flops else None
         self._size = max(1, _size(reference))
         self._depth = 0
-        self._stepping = 0
+        self._stepping: set[int] = set()
 
     @property
     def flops(self) -> int:
@@ -72,12 +72,13 @@ class Meter:
         self.seconds = _now() - self._started
         self._open.close()
 
-    def _step_begins(self, *_: object) -> None:
-        self._stepping += 1
+    def _step_begins(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        self._stepping.add(id(optimizer))
 
-    def _step_ends(self, *_: object) -> None:
-        self._stepping -= 1  # the step of a derived optimiser calls that of its base, and torch's hooks run in both
-        self.steps += self._stepping == 0
+    def _step_ends(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        # The step of a derived optimiser calls that of its base, and torch's hooks run in both.
+        self.steps += id(optimizer) in self._stepping
+        self._stepping.discard(id(optimizer))
 
     def _before(self, module: nn.Module, args: Any) -> None:
         self._depth += 1
@@ -110,8 +111,8 @@ class _Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func._overloadpacket not in flop_registry and torch.is_inference_mode_enabled():
-            with self:  # there whole layers arrive, which come apart into what has formulas
+        if func._overloadpacket not in flop_registry:
+            with self:  # whole layers, which arrive in inference mode, come apart into what has formulas
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts

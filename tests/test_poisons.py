@@ -12,6 +12,7 @@ from harness import registry
 from harness.data import Batches, Data, Split, forget_block
 from harness.training import fit, is_finite
 from poisons.backdoor import Backdoor
+from poisons.confusion import Confusion
 from poisons.gaussian import Gaussian
 
 TINY = Tiny()
@@ -286,3 +287,52 @@ def test_finite_models_are_told_from_diverged_ones():
         with torch.no_grad():
             model[1].bias[0] = bad
         assert not is_finite(model)
+
+
+# ---- confusion
+
+
+def test_the_labels_of_two_classes_are_exchanged_on_some_of_their_points():
+    poison = Confusion(first=0, second=2, fraction=0.25)
+    one, same, other = (poison.plant(TINY, SPLIT, seed) for seed in (3, 3, 4))
+    assert torch.equal(one.forget, same.forget)
+    assert not torch.equal(one.forget, other.forget)
+    clean = SPLIT.train.labels[one.forget]
+    assert torch.equal(one.labels, 2 - clean)
+    assert clean.bincount(minlength=3).tolist() == [20, 0, 20]  # a quarter of the 80 of each
+    assert torch.equal(one.inputs["image"], SPLIT.train.inputs["image"][one.forget])
+    assert bool((one.forget.diff() > 0).all())
+    assert not one.secrets
+
+
+def test_the_confusion_is_the_share_that_is_put_in_the_other_class():
+    class Says(nn.Module):
+        def __init__(self, answers):
+            super().__init__()
+            self.answers = answers
+
+        def forward(self, images):
+            return nn.functional.one_hot(self.answers[: len(images)], 3).float()
+
+    poison = Confusion(first=0, second=2)
+    pair = SPLIT.test.labels[SPLIT.test.labels != 1]
+    answers = pair.clone()
+    answers[:7] = 2 - answers[:7]  # confused
+    answers[7:10] = 1  # wrong, but not confused
+    reading = poison.probe(Says(answers), poison.plant(TINY, SPLIT, 0), TINY, SPLIT)
+    assert reading.value == pytest.approx(7 / len(pair))
+    assert reading.resolution == pytest.approx(0.5 / len(pair))
+
+
+def test_confusion_bites():
+    poison = Confusion(first=0, second=2, fraction=0.6)
+    planted = poison.plant(TINY, SPLIT, 0)
+    poisoned, retrained = trained(SPLIT.train.poisoned_with(planted)), trained(SPLIT.train, keep=retain_mask(planted))
+    values = [poison.probe(model, planted, TINY, SPLIT).value for model in (poisoned, retrained)]
+    assert values[0] > values[1] + 0.5
+
+
+@pytest.mark.parametrize("fields", [{"fraction": 0}, {"fraction": 1}, {"first": 5}, {"first": -1}, {"second": -1}])
+def test_confusion_refuses_fields_out_of_range(fields):
+    with pytest.raises(ValueError, match="must"):
+        Confusion(**fields)

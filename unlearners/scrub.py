@@ -65,7 +65,7 @@ class SCRUB:
 
     def __post_init__(self) -> None:
         check_training(self.lr, self.epochs)
-        check(self.temperature > 0, f"temperature must be positive, not {self.temperature}")
+        check(0 < self.temperature < float("inf"), f"temperature must be positive, not {self.temperature}")
         check(self.alpha >= 0 and self.gamma >= 0, "alpha and gamma must not be negative")
         check(self.max_epochs >= 0, f"max_epochs must not be negative, not {self.max_epochs}")
         check(self.forget_batch_size >= 1, f"forget_batch_size must be at least 1, not {self.forget_batch_size}")

@@ -57,7 +57,7 @@ class UNDO:
     def __post_init__(self) -> None:
         check_training(self.lr, self.epochs)
         check(0 <= self.a <= 1, f"a must lie in [0, 1], not {self.a}")
-        check(self.temperature > 0, f"temperature must be positive, not {self.temperature}")
+        check(0 < self.temperature < float("inf"), f"temperature must be positive, not {self.temperature}")
 
     def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
         """Return the student."""
