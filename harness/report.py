@@ -231,7 +231,7 @@ def contract_lines(contract: Sequence[Mapping[str, Any]]) -> list[str]:
         unknown = sum(each["kept"] is None for each in own)
         said = [f"breaks {', '.join(broken)}"] if broken else []
         if not broken and len(own) > unknown:
-            said = [f"keeps all {len(own) - unknown} lines that were examined"]
+            said = [f"keeps all {len(own)} lines" if not unknown else f"keeps the {len(own) - unknown} lines examined"]
         said += [f"{unknown} could not be examined"] if unknown else []
         lines.append(f"{method}: {'; '.join(said)}")
     return lines
