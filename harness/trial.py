@@ -128,7 +128,15 @@ class Lab:
         return self._result(trial, arms, poison, accuracy)
 
     def missing(self, trial: Trial) -> dict[str, str]:
-        """Return the models that a trial would have to make: keys by arm. Plants, but trains nothing."""
+        """Return the models that a trial would have to make: keys by arm. Trains nothing, plants what is soon planted.
+
+        Where a poison would have to be crafted first nobody knows the keys: its names stand in their place.
+        """
+        task, method, poison = trial.cell.task, trial.cell.unlearner, trial.cell.poison
+        planted_before = self.store.get(key_of("planted", self._planted_determinants(trial)))
+        if getattr(poison.value, "crafted", False) and planted_before is None:
+            names = {"P": "", "R": "", "U": method.id}
+            return {arm: f"{arm} {task.id} {poison.id} {trial.seed} {name}" for arm, name in names.items()}
         planted = self._plant(trial)
         keys = {arm: key_of("model", self._determinants(trial, planted, arm)) for arm in ARMS}
         return {arm: key for arm, key in keys.items() if self.store.get(key) is None}
@@ -166,8 +174,7 @@ class Lab:
             _check_planted(poison, planted, split.train)
             return {"points": len(planted.forget)}, _pack(planted)
 
-        of = {"task": task.identity, "data": split.fingerprint, "poison": poison.identity, "seed": trial.seed}
-        artefact = self.store.obtain("planted", of | self._circumstances, make, trial.id)
+        artefact = self.store.obtain("planted", self._planted_determinants(trial), make, trial.id)
         if artefact.key not in self._planted:
             tensors = self.store.tensors(artefact)
             if tensors is None:  # it was damaged, and is gone now
@@ -176,6 +183,12 @@ class Lab:
             while len(self._planted) > 64:
                 self._planted.popitem(last=False)
         return self._planted[artefact.key]
+
+    def _planted_determinants(self, trial: Trial) -> dict[str, Any]:
+        """Return all that determines what is planted."""
+        task, poison = trial.cell.task, trial.cell.poison
+        of = {"task": task.identity, "data": self.split(task).fingerprint, "poison": poison.identity}
+        return of | {"seed": trial.seed} | self._circumstances
 
     def _surrogate(self, trial: Trial, number: int) -> nn.Module:
         """Return a model trained on clean data, one of those that attackers of this seed may use."""

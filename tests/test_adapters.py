@@ -57,7 +57,7 @@ def test_a_published_style_method_is_audited_unchanged(folder):
     folder.write("theirs.py", SUBMISSION)
     spec = "harness.adapters:NeurIPS2023:function=theirs:unlearning"
     run = folder.pytest("--task=tiny:Tiny", "--poison=backdoor:size=1", "--audit-seeds=3", "--audit-budget=0.3",
-                        f"--unlearner={spec}")  # fmt: skip
+                        f"--unlearner={spec}", contract=True)  # fmt: skip
     outcomes = {claim: audit["verdict"] for (_, _, claim), audit in run.audits.items()}
     assert set(outcomes) == {"poison", "accuracy", "cost"}
     assert "ERROR" not in outcomes.values()
