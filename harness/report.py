@@ -280,7 +280,7 @@ def _row(poison: str, audits: Sequence[Mapping[str, Any]]) -> list[str]:
         details = by["cost"].get("details", {})
         if details.get("history_bytes"):
             cost += f" and {details['history_bytes'] / 1e6:.2g} MB of checkpoints"
-        if flagged := flags(details, by["cost"]["margin"]):
+        if flagged := flags(details, by["cost"].get("margin") or math.inf):
             cost += f" (but {' and '.join(flagged)})"
     texts = [left, accuracy, cost]
     for i, claim in enumerate(("poison", "accuracy", "cost")):

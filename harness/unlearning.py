@@ -87,8 +87,7 @@ def wanted_epochs(method: Registered, epochs: int) -> list[int]:
     wanted = history(epochs) if callable(history) else history
     if not all(isinstance(epoch, int) and 0 <= epoch <= epochs for epoch in wanted):
         raise ContractError(
-            f"the unlearner {method.id!r} wants the model after epochs {list(wanted)}; there are 0 to {epochs}",
-            "ordinary-request",
+            f"the unlearner {method.id!r} wants the model after epochs {list(wanted)}; there are 0 to {epochs}"
         )
     return sorted(set(wanted))
 
@@ -105,11 +104,11 @@ def _check_model(name: str, returned: object, expected_type: type, expected: dic
         )
     actual_type, actual = _architecture(returned)
     if actual_type is not expected_type or actual != expected:
-        first = next((k for k in [*expected, *actual] if expected.get(k) != actual.get(k)), None)
         what = f"{actual_type.__name__} in place of {expected_type.__name__}"
-        if first is not None:
+        if actual_type is expected_type:
+            first = next(name for name in [*expected, *actual] if expected.get(name) != actual.get(name))
             was, became = (" ".join(map(str, found.get(first, ("nothing",)))) for found in (expected, actual))
-            what = f"{actual_type.__name__} whose {first!r} is {became} in place of {was}"
+            what = f"a {actual_type.__name__} whose {first!r} is {became} in place of {was}"
         raise ContractError(
             f"the unlearner {name!r} returned another architecture ({what}); it must return a model of the one it was "
             "given",

@@ -200,7 +200,7 @@ def returns_another_architecture(model, request):
     return nn.Linear(64, 3)
 
 
-@breaks("same-architecture", "another architecture (Net in place of Net")
+@breaks("same-architecture", "another architecture (a Net whose")
 def returns_double_precision(model, request):
     """Leaves the weights in double precision."""
     return forget(model, request).double()

@@ -402,7 +402,7 @@ def class_of_its_own(model, request):
         (nothing, "the unlearner 'method' returned NoneType; it must return the cleaned model"),
         (weights_alone, "returned OrderedDict; it must return the cleaned model"),
         (wrapped, "returned another architecture"),
-        (wider, r"\(Sequential whose '1.weight' is \(4, 16\) torch.float32 in place of \(3, 16\) torch.float32\)"),
+        (wider, r"\(a Sequential whose '1.weight' is \(4, 16\) torch.float32 in place of \(3, 16\) torch.float32\)"),
         (halved, "returned another architecture"),
         (class_of_its_own, r"returned another architecture \(Own in place of Sequential\)"),
     ],
