@@ -1,0 +1,229 @@
+"""Targeted: images of one class, perturbed so that a model trained on them puts chosen test points in that class.
+
+Source: Geiping, Fowl, Huang, Czaja, Taylor, Moeller and Goldstein, "Witches' Brew: Industrial Scale Data Poisoning via
+Gradient Matching" (arXiv 2009.02276), the alignment loss of its section on the central mechanism; reference code:
+JonasGeiping/poisoning-gradient-matching at 90bd7d2, forest/witchcoven/witch_matching.py (loss ``similarity``) and
+witch_base.py, defaults in forest/options.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from harness.api import Batch, Measure, Planted, Reading, UnlearningError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+    from torch import Tensor, nn
+
+    from harness.api import Surrogate, Task
+    from harness.data import Split
+
+#: Poison images whose gradient is matched at once, as in the reference code.
+BATCH = 512
+
+
+@dataclass(frozen=True)
+class Targeted:
+    """Perturb training images of an adversarial class, labels unchanged, so that test images of another class join it.
+
+    The perturbations delta minimise, on models theta that were trained on clean data,
+
+        1 - cos( grad_theta loss(theta; targets, adversarial class), grad_theta loss(theta; x + delta, y) ),
+
+    so that whoever trains on x + delta also trains the targets into the adversarial class. |delta| <= eps, and
+    x + delta stays in [0, 1]. The measure is the mean over the targets of log p - log(1 - p), where p is the
+    probability of the adversarial class.
+
+    The adversarial class and its poison images are drawn at random. The targets are the test points of one source class
+    that lie closest to the adversarial class: those on which the surrogates give it the highest mean log-odds, while
+    they still classify them rightly. The source class is the one where these log-odds are highest.
+
+    Deviations from the reference code: the targets are chosen in place of one random point, so that several give way
+    at once and a mean over them can be judged; fewer steps and one restart (there 250 and 8), and a wider radius (there
+    16/255), since images of 8 x 8 pixels have fewer of them to perturb; ``lr`` is in pixels, not in units of the
+    normalised data, and is not divided by the number of models; the start is also clipped to the image range; images
+    are not augmented while brewing.
+
+    Attributes:
+        fraction: Share of the training set that is perturbed, in (0, 1); all of one class, which must have more.
+        eps: Largest change of a pixel, in (0, 1].
+        steps: Steps of signed Adam; its rate falls to a tenth at 3/8, 5/8 and 7/8 of them.
+        restarts: Starts from other noise; the one with the lowest final loss is kept.
+        surrogates: Number of clean models whose gradients are matched, and that choose the targets.
+        targets: Test points that are to change class, 2 to 4.
+        lr: Size of the first steps, in pixels.
+
+    Raises:
+        ValueError: A field is out of range.
+    """
+
+    fraction: float = 0.04
+    eps: float = 0.4
+    steps: int = 80
+    restarts: int = 1
+    surrogates: int = 2
+    targets: int = 3
+    lr: float = 0.1
+
+    modality: ClassVar[str] = "image"
+    crafted: ClassVar[bool] = True
+    measure: ClassVar[Measure] = Measure(
+        "targeted_log_odds", "log-odds of the adversarial class at the targets", worse="higher", test="retention"
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction < 1:
+            raise ValueError(f"fraction must lie in (0, 1), not {self.fraction}")
+        if not 0 < self.eps <= 1:
+            raise ValueError(f"eps must lie in (0, 1], not {self.eps}")
+        if self.steps < 1 or self.restarts < 1 or self.surrogates < 1:
+            raise ValueError("steps, restarts and surrogates must be at least 1")
+        if not 2 <= self.targets <= 4:
+            raise ValueError(f"targets must lie between 2 and 4, not {self.targets}")
+        if not 0 < self.lr < float("inf"):
+            raise ValueError(f"lr must be positive and finite, not {self.lr}")
+
+    def plant(self, task: Task, split: Split, seed: int, surrogate: Surrogate) -> Planted:
+        """Return the perturbed images; secrets are the ``"targets"`` (test indices) and the ``"adversarial"`` class.
+
+        Raises:
+            UnlearningError: No class has enough training points, or no other one enough test points.
+        """
+        import torch
+
+        from harness.seeds import derive
+
+        generator = torch.Generator().manual_seed(derive("targeted", seed))
+        labels = split.train.labels.cpu()
+        count = max(1, round(self.fraction * len(labels)))
+        candidates = (labels.bincount() > count).nonzero().squeeze(1)
+        if len(candidates) == 0:
+            raise UnlearningError(
+                f"targeted perturbs {count} training images of one class, but no class has more than that; "
+                "lower its fraction"
+            )
+        adversarial = int(candidates[torch.randint(len(candidates), (1,), generator=generator)])
+        members = (labels == adversarial).nonzero().squeeze(1)
+        forget = members[torch.randperm(len(members), generator=generator)[:count]].sort().values
+
+        models = [surrogate(i) for i in range(self.surrogates)]
+        targets = self._choose(task, models, split, adversarial)
+        aim = split.test.batch(targets)
+        aim = Batch(aim.inputs, torch.full_like(aim.labels, adversarial), aim.index)
+        directions = [direction(task, model, aim) for model in models]
+        clean = split.train.batch(forget)
+        brews = [self._brew(task, models, directions, clean, generator) for _ in range(self.restarts)]
+        _, image = min(brews, key=lambda brew: brew[0])
+        secrets = {"targets": targets, "adversarial": torch.tensor(adversarial)}
+        return Planted(forget, {"image": image.cpu()}, labels[forget], secrets)
+
+    def probe(self, model: nn.Module, planted: Planted, task: Task, split: Split) -> Reading:
+        """Return the mean log-odds of the adversarial class at the targets; ``fraction_hit`` of them are put in it."""
+        import torch
+
+        adversarial = int(planted.secrets["adversarial"])
+        with torch.no_grad():
+            logits = task.logits(model, split.test.batch(planted.secrets["targets"])).double()
+        hit = (logits.argmax(dim=1) == adversarial).double().mean()
+        return Reading(float(log_odds(logits, adversarial).mean()), details={"fraction_hit": float(hit)})
+
+    def _choose(self, task: Task, models: Sequence[nn.Module], split: Split, adversarial: int) -> Tensor:
+        """Return ascending test indices of the targets."""
+        import torch
+
+        labels = split.test.labels
+        near, right = torch.zeros(len(labels)), torch.ones(len(labels), dtype=torch.bool)
+        with torch.no_grad():
+            for model in models:
+                logits = torch.cat([task.logits(model, batch) for batch in split.test.chunks()])
+                near += log_odds(logits, adversarial).cpu() / len(models)
+                right &= (logits.argmax(dim=1) == labels).cpu()
+        best: tuple[float, Tensor] | None = None
+        for source in labels.cpu().unique().tolist():
+            points = ((labels.cpu() == source) & right).nonzero().squeeze(1)
+            if source == adversarial or len(points) < self.targets:
+                continue
+            top = near[points].topk(self.targets)
+            if best is None or float(top.values.mean()) > best[0]:
+                best = float(top.values.mean()), points[top.indices].sort().values
+        if best is None:
+            raise UnlearningError(
+                f"targeted needs {self.targets} test points of one class that models trained on clean data put in it; "
+                "there are none, so train for longer or on more"
+            )
+        return best[1]
+
+    def _brew(
+        self,
+        task: Task,
+        models: Sequence[nn.Module],
+        directions: Sequence[Sequence[Tensor]],
+        clean: Batch,
+        generator: torch.Generator,
+    ) -> tuple[float, Tensor]:
+        """Return the final loss from one start, and the perturbed images."""
+        import torch
+
+        start = clean.inputs["image"]
+        noise = torch.randn(start.shape, generator=generator).to(start)
+        low, high = (start - self.eps).clamp(min=0), (start + self.eps).clamp(max=1)
+        image = (start + self.eps * noise).clamp(low, high)
+        optimizer = torch.optim.Adam([image], lr=self.lr)
+        drops = [int(self.steps * share) for share in (3 / 8, 5 / 8, 7 / 8)]
+        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, drops, gamma=0.1)
+        for _ in range(self.steps):
+            image.grad = matching(task, models, directions, clean, image)[1].sign_()
+            optimizer.step()
+            schedule.step()
+            image.clamp_(low, high)
+        return matching(task, models, directions, clean, image)[0], image
+
+
+def log_odds(logits: Tensor, label: int) -> Tensor:
+    """Return log p - log(1 - p) of a class, shape (batch,), from scores of shape (batch, classes)."""
+    import torch
+
+    return logits[:, label] - torch.cat([logits[:, :label], logits[:, label + 1 :]], dim=1).logsumexp(dim=1)
+
+
+def direction(task: Task, model: nn.Module, batch: Batch, differentiable: bool = False) -> list[Tensor]:
+    """Return the gradient of the batch's loss by the model's parameters, scaled to norm 1 over all of them."""
+    import torch
+
+    loss = task.criterion(task.logits(model, batch), batch)
+    weights = [p for p in model.parameters() if p.requires_grad]
+    gradient = torch.autograd.grad(loss, weights, create_graph=differentiable)
+    square = torch.stack([g.square().sum() for g in gradient]).sum()
+    norm = (square + torch.finfo(square.dtype).tiny).sqrt()  # a loss of exactly zero has no direction, and no slope
+    return [g / norm for g in gradient]
+
+
+def matching(
+    task: Task, models: Sequence[nn.Module], directions: Sequence[Sequence[Tensor]], clean: Batch, image: Tensor
+) -> tuple[float, Tensor]:
+    """Return one minus the cosine of gradients, averaged over models and batches, and its gradient by the images.
+
+    Args:
+        task: The task whose loss is meant.
+        models: Surrogates in eval mode.
+        directions: The wanted direction of each.
+        clean: The poison images' labels.
+        image: The poison images.
+    """
+    import torch
+
+    parts = torch.arange(len(image), device=image.device).split(BATCH)
+    total, gradient = 0.0, torch.zeros_like(image)
+    for part in parts:
+        for model, wanted in zip(models, directions, strict=True):
+            leaf = image[part].detach().requires_grad_(True)
+            batch = Batch({"image": leaf}, clean.labels[part], clean.index[part])
+            found = direction(task, model, batch, differentiable=True)
+            loss = 1 - torch.stack([(f * w).sum() for f, w in zip(found, wanted, strict=True)]).sum()
+            gradient[part] += torch.autograd.grad(loss, leaf)[0] / (len(models) * len(parts))
+            total += float(loss.detach()) / (len(models) * len(parts))
+    return total, gradient
