@@ -47,7 +47,6 @@ class Meter:
         self.seconds = 0.0
         self._operations = _Operations() if flops else None
         self._size = max(1, _size(reference))
-        self._depth = 0
         self._stepping: set[int] = set()
 
     @property
@@ -56,13 +55,10 @@ class Meter:
 
     def __enter__(self) -> Meter:
         self._open = ExitStack()
-        for handle in (
-            global_hooks.register_module_forward_pre_hook(self._before),
-            global_hooks.register_module_forward_hook(self._after, with_kwargs=True, always_call=True),
-            register_optimizer_step_pre_hook(self._step_begins),
-            register_optimizer_step_post_hook(self._step_ends),
-        ):
-            self._open.callback(handle.remove)
+        self._await_call()
+        self._open.callback(lambda: self._hook.remove())
+        self._open.callback(register_optimizer_step_pre_hook(self._step_begins).remove)
+        self._open.callback(register_optimizer_step_post_hook(self._step_ends).remove)
         if self._operations is not None:
             self._open.enter_context(self._operations)
         self._started = _now()
@@ -80,14 +76,18 @@ class Meter:
         self.steps += id(optimizer) in self._stepping
         self._stepping.discard(id(optimizer))
 
+    def _await_call(self) -> None:
+        self._hook = global_hooks.register_module_forward_pre_hook(self._before)
+
     def _before(self, module: nn.Module, args: Any) -> None:
-        self._depth += 1
+        # One hook at a time: until the outermost call returns, the calls within it are made at full speed.
+        self._hook.remove()
+        self._hook = module.register_forward_hook(self._after, with_kwargs=True, always_call=True)
 
     def _after(self, module: nn.Module, args: Any, kwargs: Any, result: Any = None) -> None:
         # Where the forward pass raised, torch leaves the keywords out.
-        self._depth -= 1
-        if self._depth:
-            return
+        self._hook.remove()
+        self._await_call()
         share = _size(module) / self._size
         leaves = tree_leaves((args, kwargs, result))  # the result tells where the arguments are objects
         batch = next((len(t) for t in leaves if isinstance(t, Batch) or (isinstance(t, Tensor) and t.dim())), 0)

@@ -76,6 +76,7 @@ class Lab:
         self._on_epoch = on_epoch
         self._wanted: dict[Registered, set[int]] = {}
         self._splits: dict[Registered, Split] = {}
+        self._flops: dict[Registered, float] = {}
         self._planted: OrderedDict[str, _Planted] = OrderedDict()
         self._models: OrderedDict[str, nn.Module] = OrderedDict()
         # What artefacts depend on beside their own determinants: this device, this torch, and our code. Training needs
@@ -123,8 +124,8 @@ class Lab:
                 f"the unlearner {trial.cell.unlearner.id!r} returned the retrained model of seed {trial.seed}, bit by "
                 "bit; it must make its own"
             )
-        poison = {arm: self._poison_reading(trial, planted, arms[arm]) for arm in arms}
         accuracy = {arm: self._accuracy(trial, arms[arm]) for arm in arms}
+        poison = {arm: self._poison_reading(trial, planted, arms[arm]) for arm in arms}
         return self._result(trial, arms, poison, accuracy)
 
     def missing(self, trial: Trial) -> dict[str, str]:
@@ -294,19 +295,23 @@ class Lab:
         )  # fmt: skip
         info = {"examples": meter.examples, "steps": meter.steps, "seconds": meter.seconds}
         if counted:
-            info |= {"flops": meter.flops, "flops_per_example": self._flops_per_example(task, train)}
+            info |= {"flops": meter.flops, "flops_per_example": self._flops_per_example(trial.cell.task)}
         if history:
             info["history_bytes"] = sum(t.numel() * t.element_size() for s in history.values() for t in s.values())
         return info, model
 
-    def _flops_per_example(self, task: Any, train: Data) -> float:
+    def _flops_per_example(self, task: Registered) -> float:
         """Return the floating-point operations of one example in a step of the recipe."""
-        batch = train.batch(torch.arange(min(task.batch_size, len(train))))
-        with training.isolated_rng(0):
-            model = task.new_model().to(self.device)
-            with Meter(model, flops=True) as meter:
-                training.fit(task, model, [batch])
-        return meter.flops / len(batch)
+        if task not in self._flops:
+            recipe: Any = task.value
+            train = self.split(task).train
+            batch = train.batch(torch.arange(min(recipe.batch_size, len(train))))
+            with training.isolated_rng(0):
+                model = recipe.new_model().to(self.device)
+                with Meter(model, flops=True) as meter:
+                    training.fit(recipe, model, [batch])
+            self._flops[task] = meter.flops / len(batch)
+        return self._flops[task]
 
     def model(self, task: Registered, artefact: Artefact) -> nn.Module:
         """Return a stored model in eval mode, on the device. It is shared: do not change it."""
@@ -321,6 +326,7 @@ class Lab:
             self._models[artefact.blob] = model
             while len(self._models) > 6:
                 self._models.popitem(last=False)
+        self._models.move_to_end(artefact.blob)
         return self._models[artefact.blob].eval()
 
     def _poison_reading(self, trial: Trial, planted: _Planted, model: Artefact) -> tuple[Reading, Artefact]:
@@ -328,10 +334,13 @@ class Lab:
         of = {"measure": poison.value.measure.name, "poison": poison.identity, "planted": planted.blob}
         split = self.split(task)
 
-        def probe(model: nn.Module) -> Reading:
-            with _unchanged(split, poison):  # and a copy of the model, from which methods start
-                reading: Reading = poison.value.probe(copy.deepcopy(model), planted.planted, task.value, split)
-            return reading
+        def probe(net: nn.Module) -> Reading:
+            try:
+                with _unchanged(split, poison):
+                    reading: Reading = poison.value.probe(net, planted.planted, task.value, split)
+                return reading
+            finally:  # it may have done to the model what it likes; who needs that again, reads it again
+                self._models.pop(str(model.blob), None)
 
         return self._reading(trial, model, of, probe)
 

@@ -208,7 +208,9 @@ def test_hooks_are_gone_afterwards(net, error):
     before = hooks()
     if error is None:
         with Meter(net, flops=True):
-            assert hooks() == tuple(n + 1 for n in before)
+            assert hooks() == (before[0], *(n + 1 for n in before[1:]))
+            net(torch.ones(N, 4))
+            assert hooks() == (before[0], *(n + 1 for n in before[1:]))
     else:
         with pytest.raises(error), Meter(net, flops=True):
             raise error
