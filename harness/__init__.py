@@ -1,7 +1,7 @@
 """pytest-unlearning: machine unlearning as tests.
 
-`audit` and `plan_study` are the Python front end; ``pytest test_suites --unlearner=NAME`` is the other one. A method
-raises `UnlearningError` to refuse what it cannot serve, and annotates fields with `Search` to have them tuned.
+`audit`, `plan_study` and `picture` are the Python front end; ``pytest test_suites --unlearner=NAME`` is the other one.
+A method raises `UnlearningError` to refuse what it cannot serve, and annotates fields with `Search` to have them tuned.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from harness.frontend import audit as audit
+    from harness.pictures import picture as picture
     from harness.planning import plan_study as plan_study
 
-__all__ = ["Search", "UnlearningError", "audit", "plan_study"]
+__all__ = ["Search", "UnlearningError", "audit", "picture", "plan_study"]
 
 
 def __getattr__(name: str) -> Any:
@@ -29,4 +30,8 @@ def __getattr__(name: str) -> Any:
         from harness.planning import plan_study
 
         return plan_study
+    if name == "picture":
+        from harness.pictures import picture
+
+        return picture
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

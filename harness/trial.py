@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from harness import api, compute, measures, seeds, training, unlearning
 from harness import data as data_module
-from harness.api import Cell, ContractError, Planted, Reading, Registered, Trial, declares
+from harness.api import Cell, ContractError, Planted, Reading, Registered, Trial, UnlearningError, declares
 from harness.compute import Meter
 from harness.data import Data, Split, digest
 from harness.seeds import derive
@@ -99,12 +99,23 @@ class Lab:
 
         Raises:
             Busy: Something it needs is being made by another process; everything else of it that can be made, is.
+            UnlearningError: The GPU's memory did not suffice.
             Exception: Whatever the unlearner raised; nothing of it is stored.
         """
         threads = torch.get_num_threads()
         torch.set_num_threads(trial.cell.task.value.threads)
         try:
             return self._run(trial)
+        except torch.OutOfMemoryError as error:
+            self._models.clear()
+            torch.cuda.empty_cache()
+            task = trial.cell.task
+            sizes = " or ".join(name for name in ("batch_size", "width", "train_size") if name in task.fields)
+            lower = f"lower {sizes} (--task={task.name}:FIELD=VALUE), or " if sizes else ""
+            raise UnlearningError(
+                f"the GPU ran out of memory in {trial.id}; {lower}run fewer workers (-n), or on the CPU "
+                f"(--audit-device=cpu)"
+            ) from error
         finally:
             torch.set_num_threads(threads)
 
@@ -127,6 +138,10 @@ class Lab:
         accuracy = {arm: self._accuracy(trial, arms[arm]) for arm in arms}
         poison = {arm: self._poison_reading(trial, planted, arms[arm]) for arm in arms}
         return self._result(trial, arms, poison, accuracy)
+
+    def planted(self, trial: Trial) -> Planted:
+        """Return what the trial plants, secrets included; made if it is not stored."""
+        return self._plant(trial).planted
 
     def missing(self, trial: Trial) -> dict[str, str]:
         """Return the models that a trial would have to make: keys by arm. Trains nothing, plants what is soon planted.

@@ -15,7 +15,7 @@ from tiny import Tiny
 from torch import nn
 
 from harness import registry
-from harness.api import Cell, ContractError, ForgetRequest, Measure, Planted, Reading, Trial
+from harness.api import Cell, ContractError, ForgetRequest, Measure, Planted, Reading, Trial, UnlearningError
 from harness.store import Busy, DamagedArtefact, Store, key_of
 from harness.training import train
 from harness.trial import Lab
@@ -963,3 +963,13 @@ def test_rewinding_is_handed_the_checkpoint_that_it_wants(lab):
     assert same(handed[6], trained_until(0, 6))
     assert result.cost["fractions"]["examples"] == pytest.approx(0.1)
     assert result.readings["accuracy"]["U"].value > 0.9
+
+
+def test_a_gpu_that_is_full_is_told_with_what_to_lower(lab):
+    def full(model, request):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    trial = Trial(Cell(registry.register("unlearner", full), TINY, BACKDOOR), 0)
+    with pytest.raises(UnlearningError, match=r"the GPU ran out of memory in .*-seed0; lower batch_size .* \(-n\)"):
+        lab.run(trial)
+    assert lab.run(Trial(Cell(IDENTITY, TINY, BACKDOOR), 0)).cost["built"] == ["U"]
