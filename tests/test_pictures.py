@@ -69,5 +69,5 @@ def test_the_same_seed_gives_the_same_picture_and_another_one_another(tmp_path):
 def test_bad_requests_are_one_sentence(tmp_path):
     with pytest.raises(ValueError, match="count must be at least 1, not 0"):
         harness.picture("gaussian", count=0, store=tmp_path)
-    with pytest.raises(harness.UnlearningError, match="no poison is called 'nothing'|nothing"):
+    with pytest.raises(harness.UnlearningError, match="nothing"):
         harness.picture("nothing", store=tmp_path)

@@ -1,0 +1,293 @@
+"""From runs to tables, JSON and a plot, with the paper's numbers beside ours."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import paper
+from runs import Run
+
+from harness.report import finite
+from harness.trial import TrialResult
+
+LABELS = {
+    "short": "Retrain", "neggrad_plus": "NGP", "ga": "GA", "gd": "GD", "cfk": "CFk", "euk": "EUk", "scrub": "SCRUB",
+}  # fmt: skip
+#: Accuracy that a setting of Figure 2a may cost, in shares of 1.
+AFFORDABLE = 0.1
+
+
+def label(run: Run) -> str:
+    """Return the paper's name of a method, with its fields where they were given."""
+    name, _, fields = run.method.id.partition(":")
+    return LABELS.get(name, name) + (f" ({fields.replace(',', ', ')})" if fields else "")
+
+
+def table1(done: Mapping[Run, TrialResult]) -> list[dict[str, Any]]:
+    """Return a row per poison, method and epochs, at the learning rate with the highest mean accuracy."""
+    rows = []
+    for (poison, name, epochs), by_rate in _grouped(done, lambda run: (run.trial.cell.poison, label(run), run.epochs)):
+        means = {rate: _summary([_accuracy(done[run]) for run in runs]) for rate, runs in by_rate.items()}
+        best = max(means, key=lambda rate: -1.0 if math.isnan(means[rate]["mean"]) else means[rate]["mean"])
+        runs = by_rate[best]
+        cell = runs[0].trial.cell
+        fraction = cell.poison.fields.get("fraction")
+        rates = [rate for rate in means if rate is not None]
+        rows.append(
+            {
+                "poison": poison.id, "method": name, "epochs": epochs, "lr": best, "accuracy": means[best],
+                "at_the_end_of_the_search": len(rates) > 1 and best in (min(rates), max(rates)),
+                "paper": paper.reported(cell.task.name, cell.poison.name, fraction, runs[0].method.name, epochs),
+                "cost": fmean(done[run].cost["unlearn_fraction"] for run in runs),
+                "by_lr": {f"{rate:g}": summary for rate, summary in means.items() if rate is not None},
+                "unlearner": cell.unlearner.id,
+            }
+        )  # fmt: skip
+    return rows
+
+
+def figure2a(done: Mapping[Run, TrialResult]) -> list[dict[str, Any]]:
+    """Return a row per poison, method, epochs and learning rate: success of the attack, and accuracy.
+
+    ``chosen`` are, of each method, the one with the least success among those that cost at most `AFFORDABLE` of the
+    poisoned model's accuracy; where there is none, the most accurate one.
+    """
+    rows = []
+    floors = {each["poison"]: each["poisoned"]["accuracy"]["mean"] - AFFORDABLE for each in references(done)}
+    for (poison, name, epochs), by_rate in _grouped(done, lambda run: (run.trial.cell.poison, label(run), run.epochs)):
+        found = []
+        for rate, runs in by_rate.items():
+            results = [done[run] for run in runs]
+            row = {"poison": poison.id, "method": name, "epochs": epochs, "lr": rate}
+            row |= {"success": _summary([_success(each) for each in results])}
+            row |= {"accuracy": _summary([_accuracy(each) for each in results])}
+            row |= {"cost": fmean(each.cost["unlearn_fraction"] for each in results)}
+            found.append(row | {"unlearner": runs[0].trial.cell.unlearner.id})
+        kept = [row for row in found if row["accuracy"]["mean"] >= floors[poison.id]]
+        best = min(kept, key=lambda row: row["success"]["mean"]) if kept else max(found, key=_by_accuracy)
+        rows += [row | {"chosen": row is best} for row in found]
+    return rows
+
+
+def _by_accuracy(row: Mapping[str, Any]) -> float:
+    mean: float = row["accuracy"]["mean"]
+    return -1.0 if math.isnan(mean) else mean
+
+
+def references(done: Mapping[Run, TrialResult]) -> list[dict[str, Any]]:
+    """Return accuracy and success of the poisoned and of the fully retrained models, per poison."""
+    rows = []
+    for poison in dict.fromkeys(run.trial.cell.poison for run in done):
+        of_seed = {run.trial.seed: result for run, result in done.items() if run.trial.cell.poison == poison}
+        row: dict[str, Any] = {"poison": poison.id, "fraction": poison.fields.get("fraction")}
+        for name, arm in (("poisoned", "P"), ("retrained", "R")):
+            row[name] = {
+                "accuracy": _summary([_accuracy(each, arm) for each in of_seed.values()]),
+                "success": _summary([_success(each, arm) for each in of_seed.values()]),
+            }
+        rows.append(row)
+    return rows
+
+
+def _grouped(done: Mapping[Run, TrialResult], key: Any) -> list[tuple[Any, dict[float | None, list[Run]]]]:
+    groups: dict[Any, dict[float | None, list[Run]]] = {}
+    for run in done:
+        groups.setdefault(key(run), {}).setdefault(run.lr, []).append(run)
+    return list(groups.items())
+
+
+def _accuracy(result: TrialResult, arm: str = "U") -> float:
+    return result.readings["accuracy"][arm].value
+
+
+def _success(result: TrialResult, arm: str = "U") -> float:
+    """Return the share of targets that are hit; what the poison itself is judged by where it has no targets."""
+    reading = result.readings["poison"][arm]
+    return reading.details.get("fraction_hit", reading.value)
+
+
+def _summary(values: Sequence[float]) -> dict[str, Any]:
+    """Return mean and sd of the runs that did not diverge, and all of them; n counts those in the mean."""
+    finite = [value for value in values if math.isfinite(value)]
+    return {
+        "mean": fmean(finite) if finite else math.nan,
+        "sd": stdev(finite) if len(finite) > 1 else None,
+        "n": len(finite),
+        "diverged": len(values) - len(finite),
+        "values": [value if math.isfinite(value) else None for value in values],
+    }
+
+
+def document(what: str, about: dict[str, Any], done: Mapping[Run, TrialResult]) -> dict[str, Any]:
+    """Return the JSON result."""
+    rows = (table1 if what == "table1" else figure2a)(done)
+    return _plain({"schema": 1, "what": what, **about, "references": references(done), "rows": rows})
+
+
+def _plain(value: Any) -> Any:
+    """Return nested plain values with None for every number that is not finite."""
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    return finite(value) if isinstance(value, float) else value
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """Return the tables for people, one per poison."""
+    about = result["settings"]
+    machine = f"{result['device']['name']} ({result['device']['kind']})"
+    lines = [
+        f"# {'Table 1' if result['what'] == 'table1' else 'Figure 2a'} of arXiv 2406.17216, run again",
+        "",
+        f"Task `{about['task']}`, {about['finished_seeds']} of {about['seeds']} runs, scale {about['scale']}, on "
+        f"{machine}, torch {result['versions']['torch']}, Python {result['versions']['python']}.",
+    ]
+    if about["scale"] != "full" or about["task"] != paper.FULL:
+        lines += ["", "This is not the paper's scale: orders may be compared with the paper's, numbers may not."]
+    for reference in result["references"]:
+        rows = [row for row in result["rows"] if row["poison"] == reference["poison"]]
+        lines += ["", f"## {reference['poison']}", ""]
+        lines += (_accuracies if result["what"] == "table1" else _successes)(rows, reference)
+    lines += ["", *(f"* failed: {run}: {error}" for run, error in result["errors"].items())]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _accuracies(rows: Sequence[Mapping[str, Any]], reference: Mapping[str, Any]) -> list[str]:
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    cells = {(row["epochs"], row["method"]): row for row in rows}
+    lines = [
+        "Test accuracy in %, mean ± sd over runs, at the best learning rate (in parentheses); the paper's in brackets.",
+        "Retrain: from scratch, for as many epochs as unlearning took.",
+        "",
+        f"| epochs | {' | '.join(methods)} |",
+        "|---" * (1 + len(methods)) + "|",
+    ]
+    for epochs in sorted({row["epochs"] for row in rows}):
+        lines.append(f"| {epochs} | {' | '.join(_cell(cells.get((epochs, method))) for method in methods)} |")
+    known = paper.POISONED.get(reference["fraction"]) if any(row["paper"] is not None for row in rows) else None
+    beside = f" [{known:.2f}]" if known else ""
+    lines += ["", f"Poisoned: {_percent(reference['poisoned']['accuracy'])}{beside}. "
+              f"Fully retrained: {_percent(reference['retrained']['accuracy'])}."]  # fmt: skip
+    if any(row["at_the_end_of_the_search"] for row in rows):
+        lines += ["", "*: the best rate is at an end of the range that was searched; a better one may lie beyond."]
+    return lines
+
+
+def _cell(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "failed"
+    rate = "" if row["lr"] is None else f" ({row['lr']:.2g}{'*' if row['at_the_end_of_the_search'] else ''})"
+    return _percent(row["accuracy"]) + rate + (f" [{row['paper']:.2f}]" if row["paper"] is not None else "")
+
+
+def _successes(rows: Sequence[Mapping[str, Any]], reference: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f"Success of the attack and test accuracy in %, mean ± sd over runs. Of each method the learning rate with the "
+        f"least success that costs at most {100 * AFFORDABLE:.0f} points of the poisoned model's accuracy, or the most "
+        "accurate one.",
+        "",
+        "| method | epochs | lr | success | accuracy | compute, % of retraining | n |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in ("poisoned", "retrained"):
+        of = reference[name]
+        lines.append(
+            f"| {name} | | | {_percent(of['success'])} | {_percent(of['accuracy'])} | | {of['accuracy']['n']} |"
+        )
+    for row in rows:
+        if row["chosen"]:
+            rate = "" if row["lr"] is None else f"{row['lr']:.2g}"
+            lines.append(
+                f"| {row['method']} | {row['epochs']} | {rate} | {_percent(row['success'])} "
+                f"| {_percent(row['accuracy'])} | {100 * row['cost']:.0f} | {row['accuracy']['n']} |"
+            )
+    return [*lines, "", paper.FIGURE_2A]
+
+
+def _percent(summary: Mapping[str, Any]) -> str:
+    if summary["mean"] is None:
+        return "diverged"
+    spread = "" if summary["sd"] is None else f" ± {100 * summary['sd']:.1f}"
+    lost = f", {summary['diverged']} diverged" if summary["diverged"] else ""
+    return f"{100 * summary['mean']:.2f}{spread}{lost}"
+
+
+def write(result: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write JSON, Markdown and, where altair is installed, the plot; return the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = folder / result["what"]
+    files = [stem.with_suffix(".json"), stem.with_suffix(".md")]
+    files[0].write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    files[1].write_text(markdown(result), encoding="utf-8")
+    try:
+        import altair
+    except ImportError:
+        return files
+    files.append(stem.with_suffix(".html"))
+    chart = (_lines if result["what"] == "table1" else _points)(altair, result)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of altair's own parts; nothing about the plot
+        chart.save(str(files[-1]))
+    return files
+
+
+def _lines(altair: Any, result: Mapping[str, Any]) -> Any:
+    """Return accuracy by epochs: ours drawn through, the paper's dashed."""
+    points = [
+        {"epochs": row["epochs"], "accuracy": value, "method": row["method"], "poison": row["poison"], "from": source}
+        for row in result["rows"]
+        for source, value in (("ours", _scaled(row["accuracy"]["mean"])), ("paper", row["paper"]))
+        if value is not None
+    ]
+    return (
+        altair.Chart(altair.Data(values=points))
+        .mark_line(point=True)
+        .encode(
+            x=altair.X("epochs:O", title="epochs of unlearning"),
+            y=altair.Y("accuracy:Q", title="test accuracy, %", scale=altair.Scale(zero=False)),
+            color=altair.Color("method:N", sort=None),
+            strokeDash=altair.StrokeDash("from:N", title=None, sort=None),
+            tooltip=["method:N", "epochs:O", "accuracy:Q", "from:N"],
+        )
+        .properties(width=360, height=300)
+        .facet("poison:N")
+    )
+
+
+def _points(altair: Any, result: Mapping[str, Any]) -> Any:
+    """Return success against accuracy: every setting, the chosen ones large, the references too."""
+    points = [
+        {
+            "accuracy": _scaled(of["accuracy"]["mean"]), "success": _scaled(of["success"]["mean"]), "method": name,
+            "poison": of["poison"], "lr": of.get("lr"), "chosen": of.get("chosen", True),
+        }
+        for reference in result["references"]
+        for name, of in (
+            *((arm, {**reference[arm], "poison": reference["poison"]}) for arm in ("poisoned", "retrained")),
+            *((row["method"], row) for row in result["rows"] if row["poison"] == reference["poison"]),
+        )
+    ]  # fmt: skip
+    return (
+        altair.Chart(altair.Data(values=points))
+        .mark_point(filled=True)
+        .encode(
+            x=altair.X("accuracy:Q", title="test accuracy, %", scale=altair.Scale(zero=False)),
+            y=altair.Y("success:Q", title="success of the attack, %"),
+            color=altair.Color("method:N", sort=None),
+            size=altair.Size("chosen:N", legend=None, scale=altair.Scale(domain=[False, True], range=[30, 160])),
+            tooltip=["method:N", "lr:Q", "accuracy:Q", "success:Q"],
+        )
+        .properties(width=420, height=320)
+        .facet("poison:N")
+    )
+
+
+def _scaled(share: float | None) -> float | None:
+    return None if share is None else round(100 * share, 3)

@@ -1,0 +1,217 @@
+"""Indiscriminate: poison images at which a model that is bad on everything is a stationary point of training.
+
+Source: Lu, Kamath and Yu, "Exploring the Limits of Model-Targeted Indiscriminate Data Poisoning Attacks"
+(arXiv 2303.03592), Gradient Canceling, with the target parameters of GradPC: Sun et al., "Exploring the Vulnerability
+of Deep Neural Networks: A Study of Parameter Corruption" (arXiv 2006.05620). Reference code: watml/plim at 03a54a7,
+GradPC/attacker.py and GradPC/grad_attack.py, GC/mnist_cnn-0.03.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from harness.api import Batch, Measure, Planted, Reading, UnlearningError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from torch import Tensor, nn
+
+    from harness.api import Surrogate, Task
+    from harness.data import Split
+
+#: Poison images whose gradient is differentiated at once; what that takes in memory grows with them.
+BATCH = 512
+
+
+@dataclass(frozen=True)
+class Indiscriminate:
+    """Replace random training images so that training stops at parameters that are bad; labels stay.
+
+    First, GradPC corrupts the parameters of a model that was trained on clean data. Over the mini-batches of one pass,
+    it ascends the loss along each batch's gradient g and stays within an L2 ball of the radius r,
+
+        a <- a + lr g / ||g||,    a <- a min(1, r / ||a||),    theta = theta_clean + a.
+
+    Then, Gradient Canceling makes theta stationary for whoever trains on kept points D and poisoned points x:
+
+        min_x || sum_{(u, v) in D} grad_theta loss(theta; u, v) + sum_i grad_theta loss(theta; x_i, y_i) ||^2.
+
+    The measure is test accuracy, in [0, 1], and the effect is what poisoning takes away from it.
+
+    Deviations from the reference code: poisoned points *replace* clean ones, drawn at random, where it adds them to the
+    clean set, so the clean sum runs over the points that are kept; the gradients of all parameters are canceled, as in
+    the paper's equation, where its code for networks takes the first tensor's alone; Adam in place of plain gradient
+    descent, with the same cosine decay to zero, over all steps (there until the loss is below 1); the corruption takes
+    shorter steps; the task's floating point in place of double; the model is in eval mode throughout. As there, images
+    leave the range of the clean ones unless ``clip`` says otherwise; clipped, it does nothing to 8 x 8 digits.
+
+    The poison is as good as training is at finding the target. Where the learning rate is so high that any large image
+    throws training off, accuracy falls as well, but noise of the same size does it too, and nothing was canceled.
+
+    Attributes:
+        fraction: Share of the training set that is replaced, in (0, 1).
+        radius: Largest L2 norm of the change from the clean parameters to the target.
+        steps: Steps of Adam over the poison images.
+        lr: Size of the first of them, in the units of the inputs (pixels in [0, 1]).
+        ascent: Length of the corruption's step on one mini-batch, an L2 norm (1 in the reference code).
+        clip: Whether images stay within the range of the clean ones.
+
+    Raises:
+        ValueError: A field is out of range.
+    """
+
+    fraction: float = 0.1
+    radius: float = 0.4
+    steps: int = 600
+    lr: float = 0.3
+    ascent: float = 0.1
+    clip: bool = False
+
+    modality: ClassVar[str] = "image"
+    crafted: ClassVar[bool] = True
+    # The name exempts its cells from the audit of accuracy, which would judge the same numbers a second time.
+    measure: ClassVar[Measure] = Measure("accuracy", "test accuracy", worse="lower", test="retention", unit="%")
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction < 1:
+            raise ValueError(f"fraction must lie in (0, 1), not {self.fraction}")
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, not {self.steps}")
+        for name in ("radius", "lr", "ascent"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be positive and finite, not {getattr(self, name)}")
+
+    def plant(self, task: Task, split: Split, seed: int, surrogate: Surrogate) -> Planted:
+        """Return the crafted images with the labels of those that they replace.
+
+        Raises:
+            UnlearningError: Nothing is kept, or the surrogate or the search for images diverged.
+        """
+        import torch
+
+        from harness.data import forget_block
+        from harness.seeds import derive
+
+        train = split.train
+        forget = forget_block(len(train), self.fraction, seed)
+        keep = torch.ones(len(train), dtype=torch.bool)
+        keep[forget] = False
+        if not keep.any():
+            raise UnlearningError(
+                f"indiscriminate replaces all of {len(train)} training points, so that nothing is left to cancel; "
+                "lower its fraction"
+            )
+        model = surrogate(0)
+        generator = torch.Generator().manual_seed(derive("indiscriminate", seed))
+        corrupt(task, model, train.batches(task.batch_size, 1, generator), self.radius, self.ascent)
+        kept = gradient_sum(task, model, train.subset(keep.nonzero().squeeze(1)).chunks())
+        if not all(bool(g.isfinite().all()) for g in kept):
+            raise UnlearningError(
+                "indiscriminate needs the gradients of a model trained on clean data, but they are not finite; "
+                "lower the task's learning rate"
+            )
+        image = self._cancel(task, model, train.batch(forget), kept, span(train.inputs["image"]))
+        if not bool(image.isfinite().all()):
+            raise UnlearningError("indiscriminate found no finite images; lower its lr")
+        return Planted(forget, {"image": image.cpu()}, train.labels.cpu()[forget])
+
+    def probe(self, model: nn.Module, planted: Planted, task: Task, split: Split) -> Reading:
+        """Return test accuracy."""
+        import torch
+
+        test = split.test
+        with torch.no_grad():
+            correct = sum(int((task.logits(model, b).argmax(dim=1) == b.labels).sum()) for b in test.chunks())
+        return Reading(correct / len(test), resolution=0.5 / len(test))
+
+    def _cancel(
+        self, task: Task, model: nn.Module, clean: Batch, kept: Sequence[Tensor], limits: tuple[float, float]
+    ) -> Tensor:
+        """Return the images that cancel the gradient of the kept points, found from the clean ones."""
+        import torch
+
+        image = clean.inputs["image"].clone()
+        optimizer = torch.optim.Adam([image], lr=self.lr)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
+        for _ in range(self.steps):
+            image.grad = residual(task, model, clean, image, kept)[1]
+            optimizer.step()
+            schedule.step()
+            if self.clip:
+                image.clamp_(*limits)
+        return image
+
+
+def span(images: Tensor) -> tuple[float, float]:
+    """Return the smallest and the largest pixel."""
+    return float(images.min()), float(images.max())
+
+
+def corrupt(task: Task, model: nn.Module, batches: Iterable[Batch], radius: float, ascent: float) -> None:
+    """Move a model in eval mode, in place, to where its loss is high within an L2 ball about its parameters."""
+    import torch
+
+    weights = [p for p in model.parameters() if p.requires_grad]
+    start = [w.detach().clone() for w in weights]
+    for batch in batches:
+        gradient = gradient_sum(task, model, [batch])
+        slope = norm(gradient)
+        if not slope > 0:
+            continue  # a loss of exactly zero has no direction
+        with torch.no_grad():
+            attack = [w - s + g * (ascent / slope) for w, s, g in zip(weights, start, gradient, strict=True)]
+            shrink = min(1.0, radius / norm(attack))
+            for w, s, a in zip(weights, start, attack, strict=True):
+                w.copy_(s + shrink * a)
+
+
+def gradient_sum(
+    task: Task, model: nn.Module, batches: Iterable[Batch], differentiable: bool = False
+) -> tuple[Tensor, ...]:
+    """Return the gradient by the model's parameters of the loss, summed over the examples of all batches."""
+    import torch
+
+    weights = [p for p in model.parameters() if p.requires_grad]
+    total = tuple(torch.zeros_like(w) for w in weights)
+    for batch in batches:
+        loss = task.criterion(task.logits(model, batch), batch) * len(batch)
+        found = torch.autograd.grad(loss, weights, create_graph=differentiable)
+        total = tuple(t + g for t, g in zip(total, found, strict=True))
+    return total
+
+
+def norm(tensors: Sequence[Tensor]) -> float:
+    """Return the L2 norm over all elements of all tensors."""
+    import torch
+
+    return float(torch.stack([t.double().square().sum() for t in tensors]).sum().sqrt())
+
+
+def residual(task: Task, model: nn.Module, clean: Batch, image: Tensor, kept: Sequence[Tensor]) -> tuple[float, Tensor]:
+    """Return the squared norm of the summed gradient of kept and poisoned points, and its gradient by the images.
+
+    Args:
+        task: The task whose loss is meant.
+        model: The target, in eval mode.
+        clean: The poison images' labels.
+        image: The poison images.
+        kept: Summed gradient of the kept points.
+    """
+    import torch
+
+    def batch(part: Tensor, leaf: Tensor) -> Batch:
+        return Batch({"image": leaf}, clean.labels[part], clean.index[part])
+
+    parts = torch.arange(len(image), device=image.device).split(BATCH)
+    poisoned = gradient_sum(task, model, [batch(part, image[part]) for part in parts])
+    left = [k + p for k, p in zip(kept, poisoned, strict=True)]
+    slope = torch.zeros_like(image)
+    # The sum is linear in the parts: each needs only its own product with what is left, and its own graph.
+    for part in parts:
+        leaf = image[part].detach().requires_grad_(True)
+        found = gradient_sum(task, model, [batch(part, leaf)], differentiable=True)
+        product = torch.stack([(f * w).sum() for f, w in zip(found, left, strict=True)]).sum()
+        slope[part] = 2 * torch.autograd.grad(product, leaf)[0]
+    return norm(left) ** 2, slope
