@@ -45,7 +45,7 @@ class Indiscriminate:
     the paper's equation, where its code for networks takes the first tensor's alone; Adam in place of plain gradient
     descent, with the same cosine decay to zero, over all steps (there until the loss is below 1); the corruption takes
     shorter steps; the task's floating point in place of double; the model is in eval mode throughout. As there, images
-    leave the range of the clean ones unless ``clip`` says otherwise; clipped, it takes a point of accuracy on 8 x 8 digits.
+    leave the range of the clean ones unless ``clip`` says otherwise; clipped, it takes one point of accuracy on digits.
 
     The poison is as good as training is at finding the target. Where the learning rate is so high that any large image
     throws training off, accuracy falls as well, but noise of the same size does it too, and nothing was canceled.
