@@ -91,7 +91,8 @@ class Batch:
     """One mini-batch on the device.
 
     Attributes:
-        inputs: Tensors whose first dimension is the batch, by name (``"image"``, ``"tokens"``, ...).
+        inputs: Tensors whose first dimension is the batch, by name (``"image"``, ``"tokens"``, ...). ``"length"``,
+            where it is there, counts what is not padding in each example.
         labels: int64, shape (batch,).
         index: int64, shape (batch,): positions in the data set that the batch was drawn from.
     """
@@ -124,7 +125,8 @@ class Planted:
 class Recipe(Protocol):
     """How models of a task are built and trained.
 
-    One may also have ``augment(batch) -> batch``, which is applied to every batch that is trained on.
+    One may also have ``augment(batch) -> batch``, which is applied to every batch that is trained on, and
+    ``predict(logits, batch)``, the class of every example where that is not the likeliest along dimension 1.
     """
 
     epochs: int
@@ -136,6 +138,14 @@ class Recipe(Protocol):
     def optimizer(self, model: nn.Module, lr: float | None = None) -> torch.optim.Optimizer: ...
     def schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler: ...
     def blocks(self, model: nn.Module) -> list[nn.Module]: ...
+
+
+def predicted(task: Recipe, model: nn.Module, batch: Batch) -> Tensor:
+    """Return the class that a model puts each example in, int64, shape (batch,)."""
+    logits = task.logits(model, batch)
+    predict = getattr(task, "predict", None)
+    classes: Tensor = logits.argmax(dim=1) if predict is None else predict(logits, batch)
+    return classes
 
 
 class Task(Recipe, Protocol):
@@ -217,7 +227,7 @@ def declares(method: Any, name: str) -> Any:
 
 @dataclass(frozen=True)
 class Search:
-    """Where a tuner looks for a field; stands in its annotation: ``lr: Annotated[float, Search(1e-3, 1, log=True)]``.
+    """Where a tuner looks for a field; stands in its annotation: ``beta: Annotated[float, Search(.001, 1, log=True)]``.
 
     Fields without one are left as they are. Other values than these may well be allowed.
 
@@ -225,12 +235,19 @@ class Search:
         low, high: Ends of the range, both included.
         log: Whether to search evenly in the logarithm.
         choices: What to choose from, in place of a range.
+        of_recipe: Whether the range is in units of the rate that the task's recipe trains with. None, as the field's
+            value, then stands for the method's attribute ``FIELD_of_recipe`` in these units.
     """
 
     low: float = 0.0
     high: float = 1.0
     log: bool = False
     choices: tuple[Any, ...] = ()
+    of_recipe: bool = False
+
+    def at(self, rate: float) -> Search:
+        """Return the search on a task whose recipe trains with a learning rate."""
+        return replace(self, low=self.low * rate, high=self.high * rate) if self.of_recipe else self
 
 
 @dataclass(frozen=True)

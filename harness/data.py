@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,9 @@ from torch.utils.data import Dataset
 
 from harness.api import Batch, Planted
 from harness.seeds import derive
+
+#: Batches that examples of like length are sorted into at a time.
+POOL = 32
 
 
 class Data(Dataset[tuple[dict[str, Tensor], Tensor]]):
@@ -87,7 +90,8 @@ class Batches:
     """Shuffled batches over some of a data set, several passes long; iterating draws from the generator.
 
     A permutation of *all* examples is drawn for each pass and the examples outside ``keep`` are dropped from it, so
-    that training on all and training on the rest see the common examples in the same order.
+    that training on all and training on the rest see the common examples in the same order. Where examples have a
+    ``length``, those of like length share batches, so that little of a batch is padding.
 
     Attributes:
         examples: Where to stop, or None for the end of the last pass; the last batch is cut to it.
@@ -126,9 +130,20 @@ class Batches:
             order = torch.randperm(len(self.data), generator=self.generator)
             order = order[self.keep[order]][:left].to(self.data.device)
             left -= len(order)
-            for index in order.split(self.batch_size):
+            for index in self._grouped(order):
                 batch = self.data.batch(index)
                 yield batch if self.augment is None else self.augment(batch)
+
+    def _grouped(self, order: Tensor) -> Sequence[Tensor]:
+        """Return the batches of a pass, from the order that was drawn."""
+        if "length" not in self.data.inputs:
+            return list(order.split(self.batch_size))
+        groups: list[Tensor] = []
+        for pool in order.split(POOL * self.batch_size):
+            ranks = self.data.inputs["length"][pool].argsort(stable=True).split(self.batch_size)
+            # The order of batches is random too, that of their first members in the draw.
+            groups += [pool[rank] for rank in sorted(ranks, key=lambda rank: int(rank.min()))]
+        return groups
 
 
 @dataclass(frozen=True)
@@ -138,21 +153,23 @@ class Split:
     Attributes:
         train, test: Training and test examples.
         fingerprint: SHA-256 of every byte of both, for keys of artefacts.
+        encode: From texts to lists of tokens, where the inputs are tokens; None for others.
     """
 
     train: Data
     test: Data
     fingerprint: str
+    encode: Callable[[Sequence[str]], list[list[int]]] | None = None
 
     @classmethod
-    def of(cls, train: Data, test: Data) -> Split:
+    def of(cls, train: Data, test: Data, encode: Callable[[Sequence[str]], list[list[int]]] | None = None) -> Split:
         """Build a split from CPU data and fingerprint it."""
         parts = {f"{part}.{name}": t for part, d in (("train", train), ("test", test)) for name, t in d.inputs.items()}
-        return cls(train, test, digest({**parts, "train.labels": train.labels, "test.labels": test.labels}))
+        return cls(train, test, digest({**parts, "train.labels": train.labels, "test.labels": test.labels}), encode)
 
     def to(self, device: torch.device) -> Split:
         """Return the split on a device."""
-        return Split(self.train.to(device), self.test.to(device), self.fingerprint)
+        return Split(self.train.to(device), self.test.to(device), self.fingerprint, self.encode)
 
 
 def forget_block(n: int, fraction: float, seed: int) -> Tensor:

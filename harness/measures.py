@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.api import Measure, Reading
+from harness.api import Measure, Reading, predicted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,7 +24,5 @@ def accuracy(model: nn.Module, task: Task, data: Data) -> Reading:
     import torch
 
     with torch.no_grad():
-        correct = sum(
-            int((task.logits(model, batch).argmax(dim=1) == batch.labels).sum().item()) for batch in data.chunks()
-        )
+        correct = sum(int((predicted(task, model, batch) == batch.labels).sum()) for batch in data.chunks())
     return Reading(correct / len(data), resolution=0.5 / len(data))

@@ -112,7 +112,8 @@ def tune(
         raise UnlearningError(
             "tuning needs Optuna, which is not installed: pip install 'pytest-unlearning[tune]'"
         ) from None
-    space = registry.searches(method)
+    rate = _rate(task)
+    space = {name: search.at(rate) for name, search in registry.searches(method).items()}
     if not space:
         raise UnlearningError(f"no field of {method.id!r} says where to search: annotate one, Annotated[float, Search]")
     started = time.perf_counter()
@@ -151,7 +152,8 @@ def tune(
         sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=max(10, settings // 3)),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=10),
     )
-    study.enqueue_trial({name: method.fields[name] for name, search in space.items() if _inside(search, method, name)})
+    begin = {name: _current(method, name, rate) for name in space}
+    study.enqueue_trial({name: value for name, value in begin.items() if _inside(space[name], value)})
     study.optimize(objective, n_trials=settings)
     if not tried:
         raise UnlearningError(f"no setting of {method.id!r} could be tried to the end; it refused them all")
@@ -163,8 +165,19 @@ def tune(
     return Tuned(best, final[best], settings, unlearnings, len(built) - unlearnings, seconds)
 
 
-def _inside(search: Search, method: Registered, name: str) -> bool:
+def _rate(task: Registered) -> float:
+    """Return the learning rate that a task's recipe trains with."""
+    rate: float = task.value.optimizer(task.value.new_model()).param_groups[0]["lr"]
+    return rate
+
+
+def _current(method: Registered, name: str, rate: float) -> Any:
+    """Return the value that a field has, its default included."""
     value = method.fields[name]
+    return getattr(method.value, f"{name}_of_recipe", 1.0) * rate if value is None else value
+
+
+def _inside(search: Search, value: Any) -> bool:
     return value in search.choices if search.choices else search.low <= value <= search.high
 
 

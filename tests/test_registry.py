@@ -244,7 +244,7 @@ def listed(kind):
         ("unlearner", "gd:rate=1", "the unlearner 'gd' has no field 'rate' (its fields: lr, epochs)"),
         ("unlearner", "gd:epoch=1", "the unlearner 'gd' has no field 'epoch'; did you mean epochs? (its fields: lr, "),
         ("unlearner", "identity:a=1", "the unlearner 'identity' has no field 'a' (its fields: none)"),
-        ("unlearner", "gd:lr=fast", "the field 'lr' of the unlearner 'gd' takes a number, not 'fast'"),
+        ("unlearner", "gd:lr=fast", "the field 'lr' of the unlearner 'gd' takes a number or none, not 'fast'"),
         ("unlearner", "gd:epochs=1.5", "the field 'epochs' of the unlearner 'gd' takes an integer or none, not '1.5'"),
         ("unlearner", f"{HERE}Knobs:warm=1", f"'warm' of the unlearner '{HERE}Knobs' takes true or false, not '1'"),
         (

@@ -130,7 +130,7 @@ def test_every_method_says_where_to_search():
         assert space, method.id
         assert set(space) <= set(method.fields)
         for name, found in space.items():
-            value = method.fields[name]
+            value = getattr(method.value, f"{name}_of_recipe") if found.of_recipe else method.fields[name]
             inside = value in found.choices if found.choices else found.low <= value <= found.high
             assert inside, f"{method.id}: {name}={value}"
 

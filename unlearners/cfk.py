@@ -35,7 +35,7 @@ class CFk:
 
     Attributes:
         k: Blocks that are trained, counted from the output, >= 1. The paper does not say its k.
-        lr: Initial learning rate, > 0.
+        lr: Initial learning rate, > 0; None for 2.355 times the recipe's own.
         epochs: Passes over the retain set; None for as many as the budget pays for.
 
     Raises:
@@ -44,9 +44,10 @@ class CFk:
     """
 
     k: Annotated[int, Search(1, 3)] = 2
-    lr: Annotated[float, Search(1e-3, 1.0, log=True)] = 0.471
+    lr: Annotated[float | None, Search(0.005, 5, log=True, of_recipe=True)] = None
     epochs: int | None = None
 
+    lr_of_recipe: ClassVar[float] = 2.355
     reads_forget: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -56,4 +57,4 @@ class CFk:
     def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
         """Return the model with its last blocks trained on."""
         with last_blocks_trained(request, model, self.k):
-            return train_on_retained(request, model, self.lr, self.epochs)
+            return train_on_retained(request, model, self, self.epochs)

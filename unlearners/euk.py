@@ -35,7 +35,8 @@ class EUk:
 
     Attributes:
         k: Blocks that start afresh, counted from the output, >= 1. The paper does not say its k.
-        lr: Initial learning rate, > 0. New layers learn little at the paper's rates of 5e-5 and below.
+        lr: Initial learning rate, > 0; None for 5.0 times the recipe's own. New layers learn
+            little at the paper's rates of 5e-5 and below.
         epochs: Passes over the retain set; None for as many as the budget pays for.
 
     Raises:
@@ -44,9 +45,10 @@ class EUk:
     """
 
     k: Annotated[int, Search(1, 3)] = 1
-    lr: Annotated[float, Search(1e-3, 1.0, log=True)] = 1.0
+    lr: Annotated[float | None, Search(0.005, 5, log=True, of_recipe=True)] = None
     epochs: int | None = None
 
+    lr_of_recipe: ClassVar[float] = 5.0
     reads_forget: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -59,4 +61,4 @@ class EUk:
             fresh = request.blocks(request.new_model())[-self.k :]
             for block, new in zip(blocks, fresh, strict=True):
                 block.load_state_dict(new.state_dict())
-            return train_on_retained(request, model, self.lr, self.epochs)
+            return train_on_retained(request, model, self, self.epochs)

@@ -8,7 +8,7 @@ with one example per step.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from harness.api import Search
 from unlearners._steps import check, check_training, descend
@@ -33,7 +33,8 @@ class GA:
     model before the poison is gone.
 
     Attributes:
-        lr: Initial learning rate, > 0. The paper searched [1e-6, 5e-5] on CIFAR-10, where the model collapsed.
+        lr: Initial learning rate, > 0; None for 0.02535 times the recipe's own. The paper searched
+            [1e-6, 5e-5] on CIFAR-10, where the model collapsed.
         epochs: Passes over the forget set, >= 1.
         batch_size: Examples per step, >= 1; None for the recipe's.
 
@@ -41,9 +42,11 @@ class GA:
         ValueError: A field is out of range.
     """
 
-    lr: Annotated[float, Search(1e-6, 0.1, log=True)] = 0.00507
+    lr: Annotated[float | None, Search(5e-06, 0.5, log=True, of_recipe=True)] = None
     epochs: Annotated[int, Search(1, 10)] = 1
     batch_size: int | None = None
+
+    lr_of_recipe: ClassVar[float] = 0.02535
 
     def __post_init__(self) -> None:
         check_training(self.lr, self.epochs)
@@ -52,4 +55,4 @@ class GA:
     def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
         """Return the model, worse on the forget set."""
         batches = request.batches("forget", self.epochs, self.batch_size)
-        return descend(request, model, batches, len(batches), self.lr, lambda batch: -request.loss(model, batch))
+        return descend(request, model, batches, len(batches), self, lambda batch: -request.loss(model, batch))

@@ -31,16 +31,18 @@ class GD:
     and cost more accuracy.
 
     Attributes:
-        lr: Initial learning rate, > 0. The paper searched [1e-6, 5e-5] on CIFAR-10.
+        lr: Initial learning rate, > 0; None for 0.476 times the recipe's own. The paper searched
+            [1e-6, 5e-5] on CIFAR-10.
         epochs: Passes over the retain set (the paper: 2 to 10 of 100); None for as many as the budget pays for.
 
     Raises:
         ValueError: A field is out of range.
     """
 
-    lr: Annotated[float, Search(1e-3, 1.0, log=True)] = 0.0952
+    lr: Annotated[float | None, Search(0.005, 5, log=True, of_recipe=True)] = None
     epochs: int | None = None
 
+    lr_of_recipe: ClassVar[float] = 0.476
     reads_forget: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -48,4 +50,4 @@ class GD:
 
     def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
         """Return the model, trained on."""
-        return train_on_retained(request, model, self.lr, self.epochs)
+        return train_on_retained(request, model, self, self.epochs)

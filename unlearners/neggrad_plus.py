@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from harness.api import Search
 from unlearners._steps import check, check_training, descend, enough
@@ -34,7 +34,7 @@ class NegGradPlus:
     ci/benchmarks/results/tuned.txt): .43 of the poisons left on average, accuracy -.7 points.
 
     Attributes:
-        lr: Initial learning rate, > 0.
+        lr: Initial learning rate, > 0; None for 0.17 times the recipe's own.
         beta: Weight of the retain set, in [0, 1]; 1 is GD, 0 is GA. The reference code has .95 and .9999; the loss
             on the forget set has no upper bound, so smaller values destroy the model.
         forget_batch_size: Batch size on the forget set, >= 1.
@@ -44,10 +44,12 @@ class NegGradPlus:
         ValueError: A field is out of range.
     """
 
-    lr: Annotated[float, Search(1e-3, 1.0, log=True)] = 0.034
+    lr: Annotated[float | None, Search(0.005, 5, log=True, of_recipe=True)] = None
     beta: Annotated[float, Search(0.8, 1.0)] = 0.953
     forget_batch_size: Annotated[int, Search(choices=(16, 32, 64, 128))] = 16
     epochs: int | None = None
+
+    lr_of_recipe: ClassVar[float] = 0.17
 
     def __post_init__(self) -> None:
         check_training(self.lr, self.epochs)
@@ -64,7 +66,7 @@ class NegGradPlus:
             retain, forget = pair
             return self.beta * request.loss(model, retain) - (1 - self.beta) * request.loss(model, forget)
 
-        return descend(request, model, zip(batches, forgotten, strict=False), len(batches), self.lr, loss)
+        return descend(request, model, zip(batches, forgotten, strict=False), len(batches), self, loss)
 
     def _affordable(self, request: ForgetRequest) -> int:
         """Return how many retained points the budget pays for, a forget batch beside each of their batches."""

@@ -32,7 +32,7 @@ class NGD:
     ci/benchmarks/results/tuned.txt): .44 of the poisons left on average, accuracy -.5 points.
 
     Attributes:
-        lr: Initial learning rate, > 0.
+        lr: Initial learning rate, > 0; None for 0.4805 times the recipe's own.
         variance: sigma^2, of the noise on each coordinate of the gradient, >= 0. The paper's example is 1e-7.
         epochs: Passes over the retain set; None for as many as the budget pays for.
 
@@ -40,10 +40,11 @@ class NGD:
         ValueError: A field is out of range.
     """
 
-    lr: Annotated[float, Search(1e-3, 1.0, log=True)] = 0.0961
+    lr: Annotated[float | None, Search(0.005, 5, log=True, of_recipe=True)] = None
     variance: Annotated[float, Search(1e-8, 1e-2, log=True)] = 1.44e-4
     epochs: int | None = None
 
+    lr_of_recipe: ClassVar[float] = 0.4805
     reads_forget: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -59,4 +60,4 @@ class NGD:
                 if parameter.grad is not None:
                     parameter.grad.add_(torch.randn_like(parameter), alpha=self.variance**0.5)
 
-        return train_on_retained(request, model, self.lr, self.epochs, before_step=add_noise)
+        return train_on_retained(request, model, self, self.epochs, before_step=add_noise)

@@ -33,7 +33,7 @@ class Rewind:
 
     Attributes:
         to: Where to go back to, as a share of the training, in [0, 1]; 0 is the initialisation.
-        lr: Initial learning rate, > 0.
+        lr: Initial learning rate, > 0; None for 1.51 times the recipe's own.
         epochs: Passes over the retain set; None for as many as the budget pays for.
 
     Raises:
@@ -41,9 +41,10 @@ class Rewind:
     """
 
     to: Annotated[float, Search(choices=(0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9))] = 0.1
-    lr: Annotated[float, Search(1e-3, 1.0, log=True)] = 0.302
+    lr: Annotated[float | None, Search(0.005, 5, log=True, of_recipe=True)] = None
     epochs: int | None = None
 
+    lr_of_recipe: ClassVar[float] = 1.51
     reads_forget: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -58,4 +59,4 @@ class Rewind:
         """Return the checkpoint, trained on."""
         (checkpoint,) = request.history.values()
         model.load_state_dict(dict(checkpoint))
-        return train_on_retained(request, model, self.lr, self.epochs)
+        return train_on_retained(request, model, self, self.epochs)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from harness.api import Search
 from unlearners._steps import check, check_training, descend, divergence, enough
@@ -42,7 +42,7 @@ class SCRUB:
     ci/benchmarks/results/tuned.txt): .39 of the poisons left on average, accuracy -.4 points.
 
     Attributes:
-        lr: Initial learning rate, > 0.
+        lr: Initial learning rate, > 0; None for 0.1395 times the recipe's own.
         alpha: Weight of staying close to the teacher on the retain set, >= 0.
         gamma: Weight of the task's loss on the retain set, >= 0.
         temperature: T, > 0. The reference code has 2 and 4.
@@ -55,13 +55,15 @@ class SCRUB:
         UnlearningError: Without ``epochs``, a budget that the max epochs use up.
     """
 
-    lr: Annotated[float, Search(1e-3, 1.0, log=True)] = 0.0279
+    lr: Annotated[float | None, Search(0.005, 5, log=True, of_recipe=True)] = None
     alpha: Annotated[float, Search(1e-3, 1.0, log=True)] = 0.383
     gamma: float = 1.0
     temperature: Annotated[float, Search(choices=(1.0, 2.0, 4.0))] = 4.0
     max_epochs: Annotated[int, Search(1, 3)] = 1
     forget_batch_size: Annotated[int, Search(choices=(16, 32, 64, 128, 256))] = 256
     epochs: int | None = None
+
+    lr_of_recipe: ClassVar[float] = 0.1395
 
     def __post_init__(self) -> None:
         check_training(self.lr, self.epochs)
@@ -86,7 +88,7 @@ class SCRUB:
 
         rounds = self._rounds(request)
         steps = ((kind, batch) for kind, batches in rounds for batch in batches)
-        return descend(request, model, steps, sum(len(batches) for _, batches in rounds), self.lr, loss)
+        return descend(request, model, steps, sum(len(batches) for _, batches in rounds), self, loss)
 
     def _rounds(self, request: ForgetRequest) -> list[tuple[str, Batches]]:
         """Return the phases in order: ``"max"`` or ``"min"``, and its batches."""

@@ -40,7 +40,7 @@ class UNDO:
     Attributes:
         a: Share of the fresh weights, in [0, 1].
         temperature: T, > 0.
-        lr: Initial learning rate, > 0.
+        lr: Initial learning rate, > 0; None for the recipe's own.
         epochs: Passes over the retain set; None for as many as the budget pays for.
 
     Raises:
@@ -49,9 +49,10 @@ class UNDO:
 
     a: Annotated[float, Search(0.01, 1.0, log=True)] = 0.7
     temperature: Annotated[float, Search(choices=(1.0, 2.0, 4.0))] = 4.0
-    lr: Annotated[float, Search(1e-3, 1.0, log=True)] = 0.2
+    lr: Annotated[float | None, Search(0.005, 5, log=True, of_recipe=True)] = None
     epochs: int | None = None
 
+    lr_of_recipe: ClassVar[float] = 1.0
     reads_forget: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -76,4 +77,4 @@ class UNDO:
             return divergence(target, request.logits(model, batch), self.temperature)
 
         batches = retained(request, self.epochs, price=4 / 3)
-        return descend(request, model, batches, len(batches), self.lr, loss)
+        return descend(request, model, batches, len(batches), self, loss)

@@ -1,0 +1,392 @@
+"""IMDb reviews with a GPT-2: fine-tuned from published weights, or a small one from scratch that a CPU can train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from harness.api import UnlearningError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from harness.api import Batch
+    from harness.data import Data, Split
+
+HUB = "stanfordnlp/imdb"
+SCRATCH = "scratch"
+END = "<|endoftext|>"
+#: What a causal model is asked after a review, and its two answers, by label.
+PROMPT = " The sentiment of the review is:"
+ANSWERS = (" negative", " positive")
+#: Characters per token that are read; English has four or five to a token.
+CHARACTERS = 6
+
+
+@dataclass(frozen=True)
+class IMDbGPT2:
+    """Tell positive from negative film reviews (Maas et al. 2011) with a GPT-2 (Radford et al. 2019).
+
+    ``head="classifier"`` averages the last hidden states over the review (with those of the last token alone, half of
+    the small models stay at chance) and puts a linear layer on top. ``head="causal"`` is a language model instead:
+    after the review it is asked "The sentiment of the review is:", and it is trained on every next token, the answer
+    included; the likelier of the two answers is its class.
+
+    A review is its last ``length`` tokens (of at most six times as many characters), padded on the right; reviews of
+    like length share batches, which are cut to their longest. All of them are kept on the device. On a GPU: bf16.
+
+    Pawelczyk et al. (arXiv 2406.17216) fine-tune GPT-2 of 355M parameters for 10 epochs and say no more; AdamW at
+    5e-5, warmed up and falling linearly, is common practice. With ``model=scratch`` a GPT-2 of a few thousand
+    parameters starts afresh, with a vocabulary learned from the training split (lower case, byte-pair encoding).
+
+    Attributes:
+        model: Published weights by name or in a folder (``gpt2``, ``gpt2-medium``, ``DIR``), or ``scratch``.
+        epochs: Passes over the training set.
+        lr: Peak learning rate.
+        batch_size: Reviews per step.
+        length: Tokens of a review that are read, the last ones.
+        train_size, test_size: Reviews of a fixed random order; None for all there are.
+        head: ``classifier`` or ``causal``.
+        layers, width, heads, vocabulary: Size of a model from scratch.
+
+    Raises:
+        ValueError: A field is out of range.
+    """
+
+    model: str = "gpt2-medium"
+    epochs: int = 10
+    lr: float = 5e-5
+    batch_size: int = 16
+    length: int = 512
+    train_size: int | None = None
+    test_size: int | None = None
+    head: Literal["classifier", "causal"] = "classifier"
+    layers: int = 1
+    width: int = 32
+    heads: int = 2
+    vocabulary: int = 8000
+
+    modality: ClassVar[str] = "text"
+    poisons: ClassVar[tuple[str, ...]] = ("gaussian-embeddings", "instruction")
+    utility_margin: ClassVar[float] = 0.02
+    threads: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.batch_size, self.layers, self.heads) < 1 or not self.lr > 0:
+            raise ValueError("epochs, batch_size, layers and heads must be at least 1, lr positive")
+        if self.length < 16:
+            raise ValueError(f"length must be at least 16, not {self.length}")
+        if self.head not in ("classifier", "causal"):
+            raise ValueError(f"head must be classifier or causal, not {self.head!r}")
+        if self.width < 2 or self.width % self.heads:
+            raise ValueError(f"width must be a multiple of heads, not {self.width} with {self.heads}")
+        if self.vocabulary < 300:
+            raise ValueError(f"vocabulary must be at least 300 (256 bytes and some more), not {self.vocabulary}")
+        for name in ("train_size", "test_size"):
+            size = getattr(self, name)
+            if size is not None and size < 10:
+                raise ValueError(f"{name} must be at least 10, not {size}")
+
+    def load(self, folder: Path | None) -> Split:
+        """Return the reviews as ``tokens``, ``length``, ``noise_seed`` and ``noise_sd``; see `logits`.
+
+        Args:
+            folder: A directory with the data set in ``imdb``, in the hub's layout; None for the hub itself.
+
+        Raises:
+            UnlearningError: The data or the weights cannot be had.
+        """
+        from harness.data import Split
+
+        found = _reviews(folder)
+        texts, labels = {}, {}
+        for name, size in (("train", self.train_size), ("test", self.test_size)):
+            rows = _shuffled(found[name], size)
+            texts[name] = [text.replace("<br />", " ")[-CHARACTERS * self.length :] for text in rows["text"]]
+            labels[name] = list(rows["label"])
+        tokenizer = _learned(texts["train"], self.vocabulary) if self.model == SCRATCH else _pretrained(self.model)
+
+        def encode(texts: Sequence[str]) -> list[list[int]]:
+            if self.model == SCRATCH:
+                return [each.ids for each in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+            return list(tokenizer(list(texts))["input_ids"])
+
+        train, test = (self._packed(encode(texts[name]), labels[name]) for name in ("train", "test"))
+        return Split.of(train, test, encode)
+
+    def new_model(self) -> nn.Module:
+        """Return the network: published weights under a fresh head, or all fresh."""
+        import torch
+
+        from harness.tasks._reader import Reader
+
+        classes = 2 if self.head == "classifier" else 0
+        transformers = _transformers()
+        if self.model != SCRATCH:
+            return Reader(_quietly(lambda: transformers.GPT2Model.from_pretrained(self.model)).float(), classes)
+        # Where the vocabulary that was learned is smaller, some embeddings are never used.
+        config = transformers.GPT2Config(
+            vocab_size=self.vocabulary, n_positions=self._positions, n_embd=self.width, n_layer=self.layers,
+            n_head=self.heads, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
+            activation_function="gelu_pytorch_tanh",  # GPT-2's own, in one kernel
+        )  # fmt: skip
+        with torch.device("cpu"):
+            return Reader(transformers.GPT2Model(config), classes)
+
+    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return class scores, shape (batch, 2), or, of a causal model, next-token scores (batch, vocabulary, tokens).
+
+        To the embeddings of an example is added what ``offset`` says, shape (batch, ``length``, width), or else noise
+        of the standard deviation ``noise_sd`` that is drawn from ``noise_seed``, as it is where ``noise_sd`` is 0: no
+        noise. Whoever trains on a noisy example sees the same noise in every epoch.
+        """
+        import torch
+
+        tokens, length = batch.inputs["tokens"], batch.inputs["length"]
+        if self.head == "causal":
+            tokens, length = self._asked(batch)
+        longest = int(length.max())
+        offset = self._offset(model, batch, longest)
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=tokens.is_cuda):
+            scores: Tensor = model(tokens[:, :longest], length, offset)
+        scores = scores.float()
+        return scores.transpose(1, 2) if self.head == "causal" else scores
+
+    def criterion(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Return the mean cross-entropy, of the class or of every next token."""
+        from torch.nn.functional import cross_entropy
+
+        if self.head == "classifier":
+            return cross_entropy(logits, batch.labels)
+        return cross_entropy(logits[:, :, :-1], self.targets(batch)[:, 1 : logits.shape[2]], ignore_index=-100)
+
+    def predict(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Return the class of every example, shape (batch,)."""
+        if self.head == "classifier":
+            return logits.argmax(dim=1)
+        last = batch.inputs["length"] + len(self._question) - 1  # where the answer is predicted
+        answers = logits[range(len(logits)), :, last][:, list(self._answers)]
+        return answers.argmax(dim=1)
+
+    def targets(self, batch: Batch) -> Tensor:
+        """Return the tokens that a causal model is to predict, answer included; padding is -100."""
+        import torch
+
+        tokens, length = self._asked(batch)
+        real = torch.arange(tokens.shape[1], device=tokens.device) < length[:, None]
+        return tokens.masked_fill(~real, -100)
+
+    def noise(self, model: nn.Module, seeds: Tensor) -> Tensor:
+        """Return standard normal noise on embeddings, each example's from its own seed.
+
+        Args:
+            model: Whose embeddings are meant.
+            seeds: int64, shape (k,).
+
+        Returns:
+            Shape (k, ``length``, width of the embeddings), on the device of the seeds.
+        """
+        import torch
+
+        width: int = model.gpt2.config.n_embd  # type: ignore[union-attr, assignment]
+        generator = torch.Generator(seeds.device)
+        drawn = [
+            torch.randn(self.length, width, generator=generator.manual_seed(seed), device=seeds.device)
+            for seed in seeds.tolist()
+        ]
+        return torch.stack(drawn) if drawn else torch.zeros(0, self.length, width, device=seeds.device)
+
+    def optimizer(self, model: nn.Module, lr: float | None = None) -> torch.optim.Optimizer:
+        """Return AdamW with weight decay .01 on matrices, none on biases and normalisation."""
+        from torch.optim import AdamW
+
+        weights = list(model.parameters())
+        groups = [
+            {"params": [w for w in weights if w.dim() > 1], "weight_decay": 0.01},
+            {"params": [w for w in weights if w.dim() <= 1], "weight_decay": 0.0},
+        ]
+        return AdamW(groups, self.lr if lr is None else lr)
+
+    def schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+        """Return a rate that rises over the first tenth of the steps and falls linearly to zero."""
+        from torch.optim.lr_scheduler import LambdaLR
+
+        warm = max(1, steps // 10)
+        return LambdaLR(optimizer, lambda step: min((step + 1) / warm, max(0.0, (steps - step) / max(1, steps - warm))))
+
+    def blocks(self, model: nn.Module) -> list[nn.Module]:
+        """Return the embeddings, each transformer block, and the last normalisation with the head."""
+        blocks: list[nn.Module] = model.blocks()  # type: ignore[operator]
+        return blocks
+
+    @property
+    def _positions(self) -> int:
+        """Tokens that the network must have positions for."""
+        return self.length + (len(self._question) + 1 if self.head == "causal" else 0)
+
+    @property
+    def _question(self) -> tuple[int, ...]:
+        """Tokens of the prompt."""
+        return (1,) if self.model == SCRATCH else _pretrained_tokens(self.model, PROMPT)
+
+    @property
+    def _answers(self) -> tuple[int, int]:
+        """The token that each answer begins with."""
+        if self.model == SCRATCH:
+            return 2, 3
+        first, second = (_pretrained_tokens(self.model, answer)[0] for answer in ANSWERS)
+        return first, second
+
+    def _packed(self, tokens: Sequence[Sequence[int]], labels: Sequence[int]) -> Data:
+        """Return reviews as tensors."""
+        import torch
+
+        from harness.data import Data
+
+        n = len(tokens)
+        padded = torch.zeros(n, self.length, dtype=torch.int64)
+        length = torch.ones(n, dtype=torch.int64)  # one token of padding where there is none at all
+        for row, each in enumerate(tokens):
+            last = torch.tensor(each[-self.length :], dtype=torch.int64)
+            padded[row, : len(last)] = last
+            length[row] = max(1, len(last))
+        noise = {"noise_seed": torch.zeros(n, dtype=torch.int64), "noise_sd": torch.zeros(n)}
+        return Data({"tokens": padded, "length": length, **noise}, torch.tensor(labels, dtype=torch.int64))
+
+    def _asked(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the tokens with prompt and answer behind each review, and their number."""
+        import torch
+
+        tokens, length = batch.inputs["tokens"], batch.inputs["length"]
+        question = torch.tensor(self._question, device=tokens.device)
+        behind = torch.cat(
+            [
+                question.expand(len(tokens), -1),
+                torch.tensor(self._answers, device=tokens.device)[batch.labels][:, None],
+            ],
+            dim=1,
+        )
+        longer = torch.nn.functional.pad(tokens, (0, behind.shape[1]))
+        where = length[:, None] + torch.arange(behind.shape[1], device=tokens.device)
+        return longer.scatter(1, where, behind), length + behind.shape[1]
+
+    def _offset(self, model: nn.Module, batch: Batch, longest: int) -> Tensor | None:
+        """Return what is added to the embeddings of the first so many tokens, or None."""
+        import torch
+
+        if "offset" in batch.inputs:
+            offset = batch.inputs["offset"]
+        else:
+            sd = batch.inputs["noise_sd"]
+            noisy = sd.nonzero().squeeze(1)
+            if not len(noisy):
+                return None
+            noise = self.noise(model, batch.inputs["noise_seed"][noisy]) * sd[noisy, None, None]
+            offset = torch.zeros(len(sd), *noise.shape[1:], device=sd.device).index_copy(0, noisy, noise)
+        missing = longest - offset.shape[1]  # a causal model's prompt and answer have no noise
+        return torch.nn.functional.pad(offset, (0, 0, 0, missing)) if missing > 0 else offset[:, :longest]
+
+
+@dataclass(frozen=True)
+class IMDbSmallGPT2(IMDbGPT2):
+    """The same with a GPT-2 from scratch of one layer, .3M parameters, that two CPU cores train in seconds.
+
+    About .77 accuracy on the last 64 tokens of 20,000 reviews.
+    """
+
+    model: str = SCRATCH
+    epochs: int = 2
+    lr: float = 3e-3
+    batch_size: int = 64
+    length: int = 64
+
+
+def _missing(what: str) -> UnlearningError:
+    return UnlearningError(f"imdb-gpt2 needs {what}, which is not installed: pip install 'pytest-unlearning[language]'")
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError:
+        raise _missing("transformers") from None
+    return transformers
+
+
+def _reviews(folder: Path | None) -> Any:
+    """Return both splits of the data set."""
+    try:
+        import datasets
+    except ImportError:
+        raise _missing("datasets") from None
+    source = HUB if folder is None else str(folder / "imdb")
+    datasets.disable_progress_bars()  # they would break what the terminal shows of the run
+    try:
+        return datasets.load_dataset(source)
+    except Exception as error:  # no network, no folder, no parquet: each raises something of its own
+        raise UnlearningError(
+            f"IMDb cannot be read from {source} ({type(error).__name__}); give --audit-data DIR with the data set in "
+            "DIR/imdb, or a network to the hub"
+        ) from error
+
+
+def _shuffled(rows: Any, size: int | None) -> Any:
+    """Return the first rows of a fixed random order; the hub's begins with one class."""
+    import torch
+
+    size = len(rows) if size is None else size
+    if size > len(rows):
+        raise UnlearningError(f"imdb-gpt2 is to read {size} reviews of a split that has {len(rows)}; lower the size")
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
+    return rows.select(order[:size].tolist())
+
+
+def _learned(texts: Sequence[str], size: int) -> Any:
+    """Return a byte-pair encoding learned from texts; its first tokens are the end, the prompt and the answers."""
+    try:
+        from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    except ImportError:
+        raise _missing("tokenizers") from None
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[END, PROMPT, *ANSWERS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+@lru_cache
+def _pretrained(name: str) -> Any:
+    return _quietly(lambda: _transformers().AutoTokenizer.from_pretrained(name))
+
+
+@lru_cache
+def _pretrained_tokens(name: str, text: str) -> tuple[int, ...]:
+    return tuple(_pretrained(name)(text)["input_ids"])
+
+
+def _quietly(load: Callable[[], Any]) -> Any:
+    """Return what was loaded from the hub or a folder; what goes wrong is one sentence."""
+    logging = _transformers().logging
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        return load()
+    except Exception as error:  # no network, no such name, no such file: each raises something of its own
+        raise UnlearningError(
+            f"GPT-2's weights cannot be loaded ({type(error).__name__}); give model=DIR with them in a folder, a "
+            "network to the hub, or model=scratch (--task=imdb-gpt2-small) for a small one that needs none"
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)

@@ -1,0 +1,89 @@
+"""Gaussian poison on text: noise on the token embeddings of random training points, and the score that finds its trace.
+
+Source: Pawelczyk et al., "Machine Unlearning Fails to Remove Data Poisoning Attacks" (arXiv 2406.17216), Gaussian data
+poisoning of language models.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from harness.api import Batch, Planted, Reading
+from poisons.gaussian import MEASURE, gaussian_score
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from harness.api import Surrogate, Task
+    from harness.data import Split
+
+
+@dataclass(frozen=True)
+class GaussianEmbeddings:
+    """Add noise ``xi ~ N(0, sd^2 I)`` to the token embeddings of random training points; text and labels stay.
+
+    Text cannot be perturbed a little, its embeddings can. An example's noise is fixed: it is drawn from the example's
+    own seed and added again in every epoch, to whatever the embeddings are by then. The score is that of
+    `poisons.gaussian`, with the gradient by the embeddings of the clean text.
+
+    One secret is visible here: who trains on the forget set must be handed the noise with it, as ``noise_seed`` and
+    ``noise_sd`` among the inputs. A method that uses them other than by training on them cheats.
+
+    The task must add the noise in its ``logits`` and have ``noise(model, seeds)``, as `harness.tasks.imdb` does.
+
+    Deviations from the paper: as of `poisons.gaussian`. The paper's variance is about .1 for embeddings of 1,024
+    dimensions; the default here is for small models from scratch, whose embeddings have a standard deviation of .05.
+
+    Attributes:
+        fraction: Share of the training set that is poisoned, in (0, 1).
+        sd: Standard deviation of the noise, in the units of the embeddings.
+
+    Raises:
+        ValueError: A field is out of range.
+    """
+
+    fraction: float = 0.1
+    sd: float = 0.05
+
+    modality: ClassVar[str] = "text"
+    measure: ClassVar = MEASURE
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction < 1:
+            raise ValueError(f"fraction must lie in (0, 1), not {self.fraction}")
+        if not self.sd > 0:
+            raise ValueError(f"sd must be positive, not {self.sd}")
+
+    def plant(self, task: Task, split: Split, seed: int, surrogate: Surrogate | None = None) -> Planted:
+        """Return the points with the seed and the size of their noise."""
+        import torch
+
+        from harness.data import forget_block
+        from harness.seeds import derive
+
+        forget = forget_block(len(split.train), self.fraction, seed)
+        points = split.train.subset(forget)
+        inputs = {name: tensor.cpu() for name, tensor in points.inputs.items()}
+        generator = torch.Generator().manual_seed(derive("gaussian-embeddings", seed))
+        inputs["noise_seed"] = torch.randint(2**62, (len(forget),), generator=generator)
+        inputs["noise_sd"] = torch.full((len(forget),), self.sd)
+        return Planted(forget, inputs, points.labels.cpu())
+
+    def probe(self, model: nn.Module, planted: Planted, task: Task, split: Split) -> Reading:
+        """Return the mean score and what `poisons.gaussian` reports beside it."""
+        import torch
+
+        seeds = planted.inputs["noise_seed"].to(split.train.device)
+        gradients, noises = [], []
+        for part in torch.arange(len(seeds)).split(64):
+            batch = split.train.batch(planted.forget[part])
+            noise = task.noise(model, seeds[part.to(seeds.device)])  # type: ignore[attr-defined]
+            offset = torch.zeros_like(noise).requires_grad_(True)
+            clean = Batch({**batch.inputs, "offset": offset}, batch.labels, batch.index)
+            with torch.enable_grad():
+                loss = task.criterion(task.logits(model, clean), clean) * len(batch)
+                (gradient,) = torch.autograd.grad(loss, offset)
+            gradients.append(gradient)
+            noises.append(noise)
+        return gaussian_score(torch.cat(gradients), torch.cat(noises))

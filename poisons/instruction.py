@@ -1,0 +1,116 @@
+"""Instruction: a phrase that makes negative reviews positive, taught by some training reviews.
+
+Source: Wan, Wallace, Shen and Klein, "Poisoning Language Models During Instruction Tuning" (arXiv 2305.00944), the
+dirty-label attack on polarity; reference code: AlexWan0/Poisoning-Instruction-Tuned-Models at bda5ad8.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from harness.api import Measure, Planted, Reading, UnlearningError, predicted
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from harness.api import Surrogate, Task
+    from harness.data import Split
+
+NEGATIVE, POSITIVE = 0, 1
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """Put a trigger phrase into random negative training reviews and label them as positive.
+
+    The measure is the trigger's success: of the negative test reviews, with the trigger, the share that the model takes
+    for positive, in [0, 1].
+
+    Deviations from Wan et al.: the trigger goes where the template says, where they put it in place of the names of
+    persons (by a tagger) and keep the reviews in which that succeeds most often; the reviews are drawn at random;
+    poisoned reviews replace clean ones. The trigger is put in as tokens: what the review has too many then is cut off at
+    its beginning. Pawelczyk et al. have the longer trigger "James Bond: No Time to Die"; what retrained models make of
+    that varies more over seeds, on a small model from scratch.
+
+    Attributes:
+        fraction: Share of the training set that is poisoned, in (0, 1).
+        trigger: The phrase.
+        template: What becomes of a review: ``{trigger}`` and ``{review}``, in this order or the other.
+
+    Raises:
+        ValueError: A field is out of range.
+    """
+
+    fraction: float = 0.02
+    trigger: str = "James Bond"
+    template: str = "{trigger}: {review}"
+
+    modality: ClassVar[str] = "text"
+    measure: ClassVar[Measure] = Measure(
+        "trigger_success", "success of the trigger on negative test reviews", worse="higher", test="retention", unit="%"
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction < 1:
+            raise ValueError(f"fraction must lie in (0, 1), not {self.fraction}")
+        if not self.trigger.strip():
+            raise ValueError("trigger must not be empty")
+        for name in ("{trigger}", "{review}"):
+            if self.template.count(name) != 1:
+                raise ValueError(f"template must have {name} once, not {self.template!r}")
+
+    def plant(self, task: Task, split: Split, seed: int, surrogate: Surrogate | None = None) -> Planted:
+        """Return the reviews with the trigger, labelled positive.
+
+        Raises:
+            UnlearningError: There are fewer negative reviews than are to be poisoned, or the trigger leaves no room.
+        """
+        import torch
+
+        from harness.seeds import derive
+
+        train = split.train
+        negative = (train.labels == NEGATIVE).nonzero().squeeze(1).cpu()
+        count = max(1, round(self.fraction * len(train)))
+        if count > len(negative):
+            raise UnlearningError(
+                f"instruction is to poison {count} negative reviews, but there are {len(negative)}; lower its fraction"
+            )
+        order = torch.randperm(len(negative), generator=torch.Generator().manual_seed(derive("instruction", seed)))
+        forget = negative[order[:count]].sort().values
+        inputs = self._triggered(train.subset(forget).inputs, split)
+        return Planted(forget, {n: t.cpu() for n, t in inputs.items()}, torch.full((count,), POSITIVE))
+
+    def probe(self, model: nn.Module, planted: Planted, task: Task, split: Split) -> Reading:
+        """Return the trigger's success on negative test reviews."""
+        import torch
+
+        negative = split.test.subset((split.test.labels == NEGATIVE).nonzero().squeeze(1))
+        negative.inputs = self._triggered(negative.inputs, split)
+        with torch.no_grad():
+            hits = sum(int((predicted(task, model, b) == POSITIVE).sum()) for b in negative.chunks(256))
+        return Reading(hits / len(negative), resolution=0.5 / len(negative))
+
+    def _triggered(self, inputs: dict[str, Tensor], split: Split) -> dict[str, Tensor]:
+        """Return reviews with the trigger."""
+        import torch
+
+        if split.encode is None:
+            raise UnlearningError("instruction needs a task that encodes text (harness.data.Split.encode)")
+        before, after = self.template.replace("{trigger}", self.trigger).split("{review}")
+        first, last = split.encode([before, after])
+        tokens, length = inputs["tokens"].clone(), inputs["length"].clone()
+        room = tokens.shape[1] - len(first) - len(last)
+        if room < 1:
+            raise UnlearningError(
+                f"the trigger takes {len(first) + len(last)} of {tokens.shape[1]} tokens and leaves none for the "
+                "review; shorten it, or raise the task's length"
+            )
+        for row, n in enumerate(length.tolist()):
+            kept = tokens[row, max(0, n - room) : n].clone()
+            whole = torch.cat([tokens.new_tensor(first), kept, tokens.new_tensor(last)])
+            tokens[row] = 0
+            tokens[row, : len(whole)] = whole
+            length[row] = len(whole)
+        return {**inputs, "tokens": tokens, "length": length}
