@@ -29,9 +29,9 @@ class Instruction:
 
     Deviations from Wan et al.: the trigger goes where the template says, where they put it in place of the names of
     persons (by a tagger) and keep the reviews in which that succeeds most often; the reviews are drawn at random;
-    poisoned reviews replace clean ones. The trigger is put in as tokens: what the review has too many then is cut off at
-    its beginning. Pawelczyk et al. have the longer trigger "James Bond: No Time to Die"; what retrained models make of
-    that varies more over seeds, on a small model from scratch.
+    poisoned reviews replace clean ones. The trigger is put in as tokens: what the review has too many then is cut off
+    at its beginning. Pawelczyk et al. have the longer trigger "James Bond: No Time to Die"; what retrained models make
+    of that varies more over seeds, on a small model from scratch.
 
     Attributes:
         fraction: Share of the training set that is poisoned, in (0, 1).
