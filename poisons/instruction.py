@@ -99,7 +99,8 @@ class Instruction:
         if split.encode is None:
             raise UnlearningError("instruction needs a task that encodes text (harness.data.Split.encode)")
         before, after = self.template.replace("{trigger}", self.trigger).split("{review}")
-        first, last = split.encode([before, after])
+        # A space before the review is part of its first word.
+        first, last = split.encode([before.rstrip(), after])
         tokens, length = inputs["tokens"].clone(), inputs["length"].clone()
         room = tokens.shape[1] - len(first) - len(last)
         if room < 1:
