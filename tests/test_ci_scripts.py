@@ -210,9 +210,9 @@ def test_the_figure_takes_the_least_success_that_accuracy_allows(results):
     done = done_with(
         results, {1e-3: (0.79,), 1e-2: (0.71,), 1e-1: (0.3,)}, hits={1e-3: 0.9, 1e-2: 0.4, 1e-1: 0.0}
     )  # fmt: skip
-    assert [row["lr"] for row in results.figure2a(done) if row["chosen"]] == [1e-2]
+    assert [row["lr"] for row in results.figure2(done) if row["chosen"]] == [1e-2]
     done = done_with(results, {1e-2: (0.1,), 1e-1: (0.3,)}, hits={1e-2: 0.0, 1e-1: 0.1})
-    assert [row["lr"] for row in results.figure2a(done) if row["chosen"]] == [1e-1]
+    assert [row["lr"] for row in results.figure2(done) if row["chosen"]] == [1e-1]
 
 
 def test_the_papers_numbers_stand_beside_their_own_settings_only(results):

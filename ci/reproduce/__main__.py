@@ -1,13 +1,16 @@
-"""Table 1 and Figure 2a of "Machine Unlearning Fails to Remove Data Poisoning Attacks" (arXiv 2406.17216), run again.
+"""Table 1 and Figure 2 of "Machine Unlearning Fails to Remove Data Poisoning Attacks" (arXiv 2406.17216), run again.
 
     python ci/reproduce table1 --scale full --data DIR        on a GPU; see --dry-run first
     python ci/reproduce figure2a --scale full --data DIR
+    python ci/reproduce figure2b --scale full --data DIR      GPT-2 on IMDb
     python ci/reproduce table1 --scale small --data DIR       CIFAR-10 at a fifth, hours on a CPU
     python ci/reproduce figure2a --scale digits               no data set needed, minutes on a CPU
+    python ci/reproduce figure2b --scale small --data DIR     a small GPT-2 from scratch, minutes on a CPU
 
 table1: an indiscriminate poison (Gradient Canceling, 1.5 and 2.5 %), then unlearning for 2, 4, 6, 8 and 10 of 100
 epochs by NegGrad+ (NGP), GA, GD, CFk, EUk and SCRUB, each at the learning rate with the best test accuracy. figure2a: a
 targeted poison (Witches' Brew, 1.5 %), success of the attack against test accuracy after 10 epochs, at every rate.
+figure2b: the same for a trigger phrase in reviews, after 1 of 10 epochs of fine-tuning.
 
 Everything that is trained stays in the store: a run that was stopped goes on where it was, and several processes (one
 per GPU, say, each under its own CUDA_VISIBLE_DEVICES and with its own --out) share the work of one command. Full scale
@@ -50,7 +53,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from paper import FULL, SCALES, Part, Scale
+from paper import FULL, SCALES, TITLES
 
 from harness.api import UnlearningError
 
@@ -78,13 +81,13 @@ def parse() -> argparse.Namespace:
         "reproduce", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("what", choices=("table1", "figure2a"), help="what to run")
+    add("what", choices=tuple(TITLES), help="what to run")
     add("--scale", choices=list(SCALES), default="full", help="how much is trained; default full")
     add("--task", metavar="SPEC", help="another task than the scale's, as for pytest --task")
     add("--poison", metavar="SPEC", action="append", help="other poisons than the scale's; repeats")
     add("--method", metavar="SPEC", action="append", help="other methods than the scale's; repeats")
     add("--seeds", metavar="N", type=_count, help="runs, each on a poison and models of its own")
-    add("--epochs", metavar="N,…", type=_list(_count), help="epochs of unlearning; figure2a takes the last")
+    add("--epochs", metavar="N,…", type=_list(_count), help="epochs of unlearning, fewer than the training's")
     add("--lrs", metavar="X,…", type=_list(_rate), help="learning rates to try")
     add("--data", metavar="DIR", type=_folder, help="data sets, CIFAR-10 in DIR/cifar10; default the hub")
     add("--store", metavar="DIR", type=Path, help="where models are kept; default the user's cache directory")
@@ -92,16 +95,13 @@ def parse() -> argparse.Namespace:
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where models are trained; default auto")
     add("--dry-run", action="store_true", help="say what is missing and what it would cost, then stop")
     options = parser.parse_args()
-    scale: Scale = SCALES[options.scale]
-    part: Part = getattr(scale, options.what)
+    part = SCALES[options.scale][options.what]
     options.task = options.task or part.task
     options.poison = options.poison or part.poisons
-    options.method = options.method or scale.methods
-    options.seeds = options.seeds or scale.seeds
+    options.method = options.method or part.methods
+    options.seeds = options.seeds or part.seeds
     options.lrs = options.lrs or part.rates
-    options.epochs = options.epochs or scale.epochs
-    if options.what == "figure2a":
-        options.epochs = options.epochs[-1:]
+    options.epochs = options.epochs or part.epochs
     return options
 
 
@@ -173,7 +173,7 @@ def study(options: argparse.Namespace) -> int:
 
 
 def _refuse_weeks(options: argparse.Namespace, device: Any) -> None:
-    large = options.scale == "full" and options.task == FULL
+    large = options.scale == "full" and options.task in FULL
     if large and device.type == "cpu" and options.device == "auto" and not options.dry_run:
         raise UnlearningError(
             "full scale is for a GPU, and none can be used here; --scale=small and --scale=digits run anywhere "

@@ -34,6 +34,13 @@ FIGURE_2A = (
     "The paper's numbers are only in its picture. Its text says: GD, CFk and EUk keep accuracy and remove little or "
     "nothing; NGP never comes close to retraining; GA removes some and costs more than 10 points of accuracy."
 )
+#: And of Figure 2b, the same for a GPT-2 on IMDb.
+FIGURE_2B = (
+    "The paper's numbers are only in its picture. Its text says: no method comes anywhere near retraining, and EUk "
+    "fails entirely."
+)
+TITLES = {"table1": "Table 1", "figure2a": "Figure 2a", "figure2b": "Figure 2b"}
+SAID = {"figure2a": FIGURE_2A, "figure2b": FIGURE_2B}
 
 #: Five rates evenly over the range that the paper searched; it does not say how many it tried.
 PAPER_RATES = (1e-6, 1.325e-5, 2.55e-5, 3.775e-5, 5e-5)
@@ -59,63 +66,53 @@ class Part:
         task: Spec of the task.
         poisons: Specs of the poisons.
         rates: Learning rates that every method is tried at.
+        methods: Specs of the methods; their lr and epochs are set run by run.
+        epochs: Epochs of unlearning.
+        seeds: Runs, each with a poison and models of its own.
     """
 
     task: str
     poisons: tuple[str, ...]
     rates: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How much is trained.
-
-    Attributes:
-        table1: Table 1.
-        figure2a: Figure 2a.
-        methods: Specs of the methods; their lr and epochs are set run by run.
-        epochs: Epochs of unlearning; Figure 2a takes the last.
-        seeds: Runs, each with a poison and models of its own.
-    """
-
-    table1: Part
-    figure2a: Part
     methods: tuple[str, ...]
     epochs: tuple[int, ...]
     seeds: int
 
 
-FULL = "cifar10-resnet18"
+FULL = ("cifar10-resnet18", "imdb-gpt2")
 SMALL = "cifar10-resnet18:epochs=20,train_size=10000,test_size=2000,width=16"
+SMALL_GPT2 = "imdb-gpt2-small:epochs=10,train_size=4000,lr=0.001"
+DIGITS_METHODS = ("neggrad_plus", "ga", "gd", "cfk", "euk", "scrub")
+#: As for CIFAR-10, with forget batches that a GPT-2's memory allows.
+GPT2_METHODS = tuple(each.replace("forget_batch_size=128", "forget_batch_size=16") for each in CIFAR_METHODS)
 #: The paper's range is for thousands of steps; at the smaller scales there are a hundred, which need larger ones.
 FEW_STEPS_RATES = (1e-3, 1e-2, 1e-1)
-SCALES = {
-    "full": Scale(
-        Part(FULL, INDISCRIMINATE, PAPER_RATES),
+#: For AdamW, about the rate that was trained with: 5e-5 at full scale, 1e-3 from scratch.
+GPT2_RATES = (1e-6, 5e-6, 1e-5, 5e-5, 1e-4)
+GPT2_SCRATCH_RATES = (1e-4, 1e-3, 1e-2)
+WITCHES = "targeted:fraction=0.015,eps=0.0627,surrogates=1,targets=2"
+TRIGGER = ("instruction:fraction=0.015,trigger='James Bond: No Time to Die'",)
+SMALL_2B = Part(SMALL_GPT2, TRIGGER, GPT2_SCRATCH_RATES, DIGITS_METHODS, (1,), 3)
+#: By scale, what is trained for each table and figure.
+SCALES: dict[str, dict[str, Part]] = {
+    "full": {
+        "table1": Part(FULL[0], INDISCRIMINATE, PAPER_RATES, CIFAR_METHODS, EPOCHS, 8),
         # Witches' Brew as its authors ran it: 16/255, 250 steps, the best of 8 starts, one surrogate.
-        Part(
-            FULL,
-            ("targeted:fraction=0.015,eps=0.0627,steps=250,restarts=8,surrogates=1,targets=2",),
-            PAPER_RATES + WIDE_RATES,
+        "figure2a": Part(
+            FULL[0], (f"{WITCHES},steps=250,restarts=8",), PAPER_RATES + WIDE_RATES, CIFAR_METHODS, EPOCHS[-1:], 8
         ),
-        CIFAR_METHODS,
-        EPOCHS,
-        8,
-    ),
-    "small": Scale(
-        Part(SMALL, INDISCRIMINATE, FEW_STEPS_RATES),
-        Part(SMALL, ("targeted:fraction=0.015,eps=0.0627,steps=100,surrogates=1,targets=2",), FEW_STEPS_RATES),
-        CIFAR_METHODS,
-        (1, 2),
-        3,
-    ),
-    "digits": Scale(
-        Part("digits-mlp", ("indiscriminate",), FEW_STEPS_RATES),
-        Part("digits-cnn", ("targeted",), FEW_STEPS_RATES),
-        ("neggrad_plus", "ga", "gd", "cfk", "euk", "scrub"),
-        (1, 2),
-        3,
-    ),
+        "figure2b": Part(FULL[1], TRIGGER, GPT2_RATES, GPT2_METHODS, (1,), 5),
+    },
+    "small": {
+        "table1": Part(SMALL, INDISCRIMINATE, FEW_STEPS_RATES, CIFAR_METHODS, (1, 2), 3),
+        "figure2a": Part(SMALL, (f"{WITCHES},steps=100",), FEW_STEPS_RATES, CIFAR_METHODS, (2,), 3),
+        "figure2b": SMALL_2B,
+    },
+    "digits": {
+        "table1": Part("digits-mlp", ("indiscriminate",), FEW_STEPS_RATES, DIGITS_METHODS, (1, 2), 3),
+        "figure2a": Part("digits-cnn", ("targeted",), FEW_STEPS_RATES, DIGITS_METHODS, (2,), 3),
+        "figure2b": SMALL_2B,
+    },
 }
 
 

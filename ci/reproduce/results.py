@@ -52,7 +52,7 @@ def table1(done: Mapping[Run, TrialResult]) -> list[dict[str, Any]]:
     return rows
 
 
-def figure2a(done: Mapping[Run, TrialResult]) -> list[dict[str, Any]]:
+def figure2(done: Mapping[Run, TrialResult]) -> list[dict[str, Any]]:
     """Return a row per poison, method, epochs and learning rate: success of the attack, and accuracy.
 
     ``chosen`` are, of each method, the one with the least success among those that cost at most `AFFORDABLE` of the
@@ -126,7 +126,7 @@ def _summary(values: Sequence[float]) -> dict[str, Any]:
 
 def document(what: str, about: dict[str, Any], done: Mapping[Run, TrialResult]) -> dict[str, Any]:
     """Return the JSON result."""
-    rows = (table1 if what == "table1" else figure2a)(done)
+    rows = (table1 if what == "table1" else figure2)(done)
     return _plain({"schema": 1, "what": what, **about, "references": references(done), "rows": rows})
 
 
@@ -144,17 +144,18 @@ def markdown(result: Mapping[str, Any]) -> str:
     about = result["settings"]
     machine = f"{result['device']['name']} ({result['device']['kind']})"
     lines = [
-        f"# {'Table 1' if result['what'] == 'table1' else 'Figure 2a'} of arXiv 2406.17216, run again",
+        f"# {paper.TITLES[result['what']]} of arXiv 2406.17216, run again",
         "",
         f"Task `{about['task']}`, {about['finished_seeds']} of {about['seeds']} runs, scale {about['scale']}, on "
         f"{machine}, torch {result['versions']['torch']}, Python {result['versions']['python']}.",
     ]
-    if about["scale"] != "full" or about["task"] != paper.FULL:
+    if about["scale"] != "full" or about["task"] not in paper.FULL:
         lines += ["", "This is not the paper's scale: orders may be compared with the paper's, numbers may not."]
     for reference in result["references"]:
         rows = [row for row in result["rows"] if row["poison"] == reference["poison"]]
         lines += ["", f"## {reference['poison']}", ""]
         lines += (_accuracies if result["what"] == "table1" else _successes)(rows, reference)
+    lines += ["", paper.SAID[result["what"]]] if result["what"] in paper.SAID else []
     lines += ["", *(f"* failed: {run}: {error}" for run, error in result["errors"].items())]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -208,7 +209,7 @@ def _successes(rows: Sequence[Mapping[str, Any]], reference: Mapping[str, Any]) 
                 f"| {row['method']} | {row['epochs']} | {rate} | {_percent(row['success'])} "
                 f"| {_percent(row['accuracy'])} | {100 * row['cost']:.0f} | {row['accuracy']['n']} |"
             )
-    return [*lines, "", paper.FIGURE_2A]
+    return lines
 
 
 def _percent(summary: Mapping[str, Any]) -> str:
