@@ -235,8 +235,8 @@ def test_published_weights_are_fine_tuned(folder, weights, head):
     model, examples = train(task, split.train, torch.ones(40, dtype=torch.bool), seed=0)
     assert examples == 40
     assert not torch.equal(model.gpt2.h[1].mlp.c_fc.weight, published.h[1].mlp.c_fc.weight)
-    assert math.isfinite(float(task.criterion(task.logits(model, split.test.batch(torch.arange(3))),
-                                              split.test.batch(torch.arange(3)))))  # fmt: skip
+    batch = split.test.batch(torch.arange(3))
+    assert math.isfinite(task.criterion(task.logits(model, batch), batch).item())
 
 
 def test_weights_that_cannot_be_had_are_one_sentence(folder):

@@ -123,8 +123,10 @@ def enough(request: ForgetRequest, examples: int) -> int:
 def divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
     """Return T^2 KL(softmax(teacher / T) || softmax(student / T)), mean over the batch.
 
+    Of a causal language model, the sum over its positions: that of every next token.
+
     Args:
-        teacher: Class scores, shape (batch, classes).
+        teacher: Class scores, shape (batch, classes), or (batch, vocabulary, positions).
         student: As the teacher's.
         temperature: T, > 0.
     """

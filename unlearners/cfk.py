@@ -30,6 +30,8 @@ class CFk:
     reference code counts convolutions and linear layers and lets the batch normalisation between frozen ones adapt;
     here frozen blocks keep their running statistics too. The rate falls.
 
+    On a language model the last block is the last normalisation with the head, and the others are transformer blocks.
+
     The defaults are the best of 120 settings on digits-cnn (seeds 1000 to 1014, which no audit uses; see
     ci/benchmarks/results/tuned.txt): .39 of the poisons left on average, accuracy -.5 points.
 

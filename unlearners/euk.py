@@ -29,6 +29,9 @@ class EUk:
     Deviations: as of CFk (k counts blocks, frozen blocks keep their running statistics, the rate falls); batch
     normalisation inside the last k blocks is re-initialised with them, where the reference code keeps it.
 
+    On a language model the last block is the last normalisation with the head, and the others are transformer blocks.
+    Where a task starts from published weights, afresh means with these; its head is random.
+
     The defaults are the best of 120 settings on digits-cnn (seeds 1000 to 1014, which no audit uses; see
     ci/benchmarks/results/tuned.txt): .97 of the poisons left on average, accuracy -.3 points. With k=2 about .2 is
     left, for two points of accuracy.

@@ -153,8 +153,11 @@ class IMDbGPT2:
         offset = self._offset(model, batch, longest)
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=tokens.is_cuda):
             scores: Tensor = model(tokens[:, :longest], length, offset)
-        scores = scores.float()
-        return scores.transpose(1, 2) if self.head == "causal" else scores
+        if self.head == "classifier":
+            return scores.float()
+        real = torch.arange(longest, device=tokens.device) < length[:, None]
+        # Padding says nothing: whoever compares two models compares what they say of texts.
+        return (scores.float() * real[..., None]).transpose(1, 2)
 
     def criterion(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the mean cross-entropy, of the class or of every next token."""
