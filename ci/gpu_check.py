@@ -8,11 +8,12 @@ Parts, each on its own; one that fails is recorded with its error, the others go
     tests       the tests of the harness that take a device (tests/test_ci_scripts.py -k on_device)
     matmul      bf16 matrix products: the rate that the device reaches, in TFLOP/s
     throughput  training of cifar10-resnet18: images/s, and its operations as a fraction of that rate
+    language    fine-tuning of a GPT-2 of 355M parameters, of random weights: tokens/s, memory, the same fraction
     brew        one targeted poison: seconds of crafting, and whether it does what it must
     audit       pytest test_suites on CIFAR-10 at reduced scale, gd against a Gaussian poison
 
-Without --data the images are generated, in the layout of the data set, and easy to tell apart: good for time and for
-whether things run, not for accuracy. On a CPU the figures say nothing of a GPU; the JSON says that it was one.
+Without --data images and reviews are generated, in the layout of the data sets, and easy to tell apart: good for time
+and for whether things run, not for accuracy. On a CPU the figures say nothing of a GPU; the JSON says that it was one.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ class Size:
         epochs: Passes of a training in `brew`, whose surrogate must have learnt something.
         steps: Steps of the brew.
         audit_epochs: Passes of a training in `audit`.
+        reviews: Training reviews, and a fifth as many to test on.
+        gpt2: Fields of the language model.
     """
 
     matrix: int
@@ -68,6 +71,8 @@ class Size:
     epochs: int
     steps: int
     audit_epochs: int
+    reviews: int
+    gpt2: str
 
     def task(self, epochs: int) -> str:
         """Return the spec of the task, trained for so many passes."""
@@ -76,8 +81,14 @@ class Size:
         return "cifar10-resnet18:" + ",".join(f"{name}={value}" for name, value in fields.items())
 
 
-LARGE = Size(matrix=8192, images=10_000, width=64, batch_size=128, timed_epochs=3, epochs=5, steps=50, audit_epochs=6)
-QUICK = Size(matrix=256, images=100, width=2, batch_size=25, timed_epochs=1, epochs=8, steps=2, audit_epochs=2)
+LARGE = Size(
+    matrix=8192, images=10_000, width=64, batch_size=128, timed_epochs=3, epochs=5, steps=50, audit_epochs=6,
+    reviews=2_000, gpt2="layers=24,width=1024,heads=16,vocabulary=50257,length=512,batch_size=16",
+)  # fmt: skip
+QUICK = Size(
+    matrix=256, images=100, width=2, batch_size=25, timed_epochs=1, epochs=8, steps=2, audit_epochs=2,
+    reviews=50, gpt2="layers=1,width=16,heads=2,vocabulary=300,length=32,batch_size=10",
+)  # fmt: skip
 
 
 @dataclass
@@ -154,6 +165,34 @@ def throughput(bench: Bench) -> dict[str, Any]:
     }
 
 
+def language(bench: Bench) -> dict[str, Any]:
+    """Train a GPT-2 on one pass over reviews; all tokens count, padding does not."""
+    task: Any = registry.resolve("task", f"imdb-gpt2:model=scratch,epochs=1,lr=5e-5,{bench.size.gpt2}").value
+    train = task.load(bench.data).to(bench.device).train
+    model = task.new_model().to(bench.device)
+    batch = train.batch(torch.arange(task.batch_size))
+    with Meter(model, flops=True) as meter:
+        training.fit(task, model, [batch])
+    per_token = meter.flops / int(batch.inputs["length"].max()) / len(batch)
+    training.fit(task, model, [batch] * 3)
+    if bench.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    started = _now(bench)
+    training.fit(task, model, train.batches(task.batch_size, 1, torch.Generator().manual_seed(0)))
+    seconds = _now(bench) - started
+    rate = int(train.inputs["length"].sum()) / seconds
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "tokens_per_second": rate,
+        "seconds_of_the_pass": seconds,
+        "reviews": len(train),
+        "mean_length": train.inputs["length"].double().mean().item(),
+        "tflops": rate * per_token / 1e12,
+        "of_matmul_rate": rate * per_token / bench.rate if bench.rate else None,
+        "peak_bytes": torch.cuda.max_memory_allocated() if bench.device.type == "cuda" else None,
+    }
+
+
 def brew(bench: Bench) -> dict[str, Any]:
     """Craft one targeted poison and check that it is one."""
     task: Any = registry.resolve("task", bench.size.task(bench.size.epochs)).value
@@ -205,7 +244,7 @@ def audit(bench: Bench) -> dict[str, Any]:
     }
 
 
-PARTS: tuple[Callable[[Bench], dict[str, Any]], ...] = (tests, matmul, throughput, brew, audit)
+PARTS: tuple[Callable[[Bench], dict[str, Any]], ...] = (tests, matmul, throughput, language, brew, audit)
 
 
 def _pytest(bench: Bench, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -231,12 +270,12 @@ def _now(bench: Bench) -> float:
     return time.perf_counter()
 
 
-def generate(folder: Path, images: int) -> None:
-    """Write a data set in CIFAR-10's layout, in which every class has a pattern of its own.
+def generate(folder: Path, size: Size) -> None:
+    """Write data sets in the layouts of CIFAR-10 and IMDb, in which every class has a pattern or a word of its own.
 
     Args:
-        folder: Where, in ``cifar10``.
-        images: Training images; a fifth as many are for testing.
+        folder: Where, in ``cifar10`` and ``imdb``.
+        size: How many images and reviews.
     """
     import datasets
 
@@ -244,7 +283,15 @@ def generate(folder: Path, images: int) -> None:
     draw = np.random.default_rng(0)
     patterns = draw.integers(60, 196, (10, 4, 4, 3)).repeat(8, axis=1).repeat(8, axis=2)
     features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(num_classes=10)})
-    for name, n in (("train", images), ("test", images // 5)):
+    for name, n in (("train", size.reviews), ("test", size.reviews // 5)):
+        labels = np.arange(n) % 2
+        lengths = np.clip(draw.lognormal(5.2, 0.7, n), 20, 2000).astype(int)  # words, about as in IMDb
+        words = [draw.choice(["the", "film", "was", ("bad", "good")[i % 2]], k) for i, k in enumerate(lengths)]
+        rows = datasets.Dataset.from_dict({"text": [" ".join(each) for each in words], "label": labels.tolist()})
+        target = folder / "imdb" / "plain_text" / f"{name}-00000-of-00001.parquet"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        rows.to_parquet(target)
+    for name, n in (("train", size.images), ("test", size.images // 5)):
         labels = np.arange(n) % 10
         pictures = [np.uint8(patterns[label] + draw.integers(-60, 60, (32, 32, 3))) for label in labels]
         rows = datasets.Dataset.from_dict({"img": pictures, "label": labels.tolist()}, features=features)
@@ -288,7 +335,7 @@ def parse() -> argparse.Namespace:
     add("--device", choices=("cuda", "cpu"), default="cuda", help="what is checked; default cuda")
     add("--quick", action="store_true", help="everything much smaller, to see whether it runs")
     add("--part", action="append", choices=names, help="this part only; repeats")
-    add("--data", metavar="DIR", type=_folder, help="CIFAR-10 in DIR/cifar10; default generated images")
+    add("--data", metavar="DIR", type=_folder, help="CIFAR-10 in DIR/cifar10, IMDb in DIR/imdb; default generated")
     add("--json", metavar="FILE", type=Path, help="write what was found to this file")
     options = parser.parse_args()
     options.part = options.part or names
@@ -317,8 +364,8 @@ def main() -> int:
     started = time.time()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        if options.data is None and set(options.part) & {"throughput", "brew", "audit"}:
-            generate(folder, size.images)
+        if options.data is None and set(options.part) & {"throughput", "language", "brew", "audit"}:
+            generate(folder, size)
         parts = check(Bench(device, size, options.data or folder, folder), options.part)
     document = {
         "schema": 1,

@@ -232,7 +232,7 @@ def test_the_papers_numbers_stand_beside_their_own_settings_only(results):
 def test_the_check_runs_on_the_cpu_and_says_that_it_did(script, tmp_path):
     pytest.importorskip("datasets", reason="needs the extra 'vision'")
     # The part that runs these tests is left out: they run here anyway.
-    parts = [f"--part={name}" for name in ("matmul", "throughput", "brew", "audit")]
+    parts = [f"--part={name}" for name in ("matmul", "throughput", "language", "brew", "audit")]
     done = script(GPU_CHECK, "--device=cpu", "--quick", "--json=check.json", *parts)
     assert done.code == 0, done.out + done.err
     found = json.loads((tmp_path / "check.json").read_text())
@@ -241,7 +241,9 @@ def test_the_check_runs_on_the_cpu_and_says_that_it_did(script, tmp_path):
     assert "measured on the CPU" in found["note"]
     assert found["quick"]
     by_name = {part["name"]: part["result"] for part in found["parts"]}
-    assert list(by_name) == ["matmul", "throughput", "brew", "audit"]
+    assert list(by_name) == ["matmul", "throughput", "language", "brew", "audit"]
+    assert by_name["language"]["tokens_per_second"] > 0
+    assert by_name["language"]["of_matmul_rate"] > 0
     assert by_name["matmul"]["bf16_tflops"] > 0
     assert by_name["throughput"]["of_matmul_rate"] > 0
     assert by_name["throughput"]["images_per_second"] > 0
