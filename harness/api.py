@@ -396,6 +396,12 @@ class Cell:
     def id(self) -> str:
         return f"{self.unlearner.id}-{self.task.id}-{self.poison.id}"
 
+    @property
+    def judges_accuracy(self) -> bool:
+        """Whether accuracy is a claim of its own: it is none where it is what the poison itself is measured by."""
+        name: str = self.poison.value.measure.name
+        return name != "accuracy"
+
 
 @dataclass(frozen=True)
 class Trial:

@@ -153,9 +153,13 @@ class Settings:
 
     @property
     def clauses(self) -> list[Clause]:
-        """The lines of the contract of every method, with the budget that the first task gives."""
+        """The lines of the contract of every method, with the budget that the first task gives, at least one pass.
+
+        Generated requests are so small that a method may rightly refuse what a fraction of a pass over one pays for.
+        """
         epochs = self.tasks[0].value.epochs
-        return [Clause(method, line, self.budget * epochs, epochs) for method in self.unlearners for line in LINES]
+        budget = max(1.0, self.budget * epochs)
+        return [Clause(method, line, budget, epochs) for method in self.unlearners for line in LINES]
 
     @property
     def budget(self) -> float:

@@ -168,7 +168,8 @@ def plan_study(
 def remaining_cost(study: Study) -> list[dict[str, Any]]:
     """Return what the study would still cost, up to the first look that may pass and for the whole plan.
 
-    Each has ``seeds``, ``trainings``, ``unlearnings``, ``seconds`` of one process and ``bytes`` of disk.
+    Each has ``seeds``, ``trainings``, ``unlearnings``, ``seconds`` of one process and ``bytes`` of disk, and under
+    ``crafted`` the poisons whose crafting, surrogates included, comes on top.
     """
     per_task = {task: study.lab.cost(task) for task in dict.fromkeys(cell.task for cell in study.cells)}
     missing: dict[str, tuple[Trial, str]] = {}  # by key, since trials share models
@@ -191,9 +192,14 @@ def remaining_cost(study: Study) -> list[dict[str, Any]]:
                 "unlearnings": len(here) - trainings,
                 "seconds": sum(share * per_task[t.cell.task][0] for t, share in shares),
                 "bytes": sum(per_task[t.cell.task][1] for t, _ in here),
+                "crafted": sorted({t.cell.poison.id for t, arm in here if arm == "P" and _is_crafted(t)}),
             }
         )
     return costs
+
+
+def _is_crafted(trial: Trial) -> bool:
+    return getattr(trial.cell.poison.value, "crafted", False)
 
 
 def _is_training(trial: Trial, arm: str) -> bool:

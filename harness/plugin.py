@@ -111,8 +111,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     cells = [
         cell
         for cell in metafunc.config.stash[SETTINGS].cells
-        if (control is None or cell.unlearner.name == control)
-        and not (mark.args[0] == "accuracy" and cell.poison.value.measure.name == "accuracy")
+        if (control is None or cell.unlearner.name == control) and (mark.args[0] != "accuracy" or cell.judges_accuracy)
     ]
     metafunc.parametrize("audited", cells, ids=[cell.id for cell in cells], indirect=True)
 
@@ -157,6 +156,7 @@ def _tune(config: pytest.Config, writer: Any) -> None:
     file = Path(config.option.audit_tune_file).absolute()
     text = texts.tuning_head(task.id, [each.id for each in poisons], n, TUNING_SEEDS, FINAL_SEEDS, settings.budget)
     lab = lab_of(config)
+    written = False
     for method in settings.unlearners:
         writer.line(f"{method.id}: {n} settings, seeds {TUNING_SEEDS[0]} to {TUNING_SEEDS[-1]}")
 
@@ -170,9 +170,11 @@ def _tune(config: pytest.Config, writer: Any) -> None:
             continue
         text += texts.tuned_lines(tuned)
         texts.write_text(file, text)
+        written = True
         writer.line(texts.tuned_lines(tuned).strip(), bold=True)
-    if file.exists():
-        writer.line(f"written to {file}; audit it with --unlearner=@{os.path.relpath(file)}")
+    if not written:
+        raise pytest.UsageError("nothing was tuned, and nothing written")
+    writer.line(f"written to {file}; audit it with --unlearner=@{os.path.relpath(file)}")
 
 
 def pytest_report_header(config: pytest.Config) -> list[str] | None:

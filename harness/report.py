@@ -308,8 +308,8 @@ def _reference_lines(audits: Sequence[Mapping[str, Any]]) -> list[str]:
     controls = []
     for name, measures in (("retrain", ("poison", "accuracy")), ("identity", ("poison",)), ("wrecked", ("accuracy",))):
         found = [r[name] for r in references if name in r]
-        if found:
-            said = " ".join(sorted({f[m] for f in found for m in measures if m in f}))
+        said = " ".join(sorted({f[m] for f in found for m in measures if m in f}))
+        if said:
             controls.append(f"{name} {said} n={max(f['seeds'] for f in found)}")
     doses = dict.fromkeys(tuple(r["dose"].items()) for r in references if "dose" in r)
     for dose in doses:
@@ -376,9 +376,10 @@ def forecast_lines(costs: Sequence[Mapping[str, Any]], processes: int) -> list[s
     lines = []
     for cost, label in zip(costs, ("if every verdict is clear", "if the whole plan is needed"), strict=False):
         on = f"{processes} process{'es' if processes > 1 else ''}"
+        crafting = f"; crafting {', '.join(cost['crafted'])}, with surrogates, comes on top" if cost["crafted"] else ""
         lines.append(
             f"{label} ({cost['seeds']} seeds): {cost['trainings']} trainings and {cost['unlearnings']} unlearnings, "
-            f"about {duration(cost['seconds'] / processes)} on {on}, {cost['bytes'] / 1e6:.1f} MB of disk"
+            f"about {duration(cost['seconds'] / processes)} on {on}, {cost['bytes'] / 1e6:.1f} MB of disk{crafting}"
         )
     return lines
 

@@ -353,7 +353,7 @@ def _names(cell: Cell) -> dict[str, str]:
 def claims_of(cell: Cell, tolerance: float) -> dict[str, Claim]:
     """Return what is tested about a cell, by measure: its poison, and accuracy unless the poison is about that."""
     measures = {"poison": (cell.poison.value.measure, tolerance)}
-    if cell.poison.value.measure.name != ACCURACY.name:
+    if cell.judges_accuracy:
         measures["accuracy"] = (ACCURACY, cell.task.value.utility_margin)
     return {name: Claim(measure, margin, len(measures)) for name, (measure, margin) in measures.items()}
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from harness import registry
 from harness.api import Cell, Registered, Search, Trial, UnlearningError
-from harness.measures import ACCURACY
 from harness.planning import PILOT_SEED
 from harness.store import Busy
 from harness.trial import Lab, TrialResult
@@ -43,8 +42,9 @@ class Score:
 
     @property
     def allowed(self) -> bool:
-        """Whether it keeps to the budget and, on average, accuracy within the margin."""
-        return self.accuracy >= -self.margin and self.cost <= self.budget * (1 + 1e-6)
+        """Whether it keeps the model alive, to the budget and, on average, accuracy within the margin."""
+        finite = math.isfinite(self.left + self.accuracy)
+        return finite and self.accuracy >= -self.margin and self.cost <= self.budget * (1 + 1e-6)
 
     @property
     def loss(self) -> float:
@@ -113,7 +113,8 @@ def tune(
             "tuning needs Optuna, which is not installed: pip install 'pytest-unlearning[tune]'"
         ) from None
     rate = _rate(task)
-    space = {name: search.at(rate) for name, search in registry.searches(method).items()}
+    searches = registry.searches(method)
+    space = {name: search.at(rate) for name, search in searches.items()}
     if not space:
         raise UnlearningError(f"no field of {method.id!r} says where to search: annotate one, Annotated[float, Search]")
     started = time.perf_counter()
@@ -152,7 +153,11 @@ def tune(
         sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=max(10, settings // 3)),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=10),
     )
-    begin = {name: _current(method, name, rate) for name in space}
+    begin = {
+        name: _current(method, name, rate)
+        for name in space
+        if method.fields[name] is not None or searches[name].of_recipe
+    }
     study.enqueue_trial({name: value for name, value in begin.items() if _inside(space[name], value)})
     study.optimize(objective, n_trials=settings)
     if not tried:
@@ -202,8 +207,9 @@ def _score(results: dict[Cell, list[TrialResult]], budget: float) -> Score:
     left, accuracy = [], []
     for cell, of_cell in results.items():
         p, r, u = (fmean(each.readings["poison"][arm].value for each in of_cell) for arm in "PRU")
-        left.append(max(0.0, (u - r) / (p - r)) if p != r else math.nan)
-        if cell.poison.value.measure.name != ACCURACY.name:
+        share = (u - r) / (p - r) if p != r else math.nan
+        left.append(share if math.isnan(share) else max(0.0, share))  # the larger of 0 and not-a-number is 0
+        if cell.judges_accuracy:
             u, r = (fmean(each.readings["accuracy"][arm].value for each in of_cell) for arm in "UR")
             accuracy.append(u - r)
     cost = max(each.cost["unlearn_fraction"] for of_cell in results.values() for each in of_cell)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.api import Batch, Planted, Reading
-from poisons.gaussian import MEASURE, gaussian_score
+from poisons._gaussian import MEASURE, gaussian_score
 
 if TYPE_CHECKING:
     from torch import nn

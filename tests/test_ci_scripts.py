@@ -144,6 +144,7 @@ def test_what_a_method_raises_is_told_and_the_rest_is_done(script, tmp_path):
     [
         (["table2"], "invalid choice: 'table2'"),
         (["table1", "--lrs=0,1"], "'0' is not a positive number"),
+        (["figure2b", "--scale=digits"], "figure2b has no scale digits; it has full and small"),
         (["table1", "--epochs=two"], "'two' is not a whole number of at least 1"),
         (["table1", "--data=/nowhere"], "there is no directory /nowhere"),
         pytest.param(
@@ -224,6 +225,7 @@ def test_the_papers_numbers_stand_beside_their_own_settings_only(results):
     assert reported("cifar10-resnet18", "indiscriminate", 0.025, "scrub", 1) is None
     assert reported("cifar10-resnet18", "targeted", 0.025, "scrub", 10) is None
     assert reported("digits-cnn", "indiscriminate", 0.025, "scrub", 10) is None
+    assert reported("cifar10-resnet18:epochs=20", "indiscriminate", 0.025, "scrub", 10) is None
 
 
 # ---- the check of a machine

@@ -63,8 +63,9 @@ def test_the_network_is_a_resnet_18_with_a_stem_for_small_images():
     assert sorted(shapes[0]) == sorted(shapes[1])
     renamed = dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True))
     ours.load_state_dict(renamed)
-    images = torch.randn(2, 3, 32, 32)
-    assert torch.allclose(ours.eval()(images), theirs.eval()(images), atol=1e-4)
+    images = torch.rand(2, 3, 32, 32)
+    normalised = ours[0][0](images)
+    assert torch.allclose(ours.eval()(images), theirs.eval()(normalised), atol=1e-4)
 
 
 def test_the_blocks_hold_every_parameter():
@@ -119,3 +120,11 @@ def test_without_data_it_says_what_to_give(tmp_path):
 def test_fields_out_of_range_are_refused(fields):
     with pytest.raises(UnlearningError, match="must"):
         registry.resolve("task", f"cifar10-resnet18:{fields}")
+
+
+def test_the_network_takes_pixels(split):
+    model, batch = SMALL.new_model().eval(), split.train.batch(torch.arange(8))
+    assert torch.equal(SMALL.logits(model, batch), model(batch.inputs["image"]))
+    first = model[0][0](torch.full((1, 3, 2, 2), 0.5))
+    expected = [(0.5 - 0.4914) / 0.247, (0.5 - 0.4822) / 0.2435, (0.5 - 0.4465) / 0.2616]
+    assert torch.allclose(first[0, :, 0, 0], torch.tensor(expected))

@@ -26,6 +26,11 @@ def test_notes_say_what_trains_and_how_far_it_is(tmp_path):
     )
 
 
+def test_what_is_trained_for_a_poison_says_so(tmp_path):
+    Notes(tmp_path, "main")(Trial(CELL, 3), "a surrogate", 5, 20)
+    assert StatusLine(tmp_path, None).text() == "main: a surrogate for gaussian, seed 3, pass 5/20"
+
+
 def test_a_worker_notes_at_most_twice_a_second(tmp_path):
     notes = Notes(tmp_path, "main")
     for done in range(1, 100):

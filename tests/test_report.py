@@ -8,7 +8,18 @@ import math
 import pytest
 
 from harness.api import Measure, Outcome, Verdict
-from harness.report import duration, explain, finite_tree, methods_that_pass, percent, plain, points, table, write_json
+from harness.report import (
+    duration,
+    explain,
+    finite_tree,
+    forecast_lines,
+    methods_that_pass,
+    percent,
+    plain,
+    points,
+    table,
+    write_json,
+)
 
 POISON = Measure("left", "trace of the noise", worse="higher", test="retention")
 ACCURACY = Measure("accuracy", "test accuracy", worse="lower", test="non-inferiority", unit="%")
@@ -155,3 +166,12 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
         write_json(target, {"a": math.nan})
     assert json.loads(target.read_text()) == {"a": 1}
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_forecast_says_what_comes_on_top():
+    cost = {"seeds": 5, "trainings": 15, "unlearnings": 5, "seconds": 60.0, "bytes": 2e6, "crafted": []}
+    assert forecast_lines([cost], 1) == [
+        "if every verdict is clear (5 seeds): 15 trainings and 5 unlearnings, about 60 s on 1 process, 2.0 MB of disk"
+    ]
+    (line,) = forecast_lines([{**cost, "crafted": ["targeted"]}], 2)
+    assert line.endswith("about 30 s on 2 processes, 2.0 MB of disk; crafting targeted, with surrogates, comes on top")

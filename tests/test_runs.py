@@ -324,3 +324,16 @@ def test_a_project_without_audits_sees_nothing_of_us(folder):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "unlearner" not in plain.stdout
+
+
+def test_a_test_of_ones_own_may_require_a_verdict(folder):
+    folder.write(
+        "test_mine.py",
+        "import harness\n\n\ndef test_mine():\n"
+        "    verdicts = harness.audit('identity', task='tiny:Tiny', poison='backdoor:size=1', seeds=3)\n"
+        "    verdicts[0].require()\n",
+    )
+    run = folder.pytest(suites="test_mine.py")
+    assert run.code == 1, run.text
+    assert "INTERNALERROR" not in run.text
+    assert "of the poison's effect is left" in run.text

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from harness import registry
-from harness.api import Search, UnlearningError
+from harness.api import Cell, Search, Trial, UnlearningError
 from harness.frontend import open_lab
 from harness.plan import LOOKS
-from harness.tuning import FINAL_SEEDS, TUNING_SEEDS, Score, tune
+from harness.tuning import FINAL_SEEDS, TUNING_SEEDS, Score, _score, tune
 
 TINY = registry.resolve("task", "tiny:Tiny")
 POISONS = [registry.resolve("poison", "backdoor:size=1")]
@@ -155,6 +155,30 @@ def test_beyond_margin_or_budget_nothing_is_allowed():
     assert not replace(ALLOWED, accuracy=-0.011).allowed
     assert not replace(ALLOWED, cost=0.11).allowed
     assert not replace(ALLOWED, accuracy=math.nan).allowed
+    assert not replace(ALLOWED, left=math.nan).allowed
+
+
+def explode(model, request):
+    with torch.no_grad():
+        next(model.parameters()).fill_(math.nan)
+    return model
+
+
+def test_a_model_that_diverged_has_forgotten_nothing(lab):
+    method = registry.resolve("unlearner", "test_tuning:explode")
+    cell = Cell(method, registry.resolve("task", "tiny:Tiny"), registry.resolve("poison", "backdoor:size=1"))
+    score = _score({cell: [lab.run(Trial(cell, 1000))]}, 0.1)
+    assert math.isnan(score.left)
+    assert not score.allowed
+
+
+def test_a_search_that_found_nothing_is_no_success(folder):
+    (folder.path / "old.txt").write_text("gd\n")
+    tuning = ("--audit-tune=1", "--audit-tune-file=old.txt", "--task=tiny:Tiny", "--poison=backdoor:size=1")
+    run = folder.pytest("--unlearner=identity", *tuning)
+    assert run.code == 4
+    assert "nothing was tuned" in run.text
+    assert "written to" not in run.text
 
 
 # ---- the command line

@@ -27,14 +27,14 @@ class Retrain:
 
     def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
         """Return a model that never saw the forget set."""
-        return _train_from_scratch(request, request.epochs)
+        return _train_from_scratch(request, request.epochs * len(request.retain))
 
 
 @dataclass(frozen=True)
 class Short:
-    """Retrain from scratch within the budget: the recipe, its schedule compressed to the passes it may use.
+    """Retrain from scratch within the budget: the recipe, its schedule compressed to the steps it may make.
 
-    It forgets by construction and pays in accuracy. Below a budget of one pass it makes one.
+    It forgets by construction and pays in accuracy.
     """
 
     control: ClassVar[bool] = True
@@ -42,7 +42,7 @@ class Short:
 
     def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
         """Return a model that never saw the forget set, trained for as long as the budget lasts."""
-        return _train_from_scratch(request, max(1, int(request.budget + 1e-9)))
+        return _train_from_scratch(request, max(1, request.affordable()))
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ class Wrecked:
         return request.new_model()
 
 
-def _train_from_scratch(request: ForgetRequest, epochs: int) -> nn.Module:
+def _train_from_scratch(request: ForgetRequest, examples: int) -> nn.Module:
     from harness.training import fit
 
     model = request.new_model()
-    fit(request, model, request.batches("retain", epochs=epochs))
+    fit(request, model, request.batches("retain", examples=examples))
     return model

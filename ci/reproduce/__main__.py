@@ -87,7 +87,7 @@ def parse() -> argparse.Namespace:
     add("--poison", metavar="SPEC", action="append", help="other poisons than the scale's; repeats")
     add("--method", metavar="SPEC", action="append", help="other methods than the scale's; repeats")
     add("--seeds", metavar="N", type=_count, help="runs, each on a poison and models of its own")
-    add("--epochs", metavar="N,…", type=_list(_count), help="epochs of unlearning, fewer than the training's")
+    add("--epochs", metavar="N,…", type=_list(_count), help="epochs of unlearning; figures take the last")
     add("--lrs", metavar="X,…", type=_list(_rate), help="learning rates to try")
     add("--data", metavar="DIR", type=_folder, help="data sets, CIFAR-10 in DIR/cifar10; default the hub")
     add("--store", metavar="DIR", type=Path, help="where models are kept; default the user's cache directory")
@@ -95,6 +95,9 @@ def parse() -> argparse.Namespace:
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where models are trained; default auto")
     add("--dry-run", action="store_true", help="say what is missing and what it would cost, then stop")
     options = parser.parse_args()
+    if options.what not in SCALES[options.scale]:
+        others = " and ".join(name for name, parts in SCALES.items() if options.what in parts)
+        parser.error(f"{options.what} has no scale {options.scale}; it has {others}")
     part = SCALES[options.scale][options.what]
     options.task = options.task or part.task
     options.poison = options.poison or part.poisons
@@ -102,6 +105,8 @@ def parse() -> argparse.Namespace:
     options.seeds = options.seeds or part.seeds
     options.lrs = options.lrs or part.rates
     options.epochs = options.epochs or part.epochs
+    if options.what != "table1":
+        options.epochs = options.epochs[-1:]
     return options
 
 
@@ -173,7 +178,7 @@ def study(options: argparse.Namespace) -> int:
 
 
 def _refuse_weeks(options: argparse.Namespace, device: Any) -> None:
-    large = options.scale == "full" and options.task in FULL
+    large = options.scale == "full" and options.task.partition(":")[0] in FULL
     if large and device.type == "cpu" and options.device == "auto" and not options.dry_run:
         raise UnlearningError(
             "full scale is for a GPU, and none can be used here; --scale=small and --scale=digits run anywhere "

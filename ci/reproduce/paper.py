@@ -111,7 +111,6 @@ SCALES: dict[str, dict[str, Part]] = {
     "digits": {
         "table1": Part("digits-mlp", ("indiscriminate",), FEW_STEPS_RATES, DIGITS_METHODS, (1, 2), 3),
         "figure2a": Part("digits-cnn", ("targeted",), FEW_STEPS_RATES, DIGITS_METHODS, (2,), 3),
-        "figure2b": SMALL_2B,
     },
 }
 
@@ -120,12 +119,12 @@ def reported(task: str, poison: str, fraction: float | None, method: str, epochs
     """Return the accuracy in Table 1, in %, or None where the paper has none.
 
     Args:
-        task: Name of the task, without fields.
-        poison: Name of the poison, likewise.
+        task: Id of the task.
+        poison: Name of the poison, without fields.
         fraction: Share of the training set that is poisoned.
         method: Name of the method.
         epochs: Epochs of unlearning.
     """
     column = TABLE_1.get(fraction or 0, {}).get(method)
-    known = task == "cifar10-resnet18" and "indiscriminate" in poison.lower() and epochs in EPOCHS
+    known = task == FULL[0] and poison == "indiscriminate" and epochs in EPOCHS
     return column[EPOCHS.index(epochs)] if column and known else None

@@ -43,7 +43,7 @@ def table1(done: Mapping[Run, TrialResult]) -> list[dict[str, Any]]:
             {
                 "poison": poison.id, "method": name, "epochs": epochs, "lr": best, "accuracy": means[best],
                 "at_the_end_of_the_search": len(rates) > 1 and best in (min(rates), max(rates)),
-                "paper": paper.reported(cell.task.name, cell.poison.name, fraction, runs[0].method.name, epochs),
+                "paper": paper.reported(cell.task.id, cell.poison.name, fraction, runs[0].method.name, epochs),
                 "cost": fmean(done[run].cost["unlearn_fraction"] for run in runs),
                 "by_lr": {f"{rate:g}": summary for rate, summary in means.items() if rate is not None},
                 "unlearner": cell.unlearner.id,

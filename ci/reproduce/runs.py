@@ -93,6 +93,7 @@ class Work:
         self.errors: dict[Run, str] = {}
         self.trained: set[tuple[str, str, int]] = set()
         self._lab = lab
+        lab.will_need(dict.fromkeys(run.trial.cell for run in runs))
         self._runs = runs
         self._say = say
         self._begun = self._said = time.monotonic()

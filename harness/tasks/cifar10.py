@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from harness.api import Batch
     from harness.data import Data, Split
 
-MEAN = (0.4914, 0.4822, 0.4465)
-SD = (0.2470, 0.2435, 0.2616)
 HUB = "uoft-cs/cifar10"
 
 
@@ -26,7 +24,7 @@ class CIFAR10ResNet18:
 
     The network is that of He et al. (arXiv 1512.03385) with the stem for small images: a 3 x 3 convolution of stride 1
     in place of the 7 x 7 one of stride 2, and no pooling after it. Images are kept as pixels in [0, 1], in which
-    poisons speak; normalisation is part of the model's input. Whole data set on the device; crops after padding by
+    poisons speak; normalisation is the model's first layer. Whole data set on the device; crops after padding by
     four pixels and flips are drawn there, one draw for every image of a batch that is trained on, the same for all
     models that see the batch. On a GPU: bf16 and channels last.
 
@@ -101,6 +99,8 @@ class CIFAR10ResNet18:
         from torch import nn
         from torchvision.models.resnet import BasicBlock
 
+        from harness.tasks._normalise import Normalise
+
         def block(channels: int, out: int, stride: int) -> nn.Module:
             shortcut = None
             if stride != 1 or channels != out:
@@ -109,7 +109,9 @@ class CIFAR10ResNet18:
             return built
 
         w = self.width
-        stem = nn.Sequential(nn.Conv2d(3, w, 3, padding=1, bias=False), nn.BatchNorm2d(w), nn.ReLU(inplace=True))
+        stem = nn.Sequential(
+            Normalise(), nn.Conv2d(3, w, 3, padding=1, bias=False), nn.BatchNorm2d(w), nn.ReLU(inplace=True)
+        )
         stages = [(w, w, 1), (w, 2 * w, 2), (2 * w, 4 * w, 2), (4 * w, 8 * w, 2)]
         blocks = [b for i, o, stride in stages for b in (block(i, o, stride), block(o, o, 1))]
         head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8 * w, 10))
@@ -140,11 +142,9 @@ class CIFAR10ResNet18:
         """Return class scores, shape (batch, 10), in float32."""
         import torch
 
-        images = batch.inputs["image"]
-        mean, sd = (torch.tensor(x, device=images.device).view(1, 3, 1, 1) for x in (MEAN, SD))
-        normalised = ((images - mean) / sd).contiguous(memory_format=torch.channels_last)
+        images = batch.inputs["image"].contiguous(memory_format=torch.channels_last)
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=images.is_cuda):
-            scores: Tensor = model(normalised)
+            scores: Tensor = model(images)
         return scores.float()
 
     def criterion(self, logits: Tensor, batch: Batch) -> Tensor:
