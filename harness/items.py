@@ -162,12 +162,18 @@ def verdict(request: pytest.FixtureRequest, audited: Cell) -> Any:
     item = request.node
     # An error leaves this much in the report.
     common = {"unlearner": audited.unlearner.id, "task": audited.task.id, "poison": audited.poison.id}
-    item.stash[REPORTED] = {"audit": {**common, "claim": claim_of(item), "verdict": "ERROR", "seconds": 0.0}}
+    kind = "heuristic" if item.get_closest_marker("heuristic") else "audit"
+    item.stash[REPORTED] = {kind: {**common, "claim": claim_of(item), "verdict": "ERROR", "seconds": 0.0}}
     started = time.perf_counter()
     found = study.verdict(audited, claim_of(item))
-    references = finite_tree(study.references(audited))
+    # Beside a heuristic stands what the audit of the poison says of the same models.
+    beside = (
+        {"references": finite_tree(study.references(audited))}
+        if kind == "audit"
+        else {"poison_verdict": study.verdict(audited, "poison").outcome.value}
+    )
     numbers = {**plain(found), "seconds": round(time.perf_counter() - started, 4)}
-    item.stash[REPORTED] = {"audit": {**numbers, "claim": claim_of(item), "references": references}}
+    item.stash[REPORTED] = {kind: {**numbers, "claim": claim_of(item), **beside}}
     for name in ("verdict", "reason", "estimate", "margin", "p_pass", "p_fail"):
         item.user_properties.append((name, numbers[name]))
     return found
@@ -195,6 +201,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
         report.longrepr = explain(error.verdict, command, error.expected)
         if reported is not None:  # somebody's own test may ask `harness.audit` for its verdict
             report.unlearning |= {"text": report.longrepr, "inconclusive": isinstance(error, InconclusiveAudit)}
-        if isinstance(error, InconclusiveAudit) and item.config.option.audit_inconclusive == "warn":
+        if reported is not None and "heuristic" in reported:
+            report.outcome, report.longrepr = "passed", None
+        elif isinstance(error, InconclusiveAudit) and item.config.option.audit_inconclusive == "warn":
             report.outcome = "passed"
     return report

@@ -19,6 +19,24 @@ ACCURACY = Measure("accuracy", "test accuracy", worse="lower", test="non-inferio
 COST = Measure("cost", "compute, of retraining", worse="higher", test="budget", unit="%")
 
 
+#: What the usual metrics measure, by the name that an audit of them claims; `harness.heuristics` computes them.
+HEURISTICS = {
+    "membership": Measure("membership_auc", "membership inference by loss (AUC)", worse="higher", test="retention"),
+    "likelihood": Measure(
+        "likelihood_auc", "membership inference by likelihood ratio (AUC)", worse="higher", test="retention"
+    ),
+    "forget-accuracy": Measure(
+        "forget_accuracy", "accuracy on the poisoned points as labelled", worse="higher", test="retention", unit="%"
+    ),
+    "agreement": Measure(
+        "agreement", "agreement with a retrained model", worse="lower", test="non-inferiority", unit="%"
+    ),
+    "retain-accuracy": Measure(
+        "retain_accuracy", "accuracy on the kept points", worse="lower", test="non-inferiority", unit="%"
+    ),
+}
+
+
 def accuracy(model: nn.Module, task: Task, data: Data) -> Reading:
     """Return the share of examples whose most likely class is their label, in [0, 1]."""
     import torch

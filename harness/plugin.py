@@ -17,6 +17,7 @@ from harness.items import (
     AUDITED,
     SETTINGS,
     audited,
+    cell_of,
     clause,
     lab_of,
     notes_folder,
@@ -26,6 +27,7 @@ from harness.items import (
     verdict,
     with_trials,
 )
+from harness.measures import HEURISTICS
 from harness.options import Settings, add_options, visible_gpus
 from harness.progress import StatusLine, status_line
 
@@ -33,7 +35,7 @@ __all__ = ["audited", "clause", "pytest_runtest_makereport", "verdict"]
 
 RESULTS = pytest.StashKey["Results"]()
 STATUS = pytest.StashKey[StatusLine | None]()
-CLAIMS = ("poison", "accuracy", "cost")
+CLAIMS = ("poison", "accuracy", "cost", *HEURISTICS)
 PROCESSES = pytest.StashKey[int]()
 
 
@@ -45,6 +47,7 @@ class Results:
         self.audits: dict[str, dict[str, Any]] = {}
         self.trials: dict[str, dict[str, Any]] = {}
         self.contract: dict[str, dict[str, Any]] = {}
+        self.heuristics: dict[str, dict[str, Any]] = {}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -69,6 +72,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "audit(claim, control=None): the test judges 'poison', 'accuracy' or 'cost' of a cell; with a control it "
         "runs where no unlearner is asked for, on that control",
+    )
+    config.addinivalue_line(
+        "markers", "heuristic: the audit informs and fails no run; it runs where it is asked for (-m heuristic)"
     )
     config.addinivalue_line("markers", "contract: the test asserts a line of an unlearner's contract, `clause`")
     config.stash[SETTINGS] = Settings(config)
@@ -114,6 +120,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if (control is None or cell.unlearner.name == control) and (mark.args[0] != "accuracy" or cell.judges_accuracy)
     ]
     metafunc.parametrize("audited", cells, ids=[cell.id for cell in cells], indirect=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out heuristics unless an option or an argument names them."""
+    option = config.option
+    if "heuristic" in " ".join([option.markexpr, option.keyword, *map(str, config.args)]):
+        return
+    left_out = [item for item in items if item.get_closest_marker("heuristic") and cell_of(item) is not None]
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -244,6 +261,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
             status.finished, status.trials = len(results.trials), heard["of"]
     elif "contract" in heard:
         results.contract[heard["nodeid"]] = {"id": heard["nodeid"], **heard["contract"]}
+    elif "heuristic" in heard:
+        results.heuristics[heard["nodeid"]] = {"id": heard["nodeid"], **heard["heuristic"]}
     else:
         results.audits[heard["nodeid"]] = {"id": heard["nodeid"], **heard["audit"], "text": heard.get("text", "")}
 
@@ -269,6 +288,8 @@ def pytest_report_teststatus(report: Any) -> tuple[str, str, Any] | None:
     if "trial" in heard and report.when == "call":
         word = heard["word"]
         return word, {"trained": "t", "stored": "s", "raised": "r"}.get(word, "-"), (word.upper(), {"cyan": True})
+    if "heuristic" in heard and report.when == "call" and report.passed:
+        return "informed", "i", ("INFORMED", {"cyan": True})
     if heard.get("inconclusive"):
         return "inconclusive", "?", ("INCONCLUSIVE", {"yellow": True})
     return None
@@ -286,6 +307,10 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
     if results.contract:
         terminalreporter.section("unlearning contract")
         for line in texts.contract_lines(list(results.contract.values())):
+            terminalreporter.write_line(line)
+    if results.heuristics:
+        terminalreporter.section("what the usual metrics say")
+        for line in texts.heuristic_lines(list(results.heuristics.values())):
             terminalreporter.write_line(line)
     if results.audits:
         terminalreporter.section("unlearning audits")
@@ -341,6 +366,8 @@ def _document(config: pytest.Config, settings: Settings, results: Results) -> di
     audits = [{k: v for k, v in audit.items() if k != "text"} for _, audit in sorted(results.audits.items())]
     trials = [trial for _, trial in sorted(results.trials.items()) if trial["cost"] is not None]
     contract = [line for _, line in sorted(results.contract.items())]
+    heuristics = [each for _, each in sorted(results.heuristics.items())]
     return {
-        "schema": 1, "run": run, "unlearners": unlearners, "audits": audits, "trials": trials, "contract": contract
+        "schema": 1, "run": run, "unlearners": unlearners, "audits": audits, "trials": trials, "contract": contract,
+        "heuristics": heuristics,
     }  # fmt: skip

@@ -222,6 +222,44 @@ def table(audits: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines[:-1]
 
 
+def heuristic_lines(heuristics: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what the usual metrics say, method by method: a line per poison, beside the verdict on the poison."""
+    claims = list(dict.fromkeys(each["claim"] for each in heuristics))
+    lines = []
+    for place in dict.fromkeys((each["unlearner"], each["task"]) for each in heuristics):
+        here = [each for each in heuristics if (each["unlearner"], each["task"]) == place]
+        rows = [[f"{place[0]} on {place[1]}", "poison", *claims]]
+        fooled = []
+        for poison in dict.fromkeys(each["poison"] for each in here):
+            by = {each["claim"]: each for each in here if each["poison"] == poison}
+            verdict = next((each["poison_verdict"] for each in by.values() if "poison_verdict" in each), "ERROR")
+            rows.append([f"  {poison}", verdict, *(_heuristic_cell(by.get(claim)) for claim in claims)])
+            if verdict == "FAIL":
+                fooled += [f"{claim} ({poison})" for claim in claims if by.get(claim, {}).get("verdict") == "PASS"]
+        lines += _aligned(rows)
+        if fooled:
+            count = f"{len(fooled)} of them say{'s' if len(fooled) == 1 else ''} unlearned"
+            lines.append(f"  {count} where the audit of the poison FAILs: {', '.join(fooled)}")
+        lines.append("")
+    return lines[:-1]
+
+
+def _heuristic_cell(found: Mapping[str, Any] | None) -> str:
+    """Return a heuristic's means over seeds, of the unlearned and, in brackets, of the retrained models."""
+    if found is None or found.get("values") is None:
+        return found["verdict"] if found else ""
+    means = []
+    for arm in ("unlearned", "retrained"):
+        values = found["values"][arm]
+        means.append("?" if None in values or not values else f"{sum(values) / len(values):.3f}".lstrip("0"))
+    said = {
+        "PASS": "unlearned",
+        "FAIL": "not",
+        "INCONCLUSIVE": found["reason"] if found["reason"] == "no-bite" else "?",
+    }
+    return f"{means[0]} [{means[1]}] {said[found['verdict']]}"
+
+
 def contract_lines(contract: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return a line per method: how many lines of the contract it keeps, and which it breaks."""
     lines = []

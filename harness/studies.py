@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
@@ -17,7 +17,7 @@ from harness import registry
 from harness.api import Cell, Evidence, Reading, Registered, Trial, Verdict
 from harness.bounds import eps_lower_single, mu_lower
 from harness.judging import DOSES, Claim, Judgement, doses, judge, judge_budget, seeds_to_decide
-from harness.measures import ACCURACY, COST
+from harness.measures import ACCURACY, COST, HEURISTICS
 from harness.plan import LOOKS, Plan
 from harness.statistics import bad_seed_bound
 from harness.store import Busy
@@ -68,6 +68,7 @@ class Study:
         self.tolerance = tolerance
         self._results: dict[Trial, TrialResult] = {}
         self._errors: dict[Trial, Exception] = {}
+        self._heuristics: dict[tuple[Cell, int], list[dict[str, dict[str, Reading]]]] = {}
         self._progress = {cell: _Progress() for cell in self.cells}
 
     @cached_property
@@ -118,7 +119,8 @@ class Study:
 
         Args:
             cell: One of the study's cells.
-            measure: ``"poison"``, ``"accuracy"`` or ``"cost"``.
+            measure: ``"poison"``, ``"accuracy"``, ``"cost"``, or one of `HEURISTICS`. These are judged on the seeds
+                that the others used.
 
         Raises:
             Exception: What the cell's unlearner raised.
@@ -127,9 +129,17 @@ class Study:
         progress = self._progress[cell]
         if measure == "cost":
             return self._budget_verdict(cell)
+        if measure in HEURISTICS:
+            claim = heuristic_claim(cell, measure, self.tolerance)
+            readings = self._readings(cell, measure, self._seeds_used(cell))
+            evidence = self._evidence(cell, measure, len(readings))
+            judgement = judge(claim, evidence, self.plan)
+            n = judgement.seeds
+            return self._verdict(cell, claim, judgement, evidence.first(n), readings[:n])
         judgement = progress.judgements[measure]
         claim = claims_of(cell, self.tolerance)[measure]
-        return self._verdict(cell, measure, claim, judgement, self._evidence(cell, measure, judgement.seeds))
+        evidence = self._evidence(cell, measure, judgement.seeds)
+        return self._verdict(cell, claim, judgement, evidence, self._readings(cell, measure, judgement.seeds))
 
     def evidence(self, cell: Cell, n: int) -> dict[str, Evidence]:
         """Return the evidence of the first ``n`` seeds by measure, whether or not a verdict needs them all.
@@ -237,10 +247,9 @@ class Study:
         return [cells[name] for name in GATES]
 
     def _evidence(self, cell: Cell, measure: str, n: int) -> Evidence:
-        own = [self._results[Trial(cell, seed)].readings[measure] for seed in self.plan.numbers(n)]
+        own = self._readings(cell, measure, n)
         oracle, wrecked = (
-            tuple(self._results[Trial(gate, seed)].readings[measure]["U"].value for seed in self.plan.numbers(n))
-            for gate in self._gates(cell)
+            tuple(by_arm["U"].value for by_arm in self._readings(gate, measure, n)) for gate in self._gates(cell)
         )
         poisoned, retrained, unlearned = (tuple(by_arm[arm].value for by_arm in own) for arm in ("P", "R", "U"))
         resolution = max(reading.resolution for by_arm in own for reading in by_arm.values())
@@ -250,11 +259,29 @@ class Study:
         )
         return Evidence(poisoned, retrained, unlearned, oracle, wrecked, unusable, resolution)
 
+    def _readings(self, cell: Cell, measure: str, n: int) -> list[Mapping[str, Reading]]:
+        """Return what a measure reads on a cell's first seeds, by arm; its trials are done."""
+        trials = [Trial(cell, seed) for seed in self.plan.numbers(n)]
+        if measure not in HEURISTICS:
+            return [self._results[trial].readings[measure] for trial in trials]
+        while (cell, n) not in self._heuristics:
+            try:
+                self._heuristics[cell, n] = self.lab.heuristics(trials)
+            except Busy:
+                time.sleep(0.1)
+        return [of[measure] for of in self._heuristics[cell, n]]
+
     def _seeds_used(self, cell: Cell) -> int:
         return max(judgement.looked for judgement in self._progress[cell].judgements.values())
 
-    def _verdict(self, cell: Cell, measure: str, claim: Claim, judgement: Judgement, evidence: Evidence) -> Verdict:
-        readings = [self._results[Trial(cell, seed)].readings[measure] for seed in self.plan.numbers(judgement.seeds)]
+    def _verdict(
+        self,
+        cell: Cell,
+        claim: Claim,
+        judgement: Judgement,
+        evidence: Evidence,
+        readings: Sequence[Mapping[str, Reading]],
+    ) -> Verdict:
         details = {
             name + suffix: fmean(by_arm[arm].details[name] for by_arm in readings)
             for name in readings[0]["U"].details
@@ -356,6 +383,13 @@ def claims_of(cell: Cell, tolerance: float) -> dict[str, Claim]:
     if cell.judges_accuracy:
         measures["accuracy"] = (ACCURACY, cell.task.value.utility_margin)
     return {name: Claim(measure, margin, len(measures)) for name, (measure, margin) in measures.items()}
+
+
+def heuristic_claim(cell: Cell, name: str, tolerance: float) -> Claim:
+    """Return what is tested of a heuristic: like the poison, or like accuracy (agreement: within a point)."""
+    measure = HEURISTICS[name]
+    margins = {"agreement": 0.01, "retain-accuracy": cell.task.value.utility_margin}
+    return Claim(measure, margins.get(name, tolerance))
 
 
 @functools.cache

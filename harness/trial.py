@@ -9,7 +9,7 @@ import math
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness import api, compute, measures, seeds, training, unlearning
+from harness import api, compute, heuristics, measures, seeds, training, unlearning
 from harness import data as data_module
 from harness.api import Cell, ContractError, Planted, Reading, Registered, Trial, UnlearningError, declares
 from harness.compute import Meter
@@ -138,6 +138,62 @@ class Lab:
         accuracy = {arm: self._accuracy(trial, arms[arm]) for arm in arms}
         poison = {arm: self._poison_reading(trial, planted, arms[arm]) for arm in arms}
         return self._result(trial, arms, poison, accuracy)
+
+    def heuristics(self, trials: Sequence[Trial]) -> list[dict[str, dict[str, Reading]]]:
+        """Return what the usual metrics say of the trials of a cell: for each by heuristic and arm.
+
+        Raises:
+            Busy: They are being computed by another process.
+            ValueError: There are fewer than three trials.
+        """
+        planted = [self._plant(trial) for trial in trials]
+        makers: tuple[tuple[str, _Maker], ...] = (("P", self._train), ("R", self._train), ("U", self._unlearn))
+        arms = [
+            {arm: self._model(trial, plant, arm, make) for arm, make in makers}
+            for trial, plant in zip(trials, planted, strict=True)
+        ]
+
+        def make() -> tuple[dict[str, Any], None]:
+            with training.isolated_rng(0):
+                found = self._heuristics(trials[0].cell.task, planted, arms)
+            return {
+                "readings": [{n: {a: _stored(r) for a, r in by.items()} for n, by in of.items()} for of in found]
+            }, None
+
+        determinants = {
+            "heuristics": _code(heuristics),
+            "task": trials[0].cell.task.identity,
+            "data": self.split(trials[0].cell.task).fingerprint,
+            "planted": [each.blob for each in planted],
+            "models": [{arm: of[arm].blob for arm in of} for of in arms],
+            **self._circumstances,
+        }
+        artefact = self.store.obtain("value", determinants, make, trials[0].id)
+        return [
+            {name: {arm: _restored(reading) for arm, reading in by.items()} for name, by in of.items()}
+            for of in artefact.info["readings"]
+        ]
+
+    def _heuristics(
+        self, task: Registered, planted: Sequence[_Planted], arms: Sequence[Mapping[str, Artefact]]
+    ) -> list[dict[str, dict[str, Reading]]]:
+        split = self.split(task)
+        forget = [Data(each.planted.inputs, each.planted.labels).to(self.device) for each in planted]
+        own: list[dict[str, heuristics.Answers]] = []
+        retrained: list[list[Tensor]] = [[] for _ in arms]
+        for s, of in enumerate(arms):
+            retain = split.train.subset(planted[s].keep.nonzero().squeeze(1))
+            answers = {}
+            for arm, artefact in of.items():
+                model = self.model(task, artefact)
+                answers[arm] = heuristics.answers(model, task.value, forget[s], split.test, retain)
+                if not artefact.info["finite"]:
+                    answers[arm] = answers[arm].diverged()
+            own.append(answers)
+            model = self.model(task, of["R"])
+            for each, losses in zip(forget, retrained, strict=True):
+                losses.append(heuristics.asked(model, task.value, each)[0])
+        return heuristics.readings(own, retrained)
 
     def planted(self, trial: Trial) -> Planted:
         """Return what the trial plants, secrets included; made if it is not stored."""
@@ -375,13 +431,7 @@ class Lab:
             if model.info["finite"]:
                 with training.isolated_rng(0):
                     reading = probe(self.model(task, model))
-            details = {name: _plain(value) for name, value in reading.details.items()}
-            return {
-                "value": _plain(reading.value),
-                "resolution": float(reading.resolution),
-                "details": details,
-                "unusable": reading.unusable,
-            }, None
+            return _stored(reading), None
 
         # Equal weights have equal readings, whichever method made them: the blob stands for the model.
         determinants = {
@@ -394,9 +444,7 @@ class Lab:
             **self._circumstances,
         }
         artefact = self.store.obtain("value", determinants, make, trial.id)
-        info = artefact.info
-        value = math.nan if info["value"] is None else info["value"]
-        return Reading(value, info["resolution"], info["details"], info["unusable"]), artefact
+        return _restored(artefact.info), artefact
 
     def _result(
         self,
@@ -498,6 +546,20 @@ def _unpack(tensors: dict[str, Tensor]) -> Planted:
         return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
     return Planted(tensors["forget"], part("inputs."), tensors["labels"], part("secrets."))
+
+
+def _stored(reading: Reading) -> dict[str, Any]:
+    return {
+        "value": _plain(reading.value),
+        "resolution": float(reading.resolution),
+        "details": {name: _plain(value) for name, value in reading.details.items()},
+        "unusable": reading.unusable,
+    }
+
+
+def _restored(info: Mapping[str, Any]) -> Reading:
+    value = math.nan if info["value"] is None else info["value"]
+    return Reading(value, info["resolution"], info["details"], info["unusable"])
 
 
 def _plain(value: float) -> float | None:

@@ -167,6 +167,16 @@ class IMDbGPT2:
             return cross_entropy(logits, batch.labels)
         return cross_entropy(logits[:, :, :-1], self.targets(batch)[:, 1 : logits.shape[2]], ignore_index=-100)
 
+    def losses(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Return the loss of every example: of its class, or the mean over its next tokens."""
+        from torch.nn.functional import cross_entropy
+
+        if self.head == "classifier":
+            return cross_entropy(logits, batch.labels, reduction="none")
+        targets = self.targets(batch)[:, 1 : logits.shape[2]]
+        each = cross_entropy(logits[:, :, :-1], targets, ignore_index=-100, reduction="none")
+        return each.sum(dim=1) / (targets != -100).sum(dim=1)
+
     def predict(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the class of every example, shape (batch,)."""
         if self.head == "classifier":
