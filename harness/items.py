@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.api import AuditFailure, Cell, InconclusiveAudit
+from harness.api import AuditFailure, Cell, InconclusiveAudit, UnlearningError
 from harness.contract import BrokenContract, Clause, NotExamined
 from harness.options import Settings
 from harness.progress import Notes
@@ -196,6 +196,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
         report.outcome, report.longrepr = "skipped", (str(item.path), 0, f"Skipped: {error}")
     if isinstance(error, BrokenContract):
         report.longrepr = error.explain()
+    elif isinstance(error, UnlearningError) and reported is not None:
+        report.longrepr = f"{error.__cause__ or ''}\n{error}".strip()
     if isinstance(error, AuditFailure):
         command = item.config.stash[SETTINGS].command(item.nodeid, error.verdict.unlearner)
         report.longrepr = explain(error.verdict, command, error.expected)

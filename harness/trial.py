@@ -75,7 +75,7 @@ class Lab:
         self._folder = folder
         self._on_epoch = on_epoch
         self._wanted: dict[Registered, set[int]] = {}
-        self._splits: dict[Registered, Split] = {}
+        self._splits: dict[Registered, Split | UnlearningError] = {}
         self._flops: dict[Registered, float] = {}
         self._planted: OrderedDict[str, _Planted] = OrderedDict()
         self._models: OrderedDict[str, nn.Module] = OrderedDict()
@@ -230,11 +230,21 @@ class Lab:
         return seconds * recipe.epochs * math.ceil(len(train) / recipe.batch_size), size
 
     def split(self, task: Registered) -> Split:
-        """Return a task's data on the device; loaded once."""
+        """Return a task's data on the device; loaded once, or found not to be had once.
+
+        Raises:
+            UnlearningError: They cannot be had.
+        """
         if task not in self._splits:
-            with training.isolated_rng(0):
-                self._splits[task] = task.value.load(self._folder).to(self.device)
-        return self._splits[task]
+            try:
+                with training.isolated_rng(0):
+                    self._splits[task] = task.value.load(self._folder).to(self.device)
+            except UnlearningError as error:  # a hub that does not answer takes half a minute to say so
+                self._splits[task] = error
+        split = self._splits[task]
+        if isinstance(split, UnlearningError):
+            raise split
+        return split
 
     def _plant(self, trial: Trial) -> _Planted:
         task, poison, split = trial.cell.task, trial.cell.poison, self.split(trial.cell.task)

@@ -337,3 +337,10 @@ def test_a_test_of_ones_own_may_require_a_verdict(folder):
     assert run.code == 1, run.text
     assert "INTERNALERROR" not in run.text
     assert "of the poison's effect is left" in run.text
+
+
+def test_what_a_person_can_mend_is_a_sentence_without_a_traceback(folder):
+    run = folder.pytest(*TINY, "--unlearner=cfk:k=5", "--audit-seeds=3")
+    assert run.code == 1
+    assert "k=5, but the model has 2 blocks; set k to at most that" in run.text
+    assert "trial.py" not in run.text
