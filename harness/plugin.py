@@ -35,7 +35,9 @@ __all__ = ["audited", "clause", "pytest_runtest_makereport", "verdict"]
 
 RESULTS = pytest.StashKey["Results"]()
 STATUS = pytest.StashKey[StatusLine | None]()
-CLAIMS = ("poison", "accuracy", "cost", *HEURISTICS)
+CLAIMS = ("poison", "accuracy", "cost", "relearning", *HEURISTICS)
+#: Marks of audits that run where an option or an argument names them: dear ones, and those that only inform.
+OPTIONAL = ("heuristic", "relearning")
 PROCESSES = pytest.StashKey[int]()
 
 
@@ -75,6 +77,9 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line(
         "markers", "heuristic: the audit informs and fails no run; it runs where it is asked for (-m heuristic)"
+    )
+    config.addinivalue_line(
+        "markers", "relearning: the audit trains models on; it runs where it is asked for (-m relearning)"
     )
     config.addinivalue_line("markers", "contract: the test asserts a line of an unlearner's contract, `clause`")
     config.stash[SETTINGS] = Settings(config)
@@ -123,11 +128,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out heuristics unless an option or an argument names them."""
+    """Leave out optional audits unless an option or an argument names them."""
     option = config.option
-    if "heuristic" in " ".join([option.markexpr, option.keyword, *map(str, config.args)]):
-        return
-    left_out = [item for item in items if item.get_closest_marker("heuristic") and cell_of(item) is not None]
+    named = " ".join([option.markexpr, option.keyword, *map(str, config.args)])
+    unnamed = [mark for mark in OPTIONAL if mark not in named]
+    left_out = [i for i in items if cell_of(i) is not None and any(i.get_closest_marker(mark) for mark in unnamed)]
     if left_out:
         items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=left_out)

@@ -212,9 +212,10 @@ def table(audits: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = []
     for place in dict.fromkeys((a["unlearner"], a["task"]) for a in audits):
         here = [a for a in audits if (a["unlearner"], a["task"]) == place]
-        rows = [["", "verdict", "poison left", "accuracy", "cost"]]
+        relearned = any(a["claim"] == "relearning" for a in here)
+        rows = [["", "verdict", "poison left", "accuracy", "cost", *(["left, relearned"] if relearned else [])]]
         for poison in dict.fromkeys(a["poison"] for a in here):
-            rows.append(_row(poison, [a for a in here if a["poison"] == poison]))
+            rows.append(_row(poison, [a for a in here if a["poison"] == poison])[: len(rows[0])])
         rows[0][0] = f"{place[0]} on {place[1]}"
         lines += _aligned(rows)
         lines += _reference_lines(here)
@@ -306,11 +307,8 @@ def _row(poison: str, audits: Sequence[Mapping[str, Any]]) -> list[str]:
     worst = next((o for o in ("ERROR", "FAIL", "INCONCLUSIVE") if o in outcomes), "PASS")
     # The seeds of the audits that decided the cell: a poison may FAIL at 3 while accuracy is still being judged.
     seeds = max((len(a["seeds"]) for a in audits if a["verdict"] == worst and worst != "ERROR"), default=0)
-    left = accuracy = cost = ""
-    if "poison" in by and by["poison"].get("estimate") is not None:
-        a = by["poison"]
-        bounds = ", ".join("?" if x is None else f"{x:.2f}" for x in a["interval"])
-        left = f"{a['estimate']:.2f} [{bounds}]"
+    left, relearned = (_left(by.get(claim, {})) for claim in ("poison", "relearning"))
+    accuracy = cost = ""
     if "accuracy" in by and by["accuracy"].get("estimate") is not None:
         accuracy = points(by["accuracy"]["estimate"])
     if "cost" in by and by["cost"].get("estimate") is not None:
@@ -320,11 +318,18 @@ def _row(poison: str, audits: Sequence[Mapping[str, Any]]) -> list[str]:
             cost += f" and {details['history_bytes'] / 1e6:.2g} MB of checkpoints"
         if flagged := flags(details, by["cost"].get("margin") or math.inf):
             cost += f" (but {' and '.join(flagged)})"
-    texts = [left, accuracy, cost]
-    for i, claim in enumerate(("poison", "accuracy", "cost")):
+    texts = [left, accuracy, cost, relearned]
+    for i, claim in enumerate(("poison", "accuracy", "cost", "relearning")):
         if claim in by and by[claim]["verdict"] != "PASS":
             texts[i] = f"{texts[i]} {by[claim]['verdict']}".strip()
     return [f"  {poison}", f"{worst}" + (f"  n={seeds}" if seeds else ""), *texts]
+
+
+def _left(audit: Mapping[str, Any]) -> str:
+    if audit.get("estimate") is None:
+        return ""
+    bounds = ", ".join("?" if x is None else f"{x:.2f}" for x in audit["interval"])
+    return f"{audit['estimate']:.2f} [{bounds}]"
 
 
 def _reference_lines(audits: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
 from statistics import fmean, median
@@ -68,6 +68,7 @@ class Study:
         self.tolerance = tolerance
         self._results: dict[Trial, TrialResult] = {}
         self._errors: dict[Trial, Exception] = {}
+        self._relearnt: dict[Trial, dict[str, Reading]] = {}
         self._heuristics: dict[tuple[Cell, int], list[dict[str, dict[str, Reading]]]] = {}
         self._progress = {cell: _Progress() for cell in self.cells}
 
@@ -119,8 +120,8 @@ class Study:
 
         Args:
             cell: One of the study's cells.
-            measure: ``"poison"``, ``"accuracy"``, ``"cost"``, or one of `HEURISTICS`. These are judged on the seeds
-                that the others used.
+            measure: ``"poison"``, ``"accuracy"``, ``"cost"``, ``"relearning"``, or one of `HEURISTICS`. These are
+                judged on the seeds that the others used, and relearning on a walk through the plan of its own.
 
         Raises:
             Exception: What the cell's unlearner raised.
@@ -129,6 +130,8 @@ class Study:
         progress = self._progress[cell]
         if measure == "cost":
             return self._budget_verdict(cell)
+        if measure == "relearning":
+            return self._relearning_verdict(cell)
         if measure in HEURISTICS:
             claim = heuristic_claim(cell, measure, self.tolerance)
             readings = self._readings(cell, measure, self._seeds_used(cell))
@@ -148,11 +151,7 @@ class Study:
             Exception: What an unlearner raised.
         """
         for trial in (Trial(each, seed) for seed in self.plan.numbers(n) for each in (cell, *self._gates(cell))):
-            while trial not in self._results and trial not in self._errors:
-                if not self._run(trial):
-                    time.sleep(0.1)
-            if trial in self._errors:
-                raise self._errors[trial]
+            self._finish(trial)
         return {measure: self._evidence(cell, measure, n) for measure in claims_of(cell, self.tolerance)}
 
     def references(self, cell: Cell) -> dict[str, dict[str, Any]]:
@@ -262,6 +261,8 @@ class Study:
     def _readings(self, cell: Cell, measure: str, n: int) -> list[Mapping[str, Reading]]:
         """Return what a measure reads on a cell's first seeds, by arm; its trials are done."""
         trials = [Trial(cell, seed) for seed in self.plan.numbers(n)]
+        if measure == "relearning":
+            return [self._relearned(trial) for trial in trials]
         if measure not in HEURISTICS:
             return [self._results[trial].readings[measure] for trial in trials]
         while (cell, n) not in self._heuristics:
@@ -270,6 +271,14 @@ class Study:
             except Busy:
                 time.sleep(0.1)
         return [of[measure] for of in self._heuristics[cell, n]]
+
+    def _relearned(self, trial: Trial) -> dict[str, Reading]:
+        while trial not in self._relearnt:
+            try:
+                self._relearnt[trial] = self.lab.relearned(trial)
+            except Busy:
+                time.sleep(0.1)
+        return self._relearnt[trial]
 
     def _seeds_used(self, cell: Cell) -> int:
         return max(judgement.looked for judgement in self._progress[cell].judgements.values())
@@ -317,6 +326,32 @@ class Study:
             },
             details=details,
         )
+
+    def _relearning_verdict(self, cell: Cell) -> Verdict:
+        poison = cell.poison.value.measure
+        measure = replace(poison, name=f"{poison.name}_relearned", title=f"{poison.title}, relearned", exact_null=False)
+        claim = Claim(measure, self.tolerance)
+        for n in self.plan.looks:
+            for trial in (Trial(each, seed) for seed in self.plan.numbers(n) for each in (cell, *self._gates(cell))):
+                self._finish(trial)
+            evidence = self._evidence(cell, "relearning", n)
+            judgement = judge(claim, evidence, self.plan)
+            if judgement.final:
+                break
+        n = judgement.seeds
+        return self._verdict(cell, claim, judgement, evidence.first(n), self._readings(cell, "relearning", n))
+
+    def _finish(self, trial: Trial) -> None:
+        """Run a trial whether or not a verdict needs it.
+
+        Raises:
+            Exception: What its unlearner raised.
+        """
+        while trial not in self._results and trial not in self._errors:
+            if not self._run(trial):
+                time.sleep(0.1)
+        if trial in self._errors:
+            raise self._errors[trial]
 
     def _budget_verdict(self, cell: Cell) -> Verdict:
         costs = [self._results[Trial(cell, seed)].cost for seed in self.plan.numbers(self._seeds_used(cell))]

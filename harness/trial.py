@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness import api, compute, heuristics, measures, seeds, training, unlearning
+from harness import api, compute, heuristics, measures, relearning, seeds, training, unlearning
 from harness import data as data_module
 from harness.api import Cell, ContractError, Planted, Reading, Registered, Trial, UnlearningError, declares
 from harness.compute import Meter
@@ -173,6 +173,27 @@ class Lab:
             {name: {arm: _restored(reading) for arm, reading in by.items()} for name, by in of.items()}
             for of in artefact.info["readings"]
         ]
+
+    def relearned(self, trial: Trial) -> dict[str, Reading]:
+        """Return, by arm, what the poison's measure reads of a trial's models after they were trained on.
+
+        Raises:
+            Busy: It is being computed by another process.
+        """
+        planted = self._plant(trial)
+        task, poison, split = trial.cell.task, trial.cell.poison, self.split(trial.cell.task)
+        retain = split.train.subset(planted.keep.nonzero().squeeze(1))
+        forget = Data(planted.planted.inputs, planted.planted.labels).to(self.device)
+
+        def again(model: nn.Module) -> Reading:
+            return relearning.relearned(
+                model, task.value, retain, forget, trial.seed,
+                lambda net: poison.value.probe(net, planted.planted, task.value, split),
+            )  # fmt: skip
+
+        of = {"relearning": _code(relearning), "poison": poison.identity, "planted": planted.blob, "seed": trial.seed}
+        makers: tuple[tuple[str, _Maker], ...] = (("P", self._train), ("R", self._train), ("U", self._unlearn))
+        return {arm: self._reading(trial, self._model(trial, planted, arm, make), of, again)[0] for arm, make in makers}
 
     def _heuristics(
         self, task: Registered, planted: Sequence[_Planted], arms: Sequence[Mapping[str, Artefact]]

@@ -148,10 +148,8 @@ def test_defaults_stay_within_the_budget_of_a_task(task, name, fraction):
 
 
 @pytest.mark.parametrize("budget", [0.3, 1.0, 1.99, 2.0, 0.1 * 30, 3.5])
-def test_short_makes_whole_passes_and_the_others_all_that_they_may(budget):
-    short = cost(Short(), 7, 4, 100, budget)
-    assert short == pytest.approx(7 * max(1, int(budget + 1e-9)))
-    for method in (GD(), NGD(), CFk(), EUk(), Rewind()):
+def test_methods_make_all_the_steps_that_they_may(budget):
+    for method in (Short(), GD(), NGD(), CFk(), EUk(), Rewind()):
         assert cost(method, 7, 4, 100, budget) == pytest.approx(int(7 * budget + 1e-9))
     assert cost(UNDO(), 7, 4, 100, budget) == pytest.approx(4 / 3 * int(7 * budget * 3 / 4 + 1e-9))
 

@@ -1,0 +1,142 @@
+"""Does the poison come back in unlearned models? Planned power from a pilot, then every method.
+
+The pilot forecasts, from seeds that no audit uses, how often the oracle passes the relearning audit; then
+``pytest test_suites -m relearning`` audits every registered method and the oracle:
+
+    python ci/benchmarks/relearning.py [--store DIR] [--json FILE] [--markdown FILE] [--pilot N] [--first 3000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from harness import registry
+from harness.api import Trial
+from harness.frontend import open_lab
+from harness.judging import Claim
+from harness.plan import Plan
+from harness.planning import forecast_from
+from harness.report import finite_tree, versions
+from harness.studies import Study
+
+SUITES = Path(__file__).resolve().parents[2] / "test_suites"
+TASK = "digits-cnn"
+TOLERANCE = 0.2
+
+
+def pilot(store: Path, seeds: int, first: int) -> list[dict[str, Any]]:
+    """Return the forecast of every poison."""
+    plan = Plan(first=first)
+    oracle = registry.resolve("unlearner", "retrain")
+    cells = registry.cells([oracle], [registry.resolve("task", TASK)], ())
+    study = Study(cells, open_lab(store, None, "cpu", 0.1, "pilot"), plan, TOLERANCE)
+    found = []
+    for cell in cells:
+        study.evidence(cell, seeds)
+        by_arm = [study.lab.relearned(Trial(cell, seed)) for seed in plan.numbers(seeds)]
+        evidence = study._evidence(cell, "relearning", seeds)
+        forecast = forecast_from(Claim(cell.poison.value.measure, TOLERANCE), evidence, cell.poison.id, plan)
+        alone = {arm: fmean(each[arm].details["retained_alone"] for each in by_arm) for arm in "PRU"}
+        draws = fmean(each["R"].details["sd_over_draws"] for each in by_arm)
+        found.append(finite_tree({**asdict(forecast), "retained_alone": alone, "sd_over_draws_of_R": draws}))
+        f, by_5, in_all = forecast, forecast.passes[5], forecast.passes[16]
+        print(
+            f"{cell.poison.id}: relearned P {f.poisoned:.3f}, R {f.retrained:.3f}, R' {f.oracle:.3f}; effect "
+            f"{f.effect_sds:.1f} sd; power by 5 seeds {by_5:.3f}, in all {in_all:.3f}; on kept data alone "
+            f"P {alone['P']:.3f}, R {alone['R']:.3f}",
+            flush=True,
+        )
+    return found
+
+
+def run(store: Path, result: Path) -> dict[str, Any]:
+    """Return the JSON result of the audits."""
+    command = [
+        sys.executable, "-m", "pytest", str(SUITES), "-n2", "-m", "relearning or audit", "-k", "not budget",
+        "--unlearner=all", "--unlearner=retrain", f"--audit-store={store}", f"--audit-json={result}", "-q",
+        "-p", "no:cacheprovider",
+    ]  # fmt: skip
+    subprocess.run(command, check=False)
+    found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+    return found
+
+
+def markdown(audits: list[dict[str, Any]]) -> str:
+    """Return the table: a row per method and poison."""
+    lines = [
+        "| method | poison | poison left | left after relearning | measure after relearning: U (P, R) | n |",
+        "|---|---|---|---|---|---|",
+    ]
+    cells: dict[tuple[str, str], dict[str, Any]] = {}
+    for each in audits:
+        cells.setdefault((each["unlearner"], each["poison"]), {})[each["claim"]] = each
+    for (method, poison), by in cells.items():
+        static, again = by["poison"], by["relearning"]
+        u, p, r = (fmean(again["values"][arm]) for arm in ("unlearned", "poisoned", "retrained"))
+        lines.append(
+            f"| `{method}` | {poison} | {_shown(static)} | {_shown(again)} | {u:.3f} ({p:.3f}, {r:.3f}) "
+            f"| {len(again['seeds'])} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _shown(audit: dict[str, Any]) -> str:
+    low, high = audit["interval"]
+    bounds = f"{low:.2f}, {high:.2f}" if low is not None and high is not None else "?"
+    return f"{audit['verdict']} {audit['estimate']:.2f} [{bounds}]"
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", type=Path, help="where to train; default a folder that is removed afterwards")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--markdown", type=Path, help="write the table to this file")
+    parser.add_argument("--pilot", type=int, default=10, help="seeds of the pilot; 0 for none")
+    parser.add_argument("--first", type=int, default=3000, help="first seed of the pilot")
+    options = parser.parse_args()
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as temporary:
+        store = options.store or Path(temporary) / "store"
+        forecasts = pilot(store, options.pilot, options.first) if options.pilot else []
+        audits = run(store, Path(temporary) / "result.json")["audits"]
+    table = markdown(audits)
+    print(table)
+    if options.markdown:
+        options.markdown.write_text(table)
+    if options.json:
+        kept = (
+            "unlearner",
+            "poison",
+            "claim",
+            "verdict",
+            "reason",
+            "estimate",
+            "interval",
+            "seeds",
+            "values",
+            "details",
+        )
+        figures = {
+            "pilot": {"n": options.pilot, "first_seed": options.first, "forecasts": forecasts},
+            "audits": [{name: each[name] for name in kept} for each in audits],
+            "machine": f"{platform.machine()}, 2 workers, CPU",
+            "versions": versions(),
+        }
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
