@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
@@ -68,7 +68,7 @@ class Study:
         self.tolerance = tolerance
         self._results: dict[Trial, TrialResult] = {}
         self._errors: dict[Trial, Exception] = {}
-        self._relearnt: dict[Trial, dict[str, Reading]] = {}
+        self._relearned: dict[Trial, dict[str, Reading]] = {}
         self._heuristics: dict[tuple[Cell, int], list[dict[str, dict[str, Reading]]]] = {}
         self._progress = {cell: _Progress() for cell in self.cells}
 
@@ -262,23 +262,15 @@ class Study:
         """Return what a measure reads on a cell's first seeds, by arm; its trials are done."""
         trials = [Trial(cell, seed) for seed in self.plan.numbers(n)]
         if measure == "relearning":
-            return [self._relearned(trial) for trial in trials]
-        if measure not in HEURISTICS:
-            return [self._results[trial].readings[measure] for trial in trials]
-        while (cell, n) not in self._heuristics:
-            try:
-                self._heuristics[cell, n] = self.lab.heuristics(trials)
-            except Busy:
-                time.sleep(0.1)
-        return [of[measure] for of in self._heuristics[cell, n]]
-
-    def _relearned(self, trial: Trial) -> dict[str, Reading]:
-        while trial not in self._relearnt:
-            try:
-                self._relearnt[trial] = self.lab.relearned(trial)
-            except Busy:
-                time.sleep(0.1)
-        return self._relearnt[trial]
+            for trial in trials:
+                if trial not in self._relearned:
+                    self._relearned[trial] = _patiently(functools.partial(self.lab.relearned, trial))
+            return [self._relearned[trial] for trial in trials]
+        if measure in HEURISTICS:
+            if (cell, n) not in self._heuristics:
+                self._heuristics[cell, n] = _patiently(functools.partial(self.lab.heuristics, trials))
+            return [of[measure] for of in self._heuristics[cell, n]]
+        return [self._results[trial].readings[measure] for trial in trials]
 
     def _seeds_used(self, cell: Cell) -> int:
         return max(judgement.looked for judgement in self._progress[cell].judgements.values())
@@ -406,6 +398,15 @@ def _null_fails(cell: Cell, retrained: Reading) -> str:
     t = retrained.details.get("T")
     exact = cell.poison.value.measure.exact_null
     return "null-not-exact" if exact and t is not None and abs(t) > NULL_LIMIT else ""
+
+
+def _patiently(read: Callable[[], Any]) -> Any:
+    """Return what is read, once no other process is making it."""
+    while True:
+        try:
+            return read()
+        except Busy:
+            time.sleep(0.1)
 
 
 def _names(cell: Cell) -> dict[str, str]:

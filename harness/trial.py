@@ -121,15 +121,7 @@ class Lab:
 
     def _run(self, trial: Trial) -> TrialResult:
         planted = self._plant(trial)
-        arms: dict[str, Artefact] = {}
-        busy: Busy | None = None
-        for arm, make in (("P", self._train), ("R", self._train), ("U", self._unlearn)):
-            try:
-                arms[arm] = self._model(trial, planted, arm, make)
-            except Busy as error:
-                busy = busy or error
-        if busy is not None:
-            raise busy
+        arms = self._arms(trial, planted)
         if arms["U"].blob == arms["R"].blob:
             raise ContractError(
                 f"the unlearner {trial.cell.unlearner.id!r} returned the retrained model of seed {trial.seed}, bit by "
@@ -147,11 +139,7 @@ class Lab:
             ValueError: There are fewer than three trials.
         """
         planted = [self._plant(trial) for trial in trials]
-        makers: tuple[tuple[str, _Maker], ...] = (("P", self._train), ("R", self._train), ("U", self._unlearn))
-        arms = [
-            {arm: self._model(trial, plant, arm, make) for arm, make in makers}
-            for trial, plant in zip(trials, planted, strict=True)
-        ]
+        arms = [self._arms(*each) for each in zip(trials, planted, strict=True)]
 
         def make() -> tuple[dict[str, Any], None]:
             with training.isolated_rng(0):
@@ -192,8 +180,8 @@ class Lab:
             )  # fmt: skip
 
         of = {"relearning": _code(relearning), "poison": poison.identity, "planted": planted.blob, "seed": trial.seed}
-        makers: tuple[tuple[str, _Maker], ...] = (("P", self._train), ("R", self._train), ("U", self._unlearn))
-        return {arm: self._reading(trial, self._model(trial, planted, arm, make), of, again)[0] for arm, make in makers}
+        arms = self._arms(trial, planted)
+        return {arm: self._reading(trial, artefact, of, again)[0] for arm, artefact in arms.items()}
 
     def _heuristics(
         self, task: Registered, planted: Sequence[_Planted], arms: Sequence[Mapping[str, Artefact]]
@@ -327,6 +315,23 @@ class Lab:
         if not declares(method.value, "from_scratch"):
             start |= {"poisoned": planted.poisoned}
         return common | start | {"method": method.identity, "budget": self.budget} | self._harness
+
+    def _arms(self, trial: Trial, planted: _Planted) -> dict[str, Artefact]:
+        """Return a trial's models, made where they are not stored.
+
+        Raises:
+            Busy: One of them is being made by another process; the others are made all the same.
+        """
+        arms: dict[str, Artefact] = {}
+        busy: Busy | None = None
+        for arm, make in (("P", self._train), ("R", self._train), ("U", self._unlearn)):
+            try:
+                arms[arm] = self._model(trial, planted, arm, make)
+            except Busy as error:
+                busy = busy or error
+        if busy is not None:
+            raise busy
+        return arms
 
     def _model(self, trial: Trial, planted: _Planted, arm: str, make: _Maker) -> Artefact:
         def make_tensors() -> tuple[dict[str, Any], dict[str, Tensor]]:
