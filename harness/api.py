@@ -125,8 +125,9 @@ class Planted:
 class Recipe(Protocol):
     """How models of a task are built and trained.
 
-    One may also have ``augment(batch) -> batch``, which is applied to every batch that is trained on, and
-    ``predict(logits, batch)``, the class of every example where that is not the likeliest along dimension 1.
+    One may also have ``augment(batch) -> batch``, which is applied to every batch that is trained on;
+    ``predict(logits, batch)``, the class of every example, where that is not the likeliest along dimension 1; and
+    ``losses(logits, batch)``, the loss of every example, where that is not the cross-entropy of its scores.
     """
 
     epochs: int
@@ -142,7 +143,11 @@ class Recipe(Protocol):
 
 def predicted(task: Recipe, model: nn.Module, batch: Batch) -> Tensor:
     """Return the class that a model puts each example in, int64, shape (batch,)."""
-    logits = task.logits(model, batch)
+    return classes_of(task, task.logits(model, batch), batch)
+
+
+def classes_of(task: Recipe, logits: Tensor, batch: Batch) -> Tensor:
+    """Return the class that the scores of each example mean, int64, shape (batch,)."""
     predict = getattr(task, "predict", None)
     classes: Tensor = logits.argmax(dim=1) if predict is None else predict(logits, batch)
     return classes

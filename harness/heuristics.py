@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from harness.api import Reading
+from harness.api import Reading, classes_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,18 +63,14 @@ def answers(model: nn.Module, task: Task, forget: Data, test: Data, retain: Data
 
 
 def asked(model: nn.Module, task: Task, data: Data) -> tuple[Tensor, Tensor]:
-    """Return the loss of every example, float64, and the class that it is put in, on the CPU.
-
-    A task whose loss is not the cross-entropy of its scores has ``losses(logits, batch)``.
-    """
+    """Return the loss of every example, float64, and the class that it is put in, on the CPU."""
     losses, classes = [], []
     with torch.no_grad():
         for batch in data.chunks(512):
             logits = task.logits(model, batch).double()
             own = getattr(task, "losses", None)
             losses.append(cross_entropy(logits, batch.labels, reduction="none") if own is None else own(logits, batch))
-            predict = getattr(task, "predict", None)
-            classes.append(logits.argmax(dim=1) if predict is None else predict(logits, batch))
+            classes.append(classes_of(task, logits, batch))
     return torch.cat(losses).cpu().double(), torch.cat(classes).cpu()
 
 
