@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import Tiny
 
-from conftest import TINY
+from conftest import SUITES, TINY
 from harness import registry
 from harness.api import Cell, Reading
 from harness.data import Data
@@ -152,3 +152,16 @@ def test_it_gates_where_it_is_asked_for(folder):
     assert again.counts() == {"failed": 1, **{k: v for k, v in again.counts().items() if k != "failed"}}
     assert "trained" not in again.counts()
     assert again.json["audits"][0]["estimate"] == audit["estimate"]
+
+
+def test_it_is_asked_for_by_its_mark_its_name_or_its_file(folder):
+    listing = (*TINY, "--unlearner=gd", "--co", "-q")
+    default = folder.pytest(*listing)
+    assert "test_poison_does_not_come_back" not in default.text
+    for args, suites in (
+        (("-m", "relearning"), SUITES),
+        (("-k", "relearning"), SUITES),
+        ((), f"{SUITES}/test_relearning.py"),
+        ((), f"{SUITES}/test_relearning.py::test_poison_does_not_come_back"),
+    ):
+        assert "test_poison_does_not_come_back" in folder.pytest(*listing, *args, suites=suites).text, args
