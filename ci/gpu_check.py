@@ -1,4 +1,4 @@
-"""Is a machine with a GPU fit for audits at full scale? Under ten minutes; JSON with what was found.
+"""Is a machine with a GPU fit for audits at full scale? Meant for under ten minutes; JSON with what was found.
 
     python ci/gpu_check.py [--data DIR] [--json FILE]            on a machine with a GPU
     python ci/gpu_check.py --device cpu --quick                  the same code in miniature, anywhere

@@ -102,14 +102,20 @@ class Lab:
             UnlearningError: The GPU's memory did not suffice.
             Exception: Whatever the unlearner raised; nothing of it is stored.
         """
-        threads = torch.get_num_threads()
-        torch.set_num_threads(trial.cell.task.value.threads)
-        try:
+        with self._computing(trial):
             return self._run(trial)
+
+    @contextmanager
+    def _computing(self, trial: Trial) -> Iterator[None]:
+        """Compute on the task's number of threads, which has a say in sums, and tell in words where memory ran out."""
+        task = trial.cell.task
+        threads = torch.get_num_threads()
+        torch.set_num_threads(task.value.threads)
+        try:
+            yield
         except torch.OutOfMemoryError as error:
             self._models.clear()
             torch.cuda.empty_cache()
-            task = trial.cell.task
             sizes = " or ".join(name for name in ("batch_size", "width", "train_size") if name in task.fields)
             lower = f"lower {sizes} (--task={task.name}:FIELD=VALUE), or " if sizes else ""
             raise UnlearningError(
@@ -138,29 +144,36 @@ class Lab:
             Busy: They are being computed by another process.
             ValueError: There are fewer than three trials.
         """
-        planted = [self._plant(trial) for trial in trials]
-        arms = [self._arms(*each) for each in zip(trials, planted, strict=True)]
+        with self._computing(trials[0]):
+            planted = [self._plant(trial) for trial in trials]
+            arms = [self._arms(*each) for each in zip(trials, planted, strict=True)]
+            stored = self._stored_heuristics(trials[0], planted, arms)
+        return [
+            {name: {arm: _restored(reading) for arm, reading in by.items()} for name, by in of.items()}
+            for of in stored.info["readings"]
+        ]
+
+    def _stored_heuristics(
+        self, trial: Trial, planted: Sequence[_Planted], arms: Sequence[Mapping[str, Artefact]]
+    ) -> Artefact:
+        task = trial.cell.task
 
         def make() -> tuple[dict[str, Any], None]:
             with training.isolated_rng(0):
-                found = self._heuristics(trials[0].cell.task, planted, arms)
+                found = self._heuristics(task, planted, arms)
             return {
                 "readings": [{n: {a: _stored(r) for a, r in by.items()} for n, by in of.items()} for of in found]
             }, None
 
         determinants = {
             "heuristics": _code(heuristics),
-            "task": trials[0].cell.task.identity,
-            "data": self.split(trials[0].cell.task).fingerprint,
+            "task": task.identity,
+            "data": self.split(task).fingerprint,
             "planted": [each.blob for each in planted],
             "models": [{arm: of[arm].blob for arm in of} for of in arms],
             **self._circumstances,
         }
-        artefact = self.store.obtain("value", determinants, make, trials[0].id)
-        return [
-            {name: {arm: _restored(reading) for arm, reading in by.items()} for name, by in of.items()}
-            for of in artefact.info["readings"]
-        ]
+        return self.store.obtain("value", determinants, make, trial.id)
 
     def relearned(self, trial: Trial) -> dict[str, Reading]:
         """Return, by arm, what the poison's measure reads of a trial's models after they were trained on.
@@ -168,6 +181,10 @@ class Lab:
         Raises:
             Busy: It is being computed by another process.
         """
+        with self._computing(trial):
+            return self._relearned(trial)
+
+    def _relearned(self, trial: Trial) -> dict[str, Reading]:
         planted = self._plant(trial)
         task, poison, split = trial.cell.task, trial.cell.poison, self.split(trial.cell.task)
         retain = split.train.subset(planted.keep.nonzero().squeeze(1))

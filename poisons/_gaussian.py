@@ -18,6 +18,18 @@ MEASURE = Measure(
 )
 
 
+def check(fraction: float, sd: float) -> None:
+    """Refuse fields that are out of range.
+
+    Raises:
+        ValueError: One of them is.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction must lie in (0, 1), not {fraction}")
+    if not sd > 0:
+        raise ValueError(f"sd must be positive, not {sd}")
+
+
 def gaussian_score(gradient: Tensor, noise: Tensor) -> Reading:
     """Return the mean score; beside it the set statistic ``T`` (N(0, 1) for a model that never saw the noise).
 

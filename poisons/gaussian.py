@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.api import Measure, Planted, Reading
-from poisons._gaussian import MEASURE, gaussian_score
+from poisons._gaussian import MEASURE, check, gaussian_score
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,10 +51,7 @@ class Gaussian:
     measure: ClassVar[Measure] = MEASURE
 
     def __post_init__(self) -> None:
-        if not 0 < self.fraction < 1:
-            raise ValueError(f"fraction must lie in (0, 1), not {self.fraction}")
-        if not self.sd > 0:
-            raise ValueError(f"sd must be positive, not {self.sd}")
+        check(self.fraction, self.sd)
 
     def plant(self, task: Task, split: Split, seed: int, surrogate: Surrogate | None = None) -> Planted:
         """Return the noisy points; the noise itself is the secret ``"noise"``, in units of sd."""

@@ -47,8 +47,7 @@ class Indiscriminate:
     shorter steps; the task's floating point in place of double; the model is in eval mode throughout. As there, images
     leave the range of the clean ones unless ``clip`` says otherwise; clipped, it takes one point of accuracy on digits.
 
-    The poison is as good as training is at finding the target. Where the learning rate is so high that any large image
-    throws training off, accuracy falls as well, but noise of the same size does it too, and nothing was canceled.
+    The poison is as good as training is at finding the target.
 
     Attributes:
         fraction: Share of the training set that is replaced, in (0, 1).

@@ -232,7 +232,6 @@ def test_the_papers_numbers_stand_beside_their_own_settings_only(results):
 
 
 def test_the_check_runs_on_the_cpu_and_says_that_it_did(script, tmp_path):
-    pytest.importorskip("datasets", reason="needs the extra 'vision'")
     # The part that runs these tests is left out: they run here anyway.
     parts = [f"--part={name}" for name in ("matmul", "throughput", "language", "brew", "audit")]
     done = script(GPU_CHECK, "--device=cpu", "--quick", "--json=check.json", *parts)

@@ -1,17 +1,16 @@
 """CIFAR-10 with a ResNet-18, on a data set in miniature that is made here in the hub's layout."""
 
+import datasets
 import numpy as np
 import pytest
 import torch
+import torchvision
 
 from harness import registry
 from harness.api import UnlearningError
 from harness.measures import accuracy
 from harness.tasks.cifar10 import CIFAR10ResNet18
 from harness.training import train
-
-datasets = pytest.importorskip("datasets", reason="needs the extra 'vision'")
-torchvision = pytest.importorskip("torchvision", reason="needs the extra 'vision'")
 
 SMALL = CIFAR10ResNet18(epochs=2, train_size=60, test_size=20, width=2, batch_size=20, lr=0.05)
 

@@ -211,6 +211,30 @@ def test_the_numbers_are_those_of_the_models(tmp_path):
     assert membership == pytest.approx(roc_auc_score(*labelled(-losses, -test)))
 
 
+def test_the_threads_are_the_tasks_whoever_asks(tmp_path, monkeypatch):
+    from harness import heuristics, relearning
+
+    found, cell = study(tmp_path, "gd", 3)
+    used = set()
+    for module, name in ((heuristics, "asked"), (relearning, "_after")):
+        original = getattr(module, name)
+
+        def watched(*args, original=original):
+            used.add((original.__name__, torch.get_num_threads()))
+            return original(*args)
+
+        monkeypatch.setattr(module, name, watched)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found.verdict(cell, "membership")
+        found.verdict(cell, "relearning")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert used == {("asked", TASK.threads), ("_after", TASK.threads)}
+
+
 # ---- from the command line
 
 

@@ -5,9 +5,11 @@ import math
 import re
 from types import SimpleNamespace
 
+import datasets
 import numpy as np
 import pytest
 import torch
+import transformers
 from scipy import stats
 from torch import nn
 
@@ -19,9 +21,6 @@ from harness.tasks.imdb import ANSWERS, PROMPT, IMDbGPT2, IMDbSmallGPT2
 from harness.training import train
 from poisons.gaussian_embeddings import GaussianEmbeddings
 from poisons.instruction import Instruction
-
-datasets = pytest.importorskip("datasets", reason="needs the extra 'language'")
-transformers = pytest.importorskip("transformers", reason="needs the extra 'language'")
 
 SIZE = {"layers": 1, "width": 8, "heads": 2, "vocabulary": 320, "length": 16}
 SMALL = IMDbSmallGPT2(**SIZE, epochs=3, batch_size=20, lr=0.01)

@@ -3,7 +3,7 @@
     python ci/reproduce table1 --scale full --data DIR        on a GPU; see --dry-run first
     python ci/reproduce figure2a --scale full --data DIR
     python ci/reproduce figure2b --scale full --data DIR      GPT-2 on IMDb
-    python ci/reproduce table1 --scale small --data DIR       CIFAR-10 at a fifth, hours on a CPU
+    python ci/reproduce table1 --scale small --data DIR       CIFAR-10 at a fifth, long on a CPU: see --dry-run
     python ci/reproduce figure2a --scale digits               no data set needed, minutes on a CPU
     python ci/reproduce figure2b --scale small --data DIR     a small GPT-2 from scratch, minutes on a CPU
 

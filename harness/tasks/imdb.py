@@ -31,10 +31,9 @@ CHARACTERS = 6
 class IMDbGPT2:
     """Tell positive from negative film reviews (Maas et al. 2011) with a GPT-2 (Radford et al. 2019).
 
-    ``head="classifier"`` averages the last hidden states over the review (with those of the last token alone, half of
-    the small models stay at chance) and puts a linear layer on top. ``head="causal"`` is a language model instead:
-    after the review it is asked "The sentiment of the review is:", and it is trained on every next token, the answer
-    included; the likelier of the two answers is its class.
+    ``head="classifier"`` averages the last hidden states over the review and puts a linear layer on top.
+    ``head="causal"`` is a language model instead: after the review it is asked "The sentiment of the review is:", and
+    it is trained on every next token, the answer included; the likelier of the two answers is its class.
 
     A review is its last ``length`` tokens (of at most six times as many characters), padded on the right; reviews of
     like length share batches, which are cut to their longest. All of them are kept on the device. On a GPU: bf16.
