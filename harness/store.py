@@ -60,7 +60,7 @@ class Artefact:
 
     Attributes:
         key: Its key.
-        kind: ``"planted"``, ``"model"`` or ``"value"``.
+        kind: ``"planted"``, ``"model"``, ``"value"`` or ``"operations"``.
         info: Plain values (costs, measures, shapes).
         blob: SHA-256 of its tensors' file, or None if it has none.
         made: ``{"run": ..., "trial": ..., "seconds": ...}``: by which run, for which trial, in what time.

@@ -28,7 +28,8 @@ from harness.store import Artefact, Busy, Make, Store, key_of
 from harness.unlearning import unlearn, wanted_epochs
 
 ARMS = ("P", "R", "U")  # poisoned, retrained, unlearned
-#: Floating-point operations are counted on this seed alone: it slows small models by half, and every seed has the same.
+#: Floating-point operations are counted on this seed alone, once for all poisons of a size: counting slows small models
+#: by half, and every seed has the same.
 COUNTED_SEED = 0
 
 
@@ -135,7 +136,10 @@ class Lab:
             )
         accuracy = {arm: self._accuracy(trial, arms[arm]) for arm in arms}
         poison = {arm: self._poison_reading(trial, planted, arms[arm]) for arm in arms}
-        return self._result(trial, arms, poison, accuracy)
+        operations = None
+        if trial.seed == COUNTED_SEED:
+            operations = self.store.get(key_of("operations", self._operations_determinants(trial, planted)))
+        return self._result(trial, arms, poison, accuracy, operations)
 
     def heuristics(self, trials: Sequence[Trial]) -> list[dict[str, dict[str, Reading]]]:
         """Return what the usual metrics say of the trials of a cell: for each by heuristic and arm.
@@ -411,7 +415,8 @@ class Lab:
         self._on_epoch(trial, arm, 0, 1)
         # Copies: the method may write to what it is given, and what was planted serves later trials.
         forget = Data(planted.planted.inputs, planted.planted.labels).subset(torch.arange(len(planted.planted.forget)))
-        counted = trial.seed == COUNTED_SEED
+        operations = self._operations_determinants(trial, planted)
+        counted = trial.seed == COUNTED_SEED and self.store.get(key_of("operations", operations)) is None
         model, meter = unlearn(
             method, task, poisoned, train.subset(planted.keep.nonzero().squeeze(1)), forget.to(self.device),
             budget=self.budget * task.epochs, seed=derive("unlearning", method.name, trial.seed), history=history,
@@ -419,10 +424,20 @@ class Lab:
         )  # fmt: skip
         info = {"examples": meter.examples, "steps": meter.steps, "seconds": meter.seconds}
         if counted:
-            info |= {"flops": meter.flops, "flops_per_example": self._flops_per_example(trial.cell.task)}
+            found = {"flops": meter.flops, "flops_per_example": self._flops_per_example(trial.cell.task)}
+            with contextlib.suppress(Busy):  # another process stores its count of the same
+                self.store.obtain("operations", operations, lambda: (found, None), trial.id)
         if history:
             info["history_bytes"] = sum(t.numel() * t.element_size() for s in history.values() for t in s.values())
         return info, model
+
+    def _operations_determinants(self, trial: Trial, planted: _Planted) -> dict[str, Any]:
+        """Return what a method's floating-point operations depend on: sizes alone, so that poisons of a size share one."""
+        inputs = planted.planted.inputs
+        sizes = {name: list(tensor.shape) for name, tensor in inputs.items()}
+        lengths = digest({name: tensor for name, tensor in inputs.items() if name == "length"})
+        of = {"method": trial.cell.unlearner.identity, "budget": self.budget, "task": trial.cell.task.identity}
+        return of | {"forget": sizes, "lengths": lengths} | self._harness | self._circumstances
 
     def _flops_per_example(self, task: Registered) -> float:
         """Return the floating-point operations of one example in a step of the recipe."""
@@ -505,6 +520,7 @@ class Lab:
         arms: Mapping[str, Artefact],
         poison: Mapping[str, tuple[Reading, Artefact]],
         accuracy: Mapping[str, tuple[Reading, Artefact]],
+        operations: Artefact | None,
     ) -> TrialResult:
         def here(artefact: Artefact) -> bool:
             return (artefact.made["run"], artefact.made["trial"]) == (self.store.run, trial.id)
@@ -516,8 +532,9 @@ class Lab:
             "steps": used["steps"] / trained["steps"],
             "seconds": seconds["U"] / seconds["R"],
         }
-        if used.get("flops_per_example"):  # a model without a matrix product has none that are counted
-            fractions["flops"] = used["flops"] / (used["flops_per_example"] * trained["examples"])
+        counted = operations.info if operations is not None else {}
+        if counted.get("flops_per_example"):  # a model without a matrix product has none that are counted
+            fractions["flops"] = counted["flops"] / (counted["flops_per_example"] * trained["examples"])
         cost = {
             "train_examples": trained["examples"],
             "unlearn_examples": round(used["examples"], 3),
