@@ -37,6 +37,10 @@ class ContractError(UnlearningError):
         self.line = line
 
 
+class DeviceLost(Exception):  # noqa: N818 - said of the device
+    """The GPU answers this process no more, as after a failed assertion in a kernel; only a new process can use it."""
+
+
 class Outcome(StrEnum):
     """What an audit concludes. INCONCLUSIVE means that the evidence does not allow either of the others."""
 

@@ -17,8 +17,12 @@ from harness.studies import Study, claims_of
 from harness.trial import Lab
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str, share: float = 1.0) -> torch.device:
     """Return the device that ``auto``, ``cpu`` or ``cuda`` names.
+
+    Args:
+        name: One of the three.
+        share: Part of the GPU's memory that this process may fill, in (0, 1], where others were handed the same GPU.
 
     Raises:
         UnlearningError: ``cuda`` without a GPU, or another name.
@@ -27,7 +31,11 @@ def pick_device(name: str) -> torch.device:
         raise UnlearningError(f"the device must be auto, cpu or cuda, not {name!r}")
     if name == "cuda" and not torch.cuda.is_available():
         raise UnlearningError("no GPU can be used here; run with --audit-device=cpu or auto")
-    return torch.device("cpu" if name == "cpu" or not torch.cuda.is_available() else "cuda:0")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if share < 1:
+        torch.cuda.set_per_process_memory_fraction(share)
+    return torch.device("cuda:0")
 
 
 def open_lab(store: str | Path | None, data: str | Path | None, device: str, budget: float, run: str) -> Lab:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Generator, Sequence
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.api import AuditFailure, Cell, InconclusiveAudit, UnlearningError
+from harness.api import AuditFailure, Cell, DeviceLost, InconclusiveAudit, UnlearningError
 from harness.contract import BrokenContract, Clause, NotExamined
+from harness.devices import SHARE
 from harness.options import Settings
 from harness.progress import Notes
 from harness.report import explain, finite_tree, plain
@@ -25,6 +27,8 @@ STUDY = pytest.StashKey["Study"]()
 AUDITED = pytest.StashKey[Sequence[Cell]]()  # the cells of the audits that survived deselection
 RUN = pytest.StashKey[str]()
 REPORTED = pytest.StashKey[dict[str, Any]]()  # per item: what its report carries to the controller
+TRIALS = "trials"  # where trials stand in node ids
+FROZEN = pytest.StashKey[bool]()
 
 
 class TrialItem(pytest.Item):
@@ -47,6 +51,10 @@ class TrialItem(pytest.Item):
             word = "raised"
         else:
             word = "trained" if result is not None and result.made_here else "stored"
+        if FROZEN not in self.config.stash:
+            # By now torch and its like are loaded for good: half a million objects, .1 s for every full collection.
+            gc.freeze()
+            self.config.stash[FROZEN] = True
         cell = self.trial.cell
         self.stash[REPORTED] = {
             "trial": {
@@ -62,7 +70,7 @@ class TrialItem(pytest.Item):
 
     def reportinfo(self) -> tuple[str, None, str]:
         """Say where it is from: nowhere in a file."""
-        return "trials", None, self.name
+        return TRIALS, None, self.name
 
 
 def study_of(config: pytest.Config) -> Study:
@@ -82,10 +90,11 @@ def lab_of(config: pytest.Config) -> Lab:
     from harness.trial import Lab
 
     settings = config.stash[SETTINGS]
-    worker = getattr(config, "workerinput", {}).get("workerid", "main")
+    told = getattr(config, "workerinput", {})
+    worker = told.get("workerid", "main")
     return Lab(
         Store(settings.store, run_id(config)),
-        pick_device(config.option.audit_device),
+        pick_device(config.option.audit_device, told.get(SHARE, 1.0)),
         settings.budget,
         settings.folder,
         Notes(notes_folder(config), worker),
@@ -119,7 +128,9 @@ def with_trials(session: pytest.Session, items: list[pytest.Item]) -> None:
     cells = [cell for cell in settings.cells if cell in wanted]
     session.config.stash[AUDITED] = cells
     trials = trials_of(cells, settings.plan)
-    new = [TrialItem.from_parent(session, name=trial.id, nodeid=f"trials::{trial.id}", trial=trial) for trial in trials]
+    new = [
+        TrialItem.from_parent(session, name=trial.id, nodeid=f"{TRIALS}::{trial.id}", trial=trial) for trial in trials
+    ]
     at = items.index(audits[0])
     items[at:at] = new
 
@@ -189,6 +200,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
         if call.excinfo is not None and "audit" in reported:
             report.unlearning["audit"] = {"reason": call.excinfo.exconly().splitlines()[0], **reported["audit"]}
     error = call.excinfo.value if call.excinfo is not None else None
+    if isinstance(error, DeviceLost):
+        if hasattr(item.config, "workerinput"):
+            os._exit(1)  # xdist starts another worker on the same device, and what was stored is not lost
+        pytest.exit(f"{error}; run again, everything finished is stored", returncode=3)
     if reported is not None and "contract" in reported and report.when == "call":
         kept = None if isinstance(error, NotExamined) else report.passed
         report.unlearning["contract"] = {**reported["contract"], "kept": kept, "sentence": str(error or "")}

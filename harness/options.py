@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
-import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +15,7 @@ import pytest
 from harness import registry
 from harness.api import Cell, Registered, UnlearningError
 from harness.contract import LINES, Clause
+from harness.devices import visible_gpus
 from harness.plan import LOOKS, MIN_PASS, Plan
 
 #: Controls that are audited where no unlearner is asked for, and what each must show.
@@ -254,16 +252,3 @@ def _or_usage_error(function: Callable[..., list[Any]], *arguments: Any) -> list
         return function(*arguments)
     except UnlearningError as error:
         raise pytest.UsageError(str(error)) from error
-
-
-def visible_gpus() -> list[str]:
-    """Return the GPUs the caller may use, as opaque tokens for ``CUDA_VISIBLE_DEVICES``; makes no CUDA context."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    listing = ""
-    if shutil.which("nvidia-smi"):
-        query = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
-        listing = subprocess.run(query, capture_output=True, text=True, check=False).stdout
-    present = listing.split() if "GPU-" in listing else []
-    if given is None or not present:
-        return present
-    return [token.strip() for token in given.split(",") if token.strip() and token.strip() != "-1"]

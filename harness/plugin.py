@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from harness import devices
 from harness import report as texts
 from harness.api import UnlearningError
 from harness.items import (
     AUDITED,
     SETTINGS,
+    TRIALS,
     audited,
     cell_of,
     clause,
@@ -28,7 +30,7 @@ from harness.items import (
     with_trials,
 )
 from harness.measures import HEURISTICS
-from harness.options import Settings, add_options, visible_gpus
+from harness.options import Settings, add_options
 from harness.progress import StatusLine, status_line
 
 __all__ = ["audited", "clause", "pytest_runtest_makereport", "verdict"]
@@ -39,6 +41,7 @@ CLAIMS = ("poison", "accuracy", "cost", "relearning", *HEURISTICS)
 #: Marks of audits that run where an option or an argument names them: dear ones, and those that only inform.
 OPTIONAL = ("heuristic", "relearning")
 PROCESSES = pytest.StashKey[int]()
+SPECS = pytest.StashKey[list[Any]]()
 
 
 class Results:
@@ -230,35 +233,45 @@ def pytest_report_header(config: pytest.Config) -> list[str] | None:
 
 
 def _devices(config: pytest.Config) -> str:
-    gpus = [] if config.option.audit_device == "cpu" else visible_gpus()
     workers = getattr(config.option, "tx", None) or []
     count = sum(int(spec.partition("*")[0]) if "*" in spec else 1 for spec in workers)
-    on = f"{len(gpus)} GPU{'s' * (len(gpus) > 1)}" if gpus else "cpu, 1 thread each"
-    return f"{count} workers on {on}" if count else f"1 process on {on.removesuffix(' each')}"
+    return devices.in_words(count, devices.usable_gpus(config.option.audit_device))
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Let ``-n auto`` mean one worker per GPU; without one, xdist counts the cores."""
+    if not Settings(config).asked:
+        return None
+    return len(devices.usable_gpus(config.option.audit_device)) or None
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
     """Give each worker its GPU, or its share of the cores, before it imports anything."""
-    gpus = [] if config.option.audit_device == "cpu" else visible_gpus()
-    for index, spec in enumerate(specs):
-        if gpus:
-            spec.env.setdefault("CUDA_VISIBLE_DEVICES", gpus[index % len(gpus)])
-        else:
-            threads = str(max(1, (os.cpu_count() or 1) // len(specs)))
-            spec.env.setdefault("OMP_NUM_THREADS", threads)
+    devices.assign(specs, devices.usable_gpus(config.option.audit_device))
+    config.stash[SPECS] = specs
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Tell a worker which run it belongs to."""
     node.workerinput["unlearning_run"] = run_id(node.config)
+    node.workerinput[devices.SHARE] = devices.share_of(node.gateway.spec, node.config.stash[SPECS])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(crashitem: str, report: pytest.TestReport) -> None:
+    """Let a trial whose worker died be made by the audits that need it: only what they say makes a run red."""
+    if crashitem.startswith(f"{TRIALS}::"):
+        report.outcome = "passed"
+        report.unlearning = {"crashed": True}  # type: ignore[attr-defined]
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Keep what an item reported; workers have no results to write."""
     heard = getattr(report, "unlearning", None)
-    if heard is None or CONTROLLER is None:
+    if heard is None or CONTROLLER is None or heard.get("crashed"):
         return
     results = CONTROLLER.stash[RESULTS]
     if "trial" in heard:
@@ -291,6 +304,8 @@ def pytest_report_teststatus(report: Any) -> tuple[str, str, Any] | None:
     heard = getattr(report, "unlearning", None)
     if heard is None:
         return None
+    if heard.get("crashed"):
+        return "crashed", "c", ("CRASHED", {"yellow": True})
     if "trial" in heard and report.when == "call":
         word = heard["word"]
         return word, {"trained": "t", "stored": "s", "raised": "r"}.get(word, "-"), (word.upper(), {"cyan": True})

@@ -14,7 +14,7 @@ from typing import Any
 from scipy import special
 
 from harness import registry
-from harness.api import Cell, Evidence, Reading, Registered, Trial, Verdict
+from harness.api import Cell, DeviceLost, Evidence, Reading, Registered, Trial, Verdict
 from harness.bounds import eps_lower_single, mu_lower
 from harness.judging import DOSES, Claim, Judgement, doses, judge, judge_budget, seeds_to_decide
 from harness.measures import ACCURACY, COST, HEURISTICS
@@ -201,6 +201,8 @@ class Study:
             self._results[trial] = self.lab.run(trial)
         except Busy:
             return False
+        except DeviceLost:  # no fault of the method
+            raise
         except Exception as error:  # of a plugin, as a rule: its audits raise it again, everything else goes on
             self._errors[trial] = error
         return True

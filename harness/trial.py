@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from harness import api, compute, heuristics, measures, relearning, seeds, training, unlearning
 from harness import data as data_module
-from harness.api import Cell, ContractError, Planted, Reading, Registered, Trial, UnlearningError, declares
+from harness.api import Cell, ContractError, DeviceLost, Planted, Reading, Registered, Trial, UnlearningError, declares
 from harness.compute import Meter
 from harness.data import Data, Split, digest
 from harness.seeds import derive
@@ -123,6 +123,10 @@ class Lab:
                 f"the GPU ran out of memory in {trial.id}; {lower}run fewer workers (-n), or on the CPU "
                 f"(--audit-device=cpu)"
             ) from error
+        except RuntimeError as error:
+            if self.device.type == "cuda" and not _answers(self.device):
+                raise DeviceLost(f"the GPU answers no more after {trial.id}: {error}") from error
+            raise
         finally:
             torch.set_num_threads(threads)
 
@@ -432,7 +436,7 @@ class Lab:
         return info, model
 
     def _operations_determinants(self, trial: Trial, planted: _Planted) -> dict[str, Any]:
-        """Return what a method's floating-point operations depend on: sizes alone, so that poisons of a size share one."""
+        """Return what a method's floating-point operations depend on: sizes, which poisons may share."""
         inputs = planted.planted.inputs
         sizes = {name: list(tensor.shape) for name, tensor in inputs.items()}
         lengths = digest({name: tensor for name, tensor in inputs.items() if name == "length"})
@@ -579,6 +583,14 @@ class _Planted:
 
 
 _Maker = Callable[[Trial, _Planted, str], tuple[dict[str, Any], nn.Module]]
+
+
+def _answers(device: torch.device) -> bool:
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError:
+        return False
+    return True
 
 
 @contextmanager

@@ -71,7 +71,9 @@ class Folder:
 
     def environment(self) -> dict[str, str]:
         paths = (self.path, self.path / "methods")
-        return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "COLUMNS": "120"}
+        # What pytest rewrites of its plugins is cached wherever tests run, so that not every run does it again.
+        cached = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        return {**cached, "PYTHONPATH": os.pathsep.join(map(str, paths)), "COLUMNS": "120"}
 
     def pytest(self, *args: str, suites: str = SUITES, contract: bool = False) -> Run:
         result = self.path / "result.json"

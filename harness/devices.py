@@ -1,0 +1,60 @@
+"""Which worker computes on what: handed out by the controller before anything imports torch."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+#: What a worker is told of its share of a GPU, in (0, 1].
+SHARE = "unlearning_gpu_share"
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs the caller may use, as opaque tokens for ``CUDA_VISIBLE_DEVICES``; makes no CUDA context.
+
+    Tokens are what the caller wrote there (indices, ``GPU-...`` or ``MIG-...`` names), or the names that the driver's
+    tool lists. As CUDA has it, an index of -1 and what stands behind it is not visible.
+    """
+    if not shutil.which("nvidia-smi"):
+        return []
+    query = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
+    listing = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
+    present = [token for token in listing if token.startswith("GPU-")]
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is None or not present:
+        return present
+    tokens = (token.strip() for token in given.split(","))
+    return list(itertools.takewhile(lambda token: token and token != "-1", tokens))
+
+
+def usable_gpus(device: str) -> list[str]:
+    """Return the GPUs of a run whose ``--audit-device`` is this."""
+    return [] if device == "cpu" else visible_gpus()
+
+
+def assign(specs: Sequence[Any], gpus: Sequence[str]) -> None:
+    """Write each worker's GPU, or its share of the cores, to the environment that it starts with.
+
+    It stands in the worker's specification, which the one that replaces it after a crash inherits.
+    """
+    for index, spec in enumerate(specs):
+        if gpus:
+            spec.env.setdefault("CUDA_VISIBLE_DEVICES", gpus[index % len(gpus)])
+        else:
+            spec.env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // len(specs))))
+
+
+def share_of(worker: Any, specs: Sequence[Any]) -> float:
+    """Return the part of its GPU that a worker may fill: all of it, unless others were handed the same one."""
+    own = worker.env.get("CUDA_VISIBLE_DEVICES")
+    return 1.0 if own is None else 1 / max(1, sum(spec.env.get("CUDA_VISIBLE_DEVICES") == own for spec in specs))
+
+
+def in_words(workers: int, gpus: Sequence[str]) -> str:
+    """Return what a run computes on, e.g. ``"2 workers on cpu, 1 thread each"``."""
+    on = f"{len(gpus)} GPU{'s' * (len(gpus) > 1)}" if gpus else "cpu, 1 thread each"
+    return f"{workers} workers on {on}" if workers else f"1 process on {on.removesuffix(' each')}"
