@@ -1,0 +1,104 @@
+"""How many trainings the seed plan saves, and which verdicts it changes.
+
+Trains everything that 16 seeds of every registered method take on digits-cnn, in one process, then judges the same
+evidence by the plan and at fixed numbers of seeds, once, at the whole error rate. A cell's trainings are counted as if
+its method were audited alone: P, R and R' of every seed that the judgement takes, and the unlearning beside them:
+
+    python ci/benchmarks/seeds.py [--store DIR] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness import registry, statistics
+from harness.api import Cell, Evidence, Outcome
+from harness.frontend import open_lab
+from harness.judging import Claim
+from harness.plan import LOOKS, Plan
+from harness.report import versions
+from harness.studies import Study, claims_of
+
+TASK = "digits-cnn"
+TOLERANCE = 0.2
+FIXED = (10, 16)
+MODELS = 3  # trained for each seed of a cell: P, R and R'
+
+
+def fixed(claim: Claim, evidence: Evidence, n: int) -> Outcome:
+    """Judge a claim once, on its first seeds."""
+    here = evidence.first(n)
+    if claim.measure.test == "retention":
+        worse = 1 if claim.measure.worse == "higher" else -1
+        return statistics.retention(
+            here.poisoned, here.retrained, here.unlearned, tau=claim.margin, direction=worse, sd_floor=here.resolution
+        ).outcome
+    return statistics.equivalence_paired(
+        here.unlearned, here.retrained, -claim.margin, float("inf"), sd_floor=here.resolution
+    ).outcome
+
+
+def row(study: Study, cell: Cell) -> dict[str, Any]:
+    """Return what the plan and fixed numbers of seeds say of a cell, and what each takes."""
+    evidence = study.evidence(cell, LOOKS[-1])
+    verdicts = {name: study.verdict(cell, name) for name in claims_of(cell, TOLERANCE)}
+    said = {name: {"plan": verdict.outcome.value} for name, verdict in verdicts.items()}
+    for name, claim in claims_of(cell, TOLERANCE).items():
+        said[name] |= {f"fixed {n}": fixed(claim, evidence[name], n).value for n in FIXED}
+    seeds = study._seeds_used(cell)  # the oracle's included, for which a verdict may have had to wait
+    return {"method": cell.unlearner.id, "poison": cell.poison.id, "seeds": seeds, "verdicts": said}
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", type=Path, help="where to train; default a folder that is removed afterwards")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    options = parser.parse_args()
+
+    torch.set_num_threads(1)
+    methods = registry.resolve_all("unlearner", ["all"])
+    cells = registry.cells(methods, [registry.resolve("task", TASK)])
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        study = Study(cells, open_lab(options.store or temporary, None, "cpu", 0.1, "seeds"), Plan(), TOLERANCE)
+        for cell in cells:
+            rows.append(row(study, cell))
+            print(f"{cell.id}: {rows[-1]['seeds']} seeds", flush=True)
+    taken = sum(each["seeds"] for each in rows)
+    fewer = {f"fixed {n}": 1 - taken / (n * len(rows)) for n in FIXED}
+    differ = [
+        {"method": each["method"], "poison": each["poison"], "measure": name, **said}
+        for each in rows
+        for name, said in each["verdicts"].items()
+        if len(set(said.values())) > 1
+    ]
+    print(f"{taken} seeds for {len(rows)} cells: {taken * MODELS} trainings and {taken} unlearnings")
+    for name, share in fewer.items():
+        print(f"against {name}: {100 * share:.0f} % fewer")
+    print(f"{len(differ)} verdicts differ:")
+    for each in differ:
+        print("  " + "  ".join(map(str, each.values())))
+    if options.json:
+        figures = {
+            "seeds": taken,
+            "cells": len(rows),
+            "trainings": taken * MODELS,
+            "fewer_trainings": fewer,
+            "differ": differ,
+            "rows": rows,
+            "machine": f"{platform.machine()}, 1 thread, CPU",
+            "versions": versions(),
+        }
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
