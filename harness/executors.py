@@ -13,13 +13,14 @@ import importlib.util
 import logging
 import math
 import os
+import re
 import sys
 import time
 import traceback
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from harness.api import Cell, Reading, Trial, UnlearningError
 from harness.store import Busy
@@ -68,13 +69,15 @@ class Cluster:
         Raises:
             UnlearningError: It is none of that form.
         """
-        parts = urlsplit(text if "://" in text else text.replace("ray", "ray://", 1))
+        match = re.fullmatch(r"ray(?P<address>://[^/?#]+:\d+)?(\?(?P<query>.+))?", text)
         try:
-            wanted = {name: float(value) for name, value in parse_qsl(parts.query, strict_parsing=bool(parts.query))}
-            positive = all(0 < number < float("inf") for number in wanted.values())
-            if parts.scheme != "ray" or parts.path or not positive or ("://" in text and not parts.port):
+            if match is None:
                 raise ValueError
-            return cls(f"ray://{parts.netloc}" if parts.netloc else None, **wanted)
+            pairs = parse_qsl(match["query"] or "", strict_parsing=match["query"] is not None)
+            wanted = {name: float(value) for name, value in pairs if name != "address"}
+            if len(wanted) < len(pairs) or not all(0 < number < math.inf for number in wanted.values()):
+                raise ValueError
+            return cls(f"ray{match['address']}" if match["address"] else None, **wanted)
         except (ValueError, TypeError):
             raise UnlearningError(
                 f"--audit-executor takes local, ray, or ray://HOST:PORT, with ?gpus=F&cpus=N at its end where a trial "
@@ -265,10 +268,10 @@ def _work(path: Sequence[str], setup: bytes, request: bytes) -> bytes:
         raised = error
         raised.add_note("on the Ray cluster:\n" + "".join(traceback.format_exception(error)))
     try:
-        return bytes(cloudpickle.dumps((value, raised)))
+        cloudpickle.loads(cloudpickle.dumps(raised))
     except Exception:  # an exception that cannot travel
-        text = "".join(traceback.format_exception(raised))
-        return bytes(cloudpickle.dumps((None, RuntimeError(f"{type(raised).__name__}: {raised}\n{text}"))))
+        raised = RuntimeError("".join(traceback.format_exception(raised)))
+    return bytes(cloudpickle.dumps((value, raised)))
 
 
 def _loads(content: bytes) -> Any:

@@ -1,7 +1,6 @@
 """Trials on a Ray cluster over an object store. Needs ``pip install -e ".[cluster-test]"``; skipped without."""
 
 import json
-import os
 import subprocess
 import time
 
@@ -33,8 +32,8 @@ def test_a_cluster_is_named_by_its_address_and_what_a_trial_takes(text, cluster)
 
 @pytest.mark.parametrize(
     "text",
-    ["", "rays", "ray:", "ray://", "ray://head", "ray://head:x", "ray?gpus=0", "ray?gpus=x", "ray?gpu=1", "ray?gpus=nan",
-     "ray?", "dask", "ray://head:1/path", "ray?address=1"],
+    ["", "rays", "ray:", "ray://", "ray://head", "ray://head:x", "ray?gpus=0", "ray?gpus=x", "ray?gpu=1", "ray?",
+     "ray?gpus=nan", "dask", "ray://head:1/path", "ray?address=1"],
 )  # fmt: skip
 def test_anything_else_is_refused_in_a_sentence(text):
     with pytest.raises(UnlearningError, match="--audit-executor takes local, ray, or ray://HOST:PORT"):
@@ -53,41 +52,44 @@ def test_a_missing_ray_is_a_sentence(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def nodes():
-    """A cluster of two nodes on this machine, of one CPU each."""
+def s3():
+    """An S3 server on this machine with a bucket, in this process's environment and so in that of all others."""
     pytest.importorskip("ray")
+    pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FSSPEC_S3_ENDPOINT_URL", f"http://{host}:{port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        import fsspec
+
+        fsspec.config.set_conf_env(fsspec.config.conf)  # it read the environment when it was imported
+        fsspec.filesystem("s3", skip_instance_cache=True).mkdir("audits")
+        yield "s3://audits"
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def nodes(s3):
+    """A cluster of two nodes on this machine, of one CPU each."""
     from ray.cluster_utils import Cluster as Nodes
 
     nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1})
     nodes.add_node(num_cpus=1)
     nodes.wait_for_nodes()
-    before = os.environ.get("RAY_ADDRESS")
-    os.environ["RAY_ADDRESS"] = nodes.address
-    yield nodes
-    os.environ.pop("RAY_ADDRESS")
-    if before is not None:
-        os.environ["RAY_ADDRESS"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", nodes.address)
+        yield nodes
     nodes.shutdown()
 
 
 @pytest.fixture
-def bucket(monkeypatch):
-    """A bucket on an S3 server of this machine."""
-    pytest.importorskip("s3fs")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("FSSPEC_S3_ENDPOINT_URL", f"http://{host}:{port}")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    import fsspec
-
-    fsspec.config.apply_config  # noqa: B018 - read when it is imported
-    fsspec.config.set_conf_env(fsspec.config.conf)
-    fsspec.filesystem("s3", skip_instance_cache=True).mkdir("audits")
-    yield "s3://audits/store"
-    server.stop()
+def bucket(s3, tmp_path):
+    """A place of this test in the bucket."""
+    return f"{s3}/{tmp_path.name}"
 
 
 def records(store, kind):
@@ -102,7 +104,7 @@ def test_on_a_cluster_over_a_bucket_the_verdicts_are_the_same(folder, nodes, buc
     there = folder.pytest(*arguments, "--audit-executor=ray", f"--audit-store={bucket}", "-n2")
     assert there.code == here.code == 1, there.text
     assert there.judged == here.judged
-    assert "devices: Ray cluster (ray)   store: s3://audits/store (cache " in there.text
+    assert f"devices: Ray cluster (ray)   store: {bucket} (cache " in there.text
     models = records(bucket, "model")
     assert len(there.built) == len(models), "each was made by one trial"
     again = folder.pytest(*arguments, "--audit-executor=ray", f"--audit-store={bucket}")

@@ -136,6 +136,8 @@ def test_foreign_files_change_nothing_and_are_left_alone(store, undisturbed, cap
     code, said = run(capsys, store, "verify")
     assert (code, said.count("foreign: ")) == (0, len(foreign))
     assert f"{len(foreign)} foreign" in said
+    for lock in store.glob("locks/*.lock"):
+        age(lock)
     everything = ("--older-than=0", "--stale", "--damaged", "--orphans", "--temporaries")
     assert run(capsys, store, "prune", *everything)[0] == 0
     assert all((store / name).read_bytes() == b"mine" for name in foreign)
