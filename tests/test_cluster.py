@@ -105,8 +105,8 @@ def test_on_a_cluster_over_a_bucket_the_verdicts_are_the_same(folder, nodes, buc
     assert there.code == here.code == 1, there.text
     assert there.judged == here.judged
     assert f"devices: Ray cluster (ray)   store: {bucket} (cache " in there.text
-    models = records(bucket, "model")
-    assert len(there.built) == len(models), "each was made by one trial"
+    # What two trials both made would be counted twice; what is at work ahead when the session ends, not at all.
+    assert 0 < len(there.built) <= len(records(bucket, "model"))
     again = folder.pytest(*arguments, "--audit-executor=ray", f"--audit-store={bucket}")
     assert again.judged == here.judged
     assert again.built == []
