@@ -110,7 +110,10 @@ def connect(executor: str, store: str) -> Callable[[], None]:
     except Exception as error:
         said = str(error).strip().partition("\n")[0] or type(error).__name__
         where = cluster.address or os.environ.get("RAY_ADDRESS") or "on this machine"
-        raise UnlearningError(f"--audit-executor: the Ray cluster {where} cannot be reached ({said})") from None
+        raise UnlearningError(
+            f"--audit-executor: the Ray cluster {where} cannot be reached ({said}); see to its address, and set "
+            "RAY_AUTH_MODE=token if it asks for one"
+        ) from None
     return ray.shutdown
 
 
