@@ -9,7 +9,6 @@ order of the plan, and neither it nor a test knows the difference.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import logging
 import math
 import os
@@ -96,17 +95,17 @@ def connect(executor: str, store: str) -> Callable[[], None]:
         UnlearningError: Ray is not installed or the cluster cannot be reached.
     """
     cluster = Cluster.of(executor)
-    if importlib.util.find_spec("ray") is None:
-        raise UnlearningError("--audit-executor=ray needs Ray: pip install 'pytest-unlearning[ray]'")
     if store.startswith("memory://"):
         raise UnlearningError("--audit-executor=ray needs a store that every process can reach, not memory://")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that we start tells nobody
-    import ray
-
-    if ray.is_initialized():  # by whoever runs us
+    try:
+        from ray import init, is_initialized, shutdown
+    except ImportError:
+        raise UnlearningError("--audit-executor=ray needs Ray: pip install 'pytest-unlearning[ray]'") from None
+    if is_initialized():  # by whoever runs us
         return lambda: None
     try:
-        ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+        init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
         said = str(error).strip().partition("\n")[0] or type(error).__name__
         where = cluster.address or os.environ.get("RAY_ADDRESS") or "on this machine"
@@ -114,7 +113,7 @@ def connect(executor: str, store: str) -> Callable[[], None]:
             f"--audit-executor: the Ray cluster {where} cannot be reached ({said}); see to its address, and set "
             "RAY_AUTH_MODE=token if it asks for one"
         ) from None
-    return ray.shutdown
+    return shutdown
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,10 @@ class Ray:
         self._sent: dict[Hashable, _Sent] = {}
         self._made: set[Hashable] = set()
         self._setup: Any = None
-        self._task = ray.remote(max_retries=RETRIES)(_work)
+        # A process that was on one GPU stays there: those of trials on GPUs serve once.
+        self._tasks = {
+            on_gpu: ray.remote(max_retries=RETRIES, max_calls=int(on_gpu))(_work) for on_gpu in (False, True)
+        }
         self._asked, self._has = -math.inf, dict[str, float]()
 
     def will_need(self, cells: Iterable[Cell]) -> None:
@@ -216,7 +218,8 @@ class Ray:
         dumps = self._ray.cloudpickle.dumps
         if self._setup is None:
             self._setup = self._ray.put(dumps((self._make_lab, self._cells)))
-        task = self._task.options(name=trial.id, num_cpus=self._cpus(trial), num_gpus=self._gpus())
+        gpus = self._gpus()
+        task = self._tasks[gpus > 0].options(name=trial.id, num_cpus=self._cpus(trial), num_gpus=gpus)
         here = [folder or os.getcwd() for folder in sys.path]
         return task.remote(here, self._setup, dumps((method, of)))
 

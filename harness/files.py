@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
-import importlib.util
 import os
 import uuid
 from collections.abc import Iterator
@@ -169,9 +168,10 @@ class Remote:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        if importlib.util.find_spec("fsspec") is None:
-            raise UnlearningError(f"the store {url} needs fsspec: pip install 'pytest-unlearning[remote]'")
-        import fsspec
+        try:
+            import fsspec
+        except ImportError:
+            raise UnlearningError(f"the store {url} needs fsspec: pip install 'pytest-unlearning[remote]'") from None
         import platformdirs
 
         try:

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 import time
 
 import pytest
@@ -41,9 +42,7 @@ def test_anything_else_is_refused_in_a_sentence(text):
 
 
 def test_a_missing_ray_is_a_sentence(monkeypatch):
-    import importlib.util
-
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "ray", None)  # what an import finds that is not installed
     with pytest.raises(UnlearningError, match=r"needs Ray: pip install 'pytest-unlearning\[ray\]'"):
         connect("ray", "/tmp")
 
