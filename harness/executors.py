@@ -8,7 +8,6 @@ order of the plan, and neither it nor a test knows the difference.
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import os
@@ -18,6 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qsl
 
@@ -140,9 +140,7 @@ class Ray:
         say: Told now and then what is at work.
     """
 
-    def __init__(
-        self, make_lab: functools.partial[Lab], cluster: Cluster, budget: float, say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, make_lab: partial[Lab], cluster: Cluster, budget: float, say: Callable[[str], None]) -> None:
         import ray
 
         self._ray: Any = ray
@@ -218,8 +216,7 @@ class Ray:
         dumps = self._ray.cloudpickle.dumps
         if self._setup is None:
             self._setup = self._ray.put(dumps((self._make_lab, self._cells)))
-        gpus = self._gpus()
-        task = self._tasks[gpus > 0].options(name=trial.id, num_cpus=self._cpus(trial), num_gpus=gpus)
+        task = self._tasks[self._gpus > 0].options(name=trial.id, num_cpus=self._cpus(trial), num_gpus=self._gpus)
         here = [folder or os.getcwd() for folder in sys.path]
         return task.remote(here, self._setup, dumps((method, of)))
 
@@ -227,14 +224,16 @@ class Ray:
         threads: int = trial.cell.task.value.threads
         return self._cluster.cpus or threads
 
+    @cached_property
     def _gpus(self) -> float:
+        """GPUs of a trial; decided once, since evidence from two kinds of device is none."""
         return self._cluster.gpus if self._resources().get("GPU") else 0.0
 
     def _slots(self) -> int:
         """Return how many trials the cluster can run at once, one at least: it may be starting a node for it."""
         cpus = max(self._cpus(Trial(cell, 0)) for cell in self._cells)
-        gpus, has = self._gpus(), self._resources()
-        return max(1, int(min(has.get("CPU", 0) / cpus, has["GPU"] / gpus if gpus else math.inf)))
+        has, gpus = self._resources(), self._gpus
+        return max(1, int(min(has.get("CPU", 0) / cpus, has.get("GPU", 0) / gpus if gpus else math.inf)))
 
     def _resources(self) -> Mapping[str, float]:
         if time.monotonic() - self._asked > 1:  # nodes come and go
