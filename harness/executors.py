@@ -151,7 +151,7 @@ class Ray:
         self._cells: tuple[Cell, ...] = ()
         self._sent: dict[Hashable, _Sent] = {}
         self._made: set[Hashable] = set()
-        self._setup: Any = None
+        self._setup: bytes | None = None
         # A process that was on one GPU stays there: those of trials on GPUs serve once.
         self._tasks = {
             on_gpu: ray.remote(max_retries=RETRIES, max_calls=int(on_gpu))(_work) for on_gpu in (False, True)
@@ -215,7 +215,8 @@ class Ray:
     def _send(self, method: str, of: Hashable, trial: Trial) -> Any:
         dumps = self._ray.cloudpickle.dumps
         if self._setup is None:
-            self._setup = self._ray.put(dumps((self._make_lab, self._cells)))
+            # Sent along with every trial, and no object of its own in Ray: a few kB, and one thing less to be lost.
+            self._setup = dumps((self._make_lab, self._cells))
         task = self._tasks[self._gpus > 0].options(name=trial.id, num_cpus=self._cpus(trial), num_gpus=self._gpus)
         here = [folder or os.getcwd() for folder in sys.path]
         return task.remote(here, self._setup, dumps((method, of)))
