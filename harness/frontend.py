@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from harness import registry
-from harness.api import UnlearningError, Verdict
+from harness.api import Trial, UnlearningError, Verdict
 from harness.plan import LOOKS, Plan
 from harness.store import Store, default_root
 from harness.studies import Study, claims_of
@@ -42,7 +42,7 @@ def open_lab(store: str | Path | None, data: str | Path | None, device: str, bud
     """Return a lab for the Python front ends.
 
     Args:
-        store: Directory for what is trained; None for the user's cache directory.
+        store: Directory or URL for what is trained; None for the user's cache directory.
         data: Directory with data sets, or None.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         budget: Compute an unlearner may use, as a fraction of retraining.
@@ -51,8 +51,21 @@ def open_lab(store: str | Path | None, data: str | Path | None, device: str, bud
     Raises:
         UnlearningError: The store cannot be written or the device cannot be used.
     """
-    artefacts = Store(Path(store or default_root()), f"{run}-{time.time_ns():x}")
-    return Lab(artefacts, pick_device(device), budget, Path(data) if data else None)
+    where, folder = store or default_root(), Path(data) if data else None
+    return make_lab(where, f"{run}-{time.time_ns():x}", device, budget, folder)
+
+
+def make_lab(
+    store: str | Path,
+    run: str,
+    device: str,
+    budget: float,
+    folder: Path | None,
+    on_epoch: Callable[[Trial, str, int, int], None] = lambda *_: None,
+    share: float = 1.0,
+) -> Lab:
+    """Return a lab over a store; as `open_lab`, with the run's id as it stands, on a share of the device."""
+    return Lab(Store(store, run), pick_device(device, share), budget, folder, on_epoch)
 
 
 def audit(
@@ -78,7 +91,7 @@ def audit(
         alpha: Error rate of a PASS and of a FAIL, in (0, .5).
         tolerance: Fraction of a poison's effect that still passes, in [0, 1).
         budget: Compute the unlearner may use, as a fraction of retraining, > 0.
-        store: Directory for what is trained; None for the user's cache directory.
+        store: Directory or URL for what is trained; None for the user's cache directory.
         data: Directory with data sets, for tasks that read files.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
 

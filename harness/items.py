@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import time
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from harness.progress import Notes
 from harness.report import explain, finite_tree, plain
 
 if TYPE_CHECKING:
+    from harness.executors import Executor
     from harness.studies import Study
     from harness.trial import Lab
 
@@ -79,25 +82,37 @@ def study_of(config: pytest.Config) -> Study:
         from harness.studies import Study
 
         settings = config.stash[SETTINGS]
-        config.stash[STUDY] = Study(config.stash[AUDITED], lab_of(config), settings.plan, settings.tolerance)
+        config.stash[STUDY] = Study(config.stash[AUDITED], executor_of(config), settings.plan, settings.tolerance)
     return config.stash[STUDY]
+
+
+def executor_of(config: pytest.Config) -> Executor:
+    """Return what runs this process's trials: its own lab, or a Ray cluster."""
+    settings = config.stash[SETTINGS]
+    if not settings.on_ray:
+        return lab_of(config)
+    from harness.executors import Cluster, Ray
+
+    cluster = Cluster.of(config.option.audit_executor)
+    if config.option.audit_device == "cpu":
+        cluster = replace(cluster, gpus=0.0)
+    return Ray(_lab_maker(config), cluster, settings.budget, Notes(notes_folder(config), "ray").say)
 
 
 def lab_of(config: pytest.Config) -> Lab:
     """Return a lab over this run's store, on this process's device."""
-    from harness.frontend import pick_device
-    from harness.store import Store
-    from harness.trial import Lab
+    told = getattr(config, "workerinput", {})
+    notes = Notes(notes_folder(config), told.get("workerid", "main"))
+    lab: Lab = _lab_maker(config)(on_epoch=notes, share=told.get(SHARE, 1.0))
+    return lab
+
+
+def _lab_maker(config: pytest.Config) -> functools.partial[Lab]:
+    from harness.frontend import make_lab
 
     settings = config.stash[SETTINGS]
-    told = getattr(config, "workerinput", {})
-    worker = told.get("workerid", "main")
-    return Lab(
-        Store(settings.store, run_id(config)),
-        pick_device(config.option.audit_device, told.get(SHARE, 1.0)),
-        settings.budget,
-        settings.folder,
-        Notes(notes_folder(config), worker),
+    return functools.partial(
+        make_lab, str(settings.store), run_id(config), config.option.audit_device, settings.budget, settings.folder
     )
 
 
@@ -113,7 +128,7 @@ def run_id(config: pytest.Config) -> str:
 
 def notes_folder(config: pytest.Config) -> Path:
     """Return where the workers of this run note what they do."""
-    return config.stash[SETTINGS].store / "progress" / run_id(config)
+    return config.stash[SETTINGS].store.scratch / "progress" / run_id(config)
 
 
 def with_trials(session: pytest.Session, items: list[pytest.Item]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,6 +17,9 @@ from harness.api import Cell, Registered, UnlearningError
 from harness.contract import LINES, Clause
 from harness.devices import visible_gpus
 from harness.plan import LOOKS, MIN_PASS, Plan
+
+if TYPE_CHECKING:
+    from harness.files import Files
 
 #: Controls that are audited where no unlearner is asked for, and what each must show.
 CONTROLS = ("retrain", "identity", "wrecked")
@@ -65,12 +68,19 @@ def add_options(parser: pytest.Parser) -> None:
         "Compute a method may use, as a fraction of retraining; default .1",
         _number("(0, inf)", lambda x: 0 < x < float("inf")),
     )
-    option("store", "PATH", None, "Where trained models are kept; default the user's cache directory")
+    option(
+        "store", "PATH_OR_URL", None,
+        "Where trained models are kept, such as s3://bucket/prefix; default the user's cache directory",
+    )  # fmt: skip
     option("data", "DIR", None, "Data sets in the Hugging Face layout (DIR/cifar10, DIR/imdb)")
     group.addoption(
         "--audit-device", choices=("auto", "cpu", "cuda"), default="auto", help="Where models are trained; default auto"
     )
     option("json", "FILE", None, "Write the machine-readable result to FILE")
+    option(
+        "executor", "local|ray[://...]", "local",
+        "Where trials are computed: here, on the Ray cluster of RAY_ADDRESS or a local one (ray), or at ray://HOST:PORT",
+    )  # fmt: skip
     group.addoption(
         "--audit-inconclusive", choices=("fail", "warn"), default="fail",
         help="What an inconclusive audit does to the run; default fail",
@@ -170,11 +180,15 @@ class Settings:
         return float(self.config.option.audit_tolerance)
 
     @cached_property
-    def store(self) -> Path:
-        """Directory of the artefacts."""
+    def store(self) -> Files:
+        """Where the artefacts are."""
+        from harness.files import files_at
         from harness.store import default_root
 
-        return Path(self.config.option.audit_store or default_root()).expanduser().absolute()
+        try:
+            return files_at(self.config.option.audit_store or default_root())
+        except UnlearningError as error:
+            raise pytest.UsageError(str(error)) from None
 
     @property
     def folder(self) -> Path | None:
@@ -202,22 +216,29 @@ class Settings:
         Raises:
             pytest.UsageError: A name, field, directory or device cannot be used.
         """
-        from harness.store import check_writable
-
         _ = self.cells
         folder = self.folder
         if folder is not None and not folder.is_dir():
             raise pytest.UsageError(f"--audit-data: there is no directory {folder}")
         if self.config.option.audit_json and not Path(self.config.option.audit_json).absolute().parent.is_dir():
             raise pytest.UsageError(f"--audit-json: there is no directory for {self.config.option.audit_json}")
-        if self.config.option.audit_device == "cuda" and not visible_gpus():
+        if self.config.option.audit_device == "cuda" and not self.on_ray and not visible_gpus():
             raise pytest.UsageError("--audit-device=cuda: no GPU can be used here; run with cpu or auto")
         if self.config.option.audit_tune:
             self.check_tuning()
         try:
-            check_writable(self.store)
+            self.store.check()
+            if self.on_ray:  # connected until the session ends
+                from harness.executors import connect
+
+                self.config.add_cleanup(connect(self.config.option.audit_executor, str(self.store)))
         except UnlearningError as error:
             raise pytest.UsageError(str(error)) from None
+
+    @property
+    def on_ray(self) -> bool:
+        """Whether trials are computed on a Ray cluster."""
+        return self.judging and bool(self.config.option.audit_executor != "local")
 
     def check_tuning(self) -> None:
         """Fail early where a search cannot work.

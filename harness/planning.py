@@ -16,6 +16,7 @@ from harness.frontend import open_lab
 from harness.judging import Claim, judge
 from harness.plan import LOOKS, MIN_PASS, Plan
 from harness.studies import REFERENCES, Study, claims_of
+from harness.trial import Lab
 
 #: Pilots begin here, far from the seeds of audits.
 PILOT_SEED = 1000
@@ -171,12 +172,14 @@ def remaining_cost(study: Study) -> list[dict[str, Any]]:
     Each has ``seeds``, ``trainings``, ``unlearnings``, ``seconds`` of one process and ``bytes`` of disk, and under
     ``crafted`` the poisons whose crafting, surrogates included, comes on top.
     """
-    per_task = {task: study.lab.cost(task) for task in dict.fromkeys(cell.task for cell in study.cells)}
+    lab = study.lab
+    assert isinstance(lab, Lab), "a dry run computes here"
+    per_task = {task: lab.cost(task) for task in dict.fromkeys(cell.task for cell in study.cells)}
     missing: dict[str, tuple[Trial, str]] = {}  # by key, since trials share models
     costs = []
     wanted: dict[str, int] = {}
     for trial in study.trials:
-        for arm, key in study.lab.missing(trial).items():
+        for arm, key in lab.missing(trial).items():
             missing.setdefault(key, (trial, arm))
             wanted[key] = min(wanted.get(key, trial.seed), trial.seed)
     last = study.plan.looks[-1]
@@ -184,7 +187,7 @@ def remaining_cost(study: Study) -> list[dict[str, Any]]:
         here = [(trial, arm) for key, (trial, arm) in missing.items() if wanted[key] in study.plan.numbers(seeds)]
         trainings = sum(_is_training(trial, arm) for trial, arm in here)
         # A method is taken to use its budget.
-        shares = [(t, 1.0 if _is_training(t, arm) else study.lab.budget) for t, arm in here]
+        shares = [(t, 1.0 if _is_training(t, arm) else lab.budget) for t, arm in here]
         costs.append(
             {
                 "seeds": seeds,

@@ -62,8 +62,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Dry runs and searches need one process: remember how many were asked for, and start none."""
-    if config.option.audit_dry_run or config.option.audit_tune:
+    """Dry runs, searches and a cluster need one process: remember how many were asked for, and start none."""
+    if config.option.audit_dry_run or config.option.audit_tune or config.option.audit_executor != "local":
         asked = getattr(config.option, "numprocesses", None)
         config.stash[PROCESSES] = (
             asked if isinstance(asked, int) and asked > 0 else (os.cpu_count() or 1 if asked else 1)
@@ -226,13 +226,13 @@ def pytest_report_header(config: pytest.Config) -> list[str] | None:
             f"task: {task.id}   poisons: {', '.join(poisons)}   seeds: {looks}   "
             f"budget: {100 * settings.budget:g} % of retraining"
         )
-    count, size = texts.store_size(settings.store)
-    where = str(settings.store).replace(str(Path.home()), "~", 1)
-    lines.append(f"devices: {_devices(config)}   store: {where} ({count} artefacts, {size / 1e6:.1f} MB)")
+    lines.append(f"devices: {_devices(config)}   store: {settings.store.in_words()}")
     return lines
 
 
 def _devices(config: pytest.Config) -> str:
+    if config.stash[SETTINGS].on_ray:
+        return f"Ray cluster ({config.option.audit_executor})"
     workers = getattr(config.option, "tx", None) or []
     count = sum(int(spec.partition("*")[0]) if "*" in spec else 1 for spec in workers)
     return devices.in_words(count, devices.usable_gpus(config.option.audit_device))

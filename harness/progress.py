@@ -29,13 +29,16 @@ class Notes:
 
     def __call__(self, trial: Trial, arm: str, done: int, total: int) -> None:
         """Note that ``done`` of ``total`` passes of a model are made."""
+        names = {"P": f"{trial.cell.poison.id} model", "R": "retraining", "U": trial.cell.unlearner.id}
+        what = names.get(arm, f"{arm} for {trial.cell.poison.id}")
+        self.say(f"{what}, seed {trial.seed}" + (f", pass {done}/{total}" if arm != "U" else ""))
+
+    def say(self, text: str) -> None:
+        """Note a sentence, unless one was noted just now."""
         now = time.monotonic()
         if now - self._written < EVERY:
             return
         self._written = now
-        names = {"P": f"{trial.cell.poison.id} model", "R": "retraining", "U": trial.cell.unlearner.id}
-        what = names.get(arm, f"{arm} for {trial.cell.poison.id}")
-        text = f"{what}, seed {trial.seed}" + (f", pass {done}/{total}" if arm != "U" else "")
         with contextlib.suppress(OSError):  # a full disk must not stop a training
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.write_text(json.dumps(text), encoding="utf-8")

@@ -433,9 +433,3 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{max(1, seconds):.0f} s"
-
-
-def store_size(root: Path) -> tuple[int, int]:
-    """Return the number of artefacts in a store and the bytes they take on disk."""
-    records = list(root.glob("records/*/*.json"))
-    return len(records), sum(path.stat().st_size for path in [*records, *root.glob("blobs/*/*.safetensors")])

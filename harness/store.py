@@ -1,4 +1,4 @@
-"""Artefacts on disk: written once, by one process, and checked when read.
+"""Artefacts in a directory or behind a URL: written once, by one process, and checked when read.
 
 Layout under the root, safetensors and JSON only::
 
@@ -7,15 +7,19 @@ Layout under the root, safetensors and JSON only::
     locks/<key>.lock                 held while an artefact is being made; the system frees it if the process dies
     progress/<run>/<worker>.json     what a worker is at, for the controller to show; gone when the run ends
 
-A key is the SHA-256 of everything that determines the bytes. Files are written beside their place and moved there
-with ``os.replace``, blobs before the records that name them, so a record that can be read is complete.
+A key is the SHA-256 of everything that determines the bytes. Files are written whole (`harness.files`), blobs before
+the records that name them, so a record that can be read is complete. Where the root is a URL, locks and progress are
+in a directory of this machine.
+
+Nothing that is read is believed: a file that is not what was written, or not what could have been, is removed, with a
+warning, and made again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
+import re
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -26,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from harness.api import UnlearningError
+from harness.files import Files, files_at
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,40 +82,39 @@ Make = Callable[[], tuple[Mapping[str, Any], "Mapping[str, Tensor] | None"]]
 
 
 class Store:
-    """The artefacts under one directory; any number of processes may share it.
+    """The artefacts under one root; any number of processes may share it.
 
     Args:
-        root: The directory; it is created.
+        root: A directory, which is created, or a URL.
         run: Id of this run, recorded with what it makes.
 
     Raises:
-        UnlearningError: The directory cannot be created or written.
+        UnlearningError: The root cannot be created, reached or written.
     """
 
-    def __init__(self, root: Path, run: str) -> None:
+    def __init__(self, root: Path | str | Files, run: str) -> None:
         self.root = root
         self.run = run
+        self.files = files_at(root)
         self._unsaved: dict[str, tuple[Artefact, bytes | None]] = {}
-        check_writable(root)
+        self._ignored: set[str] = set()  # damaged files that could not be removed
+        self.files.check()
 
     def get(self, key: str) -> Artefact | None:
         """Return a finished artefact, or None if there is none or what is there is damaged."""
         if key in self._unsaved:
             return self._unsaved[key][0]
-        path = self._record_path(key)
+        name = record_name(key)
+        if name in self._ignored:
+            return None
         try:
-            envelope = json.loads(path.read_bytes())
-            record = envelope["record"]
-            if envelope["sha256"] != hashlib.sha256(canonical(record).encode()).hexdigest() or record["key"] != key:
-                raise ValueError("checksum")
-            artefact = Artefact(key, record["kind"], record["info"], record["blob"], record["made"])
+            artefact = artefact_of(key, self.files.read(name))
+            if artefact.blob is not None and not self._has(blob_name(artefact.blob)):
+                raise ValueError("its blob is missing")
         except OSError:
             return None
-        except (ValueError, KeyError, TypeError):
-            self._damaged(path)
-            return None
-        if artefact.blob is not None and not self._blob_path(artefact.blob).exists():
-            self._damaged(path)
+        except ValueError:
+            self._damaged(name)
             return None
         return artefact
 
@@ -122,16 +125,19 @@ class Store:
         if artefact.key in self._unsaved:
             return load(self._unsaved[artefact.key][1] or b"")
         assert artefact.blob is not None, "only artefacts with tensors are asked for them"
-        path = self._blob_path(artefact.blob)
         try:
-            content = path.read_bytes()
+            content = self.files.read(blob_name(artefact.blob))
             if hashlib.sha256(content).hexdigest() != artefact.blob:
                 raise ValueError("checksum")
             return load(content)
-        except (OSError, ValueError, SafetensorError):
-            self._damaged(path)
-            self._record_path(artefact.key).unlink(missing_ok=True)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError):  # the last but one: a type torch lacks
+            self.discard(artefact)
             return None
+
+    def discard(self, artefact: Artefact) -> None:
+        """Remove an artefact that turned out to be none, with a warning; who wants it makes it again."""
+        self._remove(record_name(artefact.key))
+        self._damaged(record_name(artefact.key) if artefact.blob is None else blob_name(artefact.blob))
 
     def obtain(
         self,
@@ -139,6 +145,7 @@ class Store:
         determinants: Mapping[str, Any],
         make: Make,
         trial: str,
+        check: Callable[[Artefact], object] = lambda found: None,
     ) -> Artefact:
         """Return the artefact, making it if nobody has.
 
@@ -147,23 +154,25 @@ class Store:
             determinants: Everything that determines its bytes, as plain values.
             make: Returns its info and tensors; called at most once, under the artefact's lock.
             trial: Id of the trial on whose behalf it would be made.
+            check: Uses what is found, to see whether it can be used; what it raises (``KeyError``, ``TypeError``,
+                ``ValueError``) says that it is damaged.
 
         Raises:
-            Busy: Another process is making it.
+            Busy: Another process of this machine is making it.
         """
         key = key_of(kind, determinants)
-        artefact = self.get(key)
+        artefact = self._found(key, check)
         if artefact is not None:
             return artefact
-        lock = FileLock(self.root / "locks" / f"{key}.lock")
+        lock = FileLock(self.files.scratch / "locks" / f"{key}.lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
             raise Busy(key) from None
         except OSError as error:  # a full disk has no room for locks either
-            warnings.warn(f"could not lock an artefact in {self.root}: {error}; it is made unlocked", stacklevel=2)
+            warnings.warn(f"could not lock an artefact in {self.files}: {error}; it is made unlocked", stacklevel=2)
         try:
-            artefact = self.get(key)  # somebody may have finished it before we held the lock
+            artefact = self._found(key, check)  # somebody may have finished it before we held the lock
             if artefact is None:
                 started = time.perf_counter()
                 info, tensors = make()
@@ -172,6 +181,19 @@ class Store:
             return artefact
         finally:
             lock.release()
+
+    def _found(self, key: str, check: Callable[[Artefact], object]) -> Artefact | None:
+        artefact = self.get(key)
+        if artefact is None:
+            return None
+        try:
+            check(artefact)
+        except (KeyError, TypeError, ValueError):
+            if artefact.made["run"] == self.run:  # our own: an error of ours, and no damage
+                raise
+            self.discard(artefact)
+            return None
+        return artefact
 
     def _put(
         self,
@@ -193,24 +215,64 @@ class Store:
         record = {"key": key, "kind": kind, "info": info, "blob": blob, "made": made, "of": determinants}
         envelope = {"sha256": hashlib.sha256(canonical(record).encode()).hexdigest(), "record": record}
         try:
-            if blob is not None and content is not None and not self._blob_path(blob).exists():
-                _write(self._blob_path(blob), content)
-            _write(self._record_path(key), json.dumps(envelope, allow_nan=False).encode())
+            if blob is not None and content is not None and not self._has(blob_name(blob)):
+                self._write(blob_name(blob), content)
+            self._write(record_name(key), json.dumps(envelope, allow_nan=False).encode())
         except OSError as error:
             # Full disk: what was trained stays good for this process, and the run can finish.
-            warnings.warn(f"could not store an artefact in {self.root}: {error}; it is kept in memory", stacklevel=2)
+            warnings.warn(f"could not store an artefact in {self.files}: {error}; it is kept in memory", stacklevel=2)
             self._unsaved[key] = (artefact, content)
         return artefact
 
-    def _record_path(self, key: str) -> Path:
-        return self.root / "records" / key[:2] / f"{key}.json"
+    def _has(self, name: str) -> bool:
+        return name not in self._ignored and self.files.exists(name)
 
-    def _blob_path(self, blob: str) -> Path:
-        return self.root / "blobs" / blob[:2] / f"{blob}.safetensors"
+    def _write(self, name: str, content: bytes) -> None:
+        self.files.write(name, content)
+        self._ignored.discard(name)
 
-    def _damaged(self, path: Path) -> None:
-        path.unlink(missing_ok=True)  # first, because a warning may be an error
-        warnings.warn(f"damaged artefact {path.name}: it is made again", DamagedArtefact, stacklevel=3)
+    def _remove(self, name: str) -> None:
+        try:
+            self.files.remove(name)
+        except OSError:  # a disk that cannot be written any more
+            self._ignored.add(name)
+
+    def _damaged(self, name: str) -> None:
+        self._remove(name)  # first, because a warning may be an error
+        warnings.warn(f"damaged artefact {name.rpartition('/')[2]}: it is made again", DamagedArtefact, stacklevel=3)
+
+
+def record_name(key: str) -> str:
+    """Return where the record of a key is, below the root."""
+    return f"records/{key[:2]}/{key}.json"
+
+
+def blob_name(blob: str) -> str:
+    """Return where the tensors of a SHA-256 are, below the root."""
+    return f"blobs/{blob[:2]}/{blob}.safetensors"
+
+
+def artefact_of(key: str, content: bytes) -> Artefact:
+    """Return what a record says; whoever wrote it, it is what `Store` could have written, and of this key.
+
+    Raises:
+        ValueError: It is not.
+    """
+    try:
+        envelope = json.loads(content)
+        record = envelope["record"]
+        if envelope["sha256"] != hashlib.sha256(canonical(record).encode()).hexdigest() or record["key"] != key:
+            raise ValueError("checksum")
+        kind, info, blob, made = (record[name] for name in ("kind", "info", "blob", "made"))
+        types = {"run": str, "trial": str, "seconds": int | float}
+        plain = isinstance(kind, str) and isinstance(info, dict)
+        if not plain or not all(isinstance(made[name], type_) for name, type_ in types.items()):
+            raise ValueError("of other types than ours")
+        if blob is not None and not re.fullmatch("[0-9a-f]{64}", blob):  # it becomes part of a path
+            raise ValueError("a blob's name that is none")
+    except (KeyError, TypeError, RecursionError) as error:
+        raise ValueError("no record") from error
+    return Artefact(key, kind, info, blob, made)
 
 
 def default_root() -> Path:
@@ -220,29 +282,10 @@ def default_root() -> Path:
     return Path(platformdirs.user_cache_dir("pytest-unlearning", appauthor=False))
 
 
-def check_writable(root: Path) -> None:
-    """Create the store's directories.
+def check_writable(root: Path | str) -> None:
+    """Create the store's directories, and see that it can be reached and written.
 
     Raises:
-        UnlearningError: They cannot be created or written.
+        UnlearningError: It cannot.
     """
-    try:
-        for folder in ("records", "blobs", "locks"):
-            (root / folder).mkdir(parents=True, exist_ok=True)
-        probe = root / f".probe-{os.getpid()}"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise UnlearningError(
-            f"the store {root} cannot be written ({error.strerror or error}); name another with --audit-store"
-        ) from None
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    files_at(root).check()

@@ -16,12 +16,13 @@ from scipy import special
 from harness import registry
 from harness.api import Cell, DeviceLost, Evidence, Reading, Registered, Trial, Verdict
 from harness.bounds import eps_lower_single, mu_lower
+from harness.executors import Executor
 from harness.judging import DOSES, Claim, Judgement, doses, judge, judge_budget, seeds_to_decide
 from harness.measures import ACCURACY, COST, HEURISTICS
 from harness.plan import LOOKS, Plan
 from harness.statistics import bad_seed_bound
 from harness.store import Busy
-from harness.trial import Lab, TrialResult
+from harness.trial import TrialResult
 
 #: The controls every cell is compared with.
 REFERENCES = ("retrain", "short", "identity", "wrecked")
@@ -55,12 +56,12 @@ class Study:
 
     Args:
         cells: What is audited.
-        lab: Where trials are run.
+        lab: Runs trials: a lab, or a cluster of them.
         plan: When evidence is looked at.
         tolerance: Fraction of a poison's effect that still passes, in [0, 1).
     """
 
-    def __init__(self, cells: Sequence[Cell], lab: Lab, plan: Plan, tolerance: float) -> None:
+    def __init__(self, cells: Sequence[Cell], lab: Executor, plan: Plan, tolerance: float) -> None:
         self.cells = tuple(cells)
         self.lab = lab
         lab.will_need(self.cells)

@@ -82,12 +82,9 @@ class Lab:
         self._models: OrderedDict[str, nn.Module] = OrderedDict()
         # What artefacts depend on beside their own determinants: this device, this torch, and our code. Training needs
         # little of it, so that the dearest artefacts outlive most edits.
-        self._circumstances = {
-            "torch": torch.__version__,
-            "device": device.type,
-            "code": _code(training, data_module, seeds),
-        }
-        self._harness = {"harness": _code(api, compute, measures, unlearning, sys.modules[__name__])}
+        code = sources()
+        self._circumstances = {"torch": code["torch"], "device": device.type, "code": code["code"]}
+        self._harness = {"harness": code["harness"]}
 
     def will_need(self, cells: Iterable[Cell]) -> None:
         """Have checkpoints of P kept that the cells' methods want, while P is trained."""
@@ -156,10 +153,7 @@ class Lab:
             planted = [self._plant(trial) for trial in trials]
             arms = [self._arms(*each) for each in zip(trials, planted, strict=True)]
             stored = self._stored_heuristics(trials[0], planted, arms)
-        return [
-            {name: {arm: _restored(reading) for arm, reading in by.items()} for name, by in of.items()}
-            for of in stored.info["readings"]
-        ]
+        return _restored_heuristics(stored.info)
 
     def _stored_heuristics(
         self, trial: Trial, planted: Sequence[_Planted], arms: Sequence[Mapping[str, Artefact]]
@@ -181,7 +175,7 @@ class Lab:
             "models": [{arm: of[arm].blob for arm in of} for of in arms],
             **self._circumstances,
         }
-        return self.store.obtain("value", determinants, make, trial.id)
+        return self.store.obtain("value", determinants, make, trial.id, lambda found: _restored_heuristics(found.info))
 
     def relearned(self, trial: Trial) -> dict[str, Reading]:
         """Return, by arm, what the poison's measure reads of a trial's models after they were trained on.
@@ -290,9 +284,9 @@ class Lab:
             _check_planted(poison, planted, split.train)
             return {"points": len(planted.forget)}, _pack(planted)
 
-        artefact = self.store.obtain("planted", self._planted_determinants(trial), make, trial.id)
+        artefact = self.store.obtain("planted", self._planted_determinants(trial), make, trial.id, _has_tensors)
         if artefact.key not in self._planted:
-            tensors = self.store.tensors(artefact)
+            tensors = self._usable(artefact, lambda found: _check_planted(poison, _unpack(found), split.train))
             if tensors is None:  # it was damaged, and is gone now
                 return self._plant(trial)
             self._planted[artefact.key] = _Planted.of(_unpack(tensors), split.train, str(artefact.blob))
@@ -322,7 +316,7 @@ class Lab:
             return {"examples": examples, "finite": training.is_finite(model)}, model.state_dict()
 
         of = {"task": task.identity, "data": split.fingerprint, "surrogate": seed} | self._circumstances
-        return copy.deepcopy(self.model(task, self.store.obtain("model", of, make, trial.id)))
+        return copy.deepcopy(self.model(task, self.store.obtain("model", of, make, trial.id, _has_tensors)))
 
     def _determinants(self, trial: Trial, planted: _Planted, arm: str) -> dict[str, Any]:
         """Return all that determines a model's weights; equal determinants share one model.
@@ -363,7 +357,8 @@ class Lab:
             info, model = make(trial, planted, arm)
             return {**info, "finite": training.is_finite(model)}, model.state_dict()
 
-        return self.store.obtain("model", self._determinants(trial, planted, arm), make_tensors, trial.id)
+        of = self._determinants(trial, planted, arm)
+        return self.store.obtain("model", of, make_tensors, trial.id, _is_arm)
 
     def _train(self, trial: Trial, planted: _Planted, arm: str) -> tuple[dict[str, Any], nn.Module]:
         """Train P or R. Both of a seed share initialisation and order: common random numbers."""
@@ -395,13 +390,18 @@ class Lab:
             return {}, self._fit(trial, planted, "P", show, stop=epoch)[1].state_dict()
 
         of = self._determinants(trial, planted, "P") | {"epoch": epoch}
-        return self.store.obtain("model", of, make or again, trial.id)
+        return self.store.obtain("model", of, make or again, trial.id, _has_tensors)
 
     def _history(self, trial: Trial, planted: _Planted) -> dict[int, dict[str, Tensor]]:
         """Return the checkpoints that the method declares to want, on the device."""
+        epochs = wanted_epochs(trial.cell.unlearner, trial.cell.task.value.epochs)
+        if not epochs:
+            return {}
+        with training.isolated_rng(0):
+            model: nn.Module = trial.cell.task.value.new_model()
         history = {}
-        for epoch in wanted_epochs(trial.cell.unlearner, trial.cell.task.value.epochs):
-            tensors = self.store.tensors(artefact := self._checkpoint(trial, planted, epoch))
+        for epoch in epochs:
+            tensors = self._usable(artefact := self._checkpoint(trial, planted, epoch), model.load_state_dict)
             if tensors is None:
                 raise Busy(artefact.key)  # it was damaged and is gone: the next attempt makes it again
             history[epoch] = {name: tensor.to(self.device) for name, tensor in tensors.items()}
@@ -460,17 +460,28 @@ class Lab:
         """Return a stored model in eval mode, on the device. It is shared: do not change it."""
         assert artefact.blob is not None
         if artefact.blob not in self._models:
-            tensors = self.store.tensors(artefact)
-            if tensors is None:
-                raise Busy(artefact.key)  # it was damaged and is gone: the next attempt makes it again
             with training.isolated_rng(0):
                 model: nn.Module = task.value.new_model().to(self.device)
-            model.load_state_dict(tensors)
+            if self._usable(artefact, model.load_state_dict) is None:
+                raise Busy(artefact.key)  # it was damaged and is gone: the next attempt makes it again
             self._models[artefact.blob] = model
             while len(self._models) > 6:
                 self._models.popitem(last=False)
         self._models.move_to_end(artefact.blob)
         return self._models[artefact.blob].eval()
+
+    def _usable(self, artefact: Artefact, use: Callable[[dict[str, Tensor]], object]) -> dict[str, Tensor] | None:
+        """Return an artefact's tensors once they were put to use, or None if they are damaged; they are gone then."""
+        tensors = self.store.tensors(artefact)
+        try:
+            if tensors is not None:
+                use(tensors)
+            return tensors
+        except Exception:
+            if artefact.made["run"] == self.store.run:  # our own: an error of ours, or of a plugin, and no damage
+                raise
+            self.store.discard(artefact)
+            return None
 
     def _poison_reading(self, trial: Trial, planted: _Planted, model: Artefact) -> tuple[Reading, Artefact]:
         poison, task = trial.cell.poison, trial.cell.task
@@ -515,7 +526,7 @@ class Lab:
             **of,
             **self._circumstances,
         }
-        artefact = self.store.obtain("value", determinants, make, trial.id)
+        artefact = self.store.obtain("value", determinants, make, trial.id, lambda found: _restored(found.info))
         return _restored(artefact.info), artefact
 
     def _result(
@@ -641,13 +652,46 @@ def _stored(reading: Reading) -> dict[str, Any]:
 
 def _restored(info: Mapping[str, Any]) -> Reading:
     value = math.nan if info["value"] is None else info["value"]
-    return Reading(value, info["resolution"], info["details"], info["unusable"])
+    details: dict[str, Any] = dict(info["details"])
+    if not all(isinstance(number, int | float | None) for number in (value, *details.values())):
+        raise TypeError("readings are numbers")
+    return Reading(value, float(info["resolution"]), details, str(info["unusable"]))
+
+
+def _restored_heuristics(info: Mapping[str, Any]) -> list[dict[str, dict[str, Reading]]]:
+    return [
+        {name: {arm: _restored(reading) for arm, reading in dict(by).items()} for name, by in dict(of).items()}
+        for of in info["readings"]
+    ]
+
+
+def _has_tensors(artefact: Artefact) -> None:
+    if artefact.blob is None:
+        raise ValueError("an artefact of this kind has tensors")
+
+
+def _is_arm(artefact: Artefact) -> None:
+    _has_tensors(artefact)
+    numbers = [artefact.info[name] for name in ("examples", "steps")] + [artefact.info.get("seconds", 0.0)]
+    if not isinstance(artefact.info["finite"], bool) or not all(isinstance(each, int | float) for each in numbers):
+        raise TypeError("what a training cost is told in numbers")
 
 
 def _plain(value: float) -> float | None:
     """Numbers cross process and file borders as plain floats; what is not finite crosses as null."""
     value = float(value)
     return value if math.isfinite(value) else None
+
+
+def sources() -> dict[str, str]:
+    """Return what of this installation artefacts depend on, under the names by which their records say so."""
+    return {
+        "torch": torch.__version__,
+        "code": _code(training, data_module, seeds),
+        "harness": _code(api, compute, measures, unlearning, sys.modules[__name__]),
+        "heuristics": _code(heuristics),
+        "relearning": _code(relearning),
+    }
 
 
 def _code(*modules: Any) -> str:

@@ -126,7 +126,10 @@ class IMDbGPT2:
         classes = 2 if self.head == "classifier" else 0
         transformers = _transformers()
         if self.model != SCRATCH:
-            return Reader(_quietly(lambda: transformers.GPT2Model.from_pretrained(self.model)).float(), classes)
+            return Reader(
+                _quietly(lambda: transformers.GPT2Model.from_pretrained(self.model, use_safetensors=True)).float(),
+                classes,
+            )
         # Where the vocabulary that was learned is smaller, some embeddings are never used.
         config = transformers.GPT2Config(
             vocab_size=self.vocabulary, n_positions=self._positions, n_embd=self.width, n_layer=self.layers,
