@@ -30,7 +30,9 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cpu" if name == "cpu" or not torch.cuda.is_available() else "cuda:0")
 
 
-def open_lab(store: str | Path | None, data: str | Path | None, device: str, budget: float, run: str) -> Lab:
+def open_lab(
+    store: str | Path | None, data: str | Path | None, device: str, budget: float, run: str, made_on: str | None = None
+) -> Lab:
     """Return a lab for the Python front ends.
 
     Args:
@@ -39,12 +41,13 @@ def open_lab(store: str | Path | None, data: str | Path | None, device: str, bud
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         budget: Compute an unlearner may use, as a fraction of retraining.
         run: What the run is called in the store.
+        made_on: As for `harness.trial.Lab`.
 
     Raises:
         UnlearningError: The store cannot be written or the device cannot be used.
     """
     artefacts = Store(Path(store or default_root()), f"{run}-{time.time_ns():x}")
-    return Lab(artefacts, pick_device(device), budget, Path(data) if data else None)
+    return Lab(artefacts, pick_device(device), budget, Path(data) if data else None, made_on=made_on)
 
 
 def audit(
