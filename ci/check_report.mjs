@@ -36,6 +36,7 @@ for (const [device, width, height] of [["desktop", 1280, 800], ["phone", 390, 84
   for (const scheme of ["light", "dark"]) {
     const name = `${device}-${scheme}`;
     const page = await browser.newPage();
+    page.setDefaultTimeout(120_000);
     const requests = [];
     page.on("request", (request) => requests.push(request.url()));
     page.on("pageerror", (error) => wrong.push(`${name}: ${error}`));
@@ -80,7 +81,6 @@ for (const [device, width, height] of [["desktop", 1280, 800], ["phone", 390, 84
       console.log(`${name}: axe ${impact} ${id}: ${help} (${nodes.length}), e.g. ${nodes[0].html.slice(0, 160)}`);
       seen(!["serious", "critical"].includes(impact), `${name}: axe finds ${id} (${impact}), ${nodes.length} times`);
     }
-    if (folder) await page.screenshot({ path: join(folder, `${name}-open.png`), fullPage: true });
     const outside = requests.filter((url) => url !== address && !url.startsWith("data:"));
     seen(outside.length === 0, `${name}: it asks for ${outside.slice(0, 3).join(", ")}`);
     await page.close();

@@ -88,14 +88,16 @@ def view(document: Mapping[str, Any], pictures: Pictures) -> dict[str, Any]:
     heuristics = [_shown(i + len(audits), each) for i, each in enumerate(document.get("heuristics", ()))]
     contract = list(document.get("contract", ()))
     found = figures.panels(document)
-    run = document.get("run", {})
+    run = {"argv": [], "versions": {}, "device": "", "started": "", "seconds": None, "settings": {}}
+    run |= document.get("run", {})
     places = list(dict.fromkeys((a["task"], a["poison"]) for a in (*audits, *heuristics)))
     return {
         "title": _title(document),
         "headline": _headline(audits, contract),
         "lead": _lead(audits, document),
         "run": run,
-        "started": str(run.get("started", "")).replace("T", " ").replace("Z", " UTC"),
+        "command": run["settings"].get("command") or " ".join(run["argv"]),
+        "started": str(run["started"]).replace("T", " ").replace("Z", " UTC"),
         "matrices": _matrices(audits),
         "conclusions": _conclusions(audits, document),
         "sure": _how_sure(audits, document),
@@ -111,7 +113,7 @@ def view(document: Mapping[str, Any], pictures: Pictures) -> dict[str, Any]:
         "controls": _controls(audits),
         "trials": _trials(document.get("trials", ())),
         "unlearners": document.get("unlearners", ()),
-        "settings": {k: v for k, v in run.get("settings", {}).items() if k != "command"},
+        "settings": {k: v for k, v in run["settings"].items() if k != "command" and v is not None},
         "looks": LOOKS,
     }
 
@@ -305,6 +307,9 @@ def _how_sure(audits: Sequence[Mapping[str, Any]], document: Mapping[str, Any]) 
 def _methods(audits: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     places = dict.fromkeys((a["unlearner"], a["task"]) for a in audits)
     few = sum(not a["as_required"] for a in audits) <= 6
+    order = [*CLAIMS, *(a["claim"] for a in audits)]
+    poisons = list(dict.fromkeys(a["poison"] for a in audits))
+    audits = sorted(audits, key=lambda a: (poisons.index(a["poison"]), order.index(a["claim"])))
     return [
         {
             "name": f"{method} on {task}",

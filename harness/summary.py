@@ -23,18 +23,27 @@ def markdown(document: Mapping[str, Any], limit: int = LIMIT) -> str:
         unlike = sum(not _as_required(a) for a in audits)
         counts = ", ".join(f"{n} {o}" for o in WORST if (n := sum(a["verdict"] == o for a in audits)))
         head += [f"{unlike} of {len(audits)} audits did not conclude what they must: {counts}.", ""]
-    tail = _tail(document, audits, contract, heuristics)
     rows = [_row(audit) for audit in audits]
-    table = ["| verdict | method | task | poison | audit | estimate | interval | margin | seeds |", "|---" * 9 + "|"]
-    for kept in range(len(rows), -1, -1):
-        left_out = [] if kept == len(rows) else ["", f"{len(rows) - kept} more do not fit here."]
-        for end in (tail, []):
-            text = "\n".join([*head, *(table if kept else []), *rows[:kept], *left_out, "", *end]) + "\n"
-            if len(text.encode()) <= limit:
-                return text
-        if not rows:
-            break
-    return ""
+    if rows:
+        head += [
+            "| verdict | method | task | poison | audit | estimate | interval | margin | seeds |",
+            "|---" * 9 + "|",
+        ]
+    tail = ["", *_tail(document, audits, contract, heuristics)]
+    if _size(head) + _size(rows) + _size(tail) > limit:
+        tail, left = [], limit - _size(head) - 60  # what does not fit is counted in fewer bytes than this
+        kept = 0
+        while kept < len(rows) and (left := left - _size(rows[kept : kept + 1])) >= 0:
+            kept += 1
+        if not kept:
+            return ""
+        rows, tail = rows[:kept], ["", f"{len(rows) - kept} more, and the rest, do not fit here."]
+    return "\n".join([*head, *rows, *tail]) + "\n"
+
+
+def _size(lines: Sequence[str]) -> int:
+    """Return the bytes of lines in UTF-8, with what ends each."""
+    return sum(len(line.encode()) + 1 for line in lines)
 
 
 def _as_required(audit: Mapping[str, Any]) -> bool:
