@@ -222,17 +222,19 @@ def panels(document: Mapping[str, Any]) -> list[Panel]:
         if audit["claim"] == "poison" and attack and audit.get("values") and attack.get("values"):
             pairs.setdefault((audit["task"], audit["poison"]), {})[audit["unlearner"]] = (attack, audit)
     found = []
-    for place, methods in pairs.items():
+    several = len({task for task, _ in pairs}) > 1
+    for (task, poison), methods in pairs.items():
+        name = f"{poison} on {task}" if several else poison
         if all(RATE in of.get("by_seed", {}) for pair in methods.values() for of in pair):
-            found.append(_rates(place, methods))
-        found.append(_fractions(place, methods))
+            found.append(_rates(name, methods))
+        found.append(_fractions(name, methods))
     return found
 
 
 _Pairs = Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]]
 
 
-def _rates(place: tuple[str, str], methods: _Pairs) -> Panel:
+def _rates(name: str, methods: _Pairs) -> Panel:
     def read(arm: str, attack: Mapping[str, Any], audit: Mapping[str, Any]) -> dict[str, Point | None]:
         return {
             "membership": t_interval(attack["by_seed"][RATE][arm]),
@@ -269,14 +271,14 @@ def _rates(place: tuple[str, str], methods: _Pairs) -> Panel:
         )
     references = {metric: point.value for metric, point in retrained.items() if point is not None}
     return Panel(
-        f"{place[1]} on {place[0]}: points found at 1 % false positives",
+        f"{name}: points found at 1 % false positives",
         "rate of true positives at 1 % false positives",
         {"membership": "membership inference by loss", "poison": "score of the poison"},
         rows, None, references, sentences,
     )  # fmt: skip
 
 
-def _fractions(place: tuple[str, str], methods: _Pairs) -> Panel:
+def _fractions(name: str, methods: _Pairs) -> Panel:
     def judged(audit: Mapping[str, Any]) -> Point | None:
         if audit["estimate"] is None or audit["reason"] == "no-bite":
             return None
@@ -288,7 +290,7 @@ def _fractions(place: tuple[str, str], methods: _Pairs) -> Panel:
     fooled = [m for m, verdict in failed.items() if verdict == "PASS"]
     first = next(iter(methods.values()))[1]
     return Panel(
-        f"{place[1]} on {place[0]}: fraction of the poison's effect that is left",
+        f"{name}: fraction of its effect that is left",
         "fraction left: 0 as if retrained, 1 nothing unlearned",
         {"membership": "area under the attack's curve", "poison": str(first.get("title", "measure of the poison"))},
         rows, first["margin"], {},
