@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,7 @@ def append_summary(document: Mapping[str, Any], target: Path) -> None:
             with target.open("a", encoding="utf-8") as file:
                 file.write(text)
     except OSError as error:
-        warnings.warn(f"the summary was not written to {target}: {error}", stacklevel=2)
+        print(f"the summary was not written to {target}: {error}", file=sys.stderr)
 
 
 def pictures_of(document: Mapping[str, Any], device: str = "auto") -> dict[tuple[str, str], Picture]:
@@ -75,7 +75,7 @@ def pictures_of(document: Mapping[str, Any], device: str = "auto") -> dict[tuple
         try:
             sheet = stored_picture(lab, task, poison)
         except Exception as error:  # of a plugin, say: a report without a picture is better than none
-            warnings.warn(f"there is no picture of {poison} on {task}: {error}", stacklevel=2)
+            print(f"there is no picture of {poison} on {task}: {error}", file=sys.stderr)
             continue
         if sheet is not None:
             content = io.BytesIO()

@@ -218,14 +218,14 @@ def _plain_end(x: float | None) -> str:
 
 
 def _matrices(audits: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return a matrix per task: methods, and poison by poison their audits."""
+    """Return a matrix per task: methods, and poison by poison their audits, poisons with the worst verdicts first."""
     matrices = []
     for task in dict.fromkeys(a["task"] for a in audits):
         here = [a for a in audits if a["task"] == task]
         order = [*CLAIMS, *(a["claim"] for a in here)]
         groups = {
             poison: sorted({a["claim"] for a in here if a["poison"] == poison}, key=order.index)
-            for poison in dict.fromkeys(a["poison"] for a in here)
+            for poison in sorted(dict.fromkeys(a["poison"] for a in here), key=lambda p: _rank(here, p))
         }
         rows = []
         for method in dict.fromkeys(a["unlearner"] for a in here):
@@ -238,6 +238,11 @@ def _matrices(audits: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             {"task": task, "groups": {p: len(c) for p, c in groups.items()}, "claims": titles, "rows": rows}
         )
     return matrices
+
+
+def _rank(audits: Sequence[Mapping[str, Any]], poison: str) -> int:
+    """Return where a poison comes among others: those with the worst verdicts first."""
+    return min(WORST.index(a["verdict"]) for a in audits if a["poison"] == poison)
 
 
 def _conclusions(audits: Sequence[Mapping[str, Any]], document: Mapping[str, Any]) -> list[dict[str, Any]]:

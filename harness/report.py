@@ -257,9 +257,8 @@ def heuristic_lines(heuristics: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return what the usual metrics say, method by method: a line per poison, beside the verdict on the poison."""
     lines = []
     for (method, task), rows, fooled in heuristic_rows(heuristics):
-        lines += _aligned(
-            [[f"{method} on {task}", *"poison", *rows[0][2:]], *(["  " + row[0], *row[1:]] for row in rows[1:])]
-        )
+        head = [f"{method} on {task}", "poison", *rows[0][2:]]
+        lines += _aligned([head, *(["  " + row[0], *row[1:]] for row in rows[1:])])
         if fooled:
             count = f"{len(fooled)} of them say{'s' if len(fooled) == 1 else ''} unlearned"
             lines.append(f"  {count} where the audit of the poison FAILs: {', '.join(fooled)}")
