@@ -88,7 +88,7 @@ def view(document: Mapping[str, Any], pictures: Pictures) -> dict[str, Any]:
     heuristics = [_shown(i + len(audits), each) for i, each in enumerate(document.get("heuristics", ()))]
     contract = list(document.get("contract", ()))
     found = figures.panels(document)
-    run = {"argv": [], "versions": {}, "device": "", "started": "", "seconds": None, "settings": {}}
+    run: dict[str, Any] = {"argv": [], "versions": {}, "device": "", "started": "", "seconds": None, "settings": {}}
     run |= document.get("run", {})
     places = list(dict.fromkeys((a["task"], a["poison"]) for a in (*audits, *heuristics)))
     return {
