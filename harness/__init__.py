@@ -1,7 +1,8 @@
 """pytest-unlearning: machine unlearning as tests.
 
-`audit`, `plan_study` and `picture` are the Python front end; ``pytest test_suites --unlearner=NAME`` is the other one.
-A method raises `UnlearningError` to refuse what it cannot serve, and annotates fields with `Search` to have them tuned.
+`audit`, `plan_study`, `picture` and `load_models` are the Python front end; ``pytest test_suites --unlearner=NAME`` is
+the other one. A method raises `UnlearningError` to refuse what it cannot serve, and annotates fields with `Search` to
+have them tuned.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from harness.frontend import audit as audit
+    from harness.models import load_models as load_models
     from harness.pictures import picture as picture
     from harness.planning import plan_study as plan_study
 
-__all__ = ["Search", "UnlearningError", "audit", "picture", "plan_study"]
+__all__ = ["Search", "UnlearningError", "audit", "load_models", "picture", "plan_study"]
 
 
 def __getattr__(name: str) -> Any:
@@ -26,6 +28,10 @@ def __getattr__(name: str) -> Any:
         from harness.frontend import audit
 
         return audit
+    if name == "load_models":
+        from harness.models import load_models
+
+        return load_models
     if name == "plan_study":
         from harness.planning import plan_study
 

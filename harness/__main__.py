@@ -1,4 +1,4 @@
-"""The command line beside pytest's: ``python -m harness COMMAND``."""
+"""``python -m harness COMMAND``: what is done outside of pytest."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ import sys
 from collections.abc import Sequence
 
 from harness.api import UnlearningError
+from harness.commands import add_figure, add_report
 from harness.housekeeping import add_store
 
-#: Each adds one command to the subparsers, with ``run``: from options to an exit code.
-COMMANDS = (add_store,)
+#: Each adds one command, with ``run``: from options to an exit code.
+COMMANDS = (add_report, add_figure, add_store)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; 2 where it cannot be run."""
-    parser = argparse.ArgumentParser(prog="python -m harness", description="pytest-unlearning, beside pytest.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser = argparse.ArgumentParser(prog="python -m harness", description=__doc__)
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in COMMANDS:
-        add(commands)
+        add(subparsers)
     options = parser.parse_args(arguments)
     try:
-        return int(options.run(options))
+        return int(options.run(options) or 0)
     except (UnlearningError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
 
 

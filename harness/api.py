@@ -460,6 +460,26 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class Look:
+    """What the seed plan saw at one look.
+
+    Attributes:
+        seeds: How many seeds there were.
+        estimate: As in `Verdict`.
+        pass_interval: Interval of the estimate that a PASS is read from: it lies within the margin.
+        fail_interval: The wider one that a FAIL is read from: it lies outside of the margin.
+        p_pass, p_fail: Raw p-values.
+    """
+
+    seeds: int
+    estimate: float
+    pass_interval: tuple[float, float]
+    fail_interval: tuple[float, float]
+    p_pass: float
+    p_fail: float
+
+
+@dataclass(frozen=True)
 class Verdict:
     """The record of one judgement.
 
@@ -476,7 +496,9 @@ class Verdict:
         level: What the deciding p-value was held against.
         seeds: The seeds that were used, in order.
         values: Per-seed numbers under ``"poisoned"``, ``"retrained"``, ``"unlearned"``.
-        details: Further numbers to print, by name.
+        details: Further numbers to print, by name: as a rule means over seeds.
+        by_seed: Per-seed numbers of such details, by name and then as in ``values``.
+        looks: The path of the seed plan to the verdict, first look first; empty where nothing was tested.
     """
 
     unlearner: str
@@ -495,6 +517,8 @@ class Verdict:
     seeds: tuple[int, ...]
     values: Mapping[str, tuple[float, ...]]
     details: Mapping[str, float] = field(default_factory=dict)
+    by_seed: Mapping[str, Mapping[str, tuple[float, ...]]] = field(default_factory=dict)
+    looks: tuple[Look, ...] = ()
 
     @property
     def cell(self) -> str:

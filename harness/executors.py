@@ -40,6 +40,10 @@ class Executor(Protocol):
 
     budget: float
 
+    @property
+    def made_on(self) -> str:
+        """Class of the device that models are made on, ``"cpu"`` or ``"cuda"``."""
+
     def will_need(self, cells: Iterable[Cell]) -> None: ...
     def run(self, trial: Trial) -> TrialResult: ...
     def relearned(self, trial: Trial) -> dict[str, Reading]: ...
@@ -113,7 +117,8 @@ def connect(executor: str, store: str) -> Callable[[], None]:
             f"--audit-executor: the Ray cluster {where} cannot be reached ({said}); see to its address, and set "
             "RAY_AUTH_MODE=token if it asks for one"
         ) from None
-    return shutdown
+    stop: Callable[[], None] = shutdown
+    return stop
 
 
 @dataclass(frozen=True)
@@ -157,6 +162,10 @@ class Ray:
             on_gpu: ray.remote(max_retries=RETRIES, max_calls=int(on_gpu))(_work) for on_gpu in (False, True)
         }
         self._asked, self._has = -math.inf, dict[str, float]()
+
+    @property
+    def made_on(self) -> str:
+        return "cuda" if self._gpus else "cpu"
 
     def will_need(self, cells: Iterable[Cell]) -> None:
         self._cells = (*self._cells, *cells)

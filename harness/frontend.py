@@ -38,7 +38,9 @@ def pick_device(name: str, share: float = 1.0) -> torch.device:
     return torch.device("cuda:0")
 
 
-def open_lab(store: str | Path | None, data: str | Path | None, device: str, budget: float, run: str) -> Lab:
+def open_lab(
+    store: str | Path | None, data: str | Path | None, device: str, budget: float, run: str, made_on: str | None = None
+) -> Lab:
     """Return a lab for the Python front ends.
 
     Args:
@@ -47,12 +49,13 @@ def open_lab(store: str | Path | None, data: str | Path | None, device: str, bud
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         budget: Compute an unlearner may use, as a fraction of retraining.
         run: What the run is called in the store.
+        made_on: As for `harness.trial.Lab`.
 
     Raises:
         UnlearningError: The store cannot be written or the device cannot be used.
     """
     where, folder = store or default_root(), Path(data) if data else None
-    return make_lab(where, f"{run}-{time.time_ns():x}", device, budget, folder)
+    return make_lab(where, f"{run}-{time.time_ns():x}", device, budget, folder, made_on=made_on)
 
 
 def make_lab(
@@ -63,9 +66,10 @@ def make_lab(
     folder: Path | None,
     on_epoch: Callable[[Trial, str, int, int], None] = lambda *_: None,
     share: float = 1.0,
+    made_on: str | None = None,
 ) -> Lab:
     """Return a lab over a store; as `open_lab`, with the run's id as it stands, on a share of the device."""
-    return Lab(Store(store, run), pick_device(device, share), budget, folder, on_epoch)
+    return Lab(Store(store, run), pick_device(device, share), budget, folder, on_epoch, made_on)
 
 
 def audit(

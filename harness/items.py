@@ -18,7 +18,7 @@ from harness.contract import BrokenContract, Clause, NotExamined
 from harness.devices import SHARE
 from harness.options import Settings
 from harness.progress import Notes
-from harness.report import explain, finite_tree, plain
+from harness.report import explain, finite_tree, plain, properties, worst_seed
 
 if TYPE_CHECKING:
     from harness.executors import Executor
@@ -186,10 +186,12 @@ def verdict(request: pytest.FixtureRequest, audited: Cell) -> Any:
     """The verdict of the audit; what its unlearner raises is an error of this fixture, not a failure of the test."""
     study = study_of(request.config)
     item = request.node
+    settings = item.config.stash[SETTINGS]
     # An error leaves this much in the report.
-    common = {"unlearner": audited.unlearner.id, "task": audited.task.id, "poison": audited.poison.id}
+    cell = {"unlearner": audited.unlearner.id, "task": audited.task.id, "poison": audited.poison.id}
+    common = {**cell, "claim": claim_of(item), "command": settings.command(item.nodeid, audited.unlearner.id)}
     kind = "heuristic" if item.get_closest_marker("heuristic") else "audit"
-    item.stash[REPORTED] = {kind: {**common, "claim": claim_of(item), "verdict": "ERROR", "seconds": 0.0}}
+    item.stash[REPORTED] = {kind: {**common, "verdict": "ERROR", "seconds": 0.0}}
     started = time.perf_counter()
     found = study.verdict(audited, claim_of(item))
     # Beside a heuristic stands what the audit of the poison says of the same models.
@@ -199,9 +201,9 @@ def verdict(request: pytest.FixtureRequest, audited: Cell) -> Any:
         else {"poison_verdict": study.verdict(audited, "poison").outcome.value}
     )
     numbers = {**plain(found), "seconds": round(time.perf_counter() - started, 4)}
-    item.stash[REPORTED] = {kind: {**numbers, "claim": claim_of(item), **beside}}
-    for name in ("verdict", "reason", "estimate", "margin", "p_pass", "p_fail"):
-        item.user_properties.append((name, numbers[name]))
+    load = settings.load_line(**cell, seed=worst_seed(found), made_on=study.lab.made_on)
+    item.stash[REPORTED] = {kind: {**numbers, **common, **beside, "load": load}}
+    item.user_properties += properties(numbers)
     return found
 
 
@@ -212,8 +214,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
     reported = item.stash.get(REPORTED, None)
     if reported is not None and (report.when == "call" or report.failed):
         report.unlearning = {**reported, "nodeid": report.nodeid}
+        if "audit" in reported:
+            report.unlearning["audit"] = {**reported["audit"], "as_required": report.passed}
         if call.excinfo is not None and "audit" in reported:
-            report.unlearning["audit"] = {"reason": call.excinfo.exconly().splitlines()[0], **reported["audit"]}
+            report.unlearning["audit"] = {
+                "reason": call.excinfo.exconly().splitlines()[0],
+                **report.unlearning["audit"],
+            }
     error = call.excinfo.value if call.excinfo is not None else None
     if isinstance(error, DeviceLost):
         if hasattr(item.config, "workerinput"):
@@ -230,7 +237,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
         report.longrepr = f"{error.__cause__ or ''}\n{error}".strip()
     if isinstance(error, AuditFailure):
         command = item.config.stash[SETTINGS].command(item.nodeid, error.verdict.unlearner)
-        report.longrepr = explain(error.verdict, command, error.expected)
+        load = (reported or {}).get("audit", {}).get("load", "")
+        report.longrepr = explain(error.verdict, command, error.expected, load)
         if reported is not None:  # somebody's own test may ask `harness.audit` for its verdict
             report.unlearning |= {"text": report.longrepr, "inconclusive": isinstance(error, InconclusiveAudit)}
         if reported is not None and "heuristic" in reported:

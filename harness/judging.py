@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness import statistics
-from harness.api import Evidence, Measure, Outcome
+from harness.api import Evidence, Look, Measure, Outcome
 from harness.plan import LOOKS, MIN_PASS, Plan
 
 #: Shares of the poisoned model's measure in the mixtures that are judged as a control.
@@ -74,6 +74,16 @@ def doses(claim: Claim, evidence: Evidence, plan: Plan) -> list[Outcome]:
     pairs = list(zip(evidence.poisoned, evidence.retrained, strict=True))
     mixtures = [tuple(k * p + (1 - k) * r for p, r in pairs) for k in DOSES]
     return [_walk(claim, evidence.of(mixture), plan, {}).outcome for mixture in mixtures]
+
+
+def path(claim: Claim, evidence: Evidence, plan: Plan) -> tuple[Look, ...]:
+    """Return what the plan sees at each look that the evidence reaches, by the tests that `judge` makes there."""
+    found = []
+    for n in (n for n in plan.looks if n <= len(evidence)):
+        passing = _test(claim, evidence.first(n), plan.pass_level)
+        failing = _test(claim, evidence.first(n), plan.fail_level(claim.judged))
+        found.append(Look(n, passing.estimate, passing.interval, failing.interval, passing.p_pass, passing.p_fail))
+    return tuple(found)
 
 
 def _misbehaves(claim: Claim, here: Evidence, gates: Mapping[str, Judgement], plan: Plan) -> str:

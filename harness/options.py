@@ -81,6 +81,7 @@ def add_options(parser: pytest.Parser) -> None:
         "executor", "local|ray[://...]", "local",
         "Where trials are computed: here, on the Ray cluster of RAY_ADDRESS or a local one (ray), or at ray://HOST:PORT",
     )  # fmt: skip
+    option("html", "FILE", None, "Write a report to look at to FILE, one page that needs no network")
     group.addoption(
         "--audit-inconclusive", choices=("fail", "warn"), default="fail",
         help="What an inconclusive audit does to the run; default fail",
@@ -220,8 +221,10 @@ class Settings:
         folder = self.folder
         if folder is not None and not folder.is_dir():
             raise pytest.UsageError(f"--audit-data: there is no directory {folder}")
-        if self.config.option.audit_json and not Path(self.config.option.audit_json).absolute().parent.is_dir():
-            raise pytest.UsageError(f"--audit-json: there is no directory for {self.config.option.audit_json}")
+        for name in ("json", "html"):
+            file = getattr(self.config.option, f"audit_{name}")
+            if file and (not Path(file).absolute().parent.is_dir() or Path(file).is_dir()):
+                raise pytest.UsageError(f"--audit-{name}: there is no directory for {file}, or it is one")
         if self.config.option.audit_device == "cuda" and not self.on_ray and not visible_gpus():
             raise pytest.UsageError("--audit-device=cuda: no GPU can be used here; run with cpu or auto")
         if self.config.option.audit_tune:
@@ -261,11 +264,25 @@ class Settings:
         for argument in arguments:
             name, equals, _ = argument.partition("=")
             if name in ("--task", "--poison") or (
-                name.startswith("--audit-") and name not in ("--audit-json", "--audit-dry-run")
+                name.startswith("--audit-") and name not in ("--audit-json", "--audit-html", "--audit-dry-run")
             ):
                 kept.append(argument if equals else f"{name}={next(arguments, '')}")
         method = [] if self.controls_only else [f"--unlearner={unlearner}"]
         return shlex.join(["pytest", nodeid, *method, *kept])
+
+    def load_line(self, unlearner: str, task: str, poison: str, seed: int, made_on: str) -> str:
+        """Return the Python that loads the models of a trial of this run; what is as by default is left out."""
+        option = self.config.option
+        given: dict[str, Any] = {"task": task, "poison": poison, "seed": seed}
+        if self.budget != 0.1:
+            given["budget"] = self.budget
+        if option.audit_store:
+            given["store"] = str(self.store)
+        if option.audit_data:
+            given["data"] = str(self.folder)
+        if made_on != "cpu":
+            given["made_on"] = made_on
+        return f"harness.load_models({unlearner!r}, {', '.join(f'{k}={v!r}' for k, v in given.items())})"
 
 
 def _or_usage_error(function: Callable[..., list[Any]], *arguments: Any) -> list[Any]:

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import registry
-from harness.api import Trial, UnlearningError
+from harness.api import Cell, Planted, Trial, UnlearningError
 from harness.frontend import open_lab
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
+
+    from harness.trial import Lab
 
 TILE = 72  # pixels of a tile, at least
 GAP = 6
@@ -53,7 +55,23 @@ def picture(
     if cell.task.value.modality != "image":
         raise UnlearningError(f"{cell.task.id} has {cell.task.value.modality} and no images; nothing can be pictured")
     lab = open_lab(store, data, device, budget=0.1, run="picture")
-    planted = lab.planted(Trial(cell, seed))
+    return _sheet(lab, cell, lab.planted(Trial(cell, seed)), count, gain)
+
+
+def stored_picture(lab: Lab, task: str, poison: str, seed: int = 0, count: int = 8) -> Image | None:
+    """Return such a picture of what the lab's store has; None where it has nothing, or no images. Crafts nothing.
+
+    Raises:
+        UnlearningError: Something named cannot be found or used, or the task's data cannot be had.
+    """
+    (cell,) = registry.cells([registry.resolve("unlearner", "retrain")], [registry.resolve("task", task)], [poison])
+    if cell.task.value.modality != "image":
+        return None
+    planted, _ = lab.stored(Trial(cell, seed))
+    return None if planted is None else _sheet(lab, cell, planted, count)
+
+
+def _sheet(lab: Lab, cell: Cell, planted: Planted, count: int, gain: float = 10) -> Image:
     clean = lab.split(cell.task).train.batch(planted.forget[:count])
     labels = list(zip(clean.labels.tolist(), planted.labels[:count].tolist(), strict=True))
     return contact_sheet(clean.inputs["image"].cpu(), planted.inputs["image"][:count].cpu(), labels, gain)

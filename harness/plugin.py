@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness import devices
+from harness import devices, outputs
 from harness import report as texts
 from harness.api import UnlearningError
 from harness.items import (
@@ -351,10 +351,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         status.stop()
     if not is_worker(config) and config.stash[SETTINGS].asked:
         shutil.rmtree(notes_folder(config), ignore_errors=True)
-    if is_worker(config) or not config.option.audit_json or not config.stash[SETTINGS].judging:
-        return
-    settings, results = config.stash[SETTINGS], config.stash[RESULTS]
-    texts.write_json(Path(config.option.audit_json).absolute(), _document(config, settings, results))
+    if not is_worker(config) and config.stash[SETTINGS].asked and config.stash[SETTINGS].judging:
+        outputs.write(config, _document(config, config.stash[SETTINGS], config.stash[RESULTS]))
 
 
 def _document(config: pytest.Config, settings: Settings, results: Results) -> dict[str, Any]:
@@ -370,6 +368,7 @@ def _document(config: pytest.Config, settings: Settings, results: Results) -> di
             "tolerance": settings.tolerance,
             "budget": settings.budget,
             "store": str(settings.store),
+            "data": str(settings.folder) if settings.folder else None,
             "tasks": [task.id for task in settings.tasks],
             "command": shlex.join(["pytest", *map(str, config.invocation_params.args)]),
         },

@@ -8,6 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,10 @@ def plain(verdict: Verdict) -> dict[str, Any]:
         "task": verdict.task,
         "poison": verdict.poison,
         "measure": verdict.measure.name,
+        "title": verdict.measure.title,
+        "test": verdict.measure.test,
+        "worse": verdict.measure.worse,
+        "unit": verdict.measure.unit,
         "verdict": verdict.outcome.value,
         "reason": verdict.reason,
         "estimate": finite(verdict.estimate),
@@ -40,13 +45,18 @@ def plain(verdict: Verdict) -> dict[str, Any]:
         "seeds": list(verdict.seeds),
         "values": {arm: [finite(x) for x in values] for arm, values in verdict.values.items()},
         "details": {name: finite(value) for name, value in verdict.details.items()},
+        "by_seed": finite_tree(verdict.by_seed),
+        "looks": [finite_tree(asdict(look)) for look in verdict.looks],
+        "finding": finding(verdict),
     }
 
 
 def finite_tree(value: Any) -> Any:
-    """Return nested plain values with None for every number that is not finite."""
+    """Return nested plain values, tuples as lists, with None for every number that is not finite."""
     if isinstance(value, Mapping):
         return {name: finite_tree(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite_tree(each) for each in value]
     return finite(value) if isinstance(value, float) else value
 
 
@@ -55,21 +65,41 @@ def finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def explain(verdict: Verdict, command: str, expected: Outcome = Outcome.PASS) -> str:
+def explain(verdict: Verdict, command: str, expected: Outcome = Outcome.PASS, load: str = "") -> str:
     """Return the few lines that stand under an audit that did not conclude what it must."""
-    lines = [_finding(verdict)]
+    lines = [finding(verdict)]
     if expected is Outcome.FAIL and verdict.outcome is Outcome.PASS:
         lines.insert(0, "This control must FAIL and passed: the audit cannot tell a bad method from a good one.")
     numbers = _numbers(verdict)
     if numbers:
         lines.append("  " + "   ".join(numbers))
-    if details := _details(verdict.details):
+    if details := detail_texts(verdict.details):
         lines.append("  " + "   ".join(details))
     lines.append(f"  reproduce: {command}")
+    if load:
+        lines.append(f"  P, R and U of seed {worst_seed(verdict)} in Python: {load}")
     return "\n".join(lines)
 
 
-def _finding(verdict: Verdict) -> str:
+def worst_seed(verdict: Verdict) -> int:
+    """Return the seed that is farthest beyond the margin, or nearest to it: the one to look at."""
+    worst = verdict.details.get("worst_seed")
+    if worst is not None:
+        return int(worst)
+    values = verdict.values["unlearned"]
+    dearest = max(range(len(values)), key=lambda i: values[i], default=0)
+    return verdict.seeds[dearest] if verdict.seeds else 0
+
+
+def properties(audit: Mapping[str, Any]) -> list[tuple[str, str | float]]:
+    """Return the numbers of a `plain` verdict as properties of its test, for JUnit and its like; none that is null."""
+    low, high = audit["interval"]
+    named = {name: audit[name] for name in ("verdict", "reason", "estimate", "margin", "p_pass", "p_fail", "p_bite")}
+    named |= {"interval_low": low, "interval_high": high, "level": audit["level"], "n_seeds": len(audit["seeds"])}
+    return [(name, value) for name, value in named.items() if value is not None]
+
+
+def finding(verdict: Verdict) -> str:
     """Return the one sentence that says what was found."""
     measure, n = verdict.measure, len(verdict.seeds)
     title = measure.title[0].upper() + measure.title[1:]
@@ -131,7 +161,7 @@ def _numbers(verdict: Verdict) -> list[str]:
     ]
 
 
-def _details(details: Mapping[str, float]) -> list[str]:
+def detail_texts(details: Mapping[str, float]) -> list[str]:
     """Return the further numbers as people read them; what stands beside retraining, beside retraining."""
     texts = []
     if "mu_lower" in details:
@@ -218,26 +248,17 @@ def table(audits: Sequence[Mapping[str, Any]]) -> list[str]:
             rows.append(_row(poison, [a for a in here if a["poison"] == poison])[: len(rows[0])])
         rows[0][0] = f"{place[0]} on {place[1]}"
         lines += _aligned(rows)
-        lines += _reference_lines(here)
+        lines += reference_lines(here)
         lines.append("")
     return lines[:-1]
 
 
 def heuristic_lines(heuristics: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return what the usual metrics say, method by method: a line per poison, beside the verdict on the poison."""
-    claims = list(dict.fromkeys(each["claim"] for each in heuristics))
     lines = []
-    for place in dict.fromkeys((each["unlearner"], each["task"]) for each in heuristics):
-        here = [each for each in heuristics if (each["unlearner"], each["task"]) == place]
-        rows = [[f"{place[0]} on {place[1]}", "poison", *claims]]
-        fooled = []
-        for poison in dict.fromkeys(each["poison"] for each in here):
-            by = {each["claim"]: each for each in here if each["poison"] == poison}
-            verdict = next((each["poison_verdict"] for each in by.values() if "poison_verdict" in each), "ERROR")
-            rows.append([f"  {poison}", verdict, *(_heuristic_cell(by.get(claim)) for claim in claims)])
-            if verdict == "FAIL":
-                fooled += [f"{claim} ({poison})" for claim in claims if by.get(claim, {}).get("verdict") == "PASS"]
-        lines += _aligned(rows)
+    for (method, task), rows, fooled in heuristic_rows(heuristics):
+        head = [f"{method} on {task}", "poison", *rows[0][2:]]
+        lines += _aligned([head, *(["  " + row[0], *row[1:]] for row in rows[1:])])
         if fooled:
             count = f"{len(fooled)} of them say{'s' if len(fooled) == 1 else ''} unlearned"
             lines.append(f"  {count} where the audit of the poison FAILs: {', '.join(fooled)}")
@@ -245,9 +266,29 @@ def heuristic_lines(heuristics: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines[:-1]
 
 
+def heuristic_rows(
+    heuristics: Sequence[Mapping[str, Any]],
+) -> list[tuple[tuple[str, str], list[list[str]], list[str]]]:
+    """Return a table per method and task, its head first, and the heuristics that say "unlearned" where a poison is."""
+    claims = list(dict.fromkeys(each["claim"] for each in heuristics))
+    tables = []
+    for place in dict.fromkeys((each["unlearner"], each["task"]) for each in heuristics):
+        here = [each for each in heuristics if (each["unlearner"], each["task"]) == place]
+        rows = [["poison", "its audit", *claims]]
+        fooled = []
+        for poison in dict.fromkeys(each["poison"] for each in here):
+            by = {each["claim"]: each for each in here if each["poison"] == poison}
+            verdict = next((each["poison_verdict"] for each in by.values() if "poison_verdict" in each), "ERROR")
+            rows.append([poison, verdict, *(_heuristic_cell(by.get(claim)) for claim in claims)])
+            if verdict == "FAIL":
+                fooled += [f"{claim} ({poison})" for claim in claims if by.get(claim, {}).get("verdict") == "PASS"]
+        tables.append((place, rows, fooled))
+    return tables
+
+
 def _heuristic_cell(found: Mapping[str, Any] | None) -> str:
     """Return a heuristic's means over seeds, of the unlearned and, in brackets, of the retrained models."""
-    if found is None or found.get("values") is None:
+    if found is None or not found.get("values"):
         return found["verdict"] if found else ""
     means = []
     for arm in ("unlearned", "retrained"):
@@ -332,7 +373,8 @@ def _left(audit: Mapping[str, Any]) -> str:
     return f"{audit['estimate']:.2f} [{bounds}]"
 
 
-def _reference_lines(audits: Sequence[Mapping[str, Any]]) -> list[str]:
+def reference_lines(audits: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what the controls beside a method's audits say, in indented lines; none where no audit has any."""
     references = [a["references"] for a in audits if a.get("references")]
     if not references:
         return []

@@ -17,7 +17,7 @@ from harness import registry
 from harness.api import Cell, DeviceLost, Evidence, Reading, Registered, Trial, Verdict
 from harness.bounds import eps_lower_single, mu_lower
 from harness.executors import Executor
-from harness.judging import DOSES, Claim, Judgement, doses, judge, judge_budget, seeds_to_decide
+from harness.judging import DOSES, Claim, Judgement, doses, judge, judge_budget, path, seeds_to_decide
 from harness.measures import ACCURACY, COST, HEURISTICS
 from harness.plan import LOOKS, Plan
 from harness.statistics import bad_seed_bound
@@ -320,6 +320,8 @@ class Study:
                 "unlearned": evidence.unlearned,
             },
             details=details,
+            by_seed=_by_seed(readings),
+            looks=path(claim, evidence, self.plan),
         )
 
     def _relearning_verdict(self, cell: Cell) -> Verdict:
@@ -377,6 +379,8 @@ class Study:
                     if any(name in c["fractions"] for c in costs)
                 },
             },
+            by_seed={},
+            looks=(),
         )
 
 
@@ -410,6 +414,21 @@ def _patiently(read: Callable[[], Any]) -> Any:
             return read()
         except Busy:
             time.sleep(0.1)
+
+
+def _by_seed(readings: Sequence[Mapping[str, Reading]]) -> dict[str, dict[str, tuple[float, ...]]]:
+    """Return the details of readings, seed by seed: by name and by arm, not-a-number where a model has none."""
+    arms = {"P": "poisoned", "R": "retrained", "U": "unlearned"}
+    names = dict.fromkeys(name for by_arm in readings for arm in arms for name in by_arm[arm].details)
+
+    def value(reading: Reading, name: str) -> float:
+        found = reading.details.get(name)
+        return float("nan") if found is None else found
+
+    return {
+        name: {title: tuple(value(by_arm[arm], name) for by_arm in readings) for arm, title in arms.items()}
+        for name in names
+    }
 
 
 def _names(cell: Cell) -> dict[str, str]:

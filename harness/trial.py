@@ -60,6 +60,8 @@ class Lab:
         budget: Compute an unlearner may use, as a fraction of retraining.
         folder: Data sets for tasks that read files, or None.
         on_epoch: Called with (trial, what is being trained, passes done, passes in all).
+        made_on: Class of the device that artefacts were made on, ``"cpu"`` or ``"cuda"``, where it is not ``device``'s:
+            for reading them elsewhere.
     """
 
     def __init__(
@@ -69,9 +71,11 @@ class Lab:
         budget: float,
         folder: Path | None = None,
         on_epoch: Callable[[Trial, str, int, int], None] = lambda *_: None,
+        made_on: str | None = None,
     ) -> None:
         self.store = store
         self.device = device
+        self.made_on = made_on or device.type
         self.budget = budget
         self._folder = folder
         self._on_epoch = on_epoch
@@ -83,7 +87,7 @@ class Lab:
         # What artefacts depend on beside their own determinants: this device, this torch, and our code. Training needs
         # little of it, so that the dearest artefacts outlive most edits.
         code = sources()
-        self._circumstances = {"torch": code["torch"], "device": device.type, "code": code["code"]}
+        self._circumstances = {"torch": code["torch"], "device": self.made_on, "code": code["code"]}
         self._harness = {"harness": code["harness"]}
 
     def will_need(self, cells: Iterable[Cell]) -> None:
@@ -226,6 +230,31 @@ class Lab:
     def planted(self, trial: Trial) -> Planted:
         """Return what the trial plants, secrets included; made if it is not stored."""
         return self._plant(trial).planted
+
+    def stored(self, trial: Trial) -> tuple[Planted | None, dict[str, Artefact]]:
+        """Return what of a trial the store has: what was planted, and models by arm. Makes nothing.
+
+        Without what was planted nobody knows the keys of the models, and there are none.
+
+        Raises:
+            UnlearningError: The task's data cannot be had.
+        """
+        artefact = self.store.get(key_of("planted", self._planted_determinants(trial)))
+        if artefact is None:
+            return None, {}
+        planted = self._plant(trial)
+        found = {arm: self.store.get(key_of("model", self._determinants(trial, planted, arm))) for arm in ARMS}
+        return planted.planted, {arm: artefact for arm, artefact in found.items() if artefact is not None}
+
+    def models(self, trial: Trial) -> dict[str, Artefact]:
+        """Return a trial's models by arm, made where they are not stored.
+
+        Raises:
+            Busy: One of them is being made by another process.
+            Exception: Whatever the unlearner raised.
+        """
+        with self._computing(trial):
+            return self._arms(trial, self._plant(trial))
 
     def missing(self, trial: Trial) -> dict[str, str]:
         """Return the models that a trial would have to make: keys by arm. Trains nothing, plants what is soon planted.

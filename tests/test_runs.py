@@ -259,6 +259,7 @@ def test_a_flipped_byte_is_noticed_and_made_again(folder):
         (["--audit-device=cuda"], "no GPU can be used here"),
         (["--audit-data=/nowhere"], "there is no directory /nowhere"),
         (["--audit-json=/nowhere/r.json"], "there is no directory for /nowhere/r.json"),
+        (["--audit-html=/nowhere/r.html"], "there is no directory for /nowhere/r.html"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
