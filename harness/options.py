@@ -253,7 +253,7 @@ def _or_usage_error(function: Callable[..., list[Any]], *arguments: Any) -> list
     try:
         return function(*arguments)
     except UnlearningError as error:
-        raise pytest.UsageError(str(error)) from error
+        raise pytest.UsageError("\n".join([str(error), *registry.trace(error.__cause__)])) from error
 
 
 def visible_gpus() -> list[str]:
