@@ -11,14 +11,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from harness import registry
 from harness.api import Cell, Registered, UnlearningError
 from harness.contract import LINES, Clause
+from harness.expectations import Expectations
 from harness.plan import LOOKS, MIN_PASS, Plan
+
+T = TypeVar("T")
 
 #: Controls that are audited where no unlearner is asked for, and what each must show.
 CONTROLS = ("retrain", "identity", "wrecked")
@@ -77,6 +80,12 @@ def add_options(parser: pytest.Parser) -> None:
         "--audit-inconclusive", choices=("fail", "warn"), default="fail",
         help="What an inconclusive audit does to the run; default fail",
     )  # fmt: skip
+    option("expect", "FILE", None, "Verdicts that are expected, in TOML: a FAIL that is expected keeps the run green")
+    group.addoption(
+        "--audit-expect-update",
+        action="store_true",
+        help="Write the verdicts that were seen to the --audit-expect file",
+    )
     option(
         "tune", "N", None, "Search the methods' fields over N settings on seeds that no audit uses, then stop", _count
     )
@@ -178,6 +187,19 @@ class Settings:
 
         return Path(self.config.option.audit_store or default_root()).expanduser().absolute()
 
+    @cached_property
+    def expectations(self) -> Expectations | None:
+        """The verdicts that are expected, or None."""
+        path, updating = self.config.option.audit_expect, self.config.option.audit_expect_update
+        if path is None:
+            return None
+        return _or_usage_error(Expectations, Path(path).expanduser().absolute(), updating)
+
+    @property
+    def narrowed(self) -> list[str]:
+        """Nouns of which the command line names some in place of what runs by default."""
+        return [noun for noun in ("task", "poison") if getattr(self.config.option, noun)]
+
     @property
     def folder(self) -> Path | None:
         """Directory of data sets, or None."""
@@ -210,8 +232,12 @@ class Settings:
         folder = self.folder
         if folder is not None and not folder.is_dir():
             raise pytest.UsageError(f"--audit-data: there is no directory {folder}")
-        if self.config.option.audit_json and not Path(self.config.option.audit_json).absolute().parent.is_dir():
-            raise pytest.UsageError(f"--audit-json: there is no directory for {self.config.option.audit_json}")
+        for name, given in (("json", self.config.option.audit_json), ("expect", self.config.option.audit_expect)):
+            if given and not Path(given).absolute().parent.is_dir():
+                raise pytest.UsageError(f"--audit-{name}: there is no directory for {given}")
+        if self.config.option.audit_expect_update and not self.config.option.audit_expect:
+            raise pytest.UsageError("--audit-expect-update: say which file to write, --audit-expect=FILE")
+        _ = self.expectations
         if self.config.option.audit_device == "cuda" and not visible_gpus():
             raise pytest.UsageError("--audit-device=cuda: no GPU can be used here; run with cpu or auto")
         if self.config.option.audit_tune:
@@ -242,14 +268,14 @@ class Settings:
         for argument in arguments:
             name, equals, _ = argument.partition("=")
             if name in ("--task", "--poison") or (
-                name.startswith("--audit-") and name not in ("--audit-json", "--audit-dry-run")
+                name.startswith("--audit-") and name not in ("--audit-json", "--audit-dry-run", "--audit-expect-update")
             ):
                 kept.append(argument if equals else f"{name}={next(arguments, '')}")
         method = [] if self.controls_only else [f"--unlearner={unlearner}"]
         return shlex.join(["pytest", nodeid, *method, *kept])
 
 
-def _or_usage_error(function: Callable[..., list[Any]], *arguments: Any) -> list[Any]:
+def _or_usage_error(function: Callable[..., T], *arguments: Any) -> T:
     try:
         return function(*arguments)
     except UnlearningError as error:

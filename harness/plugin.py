@@ -13,6 +13,8 @@ import pytest
 
 from harness import report as texts
 from harness.api import UnlearningError
+from harness.expectations import CLAIMS as GATING
+from harness.expectations import Expectation, as_expected
 from harness.items import (
     AUDITED,
     SETTINGS,
@@ -35,7 +37,7 @@ __all__ = ["audited", "clause", "pytest_runtest_makereport", "verdict"]
 
 RESULTS = pytest.StashKey["Results"]()
 STATUS = pytest.StashKey[StatusLine | None]()
-CLAIMS = ("poison", "accuracy", "cost", "relearning", *HEURISTICS)
+CLAIMS = (*GATING, *HEURISTICS)
 #: Marks of audits that run where an option or an argument names them: dear ones, and those that only inform.
 OPTIONAL = ("heuristic", "relearning")
 PROCESSES = pytest.StashKey[int]()
@@ -296,6 +298,8 @@ def pytest_report_teststatus(report: Any) -> tuple[str, str, Any] | None:
         return word, {"trained": "t", "stored": "s", "raised": "r"}.get(word, "-"), (word.upper(), {"cyan": True})
     if "heuristic" in heard and report.when == "call" and report.passed:
         return "informed", "i", ("INFORMED", {"cyan": True})
+    if "expected" in heard and report.when == "call":
+        return "expected", "e", (f"EXPECTED {heard['expected']}", {"green": True})
     if heard.get("inconclusive"):
         return "inconclusive", "?", ("INCONCLUSIVE", {"yellow": True})
     return None
@@ -304,7 +308,9 @@ def pytest_report_teststatus(report: Any) -> tuple[str, str, Any] | None:
 def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
     """Show inconclusive audits in words, and the closing table."""
     results = config.stash[RESULTS]
-    unclear = [a for a in results.audits.values() if a["verdict"] == "INCONCLUSIVE" and a["text"]]
+    unclear = [
+        a for a in results.audits.values() if a["verdict"] == "INCONCLUSIVE" and a["text"] and not as_expected(a)
+    ]
     if unclear:
         terminalreporter.section("inconclusive audits")
         for audit in unclear:
@@ -327,6 +333,21 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
         together = None if settings.controls_only else texts.methods_that_pass(audits, settings.plan.alpha)
         if together is not None:
             terminalreporter.write_line(together)
+    held = config.stash[SETTINGS].expectations
+    if held is not None and config.stash[SETTINGS].judging:
+        terminalreporter.section("expected verdicts")
+        audits, (stale, elsewhere) = list(results.audits.values()), _unmatched(config)
+        for line, markup in held.lines(audits, stale, elsewhere):
+            terminalreporter.write_line(line, **markup)
+
+
+def _unmatched(config: pytest.Config) -> tuple[list[Expectation], list[Expectation]]:
+    """Return the expectations that no audit can meet, and those about what this run does not audit."""
+    settings = config.stash[SETTINGS]
+    if settings.expectations is None:
+        return [], []
+    audits = config.stash[RESULTS].audits.values()
+    return settings.expectations.unmatched(settings.cells, audits, settings.narrowed)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -336,9 +357,17 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         status.stop()
     if not is_worker(config) and config.stash[SETTINGS].asked:
         shutil.rmtree(notes_folder(config), ignore_errors=True)
-    if is_worker(config) or not config.option.audit_json or not config.stash[SETTINGS].judging:
+    if is_worker(config) or not config.stash[SETTINGS].judging:
         return
     settings, results = config.stash[SETTINGS], config.stash[RESULTS]
+    if settings.expectations is not None:
+        stale, _ = _unmatched(config)
+        if settings.expectations.updating:
+            texts.write_text(settings.expectations.path, settings.expectations.updated(results.audits.values(), stale))
+        elif stale and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    if not config.option.audit_json:
+        return
     texts.write_json(Path(config.option.audit_json).absolute(), _document(config, settings, results))
 
 
