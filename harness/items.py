@@ -116,8 +116,7 @@ def with_trials(session: pytest.Session, items: list[pytest.Item]) -> None:
     from harness.studies import trials_of
 
     settings = session.config.stash[SETTINGS]
-    wanted = {cell_of(item) for item in audits}
-    cells = [cell for cell in settings.cells if cell in wanted]
+    cells = list(dict.fromkeys(cell for item in audits if (cell := cell_of(item)) is not None))
     session.config.stash[AUDITED] = cells
     trials = trials_of(cells, settings.plan)
     new = [TrialItem.from_parent(session, name=trial.id, nodeid=f"trials::{trial.id}", trial=trial) for trial in trials]

@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -160,15 +160,14 @@ class Settings:
         """What is audited: every method on every task with every poison of its kind."""
         return _or_usage_error(registry.cells, self.unlearners, self.tasks, self.config.option.poison)
 
-    @property
-    def clauses(self) -> list[Clause]:
-        """The lines of the contract of every method, with the budget that the first task gives, at least one pass.
+    def clauses(self, methods: Iterable[Registered], task: Registered) -> list[Clause]:
+        """Return the lines of the contract of every method, with the budget that a task gives, at least one pass.
 
         Generated requests are so small that a method may rightly refuse what a fraction of a pass over one pays for.
         """
-        epochs = self.tasks[0].value.epochs
+        epochs = task.value.epochs
         budget = max(1.0, self.budget * epochs)
-        return [Clause(method, line, budget, epochs) for method in self.unlearners for line in LINES]
+        return [Clause(method, line, budget, epochs) for method in methods for line in LINES]
 
     @property
     def budget(self) -> float:

@@ -31,6 +31,7 @@ from harness.items import (
 )
 from harness.measures import HEURISTICS
 from harness.options import Settings, add_options, visible_gpus
+from harness.parametrize import parametrize
 from harness.progress import StatusLine, status_line
 
 __all__ = ["audited", "clause", "pytest_runtest_makereport", "verdict"]
@@ -83,6 +84,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "relearning: the audit trains models on; it runs where it is asked for (-m relearning)"
     )
+    config.addinivalue_line("markers", "audits(...): what harness.parametrize_with_audits gives a test")
     config.addinivalue_line("markers", "contract: the test asserts a line of an unlearner's contract, `clause`")
     config.stash[SETTINGS] = Settings(config)
     config.stash[RESULTS] = Results()
@@ -109,8 +111,12 @@ def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give every audit its cells, and the contract its methods and lines."""
+    settings = metafunc.config.stash[SETTINGS]
+    if (audits := metafunc.definition.get_closest_marker("audits")) is not None:
+        parametrize(metafunc, audits, settings)
+        return
     if "clause" in metafunc.fixturenames:
-        clauses = metafunc.config.stash[SETTINGS].clauses
+        clauses = settings.clauses(settings.unlearners, settings.tasks[0])
         metafunc.parametrize("clause", clauses, ids=map(str, clauses), indirect=True)
     mark = metafunc.definition.get_closest_marker("audit")
     if "audited" not in metafunc.fixturenames:
@@ -123,7 +129,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     control = mark.kwargs.get("control")
     cells = [
         cell
-        for cell in metafunc.config.stash[SETTINGS].cells
+        for cell in settings.cells
         if (control is None or cell.unlearner.name == control) and (mark.args[0] != "accuracy" or cell.judges_accuracy)
     ]
     metafunc.parametrize("audited", cells, ids=[cell.id for cell in cells], indirect=True)
@@ -355,7 +361,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     config = session.config
     if (status := config.stash.get(STATUS, None)) is not None:
         status.stop()
-    if not is_worker(config) and config.stash[SETTINGS].asked:
+    if not is_worker(config) and (config.stash[SETTINGS].asked or config.stash[RESULTS].trials):
         shutil.rmtree(notes_folder(config), ignore_errors=True)
     if is_worker(config) or not config.stash[SETTINGS].judging:
         return
