@@ -271,7 +271,10 @@ class Settings:
             ):
                 kept.append(argument if equals else f"{name}={next(arguments, '')}")
         method = [] if self.controls_only else [f"--unlearner={unlearner}"]
-        return shlex.join(["pytest", nodeid, *method, *kept])
+        file, _, test = nodeid.partition("::")
+        installed = not (self.config.rootpath / file).exists()  # suites that --pyargs found
+        target = ["--pyargs", f"test_suites.{Path(file).stem}::{test}"] if installed else [nodeid]
+        return shlex.join(["pytest", *target, *method, *kept])
 
 
 def _or_usage_error(function: Callable[..., T], *arguments: Any) -> T:

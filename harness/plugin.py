@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from harness import github
 from harness import report as texts
 from harness.api import UnlearningError
 from harness.expectations import CLAIMS as GATING
@@ -53,6 +54,7 @@ class Results:
         self.trials: dict[str, dict[str, Any]] = {}
         self.contract: dict[str, dict[str, Any]] = {}
         self.heuristics: dict[str, dict[str, Any]] = {}
+        self.crashes: list[str] = []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -266,9 +268,13 @@ def pytest_configure_node(node: Any) -> None:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Keep what an item reported; workers have no results to write."""
     heard = getattr(report, "unlearning", None)
-    if heard is None or CONTROLLER is None:
+    if CONTROLLER is None:
         return
     results = CONTROLLER.stash[RESULTS]
+    if str(report.when) == "???":  # what xdist reports of a worker that is gone
+        results.crashes.append(report.longreprtext)
+    if heard is None:
+        return
     if "trial" in heard:
         results.trials[heard["nodeid"]] = {**heard["trial"], "word": heard["word"]}
         if (status := CONTROLLER.stash.get(STATUS, None)) is not None:
@@ -279,6 +285,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         results.heuristics[heard["nodeid"]] = {"id": heard["nodeid"], **heard["heuristic"]}
     else:
         results.audits[heard["nodeid"]] = {"id": heard["nodeid"], **heard["audit"], "text": heard.get("text", "")}
+        results.audits[heard["nodeid"]]["red"] = report.failed
 
 
 #: The configuration of the process that writes results; report hooks are not handed one.
@@ -339,12 +346,23 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
         together = None if settings.controls_only else texts.methods_that_pass(audits, settings.plan.alpha)
         if together is not None:
             terminalreporter.write_line(together)
+    if github.wanted() and config.stash[SETTINGS].judging:
+        _annotate(config, terminalreporter)
     held = config.stash[SETTINGS].expectations
     if held is not None and config.stash[SETTINGS].judging:
         terminalreporter.section("expected verdicts")
         audits, (stale, elsewhere) = list(results.audits.values()), _unmatched(config)
         for line, markup in held.lines(audits, stale, elsewhere):
             terminalreporter.write_line(line, **markup)
+
+
+def _annotate(config: pytest.Config, terminalreporter: Any) -> None:
+    """Tell GitHub what is red, each once."""
+    results, methods = config.stash[RESULTS], config.stash[SETTINGS].unlearners
+    others = config.pluginmanager.hasplugin(github.ANNOTATE_FAILURES)
+    audits, contract = results.audits.values(), results.contract.values()
+    for line in github.failing(audits, contract, results.crashes, methods, failures=not others):
+        terminalreporter.write_line(line)
 
 
 def _unmatched(config: pytest.Config) -> tuple[list[Expectation], list[Expectation]]:
@@ -404,7 +422,9 @@ def _document(config: pytest.Config, settings: Settings, results: Results) -> di
         }
         for each in settings.unlearners
     ]
-    audits = [{k: v for k, v in audit.items() if k != "text"} for _, audit in sorted(results.audits.items())]
+    audits = [
+        {k: v for k, v in audit.items() if k not in ("text", "red")} for _, audit in sorted(results.audits.items())
+    ]
     trials = [trial for _, trial in sorted(results.trials.items()) if trial["cost"] is not None]
     contract = [line for _, line in sorted(results.contract.items())]
     heuristics = [each for _, each in sorted(results.heuristics.items())]
