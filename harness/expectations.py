@@ -108,7 +108,7 @@ class Expectations:
             value = entry.get(name, "poison" if name == "claim" else "")
             if not isinstance(value, str) or not (value.strip() or name in optional):
                 hint = ": say why this verdict is expected" if name == "reason" else ""
-                raise self._error(line, f"it needs a {name}, as text{hint}")
+                raise self._error(line, f"it needs the key {name!r}, a text{hint}")
         verdict, claim = entry["verdict"], entry.get("claim", "poison")
         if verdict not in list(Outcome):
             hint = "; an ERROR is red whatever is expected" if verdict == "ERROR" else ""

@@ -52,7 +52,11 @@ STAGES = (
         ("test_suites.test_controls",),
         "the audits cannot tell here: the task or the poison is at fault, not the method, which was not audited",
     ),
-    Stage("audits", ("test_suites", "-m", "not contract"), "the method does not pass, or an audit broke"),
+    Stage(
+        "audits",
+        ("test_suites", "-m", "not contract"),
+        "the method does not pass, or does not as expected; the table says where",
+    ),
 )
 
 

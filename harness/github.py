@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.api import Registered
+from harness.expectations import Expectation
 
 ANNOTATE_FAILURES = "pytest_github_actions_annotate_failures"  # the plugin that annotates what fails when called
 
@@ -27,15 +28,17 @@ def failing(
     audits: Iterable[Mapping[str, Any]],
     contract: Iterable[Mapping[str, Any]],
     crashes: Iterable[str],
+    stale: Iterable[Expectation],
     methods: Iterable[Registered],
     failures: bool = True,
 ) -> list[str]:
-    """Return a line per audit that is red, per line of a contract that is broken, and per crash of a worker.
+    """Return a line per audit that is red, broken line of a contract, crash of a worker, and stale expectation.
 
     Args:
         audits: What audits reported, with ``"red"`` for those that fail the run.
         contract: What the lines of contracts reported.
         crashes: What was said of workers that crashed.
+        stale: Expectations that no audit can meet.
         methods: Who is audited.
         failures: Whether failed audits and broken lines are annotated; not where another plugin does it.
     """
@@ -51,6 +54,7 @@ def failing(
         if each["kept"] is False and failures:
             title = f"{each['unlearner']}: contract, {each['line']}"
             lines.append(command("error", title, each["sentence"], places.get(each["unlearner"], {})))
+    lines += [command("error", "an expectation matches no audit", f"line {old.line}: {old}") for old in stale]
     return lines + [command("error", "a worker crashed", crash) for crash in crashes]
 
 

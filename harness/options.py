@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ import pytest
 from harness import registry
 from harness.api import Cell, Registered, UnlearningError
 from harness.contract import LINES, Clause
-from harness.expectations import Expectations
+from harness.expectations import Expectation, Expectations
 from harness.plan import LOOKS, MIN_PASS, Plan
 
 T = TypeVar("T")
@@ -194,10 +194,12 @@ class Settings:
             return None
         return _or_usage_error(Expectations, Path(path).expanduser().absolute(), updating)
 
-    @property
-    def narrowed(self) -> list[str]:
-        """Nouns of which the command line names some in place of what runs by default."""
-        return [noun for noun in ("task", "poison") if getattr(self.config.option, noun)]
+    def unmatched(self, audits: Iterable[Mapping[str, Any]]) -> tuple[list[Expectation], list[Expectation]]:
+        """Return the expectations that no audit can meet, and those about what this run does not audit."""
+        if self.expectations is None:
+            return [], []
+        narrowed = [noun for noun in ("task", "poison") if getattr(self.config.option, noun)]
+        return self.expectations.unmatched(self.cells, audits, narrowed)
 
     @property
     def folder(self) -> Path | None:

@@ -15,7 +15,7 @@ from harness import github
 from harness import report as texts
 from harness.api import UnlearningError
 from harness.expectations import CLAIMS as GATING
-from harness.expectations import Expectation, as_expected
+from harness.expectations import as_expected
 from harness.items import (
     AUDITED,
     SETTINGS,
@@ -346,32 +346,19 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
         together = None if settings.controls_only else texts.methods_that_pass(audits, settings.plan.alpha)
         if together is not None:
             terminalreporter.write_line(together)
-    if github.wanted() and config.stash[SETTINGS].judging:
-        _annotate(config, terminalreporter)
-    held = config.stash[SETTINGS].expectations
-    if held is not None and config.stash[SETTINGS].judging:
+    settings, audits = config.stash[SETTINGS], list(results.audits.values())
+    if not settings.judging or not (settings.asked or audits):
+        return
+    stale, elsewhere = settings.unmatched(audits)
+    if settings.expectations is not None:
         terminalreporter.section("expected verdicts")
-        audits, (stale, elsewhere) = list(results.audits.values()), _unmatched(config)
-        for line, markup in held.lines(audits, stale, elsewhere):
+        for line, markup in settings.expectations.lines(audits, stale, elsewhere):
             terminalreporter.write_line(line, **markup)
-
-
-def _annotate(config: pytest.Config, terminalreporter: Any) -> None:
-    """Tell GitHub what is red, each once."""
-    results, methods = config.stash[RESULTS], config.stash[SETTINGS].unlearners
-    others = config.pluginmanager.hasplugin(github.ANNOTATE_FAILURES)
-    audits, contract = results.audits.values(), results.contract.values()
-    for line in github.failing(audits, contract, results.crashes, methods, failures=not others):
-        terminalreporter.write_line(line)
-
-
-def _unmatched(config: pytest.Config) -> tuple[list[Expectation], list[Expectation]]:
-    """Return the expectations that no audit can meet, and those about what this run does not audit."""
-    settings = config.stash[SETTINGS]
-    if settings.expectations is None:
-        return [], []
-    audits = config.stash[RESULTS].audits.values()
-    return settings.expectations.unmatched(settings.cells, audits, settings.narrowed)
+    if github.wanted():
+        alone = not config.pluginmanager.hasplugin(github.ANNOTATE_FAILURES)
+        contract, methods = results.contract.values(), settings.unlearners
+        for line in github.failing(audits, contract, results.crashes, stale, methods, failures=alone):
+            terminalreporter.write_line(line)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -385,7 +372,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     settings, results = config.stash[SETTINGS], config.stash[RESULTS]
     if settings.expectations is not None:
-        stale, _ = _unmatched(config)
+        stale, _ = settings.unmatched(results.audits.values())
         if settings.expectations.updating:
             texts.write_text(settings.expectations.path, settings.expectations.updated(results.audits.values(), stale))
         elif stale and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):

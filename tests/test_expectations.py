@@ -59,10 +59,10 @@ def test_an_expectation_is_about_the_poison_unless_it_says_otherwise(expect):
         ("expected = 3\n", "write every expectation as an .* entry of its own"),
         ("[expected]\nunlearner = 'scrub'\n", "write every expectation as an .* entry of its own"),
         (DOES_NOTHING + "vedict = 'FAIL'\n", "line 1: unknown key 'vedict'; there are unlearner, .*, reason"),
-        (DOES_NOTHING.replace("reason", "#"), "line 1: it needs a reason, as text: say why"),
-        ("\n" + ENTRY.format("gd", "FAIL", " "), "line 2: it needs a reason, as text: say why"),
-        (DOES_NOTHING.replace('"identity"', "3"), "line 1: it needs a unlearner, as text"),
-        (DOES_NOTHING.replace("task", "#"), "line 1: it needs a task, as text"),
+        (DOES_NOTHING.replace("reason", "#"), "line 1: it needs the key 'reason', a text: say why"),
+        ("\n" + ENTRY.format("gd", "FAIL", " "), "line 2: it needs the key 'reason', a text: say why"),
+        (DOES_NOTHING.replace('"identity"', "3"), "line 1: it needs the key 'unlearner', a text"),
+        (DOES_NOTHING.replace("task", "#"), "line 1: it needs the key 'task', a text"),
         (ENTRY.format("gd", "fail", "x"), "line 1: the verdict is PASS, FAIL, INCONCLUSIVE, not 'fail'"),
         (ENTRY.format("gd", "ERROR", "x"), "not 'ERROR'; an ERROR is red whatever is expected"),
         (DOES_NOTHING + "claim = 'privacy'\n", "the claim is poison, accuracy, cost, relearning, not 'privacy'"),
@@ -101,7 +101,7 @@ def test_what_changed_or_is_new_is_written_and_asks_for_a_reason(expect):
     assert text.startswith("# The head.\n")
     assert "# was FAIL: It hands the model back." in text
     assert "# outside-margin: estimate 1, limit 0.2, n = 3" in text
-    with pytest.raises(UnlearningError, match="line 5: it needs a reason"):
+    with pytest.raises(UnlearningError, match="line 5: it needs the key 'reason'"):
         expect(text)
     assert expect(text, updating=True).updated(seen, []) == text, "written twice it is the same"
 
