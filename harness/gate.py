@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
     for number, stage in enumerate(STAGES, start=1):
         command = [sys.executable, "-m", "pytest", "--pyargs", *stage.arguments, *_arguments(stage, options)]
         print(f"\ngate, {number} of {len(STAGES)}: {stage.name}", flush=True)
-        codes.append(subprocess.run(command, check=False).returncode)
+        codes.append(_wait(subprocess.Popen(command)))
         if codes[-1]:
             break
     code, last = codes[-1], STAGES[len(codes) - 1]
@@ -101,6 +101,15 @@ def run(options: argparse.Namespace) -> int:
     print(f"\ngate: {'GREEN' if code == 0 else 'RED'}: {end}", flush=True)
     _summarise(options, codes, end)
     return code
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Return the exit code of a pytest. It hears Ctrl-C too, and is given the time to end in its own way."""
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue
 
 
 def _arguments(stage: Stage, options: argparse.Namespace) -> list[str]:
