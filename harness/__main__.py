@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 from harness.api import UnlearningError
 from harness.commands import add_figure, add_report
+from harness.gate import add_gate
 from harness.housekeeping import add_store
 
 #: Each adds one command, with ``run``: from options to an exit code.
-COMMANDS = (add_report, add_figure, add_store)
+COMMANDS = (add_gate, add_report, add_figure, add_store)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

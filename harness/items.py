@@ -16,6 +16,7 @@ import pytest
 from harness.api import AuditFailure, Cell, DeviceLost, InconclusiveAudit, UnlearningError
 from harness.contract import BrokenContract, Clause, NotExamined
 from harness.devices import SHARE
+from harness.expectations import deviation
 from harness.options import Settings
 from harness.progress import Notes
 from harness.report import explain, finite_tree, plain, properties, worst_seed
@@ -139,8 +140,7 @@ def with_trials(session: pytest.Session, items: list[pytest.Item]) -> None:
     from harness.studies import trials_of
 
     settings = session.config.stash[SETTINGS]
-    wanted = {cell_of(item) for item in audits}
-    cells = [cell for cell in settings.cells if cell in wanted]
+    cells = list(dict.fromkeys(cell for item in audits if (cell := cell_of(item)) is not None))
     session.config.stash[AUDITED] = cells
     trials = trials_of(cells, settings.plan)
     new = [
@@ -214,13 +214,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
     reported = item.stash.get(REPORTED, None)
     if reported is not None and (report.when == "call" or report.failed):
         report.unlearning = {**reported, "nodeid": report.nodeid}
-        if "audit" in reported:
-            report.unlearning["audit"] = {**reported["audit"], "as_required": report.passed}
         if call.excinfo is not None and "audit" in reported:
-            report.unlearning["audit"] = {
-                "reason": call.excinfo.exconly().splitlines()[0],
-                **report.unlearning["audit"],
-            }
+            report.unlearning["audit"] = {"reason": call.excinfo.exconly().splitlines()[0], **reported["audit"]}
     error = call.excinfo.value if call.excinfo is not None else None
     if isinstance(error, DeviceLost):
         if hasattr(item.config, "workerinput"):
@@ -245,4 +240,29 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
             report.outcome, report.longrepr = "passed", None
         elif isinstance(error, InconclusiveAudit) and item.config.option.audit_inconclusive == "warn":
             report.outcome = "passed"
+    if reported is not None and "audit" in reported and (report.when == "call" or report.failed):
+        _hold_against_expectation(item, report, error)
     return report
+
+
+def _hold_against_expectation(item: pytest.Item, report: Any, error: BaseException | None) -> None:
+    """Let an audit that concluded what was expected pass, and one that was expected to conclude something else fail."""
+    settings, marker = item.config.stash[SETTINGS], item.get_closest_marker("audit")
+    if settings.expectations is None or marker is None or marker.kwargs.get("control"):
+        return  # what a control must do stands in its test
+    audit = report.unlearning["audit"]
+    seen, expected = audit["verdict"], settings.expectations.of(audit)
+    met = expected is not None and expected.verdict == seen
+    audit["expected"] = {**expected.plain, "met": met} if expected is not None else None
+    if report.when != "call" or not isinstance(error, AuditFailure | None):
+        return
+    if error is not None and (met or settings.expectations.updating):
+        report.outcome, report.longrepr = "passed", None
+        report.unlearning |= {"inconclusive": False, "expected": seen}
+    elif expected is not None and not met and not settings.expectations.updating:
+        verdict = item.funcargs["verdict"]  # type: ignore[attr-defined]
+        text = report.longrepr or explain(verdict, settings.command(item.nodeid, verdict.unlearner))
+        report.longrepr = f"{deviation(expected, seen, settings.expectations.path)}\n{text}"
+        report.unlearning["text"] = report.longrepr
+        if error is None:
+            report.outcome = "failed"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -16,11 +16,16 @@ from harness import registry
 from harness.api import Cell, Registered, UnlearningError
 from harness.contract import LINES, Clause
 from harness.devices import visible_gpus
+from harness.expectations import Expectation, Expectations
 from harness.plan import LOOKS, MIN_PASS, Plan
 
 if TYPE_CHECKING:
     from harness.files import Files
 
+T = TypeVar("T")
+
+#: Options that say what a run writes, and not what it finds.
+NOT_REPEATED = ("--audit-json", "--audit-html", "--audit-dry-run", "--audit-expect-update")
 #: Controls that are audited where no unlearner is asked for, and what each must show.
 CONTROLS = ("retrain", "identity", "wrecked")
 
@@ -86,6 +91,12 @@ def add_options(parser: pytest.Parser) -> None:
         "--audit-inconclusive", choices=("fail", "warn"), default="fail",
         help="What an inconclusive audit does to the run; default fail",
     )  # fmt: skip
+    option("expect", "FILE", None, "Verdicts that are expected, in TOML: a FAIL that is expected keeps the run green")
+    group.addoption(
+        "--audit-expect-update",
+        action="store_true",
+        help="Write the verdicts that were seen to the --audit-expect file",
+    )
     option(
         "tune", "N", None, "Search the methods' fields over N settings on seeds that no audit uses, then stop", _count
     )
@@ -160,15 +171,14 @@ class Settings:
         """What is audited: every method on every task with every poison of its kind."""
         return _or_usage_error(registry.cells, self.unlearners, self.tasks, self.config.option.poison)
 
-    @property
-    def clauses(self) -> list[Clause]:
-        """The lines of the contract of every method, with the budget that the first task gives, at least one pass.
+    def clauses(self, methods: Iterable[Registered], task: Registered) -> list[Clause]:
+        """Return the lines of the contract of every method, with the budget that a task gives, at least one pass.
 
         Generated requests are so small that a method may rightly refuse what a fraction of a pass over one pays for.
         """
-        epochs = self.tasks[0].value.epochs
+        epochs = task.value.epochs
         budget = max(1.0, self.budget * epochs)
-        return [Clause(method, line, budget, epochs) for method in self.unlearners for line in LINES]
+        return [Clause(method, line, budget, epochs) for method in methods for line in LINES]
 
     @property
     def budget(self) -> float:
@@ -190,6 +200,21 @@ class Settings:
             return files_at(self.config.option.audit_store or default_root())
         except UnlearningError as error:
             raise pytest.UsageError(str(error)) from None
+
+    @cached_property
+    def expectations(self) -> Expectations | None:
+        """The verdicts that are expected, or None."""
+        path, updating = self.config.option.audit_expect, self.config.option.audit_expect_update
+        if path is None:
+            return None
+        return _or_usage_error(Expectations, Path(path).expanduser().absolute(), updating)
+
+    def unmatched(self, audits: Iterable[Mapping[str, Any]]) -> tuple[list[Expectation], list[Expectation]]:
+        """Return the expectations that no audit can meet, and those about what this run does not audit."""
+        if self.expectations is None:
+            return [], []
+        narrowed = [noun for noun in ("task", "poison") if getattr(self.config.option, noun)]
+        return self.expectations.unmatched(self.cells, audits, narrowed)
 
     @property
     def folder(self) -> Path | None:
@@ -221,10 +246,13 @@ class Settings:
         folder = self.folder
         if folder is not None and not folder.is_dir():
             raise pytest.UsageError(f"--audit-data: there is no directory {folder}")
-        for name in ("json", "html"):
+        for name in ("json", "html", "expect"):
             file = getattr(self.config.option, f"audit_{name}")
             if file and (not Path(file).absolute().parent.is_dir() or Path(file).is_dir()):
                 raise pytest.UsageError(f"--audit-{name}: there is no directory for {file}, or it is one")
+        if self.config.option.audit_expect_update and not self.config.option.audit_expect:
+            raise pytest.UsageError("--audit-expect-update: say which file to write, --audit-expect=FILE")
+        _ = self.expectations
         if self.config.option.audit_device == "cuda" and not self.on_ray and not visible_gpus():
             raise pytest.UsageError("--audit-device=cuda: no GPU can be used here; run with cpu or auto")
         if self.config.option.audit_tune:
@@ -263,12 +291,13 @@ class Settings:
         kept, arguments = [], iter(map(str, self.config.invocation_params.args))
         for argument in arguments:
             name, equals, _ = argument.partition("=")
-            if name in ("--task", "--poison") or (
-                name.startswith("--audit-") and name not in ("--audit-json", "--audit-html", "--audit-dry-run")
-            ):
+            if name in ("--task", "--poison") or (name.startswith("--audit-") and name not in NOT_REPEATED):
                 kept.append(argument if equals else f"{name}={next(arguments, '')}")
         method = [] if self.controls_only else [f"--unlearner={unlearner}"]
-        return shlex.join(["pytest", nodeid, *method, *kept])
+        file, _, test = nodeid.partition("::")
+        installed = not (self.config.rootpath / file).exists()  # suites that --pyargs found
+        target = ["--pyargs", f"test_suites.{Path(file).stem}::{test}"] if installed else [nodeid]
+        return shlex.join(["pytest", *target, *method, *kept])
 
     def load_line(self, unlearner: str, task: str, poison: str, seed: int, made_on: str) -> str:
         """Return the Python that loads the models of a trial of this run; what is as by default is left out."""
@@ -285,8 +314,8 @@ class Settings:
         return f"harness.load_models({unlearner!r}, {', '.join(f'{k}={v!r}' for k, v in given.items())})"
 
 
-def _or_usage_error(function: Callable[..., list[Any]], *arguments: Any) -> list[Any]:
+def _or_usage_error(function: Callable[..., T], *arguments: Any) -> T:
     try:
         return function(*arguments)
     except UnlearningError as error:
-        raise pytest.UsageError(str(error)) from error
+        raise pytest.UsageError("\n".join([str(error), *registry.trace(error.__cause__)])) from error

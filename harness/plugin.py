@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
-from harness import devices, outputs
+from harness import devices, github, outputs
 from harness import report as texts
 from harness.api import UnlearningError
+from harness.expectations import CLAIMS as GATING
+from harness.expectations import as_expected
 from harness.items import (
     AUDITED,
     SETTINGS,
@@ -31,13 +33,14 @@ from harness.items import (
 )
 from harness.measures import HEURISTICS
 from harness.options import Settings, add_options
+from harness.parametrize import parametrize
 from harness.progress import StatusLine, status_line
 
 __all__ = ["audited", "clause", "pytest_runtest_makereport", "verdict"]
 
 RESULTS = pytest.StashKey["Results"]()
 STATUS = pytest.StashKey[StatusLine | None]()
-CLAIMS = ("poison", "accuracy", "cost", "relearning", *HEURISTICS)
+CLAIMS = (*GATING, *HEURISTICS)
 #: Marks of audits that run where an option or an argument names them: dear ones, and those that only inform.
 OPTIONAL = ("heuristic", "relearning")
 PROCESSES = pytest.StashKey[int]()
@@ -53,6 +56,7 @@ class Results:
         self.trials: dict[str, dict[str, Any]] = {}
         self.contract: dict[str, dict[str, Any]] = {}
         self.heuristics: dict[str, dict[str, Any]] = {}
+        self.crashes: list[str] = []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -84,6 +88,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "relearning: the audit trains models on; it runs where it is asked for (-m relearning)"
     )
+    config.addinivalue_line("markers", "audits(...): what harness.parametrize_with_audits gives a test")
     config.addinivalue_line("markers", "contract: the test asserts a line of an unlearner's contract, `clause`")
     config.stash[SETTINGS] = Settings(config)
     config.stash[RESULTS] = Results()
@@ -110,8 +115,12 @@ def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give every audit its cells, and the contract its methods and lines."""
+    settings = metafunc.config.stash[SETTINGS]
+    if (audits := metafunc.definition.get_closest_marker("audits")) is not None:
+        parametrize(metafunc, audits, settings)
+        return
     if "clause" in metafunc.fixturenames:
-        clauses = metafunc.config.stash[SETTINGS].clauses
+        clauses = settings.clauses(settings.unlearners, settings.tasks[0])
         metafunc.parametrize("clause", clauses, ids=map(str, clauses), indirect=True)
     mark = metafunc.definition.get_closest_marker("audit")
     if "audited" not in metafunc.fixturenames:
@@ -124,7 +133,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     control = mark.kwargs.get("control")
     cells = [
         cell
-        for cell in metafunc.config.stash[SETTINGS].cells
+        for cell in settings.cells
         if (control is None or cell.unlearner.name == control) and (mark.args[0] != "accuracy" or cell.judges_accuracy)
     ]
     metafunc.parametrize("audited", cells, ids=[cell.id for cell in cells], indirect=True)
@@ -271,9 +280,13 @@ def pytest_handlecrashitem(crashitem: str, report: pytest.TestReport) -> None:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Keep what an item reported; workers have no results to write."""
     heard = getattr(report, "unlearning", None)
-    if heard is None or CONTROLLER is None or heard.get("crashed"):
+    if CONTROLLER is None or (heard is not None and heard.get("crashed")):
         return
     results = CONTROLLER.stash[RESULTS]
+    if str(report.when) == "???":  # what xdist reports of a worker that is gone
+        results.crashes.append(report.longreprtext)
+    if heard is None:
+        return
     if "trial" in heard:
         results.trials[heard["nodeid"]] = {**heard["trial"], "word": heard["word"]}
         if (status := CONTROLLER.stash.get(STATUS, None)) is not None:
@@ -283,7 +296,13 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     elif "heuristic" in heard:
         results.heuristics[heard["nodeid"]] = {"id": heard["nodeid"], **heard["heuristic"]}
     else:
-        results.audits[heard["nodeid"]] = {"id": heard["nodeid"], **heard["audit"], "text": heard.get("text", "")}
+        results.audits[heard["nodeid"]] = {
+            "id": heard["nodeid"],
+            **heard["audit"],
+            "text": heard.get("text", ""),
+            "red": report.failed,
+            "as_required": not report.failed and not heard.get("inconclusive", False),
+        }
 
 
 #: The configuration of the process that writes results; report hooks are not handed one.
@@ -311,6 +330,8 @@ def pytest_report_teststatus(report: Any) -> tuple[str, str, Any] | None:
         return word, {"trained": "t", "stored": "s", "raised": "r"}.get(word, "-"), (word.upper(), {"cyan": True})
     if "heuristic" in heard and report.when == "call" and report.passed:
         return "informed", "i", ("INFORMED", {"cyan": True})
+    if "expected" in heard and report.when == "call":
+        return "expected", "e", (f"EXPECTED {heard['expected']}", {"green": True})
     if heard.get("inconclusive"):
         return "inconclusive", "?", ("INCONCLUSIVE", {"yellow": True})
     return None
@@ -319,7 +340,9 @@ def pytest_report_teststatus(report: Any) -> tuple[str, str, Any] | None:
 def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
     """Show inconclusive audits in words, and the closing table."""
     results = config.stash[RESULTS]
-    unclear = [a for a in results.audits.values() if a["verdict"] == "INCONCLUSIVE" and a["text"]]
+    unclear = [
+        a for a in results.audits.values() if a["verdict"] == "INCONCLUSIVE" and a["text"] and not as_expected(a)
+    ]
     if unclear:
         terminalreporter.section("inconclusive audits")
         for audit in unclear:
@@ -342,6 +365,19 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
         together = None if settings.controls_only else texts.methods_that_pass(audits, settings.plan.alpha)
         if together is not None:
             terminalreporter.write_line(together)
+    settings, audits = config.stash[SETTINGS], list(results.audits.values())
+    if not settings.judging or not (settings.asked or audits):
+        return
+    stale, elsewhere = settings.unmatched(audits)
+    if settings.expectations is not None:
+        terminalreporter.section("expected verdicts")
+        for line, markup in settings.expectations.lines(audits, stale, elsewhere):
+            terminalreporter.write_line(line, **markup)
+    if github.wanted():
+        alone = not config.pluginmanager.hasplugin(github.ANNOTATE_FAILURES)
+        contract, methods = results.contract.values(), settings.unlearners
+        for line in github.failing(audits, contract, results.crashes, stale, methods, failures=alone):
+            terminalreporter.write_line(line)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -349,10 +385,19 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     config = session.config
     if (status := config.stash.get(STATUS, None)) is not None:
         status.stop()
-    if not is_worker(config) and config.stash[SETTINGS].asked:
+    if not is_worker(config) and (config.stash[SETTINGS].asked or config.stash[RESULTS].trials):
         shutil.rmtree(notes_folder(config), ignore_errors=True)
-    if not is_worker(config) and config.stash[SETTINGS].asked and config.stash[SETTINGS].judging:
-        outputs.write(config, _document(config, config.stash[SETTINGS], config.stash[RESULTS]))
+    if is_worker(config) or not config.stash[SETTINGS].judging:
+        return
+    settings, results = config.stash[SETTINGS], config.stash[RESULTS]
+    if settings.expectations is not None:
+        stale, _ = settings.unmatched(results.audits.values())
+        if settings.expectations.updating:
+            texts.write_text(settings.expectations.path, settings.expectations.updated(results.audits.values(), stale))
+        elif stale and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    if settings.asked or results.audits:
+        outputs.write(config, _document(config, settings, results))
 
 
 def _document(config: pytest.Config, settings: Settings, results: Results) -> dict[str, Any]:
@@ -383,7 +428,9 @@ def _document(config: pytest.Config, settings: Settings, results: Results) -> di
         }
         for each in settings.unlearners
     ]
-    audits = [{k: v for k, v in audit.items() if k != "text"} for _, audit in sorted(results.audits.items())]
+    audits = [
+        {k: v for k, v in audit.items() if k not in ("text", "red")} for _, audit in sorted(results.audits.items())
+    ]
     trials = [trial for _, trial in sorted(results.trials.items()) if trial["cost"] is not None]
     contract = [line for _, line in sorted(results.contract.items())]
     heuristics = [each for _, each in sorted(results.heuristics.items())]

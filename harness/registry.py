@@ -65,21 +65,19 @@ class SpecError(UnlearningError):
     """A name, dotted path or field that cannot be resolved."""
 
 
-@functools.cache
 def available(kind: Kind) -> dict[str, metadata.EntryPoint]:
-    """Return the registered entry points of a kind by name, sorted.
+    """Return the registered entry points of a kind by name, sorted; the first where two register one name."""
+    return {name: entries[0] for name, entries in _entries(kind).items()}
 
-    Raises:
-        SpecError: Two distributions register one name for different things.
-    """
-    found: dict[str, metadata.EntryPoint] = {}
+
+@functools.cache
+def _entries(kind: Kind) -> dict[str, list[metadata.EntryPoint]]:
+    """Return by name what is registered under it: several entry points where distributions are at odds."""
+    found: dict[str, list[metadata.EntryPoint]] = {}
     for entry in [*metadata.entry_points(group=GROUPS[kind]), *_checkout_entries(kind)]:
-        known = found.setdefault(entry.name, entry)
-        if known.value != entry.value:
-            raise SpecError(
-                f"two distributions register the {kind} {entry.name!r}: {_distribution(known)[0]} ({known.value}) "
-                f"and {_distribution(entry)[0]} ({entry.value}); uninstall one of them"
-            )
+        known = found.setdefault(entry.name, [])
+        if entry.value not in [each.value for each in known]:  # one distribution can be found twice
+            known.append(entry)
     return dict(sorted(found.items()))
 
 
@@ -257,10 +255,13 @@ def _split(spec: str) -> tuple[str, str, str]:
 
 
 def _load(kind: Kind, target: str) -> tuple[Any, str, str]:
-    entries = available(kind)
+    entries = _entries(kind)
     if target in entries:
-        entry = entries[target]
-        return (_import(kind, target, entry.value, _distribution(entry)[0]), *_distribution(entry))
+        entry, *others = entries[target]
+        if others:
+            said = [f"{_distribution(each)[0]} ({each.value})" for each in (entry, *others)]
+            raise SpecError(f"{' and '.join(said)} register the same {kind} {target!r}; uninstall all but one")
+        return (_import(kind, target, entry.value, entry), *_distribution(entry))
     name, colon, rest = target.partition(":")
     if colon and name in entries:
         raise SpecError(f"{target!r}: {rest!r} is not FIELD=VALUE")
@@ -288,12 +289,14 @@ def imported(path: str, kind: str = "function") -> Any:
     return _import(kind, path, path, None)
 
 
-def _import(kind: str, target: str, value: str, distribution: str | None) -> Any:
+def _import(kind: str, target: str, value: str, entry: metadata.EntryPoint | None) -> Any:
     name, _, attributes = value.partition(":")
-    of = f" of {distribution}" if distribution else ""
+    of = f" of {_distribution(entry)[0]}" if entry else ""
     try:
         found: Any = importlib.import_module(name)
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and entry is not None and (lacking := _lacking(entry, error)):
+            raise SpecError(f"the {kind} {target!r}{of} {lacking}") from error
         where = traceback.extract_tb(error.__traceback__)[-1]
         inside = "" if where.filename.startswith("<frozen") else f" ({where.filename}:{where.lineno})"
         raise SpecError(
@@ -307,6 +310,40 @@ def _import(kind: str, target: str, value: str, distribution: str | None) -> Any
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
             raise SpecError(f"the {kind} {target!r}{of}: {name} has no attribute {attribute!r}{hint}") from None
     return found
+
+
+def trace(error: BaseException | None) -> list[str]:
+    """Return the traceback of what a plugin raised while it was imported, without the frames that led there."""
+    frames = traceback.extract_tb(error.__traceback__ if error else None)
+    own = [frame for frame in frames if frame.filename != __file__ and "importlib" not in frame.filename]
+    if error is None or not own:
+        return []
+    return ["Traceback (most recent call last):", *"".join(traceback.format_list(own)).splitlines()] + [
+        line.rstrip() for line in traceback.format_exception_only(error)
+    ]
+
+
+def _lacking(entry: metadata.EntryPoint, error: ModuleNotFoundError) -> str:
+    """Say which module a plugin lacks that is no part of it, and which of its extras brings it; else ``""``."""
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    module = (error.name or "").partition(".")[0]
+    if not module or module == entry.module.partition(".")[0] or entry.dist is None:
+        return ""
+    name, extras = entry.dist.name, entry.dist.metadata.get_all("Provides-Extra") or []
+    sentence = f"needs the module {module!r}, which is not installed"
+    for requirement in map(Requirement, entry.dist.requires or []):
+        # A module and the distribution that brings it mostly have one name; where not, the extras are listed.
+        if canonicalize_name(requirement.name) != canonicalize_name(module):
+            continue
+        marker = requirement.marker
+        if marker is None or marker.evaluate({"extra": ""}):
+            return f"{sentence} although {name} requires it: pip install {name}"
+        for extra in extras:
+            if marker.evaluate({"extra": extra}):
+                return f"{sentence}; the extra {extra!r} brings it: pip install '{name}[{extra}]'"
+    return f"{sentence}; one of its extras may bring it: {', '.join(extras)}" if extras else sentence
 
 
 def _parse_fields(spec: str, text: str) -> dict[str, str]:

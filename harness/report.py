@@ -361,9 +361,17 @@ def _row(poison: str, audits: Sequence[Mapping[str, Any]]) -> list[str]:
             cost += f" (but {' and '.join(flagged)})"
     texts = [left, accuracy, cost, relearned]
     for i, claim in enumerate(("poison", "accuracy", "cost", "relearning")):
-        if claim in by and by[claim]["verdict"] != "PASS":
-            texts[i] = f"{texts[i]} {by[claim]['verdict']}".strip()
+        if claim in by:
+            texts[i] = f"{texts[i]} {_said(by[claim])}".strip()
     return [f"  {poison}", f"{worst}" + (f"  n={seeds}" if seeds else ""), *texts]
+
+
+def _said(audit: Mapping[str, Any]) -> str:
+    """Return the verdict where it is no PASS, and how it stands to what was expected."""
+    verdict, expected = audit["verdict"], audit.get("expected")
+    if expected is None or expected["verdict"] == verdict == "PASS":
+        return "" if verdict == "PASS" else str(verdict)
+    return f"{verdict} as expected" if expected["met"] else f"{verdict}, expected {expected['verdict']}"
 
 
 def _left(audit: Mapping[str, Any]) -> str:

@@ -1,7 +1,9 @@
 """The grammar of names, what is said when a name does not resolve, and the hash of the source behind it."""
 
 import functools
+import os
 import re
+import subprocess
 import sys
 from dataclasses import dataclass
 from importlib import metadata
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 
 from harness import registry
 from harness.api import UnlearningError
-from harness.registry import SpecError, available, register, resolve, source_of
+from harness.registry import ROOT, SpecError, available, register, resolve, source_of
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,9 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def fresh_entries():
-    available.cache_clear()
+    registry._entries.cache_clear()
     yield
-    available.cache_clear()
+    registry._entries.cache_clear()
 
 
 def write(path: Path, text: str = "") -> Path:
@@ -317,9 +319,9 @@ def test_a_syntax_error_is_named_with_file_and_line(folder):
 # ---- entry points
 
 
-def install(folder: Path, name: str, group: str, entries: dict[str, str]) -> None:
+def install(folder: Path, name: str, group: str, entries: dict[str, str], metadata: str = "") -> None:
     info = folder / name / f"{name}-1.0.dist-info"
-    write(info / "METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    write(info / "METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{metadata}")
     write(info / "entry_points.txt", f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in entries.items()))
     sys.path.insert(0, str(folder / name))
 
@@ -340,11 +342,17 @@ def test_an_installed_plugin_is_found_by_name(site, folder):
 def test_two_distributions_that_claim_one_name_are_both_named(site):
     install(site, "first-plugin", "unlearning.unlearners", {"clash": "one:forget"})
     install(site, "second-plugin", "unlearning.unlearners", {"clash": "two:forget"})
-    with pytest.raises(SpecError, match="register the unlearner 'clash'") as caught:
+    with pytest.raises(SpecError, match="register the same unlearner 'clash'; uninstall all but one") as caught:
         resolve("unlearner", "clash")
     assert "first-plugin (one:forget)" in str(caught.value)
     assert "second-plugin (two:forget)" in str(caught.value)
-    assert resolve("poison", "gaussian").id == "gaussian"
+    assert resolve("unlearner", "gd").id == "gd"
+
+
+def test_a_name_of_ours_that_a_distribution_takes_is_refused(site):
+    install(site, "squatter", "unlearning.unlearners", {"scrub": "theirs:Scrub"})
+    with pytest.raises(SpecError, match=r"squatter \(theirs:Scrub\)"):
+        resolve("unlearner", "scrub")
 
 
 def test_one_entry_point_found_twice_is_one(site):
@@ -359,6 +367,52 @@ def test_a_plugin_that_cannot_be_imported_fails_only_if_it_is_asked_for(site):
     assert resolve("unlearner", "gd").id == "gd"
     with pytest.raises(SpecError, match="the unlearner 'rotten' of rotten cannot be imported"):
         resolve("unlearner", "rotten")
+
+
+EXTRAS = (
+    "Provides-Extra: vision\nProvides-Extra: sound\nRequires-Dist: numpy\nRequires-Dist: an-absent-base>=1\n"
+    "Requires-Dist: An.Absent_Eye>=2; extra == 'vision'\nRequires-Dist: its-name-differs; extra == 'sound'\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("module", "metadata", "said"),
+    [
+        ("an_absent_eye.models", EXTRAS, "; the extra 'vision' brings it: pip install 'lacking[vision]'"),
+        ("an_absent_ear", EXTRAS, "; one of its extras may bring it: vision, sound"),
+        ("an_absent_base", EXTRAS, " although lacking requires it: pip install lacking"),
+        ("an_absent_ear", "", ""),
+    ],
+    ids=["extra", "another name", "required", "undeclared"],
+)
+def test_a_plugin_that_lacks_a_module_says_what_brings_it(site, folder, module, metadata, said):
+    write(folder / "lacking_method.py", f"import {module}\n{FORGET}")
+    install(site, "lacking", "unlearning.unlearners", {"lacking": "lacking_method:forget"}, metadata)
+    with pytest.raises(SpecError) as caught:
+        resolve("unlearner", "lacking")
+    missing = module.partition(".")[0]
+    assert str(caught.value) == (
+        f"the unlearner 'lacking' of lacking needs the module {missing!r}, which is not installed{said}"
+    )
+
+
+def test_a_plugin_that_raises_when_imported_stops_the_run_with_its_own_traceback(site, folder, tmp_path):
+    write(folder / "rotten_helper.py", "def prepare():\n    raise RuntimeError('no such device')\n")
+    write(folder / "rotten_method.py", "import rotten_helper\n\nrotten_helper.prepare()\n")
+    install(site, "rotten", "unlearning.unlearners", {"rotten": "rotten_method:forget"})
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(site / "rotten"), str(ROOT)])}
+
+    def listing(name):
+        command = [sys.executable, "-m", "pytest", "--pyargs", "test_suites", "--co", "-q", f"--unlearner={name}"]
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+    done = listing("rotten")
+    assert done.returncode == 4
+    said = done.stderr.strip().splitlines()
+    assert said[0].startswith("ERROR: the unlearner 'rotten' of rotten cannot be imported: RuntimeError: no such")
+    assert [line.partition(", in ")[2] for line in said if line.startswith("  File")] == ["<module>", "prepare"]
+    assert "importlib" not in done.stderr
+    assert listing("gd").returncode == 0, "nobody asked for it"
 
 
 def test_names_are_listed_in_order():

@@ -1,0 +1,1 @@
+"""A method, a poison and a task for pytest-unlearning, from outside its tree."""
