@@ -53,6 +53,7 @@ class TrialItem(pytest.Item):
                 "unlearner": cell.unlearner.id,
                 "task": cell.task.id,
                 "poison": cell.poison.id,
+                "discovery": cell.discovery,
                 "seed": self.trial.seed,
                 "cost": dict(result.cost) if result is not None else None,
             },
@@ -161,7 +162,8 @@ def verdict(request: pytest.FixtureRequest, audited: Cell) -> Any:
     study = study_of(request.config)
     item = request.node
     # An error leaves this much in the report.
-    common = {"unlearner": audited.unlearner.id, "task": audited.task.id, "poison": audited.poison.id}
+    names = {"unlearner": audited.unlearner.id, "task": audited.task.id, "poison": audited.poison.id}
+    common = {**names, "discovery": audited.discovery}
     kind = "heuristic" if item.get_closest_marker("heuristic") else "audit"
     item.stash[REPORTED] = {kind: {**common, "claim": claim_of(item), "verdict": "ERROR", "seconds": 0.0}}
     started = time.perf_counter()

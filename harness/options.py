@@ -67,6 +67,13 @@ def add_options(parser: pytest.Parser) -> None:
         "Compute a method may use, as a fraction of retraining; default .1",
         _number("(0, inf)", lambda x: 0 < x < float("inf")),
     )
+    option(
+        "discovery",
+        "F",
+        1.0,
+        "Fraction of the poisoned points that the method is told of; the rest stay in its retain set; default 1",
+        _number("(0, 1]", lambda x: 0 < x <= 1),
+    )
     option("store", "PATH", None, "Where trained models are kept; default the user's cache directory")
     option("data", "DIR", None, "Data sets in the Hugging Face layout (DIR/cifar10, DIR/imdb)")
     group.addoption(
@@ -149,7 +156,7 @@ class Settings:
     @cached_property
     def cells(self) -> list[Cell]:
         """What is audited: every method on every task with every poison of its kind."""
-        return _or_usage_error(registry.cells, self.unlearners, self.tasks, self.config.option.poison)
+        return _or_usage_error(registry.cells, self.unlearners, self.tasks, self.config.option.poison, self.discovery)
 
     @property
     def clauses(self) -> list[Clause]:
@@ -170,6 +177,11 @@ class Settings:
     def tolerance(self) -> float:
         """Fraction of a poison's effect that still passes."""
         return float(self.config.option.audit_tolerance)
+
+    @property
+    def discovery(self) -> float:
+        """Fraction of the poisoned points that the method is told of."""
+        return float(self.config.option.audit_discovery)
 
     @cached_property
     def store(self) -> Path:
@@ -214,6 +226,11 @@ class Settings:
             raise pytest.UsageError(f"--audit-json: there is no directory for {self.config.option.audit_json}")
         if self.config.option.audit_device == "cuda" and not visible_gpus():
             raise pytest.UsageError("--audit-device=cuda: no GPU can be used here; run with cpu or auto")
+        if self.discovery < 1 and self.controls_only:
+            raise pytest.UsageError(
+                "--audit-discovery: say which method to audit, --unlearner=NAME; the controls that run without one "
+                "are told of every poisoned point"
+            )
         if self.config.option.audit_tune:
             self.check_tuning()
         try:
@@ -231,6 +248,8 @@ class Settings:
             raise pytest.UsageError("--audit-tune: say which method to tune, --unlearner=NAME")
         if len(self.tasks) > 1:
             raise pytest.UsageError("--audit-tune: tune on one --task at a time")
+        if self.discovery < 1:
+            raise pytest.UsageError("--audit-tune: methods are tuned with every poisoned point; drop --audit-discovery")
         if not Path(self.config.option.audit_tune_file).absolute().parent.is_dir():
             raise pytest.UsageError(
                 f"--audit-tune-file: there is no directory for {self.config.option.audit_tune_file}"

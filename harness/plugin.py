@@ -222,6 +222,7 @@ def pytest_report_header(config: pytest.Config) -> list[str] | None:
         lines.append(
             f"task: {task.id}   poisons: {', '.join(poisons)}   seeds: {looks}   "
             f"budget: {100 * settings.budget:g} % of retraining"
+            + (f"   discovery: {100 * settings.discovery:g} %" if settings.discovery < 1 else "")
         )
     count, size = texts.store_size(settings.store)
     where = str(settings.store).replace(str(Path.home()), "~", 1)
@@ -354,6 +355,7 @@ def _document(config: pytest.Config, settings: Settings, results: Results) -> di
             "alpha": settings.plan.alpha,
             "tolerance": settings.tolerance,
             "budget": settings.budget,
+            "discovery": settings.discovery,
             "store": str(settings.store),
             "tasks": [task.id for task in settings.tasks],
             "command": shlex.join(["pytest", *map(str, config.invocation_params.args)]),

@@ -33,7 +33,12 @@ class Notes:
         if now - self._written < EVERY:
             return
         self._written = now
-        names = {"P": f"{trial.cell.poison.id} model", "R": "retraining", "U": trial.cell.unlearner.id}
+        names = {
+            "P": f"{trial.cell.poison.id} model",
+            "R": "retraining",
+            "U": trial.cell.unlearner.id,
+            "D": "retraining on the rest",
+        }
         what = names.get(arm, f"{arm} for {trial.cell.poison.id}")
         text = f"{what}, seed {trial.seed}" + (f", pass {done}/{total}" if arm != "U" else "")
         with contextlib.suppress(OSError):  # a full disk must not stop a training
