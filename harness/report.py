@@ -374,7 +374,7 @@ def _discovery_lines(audits: Sequence[Mapping[str, Any]], told: float) -> list[s
         if audit["claim"] == "poison" and of.get("remaining_keeps") is not None:
             keeps = f"{of['remaining_keeps']:.2f}"
             lines.append(
-                f"  {audit['poison']}, {100 * told:.3g} % handed over: retraining on what remains keeps {keeps}; "
+                f"  {audit['poison']}: with {100 * told:.3g} % handed over, retraining on what remains keeps {keeps}; "
                 f"{_reached(audit['verdict'], of)}"
             )
     return lines
