@@ -78,7 +78,7 @@ def test_a_warm_run_trains_nothing_and_concludes_the_same(folder, cold, workers)
 
 
 def test_retraining_on_what_remains_is_no_retraining_on_clean_data(cold, folder):
-    """With half of the stamped points unknown, even retraining leaves the backdoor; the report says which it reaches."""
+    """With half of the stamped points unknown even retraining leaves the backdoor, and the report says so."""
     run = folder.pytest(
         "-n2", "--audit-seeds=3", "--unlearner=retrain", "--audit-discovery=0.5", "--poison=backdoor", "-k", "forgotten"
     )
