@@ -328,7 +328,7 @@ class Lab:
         """Return all that determines a model's weights; equal determinants share one model.
 
         R never depends on the unlearner, nor on the poison beyond the points that it took. Nor does a method that
-        works from scratch.
+        works from scratch, unless undiscovered poison is left in what it is given.
         """
         task, method = trial.cell.task, trial.cell.unlearner
         common = {"task": task.identity, "data": self.split(task).fingerprint, "seed": trial.seed} | self._circumstances
