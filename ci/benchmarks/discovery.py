@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 SUITES = Path(__file__).resolve().parents[2] / "test_suites"
-KEPT = (
-    "unlearner", "task", "poison", "discovery", "claim", "verdict", "reason", "estimate", "interval", "seeds",
-    "values", "details",
-)  # fmt: skip
+KEPT = ("unlearner", "task", "poison", "discovery", "claim", "verdict", "reason", "estimate", "interval", "seeds")
+#: Kept of the audits of the poison, too.
+OF_POISON = ("values", "details")
 #: What is asked of D, in words: 1 where it is shown, 0 where the opposite is, None where neither is.
 REACHES = {1: "yes", 0: "**no**", None: "?"}
 
@@ -64,8 +63,8 @@ def remaining(audits: list[dict[str, Any]]) -> str:
     """Return what retraining on what remains keeps, from the row of the oracle, a line per poison and fraction."""
     lines = []
     for each in audits:
-        of = each["details"]
         if each["unlearner"] == "retrain" and each["claim"] == "poison" and each["discovery"] < 1:
+            of = each["details"]
             lines.append(
                 f"{each['poison']}, {100 * each['discovery']:g} % known: D keeps {of['remaining_keeps']:.3f} "
                 f"[{of['remaining_keeps_low']:.3f}, {of['remaining_keeps_high']:.3f}] of the effect, "
@@ -90,7 +89,9 @@ def main() -> None:
         store = options.store or Path(temporary) / "store"
         for share in options.discovery:
             found = run(share, store, Path(temporary) / f"result-{share:g}.json", options.processes)
-            audits += [{name: each[name] for name in KEPT} for each in found["audits"]]
+            for each in found["audits"]:
+                kept = (*KEPT, *OF_POISON) if each["claim"] == "poison" else KEPT
+                audits.append({name: each[name] for name in kept})
             runs.append(found["run"])
     table = markdown(audits)
     print(table)
