@@ -395,21 +395,38 @@ class Registered:
 
 @dataclass(frozen=True)
 class Cell:
-    """An (unlearner, task, poison): what the audits of one row and column are about."""
+    """An (unlearner, task, poison): what the audits of one row and column are about.
+
+    Attributes:
+        discovery: Share of the poisoned points that the unlearner is told of, in (0, 1]; the others stay in its retain
+            set, poisoned.
+
+    Raises:
+        ValueError: ``discovery`` is out of range.
+    """
 
     unlearner: Registered
     task: Registered
     poison: Registered
+    discovery: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.discovery <= 1:
+            raise ValueError(f"discovery must lie in (0, 1], not {self.discovery}")
 
     @property
     def id(self) -> str:
-        return f"{self.unlearner.id}-{self.task.id}-{self.poison.id}"
+        return _cell_id(self.unlearner.id, self.task.id, self.poison.id, self.discovery)
 
     @property
     def judges_accuracy(self) -> bool:
         """Whether accuracy is a claim of its own: it is none where it is what the poison itself is measured by."""
         name: str = self.poison.value.measure.name
         return name != "accuracy"
+
+
+def _cell_id(unlearner: str, task: str, poison: str, discovery: float) -> str:
+    return f"{unlearner}-{task}-{poison}" + (f"-discovery={discovery:g}" if discovery < 1 else "")
 
 
 @dataclass(frozen=True)
@@ -434,6 +451,7 @@ class Evidence:
         wrecked: The measure of a model that was never trained.
         unusable: Per seed why its numbers must not be judged, or ``""``; empty where every seed is usable.
         resolution: Smallest standard deviation over seeds that is believed.
+        remaining: The measure of D, retrained on all but the points that were handed over; empty where these are all.
     """
 
     poisoned: tuple[float, ...]
@@ -443,6 +461,7 @@ class Evidence:
     wrecked: tuple[float, ...]
     unusable: tuple[str, ...] = ()
     resolution: float = 0.0
+    remaining: tuple[float, ...] = ()
 
     def __len__(self) -> int:
         return len(self.unlearned)
@@ -451,7 +470,7 @@ class Evidence:
         """Return the evidence of the first ``n`` seeds."""
         return Evidence(
             self.poisoned[:n], self.retrained[:n], self.unlearned[:n], self.oracle[:n], self.wrecked[:n],
-            self.unusable[:n], self.resolution,
+            self.unusable[:n], self.resolution, self.remaining[:n],
         )  # fmt: skip
 
     def of(self, unlearned: tuple[float, ...]) -> Evidence:
@@ -495,10 +514,12 @@ class Verdict:
         p_pass, p_fail, p_bite: Raw p-values; None where the measure has no such test.
         level: What the deciding p-value was held against.
         seeds: The seeds that were used, in order.
-        values: Per-seed numbers under ``"poisoned"``, ``"retrained"``, ``"unlearned"``.
+        values: Per-seed numbers under ``"poisoned"``, ``"retrained"``, ``"unlearned"``; with partial discovery also
+            under ``"remaining"``, of retraining on all but the points that were handed over.
         details: Further numbers to print, by name: as a rule means over seeds.
         by_seed: Per-seed numbers of such details, by name and then as in ``values``.
         looks: The path of the seed plan to the verdict, first look first; empty where nothing was tested.
+        discovery: Share of the poisoned points that the unlearner was told of.
     """
 
     unlearner: str
@@ -519,11 +540,12 @@ class Verdict:
     details: Mapping[str, float] = field(default_factory=dict)
     by_seed: Mapping[str, Mapping[str, tuple[float, ...]]] = field(default_factory=dict)
     looks: tuple[Look, ...] = ()
+    discovery: float = 1.0
 
     @property
     def cell(self) -> str:
         """Id of the cell."""
-        return f"{self.unlearner}-{self.task}-{self.poison}"
+        return _cell_id(self.unlearner, self.task, self.poison, self.discovery)
 
     def require(self, outcome: Outcome = Outcome.PASS) -> None:
         """Assert what the audit concludes; an audit's test function is a call of this.

@@ -173,7 +173,7 @@ class Ray:
 
     def run(self, trial: Trial) -> TrialResult:
         result: TrialResult = self._ask("run", trial, trial, self._claims(trial))
-        self._made.add((trial.cell.task, trial.seed, trial.cell.poison))
+        self._made.add((trial.cell.task, trial.seed, trial.cell.poison, trial.cell.discovery))
         return result
 
     def relearned(self, trial: Trial) -> dict[str, Reading]:
@@ -188,7 +188,7 @@ class Ray:
         """Return what a trial may make that another one could make too."""
         place = (trial.cell.task, trial.seed)
         claims: set[Hashable] = {(*place, trial.cell.unlearner)}
-        if (*place, trial.cell.poison) not in self._made:
+        if (*place, trial.cell.poison, trial.cell.discovery) not in self._made:
             claims.add(place)
         return frozenset(claims)
 

@@ -81,6 +81,7 @@ def audit(
     alpha: float = 0.05,
     tolerance: float = 0.2,
     budget: float = 0.1,
+    discovery: float = 1.0,
     store: str | Path | None = None,
     data: str | Path | None = None,
     device: str = "auto",
@@ -95,6 +96,7 @@ def audit(
         alpha: Error rate of a PASS and of a FAIL, in (0, .5).
         tolerance: Fraction of a poison's effect that still passes, in [0, 1).
         budget: Compute the unlearner may use, as a fraction of retraining, > 0.
+        discovery: Share of the poisoned points that it is told of, in (0, 1]; the others stay in its retain set.
         store: Directory or URL for what is trained; None for the user's cache directory.
         data: Directory with data sets, for tasks that read files.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
@@ -116,6 +118,6 @@ def audit(
         else registry.register("unlearner", unlearner)
     )
     poisons = [poison] if isinstance(poison, str) else poison or ()
-    cells = registry.cells([method], [registry.resolve("task", task)], poisons)
+    cells = registry.cells([method], [registry.resolve("task", task)], poisons, discovery)
     study = Study(cells, open_lab(store, data, device, budget, "python"), plan, tolerance)
     return [study.verdict(cell, measure) for cell in cells for measure in (*claims_of(cell, tolerance), "cost")]

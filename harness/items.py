@@ -65,6 +65,7 @@ class TrialItem(pytest.Item):
                 "unlearner": cell.unlearner.id,
                 "task": cell.task.id,
                 "poison": cell.poison.id,
+                "discovery": cell.discovery,
                 "seed": self.trial.seed,
                 "cost": dict(result.cost) if result is not None else None,
             },
@@ -189,7 +190,8 @@ def verdict(request: pytest.FixtureRequest, audited: Cell) -> Any:
     settings = item.config.stash[SETTINGS]
     # An error leaves this much in the report.
     cell = {"unlearner": audited.unlearner.id, "task": audited.task.id, "poison": audited.poison.id}
-    common = {**cell, "claim": claim_of(item), "command": settings.command(item.nodeid, audited.unlearner.id)}
+    command = settings.command(item.nodeid, audited.unlearner.id)
+    common = {**cell, "discovery": audited.discovery, "claim": claim_of(item), "command": command}
     kind = "heuristic" if item.get_closest_marker("heuristic") else "audit"
     item.stash[REPORTED] = {kind: {**common, "verdict": "ERROR", "seconds": 0.0}}
     started = time.perf_counter()

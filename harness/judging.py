@@ -86,6 +86,43 @@ def path(claim: Claim, evidence: Evidence, plan: Plan) -> tuple[Look, ...]:
     return tuple(found)
 
 
+def beside_remaining(claim: Claim, evidence: Evidence, level: float) -> dict[str, float]:
+    """Return how a method that was told of some poisoned points stands to D, retraining on all but these.
+
+    Informs and gates nothing: where D keeps the poison, reaching it is no achievement. Tested is the contrast (U - D) -
+    tau (P - R), one-sided: at most tau of the poison's effect lies above D.
+
+    Args:
+        claim: A retention claim.
+        evidence: With ``remaining``.
+        level: Of the tests; intervals are at ``1 - 2 * level``.
+
+    Returns:
+        ``remaining_keeps`` and ``remaining_leaves``, the fractions of the poison's effect that are left in D and in U,
+        and ``above_remaining``, U - D as such a fraction, each with ``_low`` and ``_high``; ``remaining_seeds`` and
+        ``remaining_level``; ``reaches_remaining`` and ``identity_reaches_remaining``, of U and P, 1 where it is shown,
+        0 where the opposite is, not-a-number where neither is.
+    """
+    d = evidence.remaining
+    raised = tuple(p - r + x for p, r, x in zip(evidence.poisoned, evidence.retrained, d, strict=True))
+    against_d = replace(evidence, poisoned=raised, retrained=d)  # D, with the poison's whole effect above it
+    above, identity = (_test(claim, against_d.of(arm), level) for arm in (evidence.unlearned, evidence.poisoned))
+    fractions = {
+        "remaining_keeps": _test(claim, evidence.of(d), level),
+        "remaining_leaves": _test(claim, evidence, level),
+        "above_remaining": above,
+    }
+    found = {"remaining_seeds": float(len(evidence)), "remaining_level": level}
+    for name, result in fractions.items():
+        found |= {name: result.estimate, f"{name}_low": result.interval[0], f"{name}_high": result.interval[1]}
+    said = {Outcome.PASS: 1.0, Outcome.FAIL: 0.0, Outcome.INCONCLUSIVE: math.nan}
+    return found | {
+        "reaches_remaining": said[above.outcome],
+        "p_reaches_remaining": above.p_pass,
+        "identity_reaches_remaining": said[identity.outcome],
+    }
+
+
 def _misbehaves(claim: Claim, here: Evidence, gates: Mapping[str, Judgement], plan: Plan) -> str:
     """Return the reason why the controls forbid a verdict on this evidence, or ``""``."""
     for name, wrong in (("oracle", Outcome.FAIL), ("identity", Outcome.PASS), ("wrecked", Outcome.PASS)):

@@ -47,6 +47,7 @@ def load_models(
     poison: str,
     seed: int,
     budget: float = 0.1,
+    discovery: float = 1.0,
     store: str | Path | None = None,
     data: str | Path | None = None,
     device: str = "cpu",
@@ -63,7 +64,8 @@ def load_models(
         poison: Spec of a poison.
         seed: Which trial; audits use 0 to 15.
         budget: Compute the unlearner was given, as a fraction of retraining.
-        store: Directory of what was trained; None for the user's cache directory.
+        discovery: Share of the poisoned points that it was told of, in (0, 1].
+        store: Directory or URL of what was trained; None for the user's cache directory.
         data: Directory with data sets, for tasks that read files.
         device: Where the models are put: ``"cpu"``, ``"cuda"`` or ``"auto"``.
         made_on: Where they were trained, ``"cpu"`` or ``"cuda"``.
@@ -71,11 +73,11 @@ def load_models(
 
     Raises:
         UnlearningError: Something named cannot be found or used, or the store lacks a model and ``train`` is False.
-        ValueError: ``budget`` or ``made_on`` is out of range.
+        ValueError: ``budget``, ``discovery`` or ``made_on`` is out of range.
         Exception: Whatever the unlearner raised, with ``train``.
     """
-    if not budget > 0 or made_on not in ("cpu", "cuda"):
-        raise ValueError("budget must be positive and made_on 'cpu' or 'cuda'")
+    if not budget > 0 or not 0 < discovery <= 1 or made_on not in ("cpu", "cuda"):
+        raise ValueError("budget must be positive, discovery lie in (0, 1], and made_on be 'cpu' or 'cuda'")
     method = (
         registry.resolve("unlearner", unlearner)
         if isinstance(unlearner, str)
@@ -83,7 +85,7 @@ def load_models(
     )
     if not train and store is not None and "://" not in str(store) and not Path(store).expanduser().is_dir():
         raise UnlearningError(f"there is no store {store}")
-    (cell,) = registry.cells([method], [registry.resolve("task", task)], [poison])
+    (cell,) = registry.cells([method], [registry.resolve("task", task)], [poison], discovery)
     trial = Trial(cell, seed)
     lab = open_lab(store, data, device, budget, "models", made_on)
     if train and lab.device.type != made_on:

@@ -74,6 +74,13 @@ def add_options(parser: pytest.Parser) -> None:
         _number("(0, inf)", lambda x: 0 < x < float("inf")),
     )
     option(
+        "discovery",
+        "F",
+        1.0,
+        "Fraction of the poisoned points that the method is told of; the rest stay in its retain set; default 1",
+        _number("(0, 1]", lambda x: 0 < x <= 1),
+    )
+    option(
         "store", "PATH_OR_URL", None,
         "Where trained models are kept, such as s3://bucket/prefix; default the user's cache directory",
     )  # fmt: skip
@@ -169,7 +176,7 @@ class Settings:
     @cached_property
     def cells(self) -> list[Cell]:
         """What is audited: every method on every task with every poison of its kind."""
-        return _or_usage_error(registry.cells, self.unlearners, self.tasks, self.config.option.poison)
+        return _or_usage_error(registry.cells, self.unlearners, self.tasks, self.config.option.poison, self.discovery)
 
     def clauses(self, methods: Iterable[Registered], task: Registered) -> list[Clause]:
         """Return the lines of the contract of every method, with the budget that a task gives, at least one pass.
@@ -189,6 +196,11 @@ class Settings:
     def tolerance(self) -> float:
         """Fraction of a poison's effect that still passes."""
         return float(self.config.option.audit_tolerance)
+
+    @property
+    def discovery(self) -> float:
+        """Fraction of the poisoned points that the method is told of."""
+        return float(self.config.option.audit_discovery)
 
     @cached_property
     def store(self) -> Files:
@@ -255,6 +267,11 @@ class Settings:
         _ = self.expectations
         if self.config.option.audit_device == "cuda" and not self.on_ray and not visible_gpus():
             raise pytest.UsageError("--audit-device=cuda: no GPU can be used here; run with cpu or auto")
+        if self.discovery < 1 and self.controls_only:
+            raise pytest.UsageError(
+                "--audit-discovery: say which method to audit, --unlearner=NAME; the controls that run without one "
+                "are told of every poisoned point"
+            )
         if self.config.option.audit_tune:
             self.check_tuning()
         try:
@@ -281,6 +298,8 @@ class Settings:
             raise pytest.UsageError("--audit-tune: say which method to tune, --unlearner=NAME")
         if len(self.tasks) > 1:
             raise pytest.UsageError("--audit-tune: tune on one --task at a time")
+        if self.discovery < 1:
+            raise pytest.UsageError("--audit-tune: methods are tuned with every poisoned point; drop --audit-discovery")
         if not Path(self.config.option.audit_tune_file).absolute().parent.is_dir():
             raise pytest.UsageError(
                 f"--audit-tune-file: there is no directory for {self.config.option.audit_tune_file}"
@@ -305,6 +324,8 @@ class Settings:
         given: dict[str, Any] = {"task": task, "poison": poison, "seed": seed}
         if self.budget != 0.1:
             given["budget"] = self.budget
+        if self.discovery < 1:
+            given["discovery"] = self.discovery
         if option.audit_store:
             given["store"] = str(self.store)
         if option.audit_data:

@@ -206,4 +206,4 @@ def _is_crafted(trial: Trial) -> bool:
 
 
 def _is_training(trial: Trial, arm: str) -> bool:
-    return arm in ("P", "R") or trial.cell.unlearner.name == REFERENCES[0]
+    return arm != "U" or trial.cell.unlearner.name == REFERENCES[0]

@@ -234,6 +234,7 @@ def pytest_report_header(config: pytest.Config) -> list[str] | None:
         lines.append(
             f"task: {task.id}   poisons: {', '.join(poisons)}   seeds: {looks}   "
             f"budget: {100 * settings.budget:g} % of retraining"
+            + (f"   discovery: {100 * settings.discovery:g} %" if settings.discovery < 1 else "")
         )
     lines.append(f"devices: {_devices(config)}   store: {settings.store.in_words()}")
     return lines
@@ -412,6 +413,7 @@ def _document(config: pytest.Config, settings: Settings, results: Results) -> di
             "alpha": settings.plan.alpha,
             "tolerance": settings.tolerance,
             "budget": settings.budget,
+            "discovery": settings.discovery,
             "store": str(settings.store),
             "data": str(settings.folder) if settings.folder else None,
             "tasks": [task.id for task in settings.tasks],

@@ -30,6 +30,7 @@ class Notes:
     def __call__(self, trial: Trial, arm: str, done: int, total: int) -> None:
         """Note that ``done`` of ``total`` passes of a model are made."""
         names = {"P": f"{trial.cell.poison.id} model", "R": "retraining", "U": trial.cell.unlearner.id}
+        names["D"] = "retraining on the rest"
         what = names.get(arm, f"{arm} for {trial.cell.poison.id}")
         self.say(f"{what}, seed {trial.seed}" + (f", pass {done}/{total}" if arm != "U" else ""))
 

@@ -125,13 +125,16 @@ def _from_files(specs: Iterable[str]) -> Iterator[str]:
         yield from filter(None, (line.partition("#")[0].strip() for line in lines))
 
 
-def cells(methods: Sequence[Registered], tasks: Sequence[Registered], poisons: Sequence[str] = ()) -> list[Cell]:
+def cells(
+    methods: Sequence[Registered], tasks: Sequence[Registered], poisons: Sequence[str] = (), discovery: float = 1.0
+) -> list[Cell]:
     """Return every method on every task with every poison of the task's modality.
 
     Args:
         methods: The unlearners.
         tasks: The tasks.
         poisons: Specs; none for those that each task lists as biting on it.
+        discovery: Share of the poisoned points that the methods are told of, in (0, 1].
 
     Raises:
         SpecError: A poison cannot be resolved, or none of them works on a task.
@@ -145,7 +148,7 @@ def cells(methods: Sequence[Registered], tasks: Sequence[Registered], poisons: S
             raise SpecError(f"no poison of {names} works on the {task.value.modality} task {task.id!r}")
         modality = task.value.modality
         serving = [method for method in methods if declares(method.value, "modality") in (None, modality)]
-        found += [Cell(method, task, poison) for method in serving for poison in fitting]
+        found += [Cell(method, task, poison, discovery) for method in serving for poison in fitting]
     if not found:
         raise SpecError(
             f"{', '.join(method.id for method in methods)}: none of them serves "

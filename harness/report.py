@@ -28,6 +28,7 @@ def plain(verdict: Verdict) -> dict[str, Any]:
         "unlearner": verdict.unlearner,
         "task": verdict.task,
         "poison": verdict.poison,
+        "discovery": verdict.discovery,
         "measure": verdict.measure.name,
         "title": verdict.measure.title,
         "test": verdict.measure.test,
@@ -68,6 +69,8 @@ def finite(value: float | None) -> float | None:
 def explain(verdict: Verdict, command: str, expected: Outcome = Outcome.PASS, load: str = "") -> str:
     """Return the few lines that stand under an audit that did not conclude what it must."""
     lines = [finding(verdict)]
+    if standing := _standing(verdict):
+        lines.append(standing)
     if expected is Outcome.FAIL and verdict.outcome is Outcome.PASS:
         lines.insert(0, "This control must FAIL and passed: the audit cannot tell a bad method from a good one.")
     numbers = _numbers(verdict)
@@ -144,6 +147,34 @@ def finding(verdict: Verdict) -> str:
             "; see --audit-seeds." if needed <= LOOKS[-1] else ", more than the plan has: it is near the tolerance."
         )
     return found
+
+
+def _standing(verdict: Verdict) -> str:
+    """Return, where not all poisoned points were handed over, which retraining the method reaches."""
+    of = verdict.details
+    if "remaining_keeps" not in of:
+        return ""
+    low, high = (percent(of[f"remaining_keeps_{end}"]) for end in ("low", "high"))
+    return (
+        f"Of the poisoned points {100 * verdict.discovery:.3g} % were handed over. Retraining on what then remains "
+        f"keeps {percent(of['remaining_keeps'])} of the effect ({100 - 200 * of['remaining_level']:.3g} % interval "
+        f"{low} … {high}, n = {of['remaining_seeds']:.0f}); this method leaves {percent(of['remaining_leaves'])}: "
+        f"{_reached(verdict.outcome.value, of)}."
+    )
+
+
+def _reached(outcome: str, of: Mapping[str, Any]) -> str:
+    """Say which retraining a method reaches, from its verdict against the one on clean data and what stands beside."""
+    remains = of["reaches_remaining"]
+    if outcome == "PASS":
+        return "it reaches retraining on clean data"
+    clean = "not on clean data" if outcome == "FAIL" else "and whether on clean data is not decided"
+    if remains == 1:
+        so = "; doing nothing does, too" if of["identity_reaches_remaining"] == 1 else ""
+        return f"it reaches retraining on what remains, {clean}{so}"
+    if remains == 0:
+        return "it reaches neither retraining on what remains nor on clean data"
+    return f"whether it reaches retraining on what remains is not decided, {clean}"
 
 
 def _numbers(verdict: Verdict) -> list[str]:
@@ -243,11 +274,14 @@ def table(audits: Sequence[Mapping[str, Any]]) -> list[str]:
     for place in dict.fromkeys((a["unlearner"], a["task"]) for a in audits):
         here = [a for a in audits if (a["unlearner"], a["task"]) == place]
         relearned = any(a["claim"] == "relearning" for a in here)
+        told = min(a.get("discovery", 1.0) for a in here)
         rows = [["", "verdict", "poison left", "accuracy", "cost", *(["left, relearned"] if relearned else [])]]
         for poison in dict.fromkeys(a["poison"] for a in here):
             rows.append(_row(poison, [a for a in here if a["poison"] == poison])[: len(rows[0])])
         rows[0][0] = f"{place[0]} on {place[1]}"
         lines += _aligned(rows)
+        if told < 1:
+            lines += _discovery_lines(here, told)
         lines += reference_lines(here)
         lines.append("")
     return lines[:-1]
@@ -379,6 +413,20 @@ def _left(audit: Mapping[str, Any]) -> str:
         return ""
     bounds = ", ".join("?" if x is None else f"{x:.2f}" for x in audit["interval"])
     return f"{audit['estimate']:.2f} [{bounds}]"
+
+
+def _discovery_lines(audits: Sequence[Mapping[str, Any]], told: float) -> list[str]:
+    """Return, for each poison, what retraining keeps of it where not all poisoned points are known."""
+    lines = []
+    for audit in audits:
+        of = audit.get("details", {})
+        if audit["claim"] == "poison" and of.get("remaining_keeps") is not None:
+            keeps = f"{of['remaining_keeps']:.2f}"
+            lines.append(
+                f"  {audit['poison']}: with {100 * told:.3g} % handed over, retraining on what remains keeps {keeps}; "
+                f"{_reached(audit['verdict'], of)}"
+            )
+    return lines
 
 
 def reference_lines(audits: Sequence[Mapping[str, Any]]) -> list[str]:

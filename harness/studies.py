@@ -17,12 +17,12 @@ from harness import registry
 from harness.api import Cell, DeviceLost, Evidence, Reading, Registered, Trial, Verdict
 from harness.bounds import eps_lower_single, mu_lower
 from harness.executors import Executor
-from harness.judging import DOSES, Claim, Judgement, doses, judge, judge_budget, path, seeds_to_decide
+from harness.judging import DOSES, Claim, Judgement, beside_remaining, doses, judge, judge_budget, path, seeds_to_decide
 from harness.measures import ACCURACY, COST, HEURISTICS
 from harness.plan import LOOKS, Plan
 from harness.statistics import bad_seed_bound
 from harness.store import Busy
-from harness.trial import TrialResult
+from harness.trial import REMAINING, TrialResult
 
 #: The controls every cell is compared with.
 REFERENCES = ("retrain", "short", "identity", "wrecked")
@@ -158,7 +158,8 @@ class Study:
     def references(self, cell: Cell) -> dict[str, dict[str, Any]]:
         """Return the controls beside a cell, on the seeds its verdicts used, as plain values.
 
-        By control: ``poison`` and ``accuracy`` outcomes with their ``seeds``, the mean ``accuracy_difference`` from
+        Told of every poisoned point, but for ``short``, which is told of what the cell's method is. By control:
+        ``poison`` and ``accuracy`` outcomes with their ``seeds``, the mean ``accuracy_difference`` from
         retraining in shares of 1, its ``cost``, and ``gain``: the cell's accuracy above it. Under ``"dose"`` what is
         said of mixtures of P and R, by their share of P.
         """
@@ -242,7 +243,7 @@ class Study:
         return progress
 
     def _reference_cells(self, cell: Cell) -> dict[str, Cell]:
-        return {control.name: Cell(control, cell.task, cell.poison) for control in reference_unlearners()}
+        return {control.name: _reference(control, cell) for control in reference_unlearners()}
 
     def _gates(self, cell: Cell) -> list[Cell]:
         cells = self._reference_cells(cell)
@@ -259,7 +260,8 @@ class Study:
             next((by_arm[arm].unusable for arm in "PRU" if by_arm[arm].unusable), _null_fails(cell, by_arm["R"]))
             for by_arm in own
         )
-        return Evidence(poisoned, retrained, unlearned, oracle, wrecked, unusable, resolution)
+        remaining = tuple(by_arm[REMAINING].value for by_arm in own if REMAINING in by_arm)
+        return Evidence(poisoned, retrained, unlearned, oracle, wrecked, unusable, resolution, remaining)
 
     def _readings(self, cell: Cell, measure: str, n: int) -> list[Mapping[str, Reading]]:
         """Return what a measure reads on a cell's first seeds, by arm; its trials are done."""
@@ -297,6 +299,16 @@ class Study:
         if judgement.reason in ("need-more-seeds", "underpowered"):
             needed = seeds_to_decide(claim, judgement, self.plan)
             details["seeds_to_decide"] = float("inf") if needed is None else float(needed)
+        values = {
+            "poisoned": evidence.poisoned,
+            "retrained": evidence.retrained,
+            "unlearned": evidence.unlearned,
+        }
+        if evidence.remaining:
+            values["remaining"] = evidence.remaining
+        if evidence.remaining and claim.measure.test == "retention":
+            seen = self._evidence(cell, "poison", self._seeds_used(cell))  # as many as there are: it decides nothing
+            details |= beside_remaining(claim, seen, self.plan.pass_level)
         if judgement.result.worst is not None:
             details["worst_seed"] = float(self.plan.numbers(judgement.seeds)[judgement.result.worst])
             details["bad_seed_bound"] = bad_seed_bound(judgement.seeds)
@@ -314,11 +326,7 @@ class Study:
             p_bite=result.p_bite,
             level=judgement.level,
             seeds=tuple(self.plan.numbers(judgement.seeds)),
-            values={
-                "poisoned": evidence.poisoned,
-                "retrained": evidence.retrained,
-                "unlearned": evidence.unlearned,
-            },
+            values=values,
             details=details,
             by_seed=_by_seed(readings),
             looks=path(claim, evidence, self.plan),
@@ -370,7 +378,7 @@ class Study:
             values={"poisoned": (), "retrained": (1.0,) * len(fractions), "unlearned": fractions},
             details={
                 "seconds of unlearning": median(cost["seconds"]["U"] for cost in costs),
-                "seconds of retraining": median(cost["seconds"]["R"] for cost in costs),
+                "seconds of retraining": median(cost["seconds"].get(REMAINING, cost["seconds"]["R"]) for cost in costs),
                 "history_bytes": float(max(cost["history_bytes"] for cost in costs)),
                 # Seeds differ in seconds by what else the machine does; one was counted for its operations, at length.
                 **{
@@ -431,8 +439,9 @@ def _by_seed(readings: Sequence[Mapping[str, Reading]]) -> dict[str, dict[str, t
     }
 
 
-def _names(cell: Cell) -> dict[str, str]:
-    return {"unlearner": cell.unlearner.id, "task": cell.task.id, "poison": cell.poison.id}
+def _names(cell: Cell) -> dict[str, Any]:
+    names = {"unlearner": cell.unlearner.id, "task": cell.task.id, "poison": cell.poison.id}
+    return {**names, "discovery": cell.discovery}
 
 
 def claims_of(cell: Cell, tolerance: float) -> dict[str, Claim]:
@@ -456,21 +465,31 @@ def reference_unlearners() -> tuple[Registered, ...]:
     return tuple(registry.resolve("unlearner", name) for name in REFERENCES)
 
 
+def _reference(control: Registered, cell: Cell) -> Cell:
+    """Return the cell of a control beside another cell.
+
+    The oracle must be able to pass, so the controls are told of every poisoned point; all but ``short``, which shows
+    what plain retraining makes of what the method is given.
+    """
+    return Cell(control, cell.task, cell.poison, cell.discovery if control.name == "short" else 1.0)
+
+
 def trials_of(cells: Iterable[Cell], plan: Plan) -> list[Trial]:
     """Return every trial that the cells can need: look by look, seed by seed, the long ones first."""
     cells = list(cells)
-    groups = dict.fromkeys((cell.task, cell.poison) for cell in cells)
+    groups = {(cell.task, cell.poison, cell.discovery): cell for cell in cells}.values()
     oracle, *others = reference_unlearners()
     trials: dict[Trial, None] = {}
     for seed in plan.numbers(plan.looks[-1]):
         # The oracle's trial trains P, R and R'; the others find P and R made.
-        trials |= dict.fromkeys(Trial(Cell(oracle, *group), seed) for group in groups)
+        trials |= dict.fromkeys(Trial(_reference(oracle, group), seed) for group in groups)
         trials |= dict.fromkeys(Trial(cell, seed) for cell in cells)
-        trials |= dict.fromkeys(Trial(Cell(control, *group), seed) for group in groups for control in others)
+        trials |= dict.fromkeys(Trial(_reference(control, group), seed) for group in groups for control in others)
     return list(trials)
 
 
 def _serves(trial_cell: Cell, cell: Cell) -> bool:
     """Say whether the trials of a cell are evidence for, or stand beside, another one."""
     same_place = (trial_cell.task, trial_cell.poison) == (cell.task, cell.poison)
-    return same_place and (trial_cell.unlearner == cell.unlearner or trial_cell.unlearner in reference_unlearners())
+    control = trial_cell.unlearner in reference_unlearners()
+    return same_place and (trial_cell == cell or (control and trial_cell == _reference(trial_cell.unlearner, cell)))

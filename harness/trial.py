@@ -23,11 +23,14 @@ from harness import data as data_module
 from harness.api import Cell, ContractError, DeviceLost, Planted, Reading, Registered, Trial, UnlearningError, declares
 from harness.compute import Meter
 from harness.data import Data, Split, digest
+from harness.discovery import handed_over
 from harness.seeds import derive
 from harness.store import Artefact, Busy, Make, Store, key_of
 from harness.unlearning import unlearn, wanted_epochs
 
 ARMS = ("P", "R", "U")  # poisoned, retrained, unlearned
+#: Retrained on all but the points that were discovered; an arm of trials whose unlearner is not told of all.
+REMAINING = "D"
 #: Floating-point operations are counted on this seed alone, once for all poisons of a size: counting slows small models
 #: by half, and every seed has the same.
 COUNTED_SEED = 0
@@ -38,8 +41,10 @@ class TrialResult:
     """What a finished trial shows.
 
     Attributes:
-        readings: By measure (``"poison"``, ``"accuracy"``) and arm (``"P"``, ``"R"``, ``"U"``).
-        cost: ``train_examples`` (of R), ``unlearn_examples``, ``unlearn_fraction``; ``fractions`` of retraining by
+        readings: By measure (``"poison"``, ``"accuracy"``) and arm (``"P"``, ``"R"``, ``"U"``; ``"D"`` where not all
+            poisoned points were handed over).
+        cost: ``train_examples`` (of the retraining on what the unlearner keeps: R, or D where there is one),
+            ``unlearn_examples``, ``unlearn_fraction``; ``fractions`` of that retraining by
             yardstick (``examples``, ``steps``, ``seconds``, and on `COUNTED_SEED` ``flops``); ``history_bytes``, of the
             checkpoints that the method was handed; ``seconds`` by arm; and ``built``: the arms that this run trained
             on behalf of this very trial.
@@ -134,7 +139,7 @@ class Lab:
     def _run(self, trial: Trial) -> TrialResult:
         planted = self._plant(trial)
         arms = self._arms(trial, planted)
-        if arms["U"].blob == arms["R"].blob:
+        if arms["U"].blob in {arms[arm].blob for arm in ("R", REMAINING) if arm in arms}:
             raise ContractError(
                 f"the unlearner {trial.cell.unlearner.id!r} returned the retrained model of seed {trial.seed}, bit by "
                 "bit; it must make its own"
@@ -155,7 +160,8 @@ class Lab:
         """
         with self._computing(trials[0]):
             planted = [self._plant(trial) for trial in trials]
-            arms = [self._arms(*each) for each in zip(trials, planted, strict=True)]
+            models = [self._arms(*each) for each in zip(trials, planted, strict=True)]
+            arms = [{arm: of[arm] for arm in ARMS} for of in models]
             stored = self._stored_heuristics(trials[0], planted, arms)
         return _restored_heuristics(stored.info)
 
@@ -204,7 +210,7 @@ class Lab:
 
         of = {"relearning": _code(relearning), "poison": poison.identity, "planted": planted.blob, "seed": trial.seed}
         arms = self._arms(trial, planted)
-        return {arm: self._reading(trial, artefact, of, again)[0] for arm, artefact in arms.items()}
+        return {arm: self._reading(trial, arms[arm], of, again)[0] for arm in ARMS}
 
     def _heuristics(
         self, task: Registered, planted: Sequence[_Planted], arms: Sequence[Mapping[str, Artefact]]
@@ -264,10 +270,11 @@ class Lab:
         task, method, poison = trial.cell.task, trial.cell.unlearner, trial.cell.poison
         planted_before = self.store.get(key_of("planted", self._planted_determinants(trial)))
         if getattr(poison.value, "crafted", False) and planted_before is None:
-            names = {"P": "", "R": "", "U": method.id}
-            return {arm: f"{arm} {task.id} {poison.id} {trial.seed} {name}" for arm, name in names.items()}
+            share = f"{trial.cell.discovery:g}"
+            names = {"P": "", "R": "", "U": f"{method.id} {share}", REMAINING: share}
+            return {arm: f"{arm} {task.id} {poison.id} {trial.seed} {names[arm]}" for arm in _arms_of(trial.cell)}
         planted = self._plant(trial)
-        keys = {arm: key_of("model", self._determinants(trial, planted, arm)) for arm in ARMS}
+        keys = {arm: key_of("model", self._determinants(trial, planted, arm)) for arm in _arms_of(trial.cell)}
         return {arm: key for arm, key in keys.items() if self.store.get(key) is None}
 
     def cost(self, task: Registered) -> tuple[float, int]:
@@ -314,14 +321,15 @@ class Lab:
             return {"points": len(planted.forget)}, _pack(planted)
 
         artefact = self.store.obtain("planted", self._planted_determinants(trial), make, trial.id, _has_tensors)
-        if artefact.key not in self._planted:
+        key = f"{artefact.key} {trial.cell.discovery}"
+        if key not in self._planted:
             tensors = self._usable(artefact, lambda found: _check_planted(poison, _unpack(found), split.train))
             if tensors is None:  # it was damaged, and is gone now
                 return self._plant(trial)
-            self._planted[artefact.key] = _Planted.of(_unpack(tensors), split.train, str(artefact.blob))
+            self._planted[key] = _Planted.of(_unpack(tensors), split.train, str(artefact.blob), trial)
             while len(self._planted) > 64:
                 self._planted.popitem(last=False)
-        return self._planted[artefact.key]
+        return self._planted[key]
 
     def _planted_determinants(self, trial: Trial) -> dict[str, Any]:
         """Return all that determines what is planted."""
@@ -351,7 +359,7 @@ class Lab:
         """Return all that determines a model's weights; equal determinants share one model.
 
         R never depends on the unlearner, nor on the poison beyond the points that it took. Nor does a method that
-        works from scratch.
+        works from scratch, unless undiscovered poison is left in what it is given.
         """
         task, method = trial.cell.task, trial.cell.unlearner
         common = {"task": task.identity, "data": self.split(task).fingerprint, "seed": trial.seed} | self._circumstances
@@ -359,9 +367,13 @@ class Lab:
             return common | {"poisoned": planted.poisoned}
         if arm == "R":
             return common | {"retained": planted.retained}
+        if arm == REMAINING:
+            return common | {"poisoned": planted.poisoned, "remaining": planted.remaining}
         start = {"retained": planted.retained}
         if not declares(method.value, "from_scratch"):
             start |= {"poisoned": planted.poisoned}
+        if trial.cell.discovery < 1:
+            start |= {"poisoned": planted.poisoned, "remaining": planted.remaining}
         return common | start | {"method": method.identity, "budget": self.budget} | self._harness
 
     def _arms(self, trial: Trial, planted: _Planted) -> dict[str, Artefact]:
@@ -372,9 +384,9 @@ class Lab:
         """
         arms: dict[str, Artefact] = {}
         busy: Busy | None = None
-        for arm, make in (("P", self._train), ("R", self._train), ("U", self._unlearn)):
+        for arm in _arms_of(trial.cell):
             try:
-                arms[arm] = self._model(trial, planted, arm, make)
+                arms[arm] = self._model(trial, planted, arm, self._unlearn if arm == "U" else self._train)
             except Busy as error:
                 busy = busy or error
         if busy is not None:
@@ -390,7 +402,7 @@ class Lab:
         return self.store.obtain("model", of, make_tensors, trial.id, _is_arm)
 
     def _train(self, trial: Trial, planted: _Planted, arm: str) -> tuple[dict[str, Any], nn.Module]:
-        """Train P or R. Both of a seed share initialisation and order: common random numbers."""
+        """Train P, R or D. Those of a seed share initialisation and order: common random numbers."""
         wanted = self._wanted.get(trial.cell.task, set()) if arm == "P" else set()
 
         def on_epoch(model: nn.Module, done: int, of: int) -> None:
@@ -406,8 +418,8 @@ class Lab:
     ) -> tuple[dict[str, Any], nn.Module]:
         task: Any = trial.cell.task.value
         train = self.split(trial.cell.task).train
-        data = train.poisoned_with(planted.planted) if arm == "P" else train
-        keep = torch.ones_like(planted.keep) if arm == "P" else planted.keep
+        data = train if arm == "R" else train.poisoned_with(planted.planted)
+        keep = {"P": torch.ones_like(planted.keep), "R": planted.keep, REMAINING: planted.left}[arm]
         model, examples = training.train(task, data, keep, trial.seed, on_epoch, stop)
         return {"examples": examples, "steps": task.epochs * math.ceil(int(keep.sum()) / task.batch_size)}, model
 
@@ -440,18 +452,20 @@ class Lab:
         """Hand P and the request to the unlearner; say what it cost beside what it returned."""
         task: Any = trial.cell.task.value
         method = trial.cell.unlearner
-        train = self.split(trial.cell.task).train
         poisoned: Mapping[str, Tensor] = {}
         if not declares(method.value, "from_scratch"):
             poisoned = self.model(trial.cell.task, self._model(trial, planted, "P", self._train)).state_dict()
         history = self._history(trial, planted)
         self._on_epoch(trial, arm, 0, 1)
         # Copies: the method may write to what it is given, and what was planted serves later trials.
-        forget = Data(planted.planted.inputs, planted.planted.labels).subset(torch.arange(len(planted.planted.forget)))
+        forget = Data(planted.planted.inputs, planted.planted.labels).subset(planted.known)
+        train = self.split(trial.cell.task).train
+        if trial.cell.discovery < 1:
+            train = train.poisoned_with(planted.planted)
         operations = self._operations_determinants(trial, planted)
         counted = trial.seed == COUNTED_SEED and self.store.get(key_of("operations", operations)) is None
         model, meter = unlearn(
-            method, task, poisoned, train.subset(planted.keep.nonzero().squeeze(1)), forget.to(self.device),
+            method, task, poisoned, train.subset(planted.left.nonzero().squeeze(1)), forget.to(self.device),
             budget=self.budget * task.epochs, seed=derive("unlearning", method.name, trial.seed), history=history,
             count_flops=counted,
         )  # fmt: skip
@@ -467,8 +481,8 @@ class Lab:
     def _operations_determinants(self, trial: Trial, planted: _Planted) -> dict[str, Any]:
         """Return what a method's floating-point operations depend on: sizes, which poisons may share."""
         inputs = planted.planted.inputs
-        sizes = {name: list(tensor.shape) for name, tensor in inputs.items()}
-        lengths = digest({name: tensor for name, tensor in inputs.items() if name == "length"})
+        sizes = {name: [len(planted.known), *tensor.shape[1:]] for name, tensor in inputs.items()}
+        lengths = digest({name: tensor[planted.known] for name, tensor in inputs.items() if name == "length"})
         of = {"method": trial.cell.unlearner.identity, "budget": self.budget, "task": trial.cell.task.identity}
         return of | {"forget": sizes, "lengths": lengths} | self._harness | self._circumstances
 
@@ -569,12 +583,13 @@ class Lab:
         def here(artefact: Artefact) -> bool:
             return (artefact.made["run"], artefact.made["trial"]) == (self.store.run, trial.id)
 
-        trained, used = arms["R"].info, arms["U"].info
+        retrained = REMAINING if REMAINING in arms else "R"
+        trained, used = arms[retrained].info, arms["U"].info
         seconds = {arm: artefact.made["seconds"] for arm, artefact in arms.items()} | {"U": used["seconds"]}
         fractions = {
             "examples": used["examples"] / trained["examples"],
             "steps": used["steps"] / trained["steps"],
-            "seconds": seconds["U"] / seconds["R"],
+            "seconds": seconds["U"] / seconds[retrained],
         }
         counted = operations.info if operations is not None else {}
         if counted.get("flops_per_example"):  # a model without a matrix product has none that are counted
@@ -602,10 +617,13 @@ class _Planted:
 
     Attributes:
         planted: The set itself.
-        keep: Mask of the retain set, over the training set.
+        keep: Mask of what is not planted, over the training set.
         blob: Hash of everything planted, secrets included.
         poisoned: Hash of what training on the poisoned set sees of it.
-        retained: Hash of the retain set's place in the training set.
+        retained: Hash of the place in the training set of what is not planted.
+        known: Positions, among the planted points, of those that the unlearner is told of.
+        left: Mask of all but these, over the training set: its retain set.
+        remaining: Hash of that retain set's place in the training set.
     """
 
     planted: Planted
@@ -613,13 +631,24 @@ class _Planted:
     blob: str
     poisoned: str
     retained: str
+    known: Tensor
+    left: Tensor
+    remaining: str
 
     @classmethod
-    def of(cls, planted: Planted, train: Data, blob: str) -> _Planted:
-        keep = torch.ones(len(train), dtype=torch.bool)
+    def of(cls, planted: Planted, train: Data, blob: str, trial: Trial) -> _Planted:
+        known = handed_over(len(planted.forget), trial.cell.discovery, trial.seed)
+        keep, left = torch.ones(2, len(train), dtype=torch.bool)
         keep[planted.forget] = False
+        left[planted.forget[known]] = False
         seen = {**planted.inputs, "labels": planted.labels, "forget": planted.forget}
-        return cls(planted, keep, blob, digest(seen), digest({"keep": keep}))
+        retained, remaining = digest({"keep": keep}), digest({"keep": left})
+        return cls(planted, keep, blob, digest(seen), retained, known, left, remaining)
+
+
+def _arms_of(cell: Cell) -> tuple[str, ...]:
+    """Return the models that a trial of the cell consists of."""
+    return ARMS if cell.discovery == 1 else (*ARMS, REMAINING)
 
 
 _Maker = Callable[[Trial, _Planted, str], tuple[dict[str, Any], nn.Module]]

@@ -75,3 +75,15 @@ def test_a_warm_run_trains_nothing_and_concludes_the_same(folder, cold, workers)
     warm = folder.pytest(f"-n{workers}", *ARGUMENTS)
     assert warm.built == []
     assert warm.judged == cold.judged
+
+
+def test_retraining_on_what_remains_is_no_retraining_on_clean_data(cold, folder):
+    """With half of the stamped points unknown even retraining leaves the backdoor, and the report says so."""
+    run = folder.pytest(
+        "-n2", "--audit-seeds=3", "--unlearner=retrain", "--audit-discovery=0.5", "--poison=backdoor", "-k", "forgotten"
+    )
+    (audit,) = run.json["audits"]
+    assert audit["verdict"] == "FAIL"
+    assert audit["details"]["reaches_remaining"] == 1
+    assert "it reaches retraining on what remains, not on clean data" in run.text
+    assert not {arm for trial in run.json["trials"] for arm in trial["cost"]["built"]} & {"P", "R"}

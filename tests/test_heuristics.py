@@ -10,13 +10,14 @@ from tiny import Tiny
 
 from conftest import TINY
 from harness import registry
-from harness.api import Cell, Trial
+from harness.api import Cell, Evidence, Trial
 from harness.data import Data
 from harness.frontend import open_lab
 from harness.heuristics import Answers, answers, area, asked, attack, logit_margin, readings, true_positives
+from harness.judging import judge
 from harness.measures import HEURISTICS
 from harness.plan import Plan
-from harness.studies import Study
+from harness.studies import Study, heuristic_claim
 
 TASK = Tiny()
 SPLIT = TASK.load(None)
@@ -168,6 +169,54 @@ def test_what_diverged_reads_as_not_a_number():
     assert not any(math.isnan(found[0][name]["U"].value) for name in HEURISTICS)
     with pytest.raises(ValueError, match="at least 3 seeds, not 2"):
         readings(OWN[:2], RETRAINED)
+
+
+# ---- retraining against retraining
+
+
+def drawn_study(seed, n=5, points=40, tests=80):
+    """A study of models drawn at random, in which R and R' are exchangeable: the oracle stands in the place of U."""
+    g = torch.Generator().manual_seed(seed)
+
+    def losses(hard):
+        return (hard + 0.4 * torch.randn(len(hard), generator=g, dtype=torch.float64)).exp()
+
+    labels = torch.arange(tests) % 3
+    hard_test = torch.randn(tests, generator=g, dtype=torch.float64) - 3
+    own, retrained = [], [[] for _ in range(n)]
+    for s in range(n):
+        hard = torch.randn(points, generator=g, dtype=torch.float64)
+        arms = {}
+        for arm in "PRU":
+            wrong = torch.rand(tests, generator=g) < 0.05
+            of_forget = losses(hard - 4 if arm == "P" else hard)
+            right = float((of_forget < 0.7).double().mean())
+            arms[arm] = Answers(of_forget, losses(hard_test), torch.where(wrong, (labels + 1) % 3, labels), right, 1.0)
+        own.append(arms)
+        # The other seeds' retrained models know most of the points, by their clean versions.
+        retrained[s] = [arms["R"].forget if t == s else losses(hard - 1) for t in range(n)]
+    return own, retrained
+
+
+def test_no_heuristic_calls_the_oracle_different_more_often_than_alpha():
+    """As ``ci/benchmarks/calibration.py --heuristics`` on trained models; here a hundred studies take seconds."""
+    cell = Cell(*(registry.resolve(*of) for of in (
+        ("unlearner", "retrain"), ("task", "tiny:Tiny"), ("poison", "backdoor:size=1"),
+    )))  # fmt: skip
+    studies, differs, passes = 100, dict.fromkeys(HEURISTICS, 0), dict.fromkeys(HEURISTICS, 0)
+    for seed in range(studies):
+        found = readings(*drawn_study(seed))
+        for name in HEURISTICS:
+            p, r, u = (tuple(of[name][arm].value for of in found) for arm in "PRU")
+            evidence = Evidence(p, r, u, u, (0.0,) * len(u), (), found[0][name]["U"].resolution)
+            said = judge(heuristic_claim(cell, name, 0.2), evidence, Plan())
+            differs[name] += said.outcome == "FAIL" or said.reason == "oracle-fails"
+            passes[name] += said.outcome == "PASS"
+    assert all(count <= 0.05 * studies for count in differs.values()), differs
+    # And not for want of evidence.
+    assert passes["membership"] > 0.9 * studies
+    assert passes["forget-accuracy"] > 0.5 * studies
+    assert passes["likelihood"] > 0.5 * studies
 
 
 # ---- in a study

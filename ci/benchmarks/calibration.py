@@ -2,11 +2,14 @@
 
     python ci/benchmarks/calibration.py --simulate [--runs 4000]
     python ci/benchmarks/calibration.py --real [--blocks 20] [--processes 2] [--store DIR]
+    python ci/benchmarks/calibration.py --heuristics [--blocks 24] [--size 5] [--processes 2] [--store DIR]
 
 ``--simulate`` puts methods exactly on the margin, where PASS and FAIL are both wrong, through fixed numbers of seeds
 and through the plan, and a perfect method beside them. ``--real`` audits oracle and identity on digits-cnn, once
-per block of 16 seeds: block b has the seeds 10000 + 16 b to 10015 + 16 b, which nothing else uses. Counts come with
-95 % Clopper-Pearson intervals. ``--json FILE`` writes either.
+per block of 16 seeds: block b has the seeds 10000 + 16 b to 10015 + 16 b, which nothing else uses. ``--heuristics``
+asks how often the usual metrics call the oracle different from retraining, once per block of ``--size`` seeds, the
+last look of the block: block b of size s has the seeds 20000 + s b to 20000 + s b + s - 1. Counts come with 95 %
+Clopper-Pearson intervals. ``--json FILE`` writes any.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from harness.plan import LOOKS, Plan
 from harness.report import versions
 
 FIRST_SEED = 10_000
+FIRST_SEED_OF_HEURISTICS = 20_000
 METHODS = ("retrain", "identity")
 POISONS = ("backdoor", "gaussian")
 MEASURE = Measure("simulated", "simulated", worse="higher", test="retention")
@@ -154,14 +158,86 @@ def real(blocks: int, processes: int, store: str) -> dict[str, Any]:
     return {"table": table, "null": null, "rows": rows, "first_seed": FIRST_SEED, "blocks": blocks}
 
 
+def heuristics_block(block: int, size: int, store: str) -> list[dict[str, Any]]:
+    """Let the usual metrics judge the oracle on one block of seeds; return a row per poison and heuristic."""
+    import torch
+
+    from harness.measures import HEURISTICS
+    from harness.store import Store
+    from harness.studies import Study, heuristic_claim
+    from harness.trial import Lab
+
+    torch.set_num_threads(1)
+    task = registry.resolve("task", "digits-cnn")
+    plan = Plan(seeds=size, first=FIRST_SEED_OF_HEURISTICS + size * block)
+    cells = registry.cells([registry.resolve("unlearner", "retrain")], [task], POISONS)
+    study = Study(cells, Lab(Store(Path(store), f"heuristics-{block}"), torch.device("cpu"), budget=0.1), plan, TAU)
+    rows = []
+    for cell in cells:
+        study.evidence(cell, size)
+        for name in HEURISTICS:
+            evidence = study._evidence(cell, name, size)
+            judgement = judge(heuristic_claim(cell, name, TAU), evidence, plan)
+            # The oracle is its own gate: where it FAILs, the verdict is that nothing can be judged.
+            differs = judgement.outcome is Outcome.FAIL or judgement.reason == "oracle-fails"
+            rows.append(
+                {
+                    "block": block,
+                    "poison": cell.poison.id,
+                    "heuristic": name,
+                    "differs": differs,
+                    "verdict": judgement.outcome.value,
+                    "reason": judgement.reason,
+                    "seeds": judgement.seeds,
+                    "poisoned": evidence.poisoned,
+                    "retrained": evidence.retrained,
+                    "oracle": evidence.unlearned,
+                }
+            )
+    return rows
+
+
+def calibrate_heuristics(blocks: int, size: int, processes: int, store: str) -> dict[str, Any]:
+    """Judge the oracle on every block; return the rows and, per poison and heuristic, how often it "differs"."""
+    rows: list[dict[str, Any]] = []
+    with ProcessPoolExecutor(processes) as pool:
+        for found in pool.map(heuristics_block, range(blocks), [size] * blocks, [store] * blocks):
+            rows += found
+            print(f"block {found[0]['block']} of {blocks}", flush=True)
+    table = []
+    for poison, name in dict.fromkeys((r["poison"], r["heuristic"]) for r in rows):
+        own = [r for r in rows if (r["poison"], r["heuristic"]) == (poison, name)]
+        k = sum(r["differs"] for r in own)
+        low, high = clopper_pearson(k, len(own), 0.95)
+        fresh = [o - r for each in own for o, r in zip(each["oracle"], each["retrained"], strict=True)]
+        entry = {
+            "poison": poison,
+            "heuristic": name,
+            "blocks": len(own),
+            "differs": {"count": k, "interval": (low, high)},
+            "verdicts": dict(Counter(r["verdict"] if not r["differs"] else "FAIL" for r in own)),
+            "retrained": fmean(x for each in own for x in each["retrained"]),
+            "oracle": fmean(x for each in own for x in each["oracle"]),
+            "sd_of_difference": stdev(fresh),
+        }
+        table.append(entry)
+        print(
+            f"{poison:9s} {name:16s} FAIL {k:3d}/{len(own)} [{low:.2f}, {high:.2f}]  {entry['verdicts']}  "
+            f"R {entry['retrained']:.3f}  R' {entry['oracle']:.3f}  sd of R' - R {entry['sd_of_difference']:.3f}"
+        )
+    return {"table": table, "rows": rows, "first_seed": FIRST_SEED_OF_HEURISTICS, "blocks": blocks, "size": size}
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--simulate", action="store_true", help="normal numbers")
     kind.add_argument("--real", action="store_true", help="trained models")
+    kind.add_argument("--heuristics", action="store_true", help="the usual metrics, on trained models")
     parser.add_argument("--runs", type=int, default=4000, help="simulated studies per row")
-    parser.add_argument("--blocks", type=int, default=20, help="disjoint blocks of 16 seeds")
+    parser.add_argument("--blocks", type=int, default=20, help="disjoint blocks of 16 seeds, or of --size")
+    parser.add_argument("--size", type=int, default=5, help="seeds of a block of --heuristics, 3, 5, 8, 12 or 16")
     parser.add_argument("--processes", type=int, default=2, help="blocks audited side by side")
     parser.add_argument("--store", help="where models are kept; default a temporary directory")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
@@ -171,7 +247,12 @@ def main() -> None:
         figures: dict[str, Any] = {"runs": options.runs, "rows": simulate(options.runs)}
     else:
         with tempfile.TemporaryDirectory() as temporary:
-            figures = real(options.blocks, options.processes, options.store or temporary)
+            store = options.store or temporary
+            figures = (
+                real(options.blocks, options.processes, store)
+                if options.real
+                else calibrate_heuristics(options.blocks, options.size, options.processes, store)
+            )
     if options.json:
         figures |= {"machine": f"{platform.machine()}, CPU, 1 thread per process", "versions": versions()}
         options.json.write_text(json.dumps(figures, indent=1) + "\n")

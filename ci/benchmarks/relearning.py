@@ -4,6 +4,9 @@ The pilot forecasts, from seeds that no audit uses, how often the oracle passes 
 ``pytest test_suites -m relearning`` audits every registered method and the oracle:
 
     python ci/benchmarks/relearning.py [--store DIR] [--json FILE] [--markdown FILE] [--pilot N] [--first 3000]
+        [--task digits-mlp] [--poison indiscriminate ...] [--processes 2]
+
+Without ``--poison`` it takes those that the task lists.
 """
 
 from __future__ import annotations
@@ -31,15 +34,14 @@ from harness.report import finite_tree, versions
 from harness.studies import Study
 
 SUITES = Path(__file__).resolve().parents[2] / "test_suites"
-TASK = "digits-cnn"
 TOLERANCE = 0.2
 
 
-def pilot(store: Path, seeds: int, first: int) -> list[dict[str, Any]]:
+def pilot(store: Path, seeds: int, first: int, task: str, poisons: list[str]) -> list[dict[str, Any]]:
     """Return the forecast of every poison."""
     plan = Plan(first=first)
     oracle = registry.resolve("unlearner", "retrain")
-    cells = registry.cells([oracle], [registry.resolve("task", TASK)], ())
+    cells = registry.cells([oracle], [registry.resolve("task", task)], poisons)
     study = Study(cells, open_lab(store, None, "cpu", 0.1, "pilot"), plan, TOLERANCE)
     found = []
     for cell in cells:
@@ -60,12 +62,12 @@ def pilot(store: Path, seeds: int, first: int) -> list[dict[str, Any]]:
     return found
 
 
-def run(store: Path, result: Path) -> dict[str, Any]:
+def run(store: Path, result: Path, processes: int, task: str, poisons: list[str]) -> dict[str, Any]:
     """Return the JSON result of the audits."""
     command = [
-        sys.executable, "-m", "pytest", str(SUITES), "-n2", "-m", "relearning or audit", "-k", "not budget",
+        sys.executable, "-m", "pytest", str(SUITES), f"-n{processes}", "-m", "relearning or audit", "-k", "not budget",
         "--unlearner=all", "--unlearner=retrain", f"--audit-store={store}", f"--audit-json={result}", "-q",
-        "-p", "no:cacheprovider",
+        "-p", "no:cacheprovider", f"--task={task}", *(f"--poison={poison}" for poison in poisons),
     ]  # fmt: skip
     subprocess.run(command, check=False)
     found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
@@ -105,13 +107,17 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path, help="write the table to this file")
     parser.add_argument("--pilot", type=int, default=10, help="seeds of the pilot; 0 for none")
     parser.add_argument("--first", type=int, default=3000, help="first seed of the pilot")
+    parser.add_argument("--task", default="digits-cnn", help="what is learned")
+    parser.add_argument("--poison", action="append", default=[], help="what is planted; may be repeated")
+    parser.add_argument("--processes", type=int, default=2, help="workers that audit side by side")
     options = parser.parse_args()
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         store = options.store or Path(temporary) / "store"
-        forecasts = pilot(store, options.pilot, options.first) if options.pilot else []
-        audits = run(store, Path(temporary) / "result.json")["audits"]
+        where = options.task, options.poison
+        forecasts = pilot(store, options.pilot, options.first, *where) if options.pilot else []
+        audits = run(store, Path(temporary) / "result.json", options.processes, *where)["audits"]
     table = markdown(audits)
     print(table)
     if options.markdown:
@@ -132,7 +138,8 @@ def main() -> None:
         figures = {
             "pilot": {"n": options.pilot, "first_seed": options.first, "forecasts": forecasts},
             "audits": [{name: each[name] for name in kept} for each in audits],
-            "machine": f"{platform.machine()}, 2 workers, CPU",
+            "task": options.task,
+            "machine": f"{platform.machine()}, {options.processes} workers, CPU",
             "versions": versions(),
         }
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
