@@ -67,7 +67,7 @@ def parametrize(metafunc: pytest.Metafunc, mark: pytest.Mark, settings: Settings
     unlearners, spec, poisons, claims = mark.args
     try:
         methods, task = [_method(each) for each in unlearners], registry.resolve("task", spec)
-        cells = registry.cells(methods, [task], poisons)
+        cells = registry.cells(methods, [task], poisons, settings.discovery)
     except UnlearningError as error:
         raise pytest.Collector.CollectError("\n".join([str(error), *registry.trace(error.__cause__)])) from None
     if "clause" in metafunc.fixturenames:
