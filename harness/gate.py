@@ -23,7 +23,7 @@ from pathlib import Path
 from harness import github
 
 #: What is written to the folder that ``--report`` names.
-REPORTS = ("--audit-json={}/audits.json",)
+REPORTS = ("--audit-json={}/audits.json", "--audit-html={}/report.html")
 
 
 @dataclass(frozen=True)
