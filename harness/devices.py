@@ -57,4 +57,6 @@ def share_of(worker: Any, specs: Sequence[Any]) -> float:
 def in_words(workers: int, gpus: Sequence[str]) -> str:
     """Return what a run computes on, e.g. ``"2 workers on cpu, 1 thread each"``."""
     on = f"{len(gpus)} GPU{'s' * (len(gpus) > 1)}" if gpus else "cpu, 1 thread each"
-    return f"{workers} workers on {on}" if workers else f"1 process on {on.removesuffix(' each')}"
+    if workers < 2:
+        on = on.removesuffix(" each")
+    return f"{workers} worker{'s' * (workers > 1)} on {on}" if workers else f"1 process on {on}"

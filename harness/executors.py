@@ -21,7 +21,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qsl
 
-from harness.api import Cell, Reading, Trial, UnlearningError
+from harness.api import Cell, DeviceLost, Reading, Trial, UnlearningError
 from harness.store import Busy
 
 if TYPE_CHECKING:
@@ -275,6 +275,8 @@ def _work(path: Sequence[str], setup: bytes, request: bytes) -> bytes:
             _LABS[setup].will_need(cells)
         method, of = _loads(request)
         value = getattr(_LABS[setup], method)(of)
+    except DeviceLost:
+        os._exit(1)  # Ray starts the trial again in another process, elsewhere if need be
     except Busy as error:
         raised = error
     except UnlearningError as error:  # a sentence that says all

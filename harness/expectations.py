@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness import registry
 from harness.api import Cell, Outcome, UnlearningError
 
 #: Claims whose verdicts turn a run red.
@@ -131,7 +132,8 @@ class Expectations:
         """Return the stale expectations, and those about something else than what this run audits.
 
         Stale is what is said of a method that is audited, where no audit of it could ever match. What ``-k`` and its
-        like leave out is not missed, nor are other methods, nor what the options for tasks and poisons leave out.
+        like leave out is not missed, nor are other methods, nor tasks and poisons that there are but that this run does
+        without.
 
         Args:
             cells: What the command line asks for.
@@ -143,7 +145,8 @@ class Expectations:
         known = ran | {
             (*_ids(cell), claim) for cell in cells for claim in CLAIMS if claim != "accuracy" or cell.judges_accuracy
         }
-        methods = {key[0] for key in known}
+        methods = {cell.unlearner.id for cell in cells}
+        kinds: tuple[tuple[int, registry.Kind], ...] = ((1, "task"), (2, "poison"))
         stale: list[Expectation] = []
         elsewhere: list[Expectation] = []
         for each in self._by_key.values():
@@ -151,8 +154,9 @@ class Expectations:
                 continue
             left_out = [
                 name
-                for index, name in ((1, "task"), (2, "poison"))
-                if name in narrowed and each.key[index] not in {key[index] for key in known}
+                for index, name in kinds
+                if each.key[index] not in {key[index] for key in known}
+                and (name in narrowed or each.key[index].partition(":")[0] in registry.available(name))
             ]
             (elsewhere if each.key[0] not in methods or left_out else stale).append(each)
         return stale, elsewhere
@@ -173,7 +177,8 @@ class Expectations:
             sentence = "matches no audit of this method: correct it or take it out"
             found.append((f"{each} ({self.path.name}, line {each.line}): {sentence}", {"red": True}))
         if elsewhere:
-            found.append((f"{len(elsewhere)} expectations are about what this run does not audit", {}))
+            are = "expectation is" if len(elsewhere) == 1 else "expectations are"
+            found.append((f"{len(elsewhere)} {are} about what this run does not audit", {}))
         if self.updating:
             found.append((f"written to {self.path}; say in each reason why it is so", {"bold": True}))
         return found or [("none of what ran is expected to be anything but a PASS", {})]

@@ -116,7 +116,11 @@ def _arguments(stage: Stage, options: argparse.Namespace) -> list[str]:
     arguments = [f"--task={each}" for each in options.task] + [f"--poison={each}" for each in options.poison]
     arguments += [] if options.store is None else [f"--audit-store={options.store}"]
     arguments += [] if options.workers is None else ["-n", options.workers]
-    arguments += [each for each in options.pytest if stage.name == "audits" or each.startswith("--audit-")]
+    arguments += [
+        each
+        for each in options.pytest
+        if stage.name == "audits" or (each.startswith("--audit-") and not each.startswith("--audit-expect"))
+    ]
     if stage.name != "controls":
         arguments += [f"--unlearner={each}" for each in options.unlearner]
     if stage.name == "audits":

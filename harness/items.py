@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.api import AuditFailure, Cell, DeviceLost, InconclusiveAudit, UnlearningError
+from harness.api import AuditFailure, Cell, DeviceLost, InconclusiveAudit, Outcome, UnlearningError
 from harness.contract import BrokenContract, Clause, NotExamined
 from harness.devices import SHARE
 from harness.expectations import deviation
 from harness.options import Settings
 from harness.progress import Notes
-from harness.report import explain, finite_tree, plain, properties, worst_seed
+from harness.report import BLANK, explain, finite_tree, made_of, plain, properties, worst_seed
 
 if TYPE_CHECKING:
     from harness.executors import Executor
@@ -190,10 +190,16 @@ def verdict(request: pytest.FixtureRequest, audited: Cell) -> Any:
     settings = item.config.stash[SETTINGS]
     # An error leaves this much in the report.
     cell = {"unlearner": audited.unlearner.id, "task": audited.task.id, "poison": audited.poison.id}
-    command = settings.command(item.nodeid, audited.unlearner.id)
-    common = {**cell, "discovery": audited.discovery, "claim": claim_of(item), "command": command}
+    common = {
+        **cell,
+        "discovery": audited.discovery,
+        "claim": claim_of(item),
+        "command": settings.command(item, audited.unlearner.id),
+        "made_of": made_of(audited.unlearner),
+    }
+    measure = audited.poison.value.measure.name if claim_of(item) == "poison" else claim_of(item)
     kind = "heuristic" if item.get_closest_marker("heuristic") else "audit"
-    item.stash[REPORTED] = {kind: {**common, "verdict": "ERROR", "seconds": 0.0}}
+    item.stash[REPORTED] = {kind: {**BLANK, **common, "measure": measure}}
     started = time.perf_counter()
     found = study.verdict(audited, claim_of(item))
     # Beside a heuristic stands what the audit of the poison says of the same models.
@@ -203,7 +209,7 @@ def verdict(request: pytest.FixtureRequest, audited: Cell) -> Any:
         else {"poison_verdict": study.verdict(audited, "poison").outcome.value}
     )
     numbers = {**plain(found), "seconds": round(time.perf_counter() - started, 4)}
-    load = settings.load_line(**cell, seed=worst_seed(found), made_on=study.lab.made_on)
+    load = settings.load_line(**cell, discovery=audited.discovery, seed=worst_seed(found), made_on=study.lab.made_on)
     item.stash[REPORTED] = {kind: {**numbers, **common, **beside, "load": load}}
     item.user_properties += properties(numbers)
     return found
@@ -216,8 +222,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
     reported = item.stash.get(REPORTED, None)
     if reported is not None and (report.when == "call" or report.failed):
         report.unlearning = {**reported, "nodeid": report.nodeid}
-        if call.excinfo is not None and "audit" in reported:
-            report.unlearning["audit"] = {"reason": call.excinfo.exconly().splitlines()[0], **reported["audit"]}
+        for kind in ("audit", "heuristic"):
+            if call.excinfo is not None and kind in reported:
+                report.unlearning[kind] = {"reason": call.excinfo.exconly().splitlines()[0], **reported[kind]}
     error = call.excinfo.value if call.excinfo is not None else None
     if isinstance(error, DeviceLost):
         if hasattr(item.config, "workerinput"):
@@ -233,7 +240,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
     elif isinstance(error, UnlearningError) and reported is not None:
         report.longrepr = f"{error.__cause__ or ''}\n{error}".strip()
     if isinstance(error, AuditFailure):
-        command = item.config.stash[SETTINGS].command(item.nodeid, error.verdict.unlearner)
+        command = item.config.stash[SETTINGS].command(item, error.verdict.unlearner)
         load = (reported or {}).get("audit", {}).get("load", "")
         report.longrepr = explain(error.verdict, command, error.expected, load)
         if reported is not None:  # somebody's own test may ask `harness.audit` for its verdict
@@ -263,8 +270,9 @@ def _hold_against_expectation(item: pytest.Item, report: Any, error: BaseExcepti
         report.unlearning |= {"inconclusive": False, "expected": seen}
     elif expected is not None and not met and not settings.expectations.updating:
         verdict = item.funcargs["verdict"]  # type: ignore[attr-defined]
-        text = report.longrepr or explain(verdict, settings.command(item.nodeid, verdict.unlearner))
+        text = report.longrepr or explain(verdict, settings.command(item, verdict.unlearner))
         report.longrepr = f"{deviation(expected, seen, settings.expectations.path)}\n{text}"
         report.unlearning["text"] = report.longrepr
-        if error is None:
+        if error is None or expected.verdict is not Outcome.PASS:  # what is to be a warning only softens a PASS
             report.outcome = "failed"
+            report.unlearning["inconclusive"] = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -176,7 +177,8 @@ class Settings:
     @cached_property
     def cells(self) -> list[Cell]:
         """What is audited: every method on every task with every poison of its kind."""
-        return _or_usage_error(registry.cells, self.unlearners, self.tasks, self.config.option.poison, self.discovery)
+        told = 1.0 if self.controls_only else self.discovery  # or retraining itself would fail
+        return _or_usage_error(registry.cells, self.unlearners, self.tasks, self.config.option.poison, told)
 
     def clauses(self, methods: Iterable[Registered], task: Registered) -> list[Clause]:
         """Return the lines of the contract of every method, with the budget that a task gives, at least one pass.
@@ -244,9 +246,16 @@ class Settings:
     def asked(self) -> bool:
         """Whether anything on the command line speaks of audits."""
         option = self.config.option
-        arguments = [*map(str, self.config.invocation_params.args), *self.config.args, str(Path.cwd())]
+        written = [*self.config.getini("addopts"), *shlex.split(os.environ.get("PYTEST_ADDOPTS", ""))]
+        options = [*map(str, self.config.invocation_params.args), *written]
         named = option.unlearner or option.task or option.poison
-        return bool(named or any("--audit-" in a or "test_suites" in a for a in arguments))
+        return bool(named or self.of_suites or any("--audit-" in each for each in options))
+
+    @property
+    def of_suites(self) -> bool:
+        """Whether the suites of this project are run, and not only tests of somebody's own."""
+        arguments = [*map(str, self.config.invocation_params.args), *self.config.args, str(Path.cwd())]
+        return any("test_suites" in each for each in arguments)
 
     def check(self) -> None:
         """Fail early, in one sentence, on what cannot work.
@@ -260,18 +269,14 @@ class Settings:
             raise pytest.UsageError(f"--audit-data: there is no directory {folder}")
         for name in ("json", "html", "expect"):
             file = getattr(self.config.option, f"audit_{name}")
-            if file and (not Path(file).absolute().parent.is_dir() or Path(file).is_dir()):
+            path = Path(file or ".").expanduser().absolute()
+            if file and (not path.parent.is_dir() or path.is_dir()):
                 raise pytest.UsageError(f"--audit-{name}: there is no directory for {file}, or it is one")
         if self.config.option.audit_expect_update and not self.config.option.audit_expect:
             raise pytest.UsageError("--audit-expect-update: say which file to write, --audit-expect=FILE")
         _ = self.expectations
         if self.config.option.audit_device == "cuda" and not self.on_ray and not visible_gpus():
             raise pytest.UsageError("--audit-device=cuda: no GPU can be used here; run with cpu or auto")
-        if self.discovery < 1 and self.controls_only:
-            raise pytest.UsageError(
-                "--audit-discovery: say which method to audit, --unlearner=NAME; the controls that run without one "
-                "are told of every poisoned point"
-            )
         if self.config.option.audit_tune:
             self.check_tuning()
         try:
@@ -305,7 +310,7 @@ class Settings:
                 f"--audit-tune-file: there is no directory for {self.config.option.audit_tune_file}"
             )
 
-    def command(self, nodeid: str, unlearner: str) -> str:
+    def command(self, item: pytest.Item, unlearner: str) -> str:
         """Return the command line that runs one audit again."""
         kept, arguments = [], iter(map(str, self.config.invocation_params.args))
         for argument in arguments:
@@ -313,19 +318,21 @@ class Settings:
             if name in ("--task", "--poison") or (name.startswith("--audit-") and name not in NOT_REPEATED):
                 kept.append(argument if equals else f"{name}={next(arguments, '')}")
         method = [] if self.controls_only else [f"--unlearner={unlearner}"]
-        file, _, test = nodeid.partition("::")
-        installed = not (self.config.rootpath / file).exists()  # suites that --pyargs found
-        target = ["--pyargs", f"test_suites.{Path(file).stem}::{test}"] if installed else [nodeid]
+        target = [item.nodeid]
+        if not item.path.is_relative_to(self.config.rootpath):  # as a rule suites that --pyargs found
+            test = item.nodeid.partition("::")[2]
+            suites = item.path.parent.name == "test_suites"
+            target = ["--pyargs", f"test_suites.{item.path.stem}::{test}"] if suites else [f"{item.path}::{test}"]
         return shlex.join(["pytest", *target, *method, *kept])
 
-    def load_line(self, unlearner: str, task: str, poison: str, seed: int, made_on: str) -> str:
+    def load_line(self, unlearner: str, task: str, poison: str, discovery: float, seed: int, made_on: str) -> str:
         """Return the Python that loads the models of a trial of this run; what is as by default is left out."""
         option = self.config.option
         given: dict[str, Any] = {"task": task, "poison": poison, "seed": seed}
         if self.budget != 0.1:
             given["budget"] = self.budget
-        if self.discovery < 1:
-            given["discovery"] = self.discovery
+        if discovery < 1:
+            given["discovery"] = discovery
         if option.audit_store:
             given["store"] = str(self.store)
         if option.audit_data:

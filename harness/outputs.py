@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 def write(config: pytest.Config, document: Mapping[str, Any]) -> None:
     """Write what the options and the environment ask for; called once, in the process that has the results."""
     if config.option.audit_json:
-        write_json(Path(config.option.audit_json).absolute(), document)
+        write_json(Path(config.option.audit_json).expanduser().absolute(), document)
     if config.option.audit_html:
-        write_report(document, Path(config.option.audit_html).absolute(), config.option.audit_device)
+        write_report(document, Path(config.option.audit_html).expanduser().absolute(), config.option.audit_device)
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         append_summary(document, Path(summary))
 

@@ -17,9 +17,12 @@ from harness import drawing, figures
 from harness.drawing import MINUS, number
 from harness.plan import LOOKS, MIN_PASS
 from harness.report import (
+    as_required,
     contract_lines,
+    crashes_in_words,
     detail_texts,
     heuristic_rows,
+    manner,
     methods_that_pass,
     percent,
     points,
@@ -93,7 +96,7 @@ def view(document: Mapping[str, Any], pictures: Pictures) -> dict[str, Any]:
     places = list(dict.fromkeys((a["task"], a["poison"]) for a in (*audits, *heuristics)))
     return {
         "title": _title(document),
-        "headline": _headline(audits, contract),
+        "headline": _headline(audits, contract, document),
         "lead": _lead(audits, document),
         "run": run,
         "command": run["settings"].get("command") or " ".join(run["argv"]),
@@ -125,16 +128,21 @@ def _title(document: Mapping[str, Any]) -> str:
     return f"Unlearning audits: {methods or 'nothing'}" + (f" on {', '.join(tasks)}" if tasks else "")
 
 
-def _headline(audits: Sequence[Mapping[str, Any]], contract: Sequence[Mapping[str, Any]]) -> str:
+def _headline(
+    audits: Sequence[Mapping[str, Any]], contract: Sequence[Mapping[str, Any]], document: Mapping[str, Any]
+) -> str:
+    crashed = crashes_in_words(document)
     if not audits:
-        return " ".join(["No audits were judged in this run.", "The contract was examined." * bool(contract)]).strip()
+        examined = "The contract was examined." * bool(contract)
+        return " ".join(filter(None, [crashed, "No audits were judged in this run.", examined]))
     counts = {outcome: sum(a["verdict"] == outcome for a in audits) for outcome in WORST}
     said = ", ".join(f"{n} {outcome}" for outcome, n in counts.items() if n)
     unlike = sum(not a["as_required"] for a in audits)
     if not unlike:
-        return f"Every audit concludes what it must: {said}."
+        every = "Every other audit" if crashed else "Every audit"
+        return f"{crashed} {every} concludes what it must: {said}.".strip()
     do, they = ("does", "it") if unlike == 1 else ("do", "they")
-    return f"{unlike} of {len(audits)} audits {do} not conclude what {they} must: {said}."
+    return f"{crashed} {unlike} of {len(audits)} audits {do} not conclude what {they} must: {said}.".strip()
 
 
 def _lead(audits: Sequence[Mapping[str, Any]], document: Mapping[str, Any]) -> list[str]:
@@ -162,10 +170,10 @@ def _shown(index: int, audit: Mapping[str, Any]) -> dict[str, Any]:
     )
     blank |= {
         "interval": [None, None], "seeds": [], "values": {}, "details": {}, "by_seed": {}, "looks": [], "reason": "",
-        "finding": "", "command": "", "load": "", "title": "", "unit": "", "seconds": 0.0,
+        "finding": "", "standing": "", "command": "", "load": "", "title": "", "unit": "", "seconds": 0.0,
     }  # fmt: skip
     shown = {**blank, **audit, "anchor": f"audit-{index}"}
-    shown["as_required"] = audit.get("as_required", audit["verdict"] == "PASS")
+    shown["as_required"], shown["manner"] = as_required(audit), manner(audit)
     shown["claim_title"] = CLAIMS.get(audit["claim"], audit["claim"])
     shown["brief"] = _brief(shown)
     shown["detail_texts"] = detail_texts({k: v for k, v in shown["details"].items() if v is not None})
@@ -268,7 +276,7 @@ def _told(own: Sequence[Mapping[str, Any]], tolerance: float | None) -> str:
             f"Passes all {len(own)} audits: at most {left} of each planted effect is left, on average over seeds and "
             "by these probes, at the accuracy and cost that were asked for. It does not show that nothing else is."
         )
-    if all(a["as_required"] for a in own):
+    if all(a["manner"] != "as expected" and a["as_required"] for a in own):
         return "A control that must not pass, and does not: the audits can tell."
     phrases = {
         ("poison", "FAIL"): "leaves {} in the model", ("poison", "PASS"): "removes {}",
@@ -353,18 +361,20 @@ def _controls(audits: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]
 
 def _trials(trials: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return a row per method, task and poison: what was trained for it here, and how long a model takes."""
-    cells: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    cells: dict[tuple[str, str, str, float], list[Mapping[str, Any]]] = {}
     for trial in trials:
-        cells.setdefault((trial["unlearner"], trial["task"], trial["poison"]), []).append(trial)
+        told = trial.get("discovery", 1.0)
+        cells.setdefault((trial["unlearner"], trial["task"], trial["poison"], told), []).append(trial)
     rows = []
-    for (method, task, poison), own in cells.items():
+    for (method, task, poison, told), own in cells.items():
         costs = [trial["cost"] for trial in own if trial["cost"] is not None]
         built = [arm for cost in costs for arm in cost["built"]]
         times = {arm: [cost["seconds"][arm] for cost in costs if arm in cost["seconds"]] for arm in "PRU"}
         rows.append({
-            "method": method, "task": task, "poison": poison,
+            "method": method, "task": task,
+            "poison": poison if told == 1 else f"{poison}, {100 * told:.3g} % known",
             "seeds": _span(sorted(trial["seed"] for trial in own)),
-            "built": ", ".join(f"{built.count(arm)} {arm}" for arm in "PRU" if built.count(arm)) or "nothing",
+            "built": ", ".join(f"{built.count(arm)} {arm}" for arm in "PRUD" if built.count(arm)) or "nothing",
             "seconds": [number(median(of), 2) if of else "–" for of in times.values()],
             "examples": number(fmean(c["unlearn_examples"] for c in costs), 4) if costs else "–",
         })  # fmt: skip

@@ -141,8 +141,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out optional audits unless an option or an argument names them."""
-    # Of the arguments the files and what is in them: a folder may have any name.
-    files = [str(arg).replace("\\", "/").rpartition("/")[2] for arg in config.args if ".py" in str(arg)]
+    # Of the arguments the files, modules, and what is in them: a folder may have any name.
+    pyargs = config.option.pyargs
+    files = [str(arg).replace("\\", "/").rpartition("/")[2] for arg in config.args if ".py" in str(arg) or pyargs]
     named = " ".join([config.option.markexpr, config.option.keyword, *files])
     unnamed = [mark for mark in OPTIONAL if mark not in named]
     left_out = [i for i in items if cell_of(i) is not None and any(i.get_closest_marker(mark) for mark in unnamed)]
@@ -218,6 +219,8 @@ def pytest_report_header(config: pytest.Config) -> list[str] | None:
     if not settings.asked or config.option.collectonly:
         return None
     lines = []
+    if settings.controls_only and not settings.of_suites:  # tests of somebody's own name what they audit
+        return [f"devices: {_devices(config)}   store: {settings.store.in_words()}"]
     if settings.controls_only:
         names = ", ".join(control.id for control in settings.unlearners)
         lines.append(f"unlearner: none asked for (--unlearner=NAME), so the controls: {names}")
@@ -363,7 +366,7 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
         settings = config.stash[SETTINGS]
         for line in texts.table(audits):
             terminalreporter.write_line(line)
-        together = None if settings.controls_only else texts.methods_that_pass(audits, settings.plan.alpha)
+        together = texts.methods_that_pass(audits, settings.plan.alpha)
         if together is not None:
             terminalreporter.write_line(together)
     settings, audits = config.stash[SETTINGS], list(results.audits.values())
@@ -377,7 +380,8 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
     if github.wanted():
         alone = not config.pluginmanager.hasplugin(github.ANNOTATE_FAILURES)
         contract, methods = results.contract.values(), settings.unlearners
-        for line in github.failing(audits, contract, results.crashes, stale, methods, failures=alone):
+        broken = [{**each, "red": True} for each in results.heuristics.values() if each["verdict"] == "ERROR"]
+        for line in github.failing([*audits, *broken], contract, results.crashes, stale, methods, failures=alone):
             terminalreporter.write_line(line)
 
 
@@ -416,27 +420,24 @@ def _document(config: pytest.Config, settings: Settings, results: Results) -> di
             "discovery": settings.discovery,
             "store": str(settings.store),
             "data": str(settings.folder) if settings.folder else None,
-            "tasks": [task.id for task in settings.tasks],
+            "tasks": list(dict.fromkeys(audit["task"] for audit in results.audits.values()))
+            or [task.id for task in settings.tasks],
             "command": shlex.join(["pytest", *map(str, config.invocation_params.args)]),
         },
     }
-    unlearners = [
-        {
-            "name": each.id,
-            "fields": dict(each.fields),
-            "distribution": each.distribution,
-            "version": each.version,
-            "source_sha256": each.source,
-        }
-        for each in settings.unlearners
-    ]
-    audits = [
-        {k: v for k, v in audit.items() if k not in ("text", "red")} for _, audit in sorted(results.audits.items())
-    ]
+    judged = [*results.audits.values(), *results.heuristics.values()]
+    named = {each["unlearner"]: each["made_of"] for each in judged} or {
+        each.id: texts.made_of(each) for each in settings.unlearners
+    }
+    unlearners = [{"name": name, **made_of} for name, made_of in named.items()]
+
+    def shown(heard: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return what was heard, in the order of node ids, without what only the terminal needs."""
+        return [{k: v for k, v in heard[id].items() if k not in ("text", "red", "made_of")} for id in sorted(heard)]
+
     trials = [trial for _, trial in sorted(results.trials.items()) if trial["cost"] is not None]
     contract = [line for _, line in sorted(results.contract.items())]
-    heuristics = [each for _, each in sorted(results.heuristics.items())]
     return {
-        "schema": 1, "run": run, "unlearners": unlearners, "audits": audits, "trials": trials, "contract": contract,
-        "heuristics": heuristics,
+        "schema": 1, "run": run, "unlearners": unlearners, "audits": shown(results.audits), "trials": trials,
+        "contract": contract, "heuristics": shown(results.heuristics), "crashes": results.crashes,
     }  # fmt: skip

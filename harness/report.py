@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.api import Outcome, Verdict
+from harness.api import Outcome, Registered, Verdict
 from harness.plan import LOOKS, MIN_PASS
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def plain(verdict: Verdict) -> dict[str, Any]:
         "worse": verdict.measure.worse,
         "unit": verdict.measure.unit,
         "verdict": verdict.outcome.value,
+        "standing": _standing(verdict),
         "reason": verdict.reason,
         "estimate": finite(verdict.estimate),
         "interval": [finite(x) for x in verdict.interval],
@@ -50,6 +51,42 @@ def plain(verdict: Verdict) -> dict[str, Any]:
         "looks": [finite_tree(asdict(look)) for look in verdict.looks],
         "finding": finding(verdict),
     }
+
+
+def made_of(method: Registered) -> dict[str, Any]:
+    """Return what a method is, as plain values: its fields, whose it is, and its source."""
+    return {
+        "fields": dict(method.fields),
+        "distribution": method.distribution,
+        "version": method.version,
+        "source_sha256": method.source,
+    }
+
+
+#: What an audit reports from the start, in case that it ends in an error: keys that every audit of a result has.
+BLANK: dict[str, Any] = {
+    "verdict": "ERROR", "estimate": None, "interval": [None, None], "margin": None, "p_pass": None, "p_fail": None,
+    "p_bite": None, "seeds": [], "values": {}, "seconds": 0.0,
+}  # fmt: skip
+
+
+def as_required(audit: Mapping[str, Any]) -> bool:
+    """Say whether an audit of a result concluded what it had to."""
+    return bool(audit.get("as_required", audit["verdict"] == "PASS"))
+
+
+def manner(audit: Mapping[str, Any]) -> str:
+    """Say in what manner an audit that is no PASS is as required: a known failure, or a control that must not pass."""
+    if audit["verdict"] == "PASS" or not as_required(audit):
+        return ""
+    return "as expected" if audit.get("expected") else "as it must"
+
+
+def crashes_in_words(document: Mapping[str, Any]) -> str:
+    """Return what a result says of workers that crashed, or ``""``."""
+    n = len(document.get("crashes", ()))
+    who, they_were = ("worker", "it was") if n == 1 else ("workers", "they were")
+    return f"{n} {who} crashed, and what {they_were} at was not judged." if n else ""
 
 
 def finite_tree(value: Any) -> Any:
@@ -357,6 +394,7 @@ def methods_that_pass(audits: Sequence[Mapping[str, Any]], alpha: float) -> str 
     Each method's p-value is the largest of its audits' (intersection-union), times the looks at which it could have
     passed; over methods they are adjusted by Holm (1979). None for fewer than two methods.
     """
+    audits = [a for a in audits if manner(a) != "as it must"]  # controls, which are no methods
     methods = dict.fromkeys(a["unlearner"] for a in audits)
     if len(methods) < 2:
         return None
@@ -438,9 +476,7 @@ def reference_lines(audits: Sequence[Mapping[str, Any]]) -> list[str]:
     short = [r["short"] for r in references if "short" in r]
     if short:
         outcomes = " ".join(sorted({s["poison"] for s in short}))
-        difference = sum(s["accuracy_difference"] for s in short) / len(short)
-        gains = [s["gain"] for s in short if s["gain"] is not None]  # none where the method diverged
-        gain = sum(gains) / len(gains) if gains else math.nan
+        difference, gain = (_mean([s[name] for s in short]) for name in ("accuracy_difference", "gain"))
         cost = sum(s["cost"] for s in short) / len(short)
         lines.append(
             f"  short, for comparison: poisons {outcomes}, accuracy {points(difference)}, cost {percent(cost)}; "
@@ -459,6 +495,12 @@ def reference_lines(audits: Sequence[Mapping[str, Any]]) -> list[str]:
         controls.append(f"doses {shares}: {letters}")
     lines.append("  controls: " + " · ".join(controls))
     return lines
+
+
+def _mean(numbers: Sequence[float | None]) -> float:
+    """Return the mean of what is known: a model that diverged has no accuracy."""
+    known = [x for x in numbers if x is not None]
+    return sum(known) / len(known) if known else math.nan
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

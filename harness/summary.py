@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.report import contract_lines, heuristic_rows, methods_that_pass, percent, points
+from harness.report import (
+    as_required,
+    contract_lines,
+    crashes_in_words,
+    heuristic_rows,
+    manner,
+    methods_that_pass,
+    percent,
+    points,
+)
 
 LIMIT = 1 << 20  # bytes of a step's summary; GitHub shows none that is longer
 WORST = ("ERROR", "FAIL", "INCONCLUSIVE", "PASS")
@@ -14,13 +23,14 @@ MARKS = {"PASS": "🟢", "FAIL": "🟥", "INCONCLUSIVE": "🔶", "ERROR": "❌"}
 
 def markdown(document: Mapping[str, Any], limit: int = LIMIT) -> str:
     """Return the summary, at most so many bytes of UTF-8; ``""`` where nothing was judged or nothing fits."""
-    audits = sorted(document.get("audits", ()), key=lambda a: (bool(_as_required(a)), WORST.index(a["verdict"])))
+    audits = sorted(document.get("audits", ()), key=lambda a: (as_required(a), WORST.index(a["verdict"])))
     contract, heuristics = document.get("contract", ()), document.get("heuristics", ())
-    if not (audits or contract or heuristics):
+    crashed = crashes_in_words(document)
+    if not (audits or contract or heuristics or crashed):
         return ""
-    head = ["## Unlearning audits", ""]
+    head = ["## Unlearning audits", "", *([f"**{crashed}**", ""] if crashed else [])]
     if audits:
-        unlike = sum(not _as_required(a) for a in audits)
+        unlike = sum(not as_required(a) for a in audits)
         counts = ", ".join(f"{n} {o}" for o in WORST if (n := sum(a["verdict"] == o for a in audits)))
         head += [f"{unlike} of {len(audits)} audits did not conclude what they must: {counts}.", ""]
     rows = [_row(audit) for audit in audits]
@@ -46,10 +56,6 @@ def _size(lines: Sequence[str]) -> int:
     return sum(len(line.encode()) + 1 for line in lines)
 
 
-def _as_required(audit: Mapping[str, Any]) -> bool:
-    return bool(audit.get("as_required", audit["verdict"] == "PASS"))
-
-
 def _row(audit: Mapping[str, Any]) -> str:
     verdict, estimate = audit["verdict"], audit.get("estimate")
     show = points if audit.get("test") == "non-inferiority" else percent
@@ -59,9 +65,9 @@ def _row(audit: Mapping[str, Any]) -> str:
         numbers = [show(estimate), " … ".join(ends), percent(audit["margin"]), str(len(audit["seeds"]))]
     elif audit.get("reason"):
         numbers[0] = str(audit["reason"])
-    as_it_must = " as it must" if verdict != "PASS" and _as_required(audit) else ""
+    said = f" {manner(audit)}" if manner(audit) else ""
     place = (audit["unlearner"], audit["task"], audit["poison"], audit["claim"])
-    cells = [f"{MARKS[verdict]} **{verdict}**{as_it_must}", *map(escape, place), *map(escape, numbers)]
+    cells = [f"{MARKS[verdict]} **{verdict}**{said}", *map(escape, place), *map(escape, numbers)]
     return f"| {' | '.join(cells)} |"
 
 
@@ -73,7 +79,7 @@ def _tail(
 ) -> list[str]:
     """Return what stands below the table: what to run again, the contract, the heuristics."""
     lines = []
-    red = [a for a in audits if not _as_required(a) and a.get("command")]
+    red = [a for a in audits if not as_required(a) and a.get("command")]
     for audit in red[:20]:
         lines += [f"- {escape(audit.get('finding') or audit.get('reason') or audit['verdict'])}"]
         lines += ["", "  ```", f"  {audit['command']}", *([f"  {audit['load']}"] if audit.get("load") else []), "  ```"]
