@@ -38,8 +38,9 @@ class Run:
 
     @property
     def judged(self) -> list[dict[str, Any]]:
-        """The audits without what legitimately differs from run to run."""
-        return [{k: v for k, v in _without_times(a).items() if k != "seconds"} for a in self.json["audits"]]
+        """The audits without what legitimately differs from run to run: times, and lines that name the store."""
+        left_out = ("seconds", "command", "load")
+        return [{k: v for k, v in _without_times(a).items() if k not in left_out} for a in self.json["audits"]]
 
     def counts(self) -> dict[str, int]:
         """The counts of the closing line, e.g. ``{"passed": 3, "trained": 20}``."""

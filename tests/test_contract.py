@@ -331,7 +331,7 @@ def test_a_run_says_one_sentence_and_the_line_and_trains_nothing(bench):
         "  request: 30 points to keep, 1 to forget, batches of 16, seed 1",
     ):
         assert run.text.splitlines().count(line) == 1
-    assert "Traceback" not in run.text
+    assert "/harness/" not in run.text.partition("Traceback")[2]  # its own lines, and none of ours
     assert "on no ordinary request did it return a model with other weights" in run.text
 
     nothing, halves = ({line: kept(run)[method, line] for line in LINES} for method in
@@ -389,4 +389,4 @@ def test_a_plugin_that_cannot_be_imported_is_a_usage_error(folder):
     said = [line for line in run.text.splitlines() if "the unlearner 'faulty:forget' cannot be imported" in line]
     assert len(said) == 1
     assert "ModuleNotFoundError: No module named 'not_there'" in said[0]
-    assert "Traceback" not in run.text
+    assert "/harness/" not in run.text.partition("Traceback")[2]  # its own lines, and none of ours

@@ -281,7 +281,6 @@ def test_python_says_the_same(tmp_path):
     [
         (("--unlearner=gd", "--audit-discovery=0"), "takes a number in (0, 1], not '0'"),
         (("--unlearner=gd", "--audit-discovery=nan"), "takes a number in (0, 1], not 'nan'"),
-        (("--audit-discovery=0.5",), "say which method to audit, --unlearner=NAME"),
         (("--unlearner=gd", "--audit-discovery=0.5", "--audit-tune=2"), "drop --audit-discovery"),
     ],
 )

@@ -171,6 +171,8 @@ def test_inconclusive_is_no_expected_failure(folder):
     assert run.code == 1
     assert run.counts()["inconclusive"] == 1
     assert "but it is INCONCLUSIVE. The evidence does not show it any more" in run.text
+    softened = folder.pytest(*args, "--audit-inconclusive=warn")
+    assert (softened.code, softened.counts()["failed"]) == (1, 1)
     folder.write("expected.toml", ENTRY.format("retrain", "INCONCLUSIVE", "Three seeds decide nothing."))
     run = folder.pytest(*args)
     assert run.code == 0, run.text

@@ -267,7 +267,7 @@ def test_the_list_says_what_is_there(store, undisturbed, capsys):
     code, said = run(capsys, undisturbed[0], "list")
     assert code == 0
     rows = {line.split()[0]: line.split() for line in said.splitlines()}
-    assert list(rows) == ["kind", "model", "planted", "value"]
+    assert list(rows) == ["kind", "model", "operations", "planted", "value"]
     assert rows["model"][1] == "tiny:Tiny"
     assert int(rows["model"][3]) == len(of_kind(undisturbed[0], "model"))
     total = sum(size for name, size in snapshot(undisturbed[0]).items())
@@ -386,7 +386,7 @@ def test_prune_does_nothing_without_a_criterion(store, capsys, arguments, said):
 
 def test_a_store_that_is_not_there_is_a_sentence_and_is_not_made(tmp_path, capsys):
     code, said = run(capsys, tmp_path / "typo", "list")
-    assert (code, said) == (2, f"error: there is no store at {tmp_path / 'typo'}\n")
+    assert (code, said) == (2, f"python -m harness: error: there is no store at {tmp_path / 'typo'}\n")
     assert not (tmp_path / "typo").exists()
 
 

@@ -13,10 +13,12 @@ from harness.report import (
     explain,
     finite_tree,
     forecast_lines,
+    manner,
     methods_that_pass,
     percent,
     plain,
     points,
+    reference_lines,
     table,
     write_json,
 )
@@ -175,3 +177,25 @@ def test_a_forecast_says_what_comes_on_top():
     ]
     (line,) = forecast_lines([{**cost, "crafted": ["targeted"]}], 2)
     assert line.endswith("about 30 s on 2 processes, 2.0 MB of disk; crafting targeted, with surrogates, comes on top")
+
+
+def test_a_retrained_model_that_diverged_leaves_the_table_standing():
+    short = {"poison": "INCONCLUSIVE", "accuracy_difference": None, "gain": None, "cost": 0.1, "seeds": 3}
+    lines = reference_lines([{"references": {"short": short}}])
+    assert "accuracy ?" in lines[0]
+
+
+def test_controls_are_no_methods_that_pass():
+    passing = {"verdict": "PASS", "p_pass": 1e-6, "as_required": True}
+    control = {"verdict": "FAIL", "p_pass": 1.0, "as_required": True}
+    controls = [{"unlearner": "retrain", **passing}, {"unlearner": "identity", **control}]
+    assert methods_that_pass(controls, 0.05) is None
+    known = {**control, "unlearner": "scrub", "expected": {"verdict": "FAIL", "met": True}}
+    assert methods_that_pass([controls[0], known], 0.05).startswith("1 of 2 methods")
+
+
+def test_known_failures_and_controls_are_told_apart():
+    failed = {"verdict": "FAIL", "as_required": True}
+    assert manner(failed) == "as it must"
+    assert manner({**failed, "expected": {"verdict": "FAIL"}}) == "as expected"
+    assert manner({**failed, "as_required": False}) == manner({"verdict": "PASS"}) == ""

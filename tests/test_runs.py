@@ -220,7 +220,7 @@ def test_a_killed_worker_loses_nothing_that_was_finished(folder):
         time.sleep(0.02)
     workers = subprocess.run(["pgrep", "-P", str(run.pid)], capture_output=True, text=True, check=True).stdout.split()
     os.kill(int(workers[0]), signal.SIGKILL)
-    assert "crashed while running" in run.communicate(timeout=600)[0]
+    assert "1 crashed" in run.communicate(timeout=600)[0]  # a trial, which is made again by who needs it
     before = {path.name: path.stat().st_mtime_ns for path in folder.store.glob("records/*/*.json")}
     rerun = folder.pytest(*slow, "-n2")
     fresh = folder.pytest(*slow, "-n2", f"--audit-store={folder.path / 'undisturbed'}")

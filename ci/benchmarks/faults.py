@@ -50,10 +50,10 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def judged(folder: Path) -> list[dict[str, Any]]:
-    """Return the audits of the last run without what differs from run to run: the command's own times."""
+    """Return the audits of the last run without what differs from run to run: times, and lines that name the store."""
     audits = json.loads((folder / "result.json").read_text())["audits"]
     for audit in audits:
-        del audit["seconds"]
+        del audit["seconds"], audit["command"], audit["load"]
         audit["details"] = {name: value for name, value in audit["details"].items() if "seconds" not in name}
     return audits
 
