@@ -165,6 +165,12 @@ def claim_of(item: pytest.Item) -> str:
     return str(marker.args[0])
 
 
+def is_control(item: pytest.Item) -> bool:
+    """Say whether an audit is of a control, which must do what stands in its test."""
+    marker = item.get_closest_marker("audit")
+    return marker is not None and marker.kwargs.get("control") is not None
+
+
 @pytest.fixture
 def audited(request: pytest.FixtureRequest) -> Cell:
     """The cell that an audit is about."""
@@ -194,6 +200,7 @@ def verdict(request: pytest.FixtureRequest, audited: Cell) -> Any:
         **cell,
         "discovery": audited.discovery,
         "claim": claim_of(item),
+        "control": is_control(item),
         "command": settings.command(item, audited.unlearner.id),
         "made_of": made_of(audited.unlearner),
     }
@@ -256,9 +263,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
 
 def _hold_against_expectation(item: pytest.Item, report: Any, error: BaseException | None) -> None:
     """Let an audit that concluded what was expected pass, and one that was expected to conclude something else fail."""
-    settings, marker = item.config.stash[SETTINGS], item.get_closest_marker("audit")
-    if settings.expectations is None or marker is None or marker.kwargs.get("control"):
-        return  # what a control must do stands in its test
+    settings = item.config.stash[SETTINGS]
+    if settings.expectations is None or is_control(item):
+        return
     audit = report.unlearning["audit"]
     seen, expected = audit["verdict"], settings.expectations.of(audit)
     met = expected is not None and expected.verdict == seen

@@ -394,7 +394,7 @@ def methods_that_pass(audits: Sequence[Mapping[str, Any]], alpha: float) -> str 
     Each method's p-value is the largest of its audits' (intersection-union), times the looks at which it could have
     passed; over methods they are adjusted by Holm (1979). None for fewer than two methods.
     """
-    audits = [a for a in audits if manner(a) != "as it must"]  # controls, which are no methods
+    audits = [a for a in audits if not a.get("control")]
     methods = dict.fromkeys(a["unlearner"] for a in audits)
     if len(methods) < 2:
         return None
