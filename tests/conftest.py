@@ -68,7 +68,9 @@ class Folder:
 
     def command(self, *args: str) -> list[str]:
         own = [] if any(a.startswith("--audit-store") for a in args) else [f"--audit-store={self.store}"]
-        return [sys.executable, "-m", "pytest", *own, *args]
+        # A cache of its own: that of the checkout, whose suites are run, is everybody's.
+        cache = ["-o", f"cache_dir={self.path / 'cache'}"]
+        return [sys.executable, "-m", "pytest", *cache, *own, *args]
 
     def environment(self) -> dict[str, str]:
         paths = (self.path, self.path / "methods")
