@@ -65,11 +65,11 @@ def audit(store: str, out: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def judged(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the audits without what differs from run to run by its nature: seconds."""
+    """Return the audits without what differs from run to run by its nature: seconds, and lines that name the store."""
     found = []
     for each in document["audits"]:
         details = {name: value for name, value in each.get("details", {}).items() if "seconds" not in name}
-        found.append({k: v for k, v in each.items() if k != "seconds"} | {"details": details})
+        found.append({k: v for k, v in each.items() if k not in ("seconds", "command", "load")} | {"details": details})
     return found
 
 
