@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from harness.data import Batches, Data, Split
 
 Direction = Literal["higher", "lower"]
+#: Claims whose verdicts turn a run red.
+CLAIMS = ("poison", "accuracy", "cost", "relearning")
 
 
 class UnlearningError(Exception):

@@ -14,7 +14,7 @@ from harness.report import write_text
 def add_report(subparsers: Any) -> None:
     """Add ``report RESULT.json REPORT.html``."""
     parser = subparsers.add_parser(
-        "report", help="make the HTML report of a JSON result",
+        "report", help="Make the HTML report of a JSON result",
         description="Make the HTML report of a JSON result, with pictures of what was planted where the run's store is "
         "still there.",
     )  # fmt: skip
@@ -25,7 +25,7 @@ def add_report(subparsers: Any) -> None:
 def add_figure(subparsers: Any) -> None:
     """Add ``figure RESULT.json FIGURE.svg``."""
     parser = subparsers.add_parser(
-        "figure", help="draw membership inference beside the poison's own measure",
+        "figure", help="Draw membership inference beside the poison's own measure",
         description="Draw membership inference beside the poison's own measure, from a run of "
         '-m "heuristic or audit".',
     )  # fmt: skip

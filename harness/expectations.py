@@ -25,10 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import registry
-from harness.api import Cell, Outcome, UnlearningError
+from harness.api import CLAIMS, Cell, Outcome, UnlearningError
 
-#: Claims whose verdicts turn a run red.
-CLAIMS = ("poison", "accuracy", "cost", "relearning")
 HEADER = re.compile(r"\s*\[\[\s*expected\s*\]\]")
 REQUIRED = ("unlearner", "task", "poison", "verdict", "reason")
 KEYS = (*REQUIRED[:3], "claim", *REQUIRED[3:])

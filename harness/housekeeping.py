@@ -248,7 +248,7 @@ def remove(files: Files, entries: Iterable[Entry]) -> Iterator[Entry]:
 def add_store(commands: Any) -> None:
     """Add ``store`` to the commands of ``python -m harness``."""
     parser = commands.add_parser(
-        "store", help="list, measure, verify and prune what trained models are kept", description=__doc__
+        "store", help="List, measure, verify and prune what trained models are kept", description=__doc__
     )
     parser.add_argument("where", nargs="?", metavar="PATH_OR_URL", help="the store; default the user's cache directory")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")

@@ -17,6 +17,7 @@ from harness import drawing, figures
 from harness.drawing import MINUS, number
 from harness.plan import LOOKS, MIN_PASS
 from harness.report import (
+    WORST,
     as_required,
     contract_lines,
     crashes_in_words,
@@ -32,7 +33,6 @@ from harness.report import (
 TEMPLATES = Path(__file__).with_name("templates")
 #: What the audits of a cell are called where there is little room, in the order in which they are shown.
 CLAIMS = {"poison": "poison left", "accuracy": "accuracy", "cost": "compute", "relearning": "left, relearned"}
-WORST = ("ERROR", "FAIL", "INCONCLUSIVE", "PASS")
 YARDSTICKS = {"examples": "examples", "steps": "optimiser steps", "flops": "operations", "seconds": "seconds"}
 
 

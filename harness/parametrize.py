@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from harness import registry
-from harness.api import Registered, UnlearningError
-from harness.expectations import CLAIMS
+from harness.api import CLAIMS, Registered, UnlearningError
 from harness.options import Settings
 
 

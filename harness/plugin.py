@@ -13,8 +13,7 @@ import pytest
 
 from harness import devices, github, outputs
 from harness import report as texts
-from harness.api import UnlearningError
-from harness.expectations import CLAIMS as GATING
+from harness.api import CLAIMS, UnlearningError
 from harness.expectations import as_expected
 from harness.items import (
     AUDITED,
@@ -40,7 +39,7 @@ __all__ = ["audited", "clause", "pytest_runtest_makereport", "verdict"]
 
 RESULTS = pytest.StashKey["Results"]()
 STATUS = pytest.StashKey[StatusLine | None]()
-CLAIMS = (*GATING, *HEURISTICS)
+KNOWN = (*CLAIMS, *HEURISTICS)
 #: Marks of audits that run where an option or an argument names them: dear ones, and those that only inform.
 OPTIONAL = ("heuristic", "relearning")
 PROCESSES = pytest.StashKey[int]()
@@ -107,7 +106,7 @@ def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str
     if any(getattr(m, "name", "") == "contract" for m in marks):  # controls break it on purpose
         return [] if collector.config.stash[SETTINGS].controls_only else None
     mark = next((m for m in marks if getattr(m, "name", "") == "audit"), None)
-    if mark is None or mark.args[:1] not in [(claim,) for claim in CLAIMS]:
+    if mark is None or mark.args[:1] not in [(claim,) for claim in KNOWN]:
         return None  # nothing of ours: a mark of that name may be somebody else's
     is_control = mark.kwargs.get("control") is not None
     return [] if is_control != collector.config.stash[SETTINGS].controls_only else None
@@ -125,10 +124,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     mark = metafunc.definition.get_closest_marker("audit")
     if "audited" not in metafunc.fixturenames:
         return
-    if mark is None or mark.args[:1] not in [(claim,) for claim in CLAIMS]:
+    if mark is None or mark.args[:1] not in [(claim,) for claim in KNOWN]:
         raise pytest.UsageError(
             f"{metafunc.definition.nodeid} asks for a verdict; mark it with @pytest.mark.audit(claim), "
-            f"claim one of {', '.join(map(repr, CLAIMS))}"
+            f"claim one of {', '.join(map(repr, KNOWN))}"
         )
     control = mark.kwargs.get("control")
     cells = [

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.api import Outcome, Registered, Verdict
+from harness.drawing import MINUS
 from harness.plan import LOOKS, MIN_PASS
 
 if TYPE_CHECKING:
     from harness.tuning import Score, Tuned
 
-MINUS = "−"  # as people write it
+WORST = ("ERROR", "FAIL", "INCONCLUSIVE", "PASS")  # the worst first
 
 
 def plain(verdict: Verdict) -> dict[str, Any]:
@@ -417,7 +418,7 @@ def methods_that_pass(audits: Sequence[Mapping[str, Any]], alpha: float) -> str 
 def _row(poison: str, audits: Sequence[Mapping[str, Any]]) -> list[str]:
     by = {a["claim"]: a for a in audits}
     outcomes = [a["verdict"] for a in audits]
-    worst = next((o for o in ("ERROR", "FAIL", "INCONCLUSIVE") if o in outcomes), "PASS")
+    worst = next(o for o in WORST if o in outcomes)
     # The seeds of the audits that decided the cell: a poison may FAIL at 3 while accuracy is still being judged.
     seeds = max((len(a["seeds"]) for a in audits if a["verdict"] == worst and worst != "ERROR"), default=0)
     left, relearned = (_left(by.get(claim, {})) for claim in ("poison", "relearning"))

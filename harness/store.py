@@ -280,12 +280,3 @@ def default_root() -> Path:
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("pytest-unlearning", appauthor=False))
-
-
-def check_writable(root: Path | str) -> None:
-    """Create the store's directories, and see that it can be reached and written.
-
-    Raises:
-        UnlearningError: It cannot.
-    """
-    files_at(root).check()

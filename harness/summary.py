@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.report import (
+    WORST,
     as_required,
     contract_lines,
     crashes_in_words,
@@ -17,7 +18,6 @@ from harness.report import (
 )
 
 LIMIT = 1 << 20  # bytes of a step's summary; GitHub shows none that is longer
-WORST = ("ERROR", "FAIL", "INCONCLUSIVE", "PASS")
 MARKS = {"PASS": "🟢", "FAIL": "🟥", "INCONCLUSIVE": "🔶", "ERROR": "❌"}
 
 
