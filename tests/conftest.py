@@ -69,7 +69,7 @@ class Folder:
     def command(self, *args: str) -> list[str]:
         own = [] if any(a.startswith("--audit-store") for a in args) else [f"--audit-store={self.store}"]
         # A cache of its own: that of the checkout, whose suites are run, is everybody's.
-        cache = ["-o", f"cache_dir={self.path / 'cache'}"]
+        cache = [] if "no:cacheprovider" in args else ["-o", f"cache_dir={self.path / 'cache'}"]
         return [sys.executable, "-m", "pytest", *cache, *own, *args]
 
     def environment(self) -> dict[str, str]:
