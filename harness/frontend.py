@@ -79,6 +79,7 @@ def audit(
     poison: str | Sequence[str] | None = None,
     seeds: int = LOOKS[-1],
     alpha: float = 0.05,
+    futility: float = Plan.futility,
     tolerance: float = 0.2,
     budget: float = 0.1,
     discovery: float = 1.0,
@@ -94,6 +95,7 @@ def audit(
         poison: Specs of poisons; None for those the task lists.
         seeds: Stop the plan after so many seeds, 3 to 16.
         alpha: Error rate of a PASS and of a FAIL, in (0, .5).
+        futility: Give up what 16 seeds would decide with less probability, in [0, 1); 0 gives nothing up.
         tolerance: Fraction of a poison's effect that still passes, in [0, 1).
         budget: Compute the unlearner may use, as a fraction of retraining, > 0.
         discovery: Share of the poisoned points that it is told of, in (0, 1]; the others stay in its retain set.
@@ -111,7 +113,7 @@ def audit(
     """
     if not 0 <= tolerance < 1 or not budget > 0:
         raise ValueError("tolerance must lie in [0, 1) and budget must be positive")
-    plan = Plan(seeds, alpha)
+    plan = Plan(seeds, alpha, futility)
     method = (
         registry.resolve("unlearner", unlearner)
         if isinstance(unlearner, str)

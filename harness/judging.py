@@ -60,6 +60,8 @@ def judge(claim: Claim, evidence: Evidence, plan: Plan) -> Judgement:
     The result depends on the prefix of seeds up to that conclusion and on nothing computed beyond it. The controls are
     judged by the same claim: while the oracle has not passed nothing can, and where the oracle fails, a control that
     must fail passes, or mixtures of P and R are not judged in the order of their poison, nothing is judged at all.
+    Stopping without a verdict where there is no hope of one (futility) takes nothing from the error rates. Controls are
+    not given up: they are trained as far as the method is.
     """
     gates = {"oracle": _walk(claim, evidence.of(evidence.oracle), plan, {})}
     if claim.measure.test == "retention":
@@ -170,6 +172,8 @@ def _walk(claim: Claim, evidence: Evidence, plan: Plan, gates: Mapping[str, Judg
             if oracle is None or (oracle.outcome is Outcome.PASS and oracle.seeds <= n):
                 return replace(passed, looked=n)
             state = replace(passed, outcome=Outcome.INCONCLUSIVE, reason="oracle-not-pass", looked=n, final=False)
+        elif gates and state.reason == "need-more-seeds" and n < LOOKS[-1] and _hopeless(claim, result, plan):
+            return replace(state, reason="futile", final=True)
     if reached[-1] == plan.looks[-1]:
         reason = "underpowered" if state.reason == "need-more-seeds" and reached[-1] == LOOKS[-1] else state.reason
         return replace(state, reason=reason, final=True)
@@ -183,15 +187,31 @@ def seeds_to_decide(claim: Claim, judgement: Judgement, plan: Plan, power: float
     rough guess, and on the margin no number is enough.
     """
     result = judgement.result
-    if not result.se > 0:
+    distance, sd, level = _distance(claim, result, plan)
+    if distance == 0 or not sd > 0:
         return None
-    t = statistics.t_statistic(result.p_pass, result.df)  # of the margin: positive inside it
-    if t == 0:
-        return None
-    level, least = (plan.pass_level, MIN_PASS) if t > 0 else (plan.fail_level(claim.judged), LOOKS[0])
-    sd = result.se * math.sqrt(result.n)
-    needed = statistics.seeds_needed(abs(t) * result.se, sd, alpha=level, power=power, two_sided=False)
-    return None if needed is None else max(needed, least)
+    needed = statistics.seeds_needed(abs(distance), sd, alpha=level, power=power, two_sided=False)
+    return None if needed is None else max(needed, MIN_PASS if distance > 0 else LOOKS[0])
+
+
+def _hopeless(claim: Claim, result: statistics.Result, plan: Plan) -> bool:
+    """Say whether the last look would hardly decide a claim, if the truth is what was seen."""
+    if result.n < MIN_PASS:
+        return False
+    distance, sd, level = _distance(claim, result, plan)
+    if distance == 0:
+        return plan.futility > 0
+    return statistics.tost_power(LOOKS[-1], abs(distance), sd, alpha=level, two_sided=False) < plan.futility
+
+
+def _distance(claim: Claim, result: statistics.Result, plan: Plan) -> tuple[float, float, float]:
+    """Return how far inside the margin the estimate lies, the standard deviation over seeds, and the verdict's level.
+
+    Both are of what was tested; the verdict is the one on the estimate's side of the margin.
+    """
+    t = statistics.t_statistic(result.p_pass, result.df) if result.se > 0 else 0.0  # of the margin: positive inside it
+    level = plan.pass_level if t > 0 else plan.fail_level(claim.judged)
+    return t * result.se, result.se * math.sqrt(result.n), level
 
 
 def _test(claim: Claim, evidence: Evidence, alpha: float) -> statistics.Result:

@@ -61,6 +61,14 @@ def add_options(parser: pytest.Parser) -> None:
         _number("(0, .5)", lambda x: 0 < x < 0.5),
     )
     option(
+        "futility",
+        "P",
+        Plan.futility,
+        f"Give an audit up, INCONCLUSIVE, from {MIN_PASS} seeds on, where {LOOKS[-1]} would decide it with a probability "
+        "below P; default .1, and 0 never does",
+        _number("[0, 1)", lambda x: 0 <= x < 1),
+    )
+    option(
         "tolerance",
         "F",
         0.2,
@@ -157,7 +165,8 @@ class Settings:
     @cached_property
     def plan(self) -> Plan:
         """The seed plan."""
-        return Plan(self.config.option.audit_seeds, self.config.option.audit_alpha)
+        option = self.config.option
+        return Plan(option.audit_seeds, option.audit_alpha, option.audit_futility)
 
     @cached_property
     def unlearners(self) -> list[Registered]:

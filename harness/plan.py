@@ -1,7 +1,8 @@
 """The seed plan: when evidence is looked at, and at what level.
 
 The plan is sequential. At each look a fixed-n test is made at a share of the error rate; the shares of all looks add up
-to it (Bonferroni), so looking early costs no validity. FAIL may be said from the first look, PASS from five seeds.
+to it (Bonferroni), so looking early costs no validity. FAIL may be said from the first look, PASS from five seeds, and
+from five seeds on an audit that has no hope of either is given up.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ class Plan:
     Attributes:
         seeds: Stop after so many seeds. The levels do not change: a plan cut short is only more cautious.
         alpha: Error rate of a PASS over the whole plan, and of a FAIL over the whole plan and cell, in (0, .5).
+        futility: An audit is given up, from `MIN_PASS` seeds on, where the last look would decide it with less
+            probability than this; 0 gives none up, and costs seeds on the margin.
         first: The first seed. Audits begin at 0 and never reach 100; what tunes or calibrates begins above.
 
     Raises:
@@ -29,6 +32,7 @@ class Plan:
 
     seeds: int = LOOKS[-1]
     alpha: float = 0.05
+    futility: float = 0.1
     first: int = 0
 
     def __post_init__(self) -> None:
@@ -36,6 +40,8 @@ class Plan:
             raise ValueError(f"the plan takes {LOOKS[0]} to {LOOKS[-1]} seeds, not {self.seeds}")
         if not 0 < self.alpha < 0.5:
             raise ValueError(f"alpha must lie in (0, .5), not {self.alpha}")
+        if not 0 <= self.futility < 1:
+            raise ValueError(f"futility must lie in [0, 1), not {self.futility}")
 
     @property
     def looks(self) -> tuple[int, ...]:

@@ -414,6 +414,7 @@ def _document(config: pytest.Config, settings: Settings, results: Results) -> di
         "settings": {
             "seeds": settings.plan.seeds,
             "alpha": settings.plan.alpha,
+            "futility": settings.plan.futility,
             "tolerance": settings.tolerance,
             "budget": settings.budget,
             "discovery": settings.discovery,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.api import Outcome, Registered, Verdict
 from harness.drawing import MINUS
-from harness.plan import LOOKS, MIN_PASS
+from harness.plan import LOOKS, MIN_PASS, Plan
 
 if TYPE_CHECKING:
     from harness.tuning import Score, Tuned
@@ -181,9 +181,15 @@ def finding(verdict: Verdict) -> str:
     if (needed := verdict.details.get("seeds_to_decide")) is not None:
         how_many = f"about {needed:.0f} seeds" if math.isfinite(needed) else "more than 1000 seeds"
         found += f" {n} seeds do not decide it. If the truth is what was seen, {how_many} would (power .8)"
-        found += (
-            "; see --audit-seeds." if needed <= LOOKS[-1] else ", more than the plan has: it is near the tolerance."
-        )
+        if needed <= LOOKS[-1]:
+            found += "; see --audit-seeds."
+        elif verdict.reason == "futile":
+            found += (
+                f", the plan's {LOOKS[-1]} with a probability below {Plan.futility:g}, so it was given up: "
+                "it is near the tolerance."
+            )
+        else:
+            found += ", more than the plan has: it is near the tolerance."
     return found
 
 

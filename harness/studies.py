@@ -71,6 +71,7 @@ class Study:
         self._errors: dict[Trial, Exception] = {}
         self._relearned: dict[Trial, dict[str, Reading]] = {}
         self._heuristics: dict[tuple[Cell, int], list[dict[str, dict[str, Reading]]]] = {}
+        self._references: dict[Cell, dict[str, dict[str, Any]]] = {}
         self._progress = {cell: _Progress() for cell in self.cells}
 
     @cached_property
@@ -163,6 +164,11 @@ class Study:
         retraining in shares of 1, its ``cost``, and ``gain``: the cell's accuracy above it. Under ``"dose"`` what is
         said of mixtures of P and R, by their share of P.
         """
+        if cell not in self._references:
+            self._references[cell] = self._stand_beside(cell)
+        return self._references[cell]
+
+    def _stand_beside(self, cell: Cell) -> dict[str, dict[str, Any]]:
         self._close(cell)
         n = self._seeds_used(cell)
         claim = claims_of(cell, self.tolerance)["poison"]
@@ -296,7 +302,7 @@ class Study:
         }
         if claim.measure.exact_null and "T" in details:
             details |= residue([by_arm["U"].details["T"] for by_arm in readings], self.plan.alpha)
-        if judgement.reason in ("need-more-seeds", "underpowered"):
+        if judgement.reason in ("need-more-seeds", "underpowered", "futile"):
             needed = seeds_to_decide(claim, judgement, self.plan)
             details["seeds_to_decide"] = float("inf") if needed is None else float(needed)
         values = {

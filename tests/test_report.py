@@ -104,6 +104,11 @@ def test_what_is_undecided_says_how_many_seeds_would_decide(needed, sentence):
     assert sentence in text
 
 
+def test_what_was_given_up_says_why():
+    text = said(verdict(Outcome.INCONCLUSIVE, "futile", details={"seeds_to_decide": 70.0}))
+    assert "about 70 seeds would (power .8), the plan's 16 with a probability below 0.1, so it was given up" in text
+
+
 def test_an_unbounded_interval_is_not_printed_as_infinity():
     assert "interval unbounded" in said(verdict(interval=(-math.inf, math.inf)))
 

@@ -4,10 +4,10 @@
     python ci/benchmarks/calibration.py --real [--blocks 20] [--processes 2] [--store DIR]
     python ci/benchmarks/calibration.py --heuristics [--blocks 24] [--size 5] [--processes 2] [--store DIR]
 
-``--simulate`` puts methods exactly on the margin, where PASS and FAIL are both wrong, through fixed numbers of seeds
-and through the plan, and a perfect method beside them. ``--real`` audits oracle and identity on digits-cnn, once
-per block of 16 seeds: block b has the seeds 10000 + 16 b to 10015 + 16 b, which nothing else uses. ``--heuristics``
-asks how often the usual metrics call the oracle different from retraining, once per block of ``--size`` seeds, the
+``--simulate`` puts methods exactly on the margin, where PASS and FAIL are both wrong, and others beside them through
+fixed numbers of seeds, through the plan, and through a plan that gives nothing up ("to the end"). ``--real`` audits
+oracle and identity on digits-cnn, once per block of 16 seeds: block b has the seeds 10000 + 16 b to 10015 + 16 b, which
+nothing else uses. ``--heuristics`` asks how often the usual metrics call the oracle different from retraining, once per block of ``--size`` seeds, the
 last look of the block: block b of size s has the seeds 20000 + s b to 20000 + s b + s - 1. Counts come with 95 %
 Clopper-Pearson intervals. ``--json FILE`` writes any.
 """
@@ -20,6 +20,7 @@ import platform
 import tempfile
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -40,6 +41,10 @@ METHODS = ("retrain", "identity")
 POISONS = ("backdoor", "gaussian")
 MEASURE = Measure("simulated", "simulated", worse="higher", test="retention")
 TAU = 0.2
+#: What simulated methods leave of the poison.
+METHODS_SIMULATED = {
+    "as if retrained": 0.0, "half the margin": TAU / 2, "on the margin": TAU, "1.5 margins": 1.5 * TAU, "identity": 1.0,
+}  # fmt: skip
 
 
 def draw(generator: np.random.Generator, runs: int, effect: float, kappa: float) -> np.ndarray:
@@ -50,9 +55,9 @@ def draw(generator: np.random.Generator, runs: int, effect: float, kappa: float)
     return means + np.sqrt(0.5) * (shared + own)
 
 
-def by_plan(p: tuple, r: tuple, u: tuple) -> tuple[Outcome, int]:
-    """Judge by the plan, with a perfect oracle, so that the method's own error rates are seen."""
-    judgement = judge(Claim(MEASURE, TAU), Evidence(p, r, u, r, r), Plan())
+def by_plan(plan: Plan, p: tuple, r: tuple, u: tuple) -> tuple[Outcome, int]:
+    """Judge by a plan, with a perfect oracle, so that the method's own error rates are seen."""
+    judgement = judge(Claim(MEASURE, TAU), Evidence(p, r, u, r, r), plan)
     return judgement.outcome, judgement.seeds
 
 
@@ -65,10 +70,11 @@ def simulate(runs: int) -> list[dict[str, Any]]:
     """Return the rates of every scheme for methods on the margin, perfect ones, and the identity."""
     rows = []
     for effect in (8.0, 15.0):
-        for label, kappa in (("on the margin", TAU), ("as if retrained", 0.0), ("identity", 1.0)):
+        for label, kappa in METHODS_SIMULATED.items():
             studies = draw(np.random.default_rng(1), runs, effect, kappa).tolist()
             schemes = {f"fixed {n}": lambda *arms, n=n: by_fixed(n, *arms) for n in (3, 5, 8, 10, 16)}
-            for name, scheme in {**schemes, "plan": by_plan}.items():
+            schemes |= {"plan": partial(by_plan, Plan()), "to the end": partial(by_plan, Plan(futility=0))}
+            for name, scheme in schemes.items():
                 found = [scheme(*map(tuple, study)) for study in studies]
                 count = Counter(outcome for outcome, _ in found)
                 rows.append(
