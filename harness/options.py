@@ -64,8 +64,8 @@ def add_options(parser: pytest.Parser) -> None:
         "futility",
         "P",
         Plan.futility,
-        f"Give an audit up, INCONCLUSIVE, from {MIN_PASS} seeds on, where {LOOKS[-1]} would decide it with a probability "
-        "below P; default .1, and 0 never does",
+        f"Give an audit up, INCONCLUSIVE, from {MIN_PASS} seeds on, where {LOOKS[-1]} would decide it with less "
+        "probability than P; default .1, and 0 gives none up",
         _number("[0, 1)", lambda x: 0 <= x < 1),
     )
     option(

@@ -7,9 +7,9 @@
 ``--simulate`` puts methods exactly on the margin, where PASS and FAIL are both wrong, and others beside them through
 fixed numbers of seeds, through the plan, and through a plan that gives nothing up ("to the end"). ``--real`` audits
 oracle and identity on digits-cnn, once per block of 16 seeds: block b has the seeds 10000 + 16 b to 10015 + 16 b, which
-nothing else uses. ``--heuristics`` asks how often the usual metrics call the oracle different from retraining, once per block of ``--size`` seeds, the
-last look of the block: block b of size s has the seeds 20000 + s b to 20000 + s b + s - 1. Counts come with 95 %
-Clopper-Pearson intervals. ``--json FILE`` writes any.
+nothing else uses. ``--heuristics`` asks how often the usual metrics call the oracle different from retraining, once per
+block of ``--size`` seeds, the last look of the block: block b of size s has the seeds 20000 + s b to 20000 + s b + s -
+1. Counts come with 95 % Clopper-Pearson intervals. ``--json FILE`` writes any.
 """
 
 from __future__ import annotations

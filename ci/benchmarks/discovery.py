@@ -31,7 +31,7 @@ def run(discovery: float, store: Path, result: Path, processes: int) -> dict[str
     command = [
         sys.executable, "-m", "pytest", str(SUITES), f"-n{processes}", "-k", "not contract", "--unlearner=all",
         "--unlearner=retrain", f"--audit-discovery={discovery:g}", f"--audit-store={store}", f"--audit-json={result}",
-        "-q", "-p", "no:cacheprovider",
+        "--audit-futility=0", "-q", "-p", "no:cacheprovider",
     ]  # fmt: skip
     subprocess.run(command, check=False)
     found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))

@@ -39,7 +39,7 @@ TOLERANCE = 0.2
 
 def pilot(store: Path, seeds: int, first: int, task: str, poisons: list[str]) -> list[dict[str, Any]]:
     """Return the forecast of every poison."""
-    plan = Plan(first=first)
+    plan = Plan(futility=0, first=first)
     oracle = registry.resolve("unlearner", "retrain")
     cells = registry.cells([oracle], [registry.resolve("task", task)], poisons)
     study = Study(cells, open_lab(store, None, "cpu", 0.1, "pilot"), plan, TOLERANCE)
@@ -66,8 +66,8 @@ def run(store: Path, result: Path, processes: int, task: str, poisons: list[str]
     """Return the JSON result of the audits."""
     command = [
         sys.executable, "-m", "pytest", str(SUITES), f"-n{processes}", "-m", "relearning or audit", "-k", "not budget",
-        "--unlearner=all", "--unlearner=retrain", f"--audit-store={store}", f"--audit-json={result}", "-q",
-        "-p", "no:cacheprovider", f"--task={task}", *(f"--poison={poison}" for poison in poisons),
+        "--unlearner=all", "--unlearner=retrain", f"--audit-store={store}", f"--audit-json={result}",
+        "--audit-futility=0", "-q", "-p", "no:cacheprovider", f"--task={task}", *(f"--poison={poison}" for poison in poisons),
     ]  # fmt: skip
     subprocess.run(command, check=False)
     found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
