@@ -67,7 +67,8 @@ def run(store: Path, result: Path, processes: int, task: str, poisons: list[str]
     command = [
         sys.executable, "-m", "pytest", str(SUITES), f"-n{processes}", "-m", "relearning or audit", "-k", "not budget",
         "--unlearner=all", "--unlearner=retrain", f"--audit-store={store}", f"--audit-json={result}",
-        "--audit-futility=0", "-q", "-p", "no:cacheprovider", f"--task={task}", *(f"--poison={poison}" for poison in poisons),
+        "--audit-futility=0", "-q", "-p", "no:cacheprovider", f"--task={task}",
+        *(f"--poison={poison}" for poison in poisons),
     ]  # fmt: skip
     subprocess.run(command, check=False)
     found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
