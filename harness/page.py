@@ -16,19 +16,8 @@ from typing import Any
 from harness import drawing, figures
 from harness.drawing import MINUS, number
 from harness.plan import LOOKS, MIN_PASS
-from harness.report import (
-    WORST,
-    as_required,
-    contract_lines,
-    crashes_in_words,
-    detail_texts,
-    heuristic_rows,
-    manner,
-    methods_that_pass,
-    percent,
-    points,
-    reference_lines,
-)
+from harness.report import WORST, as_required, crashes_in_words, detail_texts, manner, percent, points
+from harness.tables import contract_lines, heuristic_rows, methods_that_pass, reference_lines
 
 TEMPLATES = Path(__file__).with_name("templates")
 #: What the audits of a cell are called where there is little room, in the order in which they are shown.

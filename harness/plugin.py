@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness import devices, github, outputs
+from harness import devices, github, outputs, tables
 from harness import report as texts
 from harness.api import CLAIMS, UnlearningError
 from harness.expectations import as_expected
@@ -353,19 +353,19 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
             terminalreporter.write_line(audit["text"])
     if results.contract:
         terminalreporter.section("unlearning contract")
-        for line in texts.contract_lines(list(results.contract.values())):
+        for line in tables.contract_lines(list(results.contract.values())):
             terminalreporter.write_line(line)
     if results.heuristics:
         terminalreporter.section("what the usual metrics say")
-        for line in texts.heuristic_lines(list(results.heuristics.values())):
+        for line in tables.heuristic_lines(list(results.heuristics.values())):
             terminalreporter.write_line(line)
     if results.audits:
         terminalreporter.section("unlearning audits")
         audits = list(results.audits.values())
         settings = config.stash[SETTINGS]
-        for line in texts.table(audits):
+        for line in tables.table(audits):
             terminalreporter.write_line(line)
-        together = texts.methods_that_pass(audits, settings.plan.alpha)
+        together = tables.methods_that_pass(audits, settings.plan.alpha)
         if together is not None:
             terminalreporter.write_line(together)
     settings, audits = config.stash[SETTINGS], list(results.audits.values())

@@ -5,17 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.report import (
-    WORST,
-    as_required,
-    contract_lines,
-    crashes_in_words,
-    heuristic_rows,
-    manner,
-    methods_that_pass,
-    percent,
-    points,
-)
+from harness.report import WORST, as_required, crashes_in_words, manner, percent, points
+from harness.tables import contract_lines, heuristic_rows, methods_that_pass
 
 LIMIT = 1 << 20  # bytes of a step's summary; GitHub shows none that is longer
 MARKS = {"PASS": "🟢", "FAIL": "🟥", "INCONCLUSIVE": "🔶", "ERROR": "❌"}

@@ -8,20 +8,8 @@ import math
 import pytest
 
 from harness.api import Measure, Outcome, Verdict
-from harness.report import (
-    duration,
-    explain,
-    finite_tree,
-    forecast_lines,
-    manner,
-    methods_that_pass,
-    percent,
-    plain,
-    points,
-    reference_lines,
-    table,
-    write_json,
-)
+from harness.report import duration, explain, finite_tree, forecast_lines, manner, percent, plain, points, write_json
+from harness.tables import methods_that_pass, reference_lines, table
 
 POISON = Measure("left", "trace of the noise", worse="higher", test="retention")
 ACCURACY = Measure("accuracy", "test accuracy", worse="lower", test="non-inferiority", unit="%")
