@@ -8,21 +8,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
-
-from scipy import special
 
 from harness import registry
 from harness.api import Cell, DeviceLost, Evidence, Reading, Registered, Trial, Verdict
-from harness.bounds import eps_lower_single, mu_lower
 from harness.executors import Executor
-from harness.judging import DOSES, Claim, Judgement, beside_remaining, doses, judge, judge_budget, path, seeds_to_decide
-from harness.measures import ACCURACY, COST, HEURISTICS
+from harness.judging import DOSES, Claim, Judgement, doses, judge
+from harness.measures import ACCURACY, HEURISTICS
 from harness.plan import LOOKS, Plan
-from harness.statistics import bad_seed_bound
 from harness.store import Busy
 from harness.trial import REMAINING, TrialResult
+from harness.verdicts import budget_verdict, verdict_of
 
 #: The controls every cell is compared with.
 REFERENCES = ("retrain", "short", "identity", "wrecked")
@@ -131,20 +128,17 @@ class Study:
         self._close(cell)
         progress = self._progress[cell]
         if measure == "cost":
-            return self._budget_verdict(cell)
+            costs = [self._results[Trial(cell, seed)].cost for seed in self.plan.numbers(self._seeds_used(cell))]
+            return budget_verdict(cell, costs, self.lab.budget, self.plan)
         if measure == "relearning":
             return self._relearning_verdict(cell)
         if measure in HEURISTICS:
-            claim = heuristic_claim(cell, measure, self.tolerance)
-            readings = self._readings(cell, measure, self._seeds_used(cell))
-            evidence = self._evidence(cell, measure, len(readings))
-            judgement = judge(claim, evidence, self.plan)
-            n = judgement.seeds
-            return self._verdict(cell, claim, judgement, evidence.first(n), readings[:n])
-        judgement = progress.judgements[measure]
-        claim = claims_of(cell, self.tolerance)[measure]
-        evidence = self._evidence(cell, measure, judgement.seeds)
-        return self._verdict(cell, claim, judgement, evidence, self._readings(cell, measure, judgement.seeds))
+            claim, read = heuristic_claim(cell, measure, self.tolerance), self._seeds_used(cell)
+            judgement = judge(claim, self._evidence(cell, measure, read), self.plan)
+        else:
+            claim, judgement = claims_of(cell, self.tolerance)[measure], progress.judgements[measure]
+            read = judgement.seeds
+        return self._told(cell, measure, read, claim, judgement)
 
     def evidence(self, cell: Cell, n: int) -> dict[str, Evidence]:
         """Return the evidence of the first ``n`` seeds by measure, whether or not a verdict needs them all.
@@ -286,58 +280,6 @@ class Study:
     def _seeds_used(self, cell: Cell) -> int:
         return max(judgement.looked for judgement in self._progress[cell].judgements.values())
 
-    def _verdict(
-        self,
-        cell: Cell,
-        claim: Claim,
-        judgement: Judgement,
-        evidence: Evidence,
-        readings: Sequence[Mapping[str, Reading]],
-    ) -> Verdict:
-        details = {
-            name + suffix: fmean(by_arm[arm].details[name] for by_arm in readings)
-            for name in readings[0]["U"].details
-            for arm, suffix in (("U", ""), ("R", "_retrained"))
-            if all(by_arm[arm].details.get(name) is not None for by_arm in readings)
-        }
-        if claim.measure.exact_null and "T" in details:
-            details |= residue([by_arm["U"].details["T"] for by_arm in readings], self.plan.alpha)
-        if judgement.reason in ("need-more-seeds", "underpowered", "futile"):
-            needed = seeds_to_decide(claim, judgement, self.plan)
-            details["seeds_to_decide"] = float("inf") if needed is None else float(needed)
-        values = {
-            "poisoned": evidence.poisoned,
-            "retrained": evidence.retrained,
-            "unlearned": evidence.unlearned,
-        }
-        if evidence.remaining:
-            values["remaining"] = evidence.remaining
-        if evidence.remaining and claim.measure.test == "retention":
-            seen = self._evidence(cell, "poison", self._seeds_used(cell))  # as many as there are: it decides nothing
-            details |= beside_remaining(claim, seen, self.plan.pass_level)
-        if judgement.result.worst is not None:
-            details["worst_seed"] = float(self.plan.numbers(judgement.seeds)[judgement.result.worst])
-            details["bad_seed_bound"] = bad_seed_bound(judgement.seeds)
-        result = judgement.result
-        return Verdict(
-            **_names(cell),
-            measure=claim.measure,
-            outcome=judgement.outcome,
-            reason=judgement.reason,
-            estimate=result.estimate,
-            interval=result.interval,
-            margin=claim.margin,
-            p_pass=result.p_pass,
-            p_fail=result.p_fail,
-            p_bite=result.p_bite,
-            level=judgement.level,
-            seeds=tuple(self.plan.numbers(judgement.seeds)),
-            values=values,
-            details=details,
-            by_seed=_by_seed(readings),
-            looks=path(claim, evidence, self.plan),
-        )
-
     def _relearning_verdict(self, cell: Cell) -> Verdict:
         poison = cell.poison.value.measure
         measure = replace(poison, name=f"{poison.name}_relearned", title=f"{poison.title}, relearned", exact_null=False)
@@ -345,12 +287,18 @@ class Study:
         for n in self.plan.looks:
             for trial in (Trial(each, seed) for seed in self.plan.numbers(n) for each in (cell, *self._gates(cell))):
                 self._finish(trial)
-            evidence = self._evidence(cell, "relearning", n)
-            judgement = judge(claim, evidence, self.plan)
+            judgement = judge(claim, self._evidence(cell, "relearning", n), self.plan)
             if judgement.final:
                 break
+        return self._told(cell, "relearning", n, claim, judgement)
+
+    def _told(self, cell: Cell, measure: str, read: int, claim: Claim, judgement: Judgement) -> Verdict:
+        """Return the verdict of a judgement of so many seeds as were read: heuristics are read on all at once."""
         n = judgement.seeds
-        return self._verdict(cell, claim, judgement, evidence.first(n), self._readings(cell, "relearning", n))
+        evidence, readings = self._evidence(cell, measure, read).first(n), self._readings(cell, measure, read)[:n]
+        partly = evidence.remaining and claim.measure.test == "retention"
+        told = self._evidence(cell, "poison", self._seeds_used(cell)) if partly else None
+        return verdict_of(cell, claim, judgement, evidence, readings, self.plan, told)
 
     def _finish(self, trial: Trial) -> None:
         """Run a trial whether or not a verdict needs it.
@@ -363,55 +311,6 @@ class Study:
                 time.sleep(0.1)
         if trial in self._errors:
             raise self._errors[trial]
-
-    def _budget_verdict(self, cell: Cell) -> Verdict:
-        costs = [self._results[Trial(cell, seed)].cost for seed in self.plan.numbers(self._seeds_used(cell))]
-        fractions = tuple(cost["unlearn_fraction"] for cost in costs)
-        outcome, reason = judge_budget(fractions, self.lab.budget)
-        return Verdict(
-            **_names(cell),
-            measure=COST,
-            outcome=outcome,
-            reason=reason,
-            estimate=max(fractions),
-            interval=(min(fractions), max(fractions)),
-            margin=self.lab.budget,
-            p_pass=None,
-            p_fail=None,
-            p_bite=None,
-            level=None,
-            seeds=tuple(self.plan.numbers(len(fractions))),
-            values={"poisoned": (), "retrained": (1.0,) * len(fractions), "unlearned": fractions},
-            details={
-                "seconds of unlearning": median(cost["seconds"]["U"] for cost in costs),
-                "seconds of retraining": median(cost["seconds"].get(REMAINING, cost["seconds"]["R"]) for cost in costs),
-                "history_bytes": float(max(cost["history_bytes"] for cost in costs)),
-                # Seeds differ in seconds by what else the machine does; one was counted for its operations, at length.
-                **{
-                    f"{name}_of_retraining": median(c["fractions"][name] for c in costs if name in c["fractions"])
-                    for name in ("steps", "flops", "seconds")
-                    if any(name in c["fractions"] for c in costs)
-                },
-            },
-            by_seed={},
-            looks=(),
-        )
-
-
-def residue(t: Sequence[float], alpha: float) -> dict[str, float]:
-    """Return what is provably left: lower bounds on how far a method is from unlearning, at 1 - alpha.
-
-    ``mu_lower``: no smaller mu makes it mu-GDP unlearning (Dong, Roth and Su 2022) of the planted set. ``eps_lower``:
-    no smaller epsilon makes it (epsilon, 1e-5)-unlearning; from the first seed alone. They prove failure, never
-    deletion: a bound of 0 says that nothing was proven. The error rate of ``mu_lower`` is split over the looks of the
-    plan, since the plan decides how many seeds there are.
-    """
-    p = special.ndtr(-t[0])
-    return {
-        "mu_lower": mu_lower(t, alpha / len(LOOKS)),
-        "eps_lower": eps_lower_single(float(p), alpha),
-        "residue_confidence": 1 - alpha,
-    }
 
 
 def _null_fails(cell: Cell, retrained: Reading) -> str:
@@ -428,26 +327,6 @@ def _patiently(read: Callable[[], Any]) -> Any:
             return read()
         except Busy:
             time.sleep(0.1)
-
-
-def _by_seed(readings: Sequence[Mapping[str, Reading]]) -> dict[str, dict[str, tuple[float, ...]]]:
-    """Return the details of readings, seed by seed: by name and by arm, not-a-number where a model has none."""
-    arms = {"P": "poisoned", "R": "retrained", "U": "unlearned"}
-    names = dict.fromkeys(name for by_arm in readings for arm in arms for name in by_arm[arm].details)
-
-    def value(reading: Reading, name: str) -> float:
-        found = reading.details.get(name)
-        return float("nan") if found is None else found
-
-    return {
-        name: {title: tuple(value(by_arm[arm], name) for by_arm in readings) for arm, title in arms.items()}
-        for name in names
-    }
-
-
-def _names(cell: Cell) -> dict[str, Any]:
-    names = {"unlearner": cell.unlearner.id, "task": cell.task.id, "poison": cell.poison.id}
-    return {**names, "discovery": cell.discovery}
 
 
 def claims_of(cell: Cell, tolerance: float) -> dict[str, Claim]:
