@@ -185,8 +185,8 @@ def finding(verdict: Verdict) -> str:
             found += "; see --audit-seeds."
         elif verdict.reason == "futile":
             found += (
-                f", the plan's {LOOKS[-1]} with a probability below {Plan.futility:g}, so it was given up: "
-                "it is near the tolerance."
+                f", the plan's {LOOKS[-1]} with a probability below {Plan.futility:g}, so it was given up: it is near the "
+                "tolerance (--audit-futility=0 goes on)."
             )
         else:
             found += ", more than the plan has: it is near the tolerance."
