@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.api import Outcome, Registered, Verdict
 from harness.drawing import MINUS
-from harness.plan import LOOKS, Plan
+from harness.plan import LOOKS
 
 if TYPE_CHECKING:
     from harness.tuning import Score, Tuned
@@ -185,8 +185,8 @@ def finding(verdict: Verdict) -> str:
             found += "; see --audit-seeds."
         elif verdict.reason == "futile":
             found += (
-                f", the plan's {LOOKS[-1]} with a probability below {Plan.futility:g}, so it was given up: it is near the "
-                "tolerance (--audit-futility=0 goes on)."
+                f", the plan's {LOOKS[-1]} with a probability below {verdict.details['futility']:g}, so it was given up: "
+                "it is near the tolerance (--audit-futility=0 goes on)."
             )
         else:
             found += ", more than the plan has: it is near the tolerance."

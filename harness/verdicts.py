@@ -49,6 +49,8 @@ def verdict_of(
     if judgement.reason in ("need-more-seeds", "underpowered", "futile"):
         needed = seeds_to_decide(claim, judgement, plan)
         details["seeds_to_decide"] = float("inf") if needed is None else float(needed)
+    if judgement.reason == "futile":
+        details["futility"] = plan.futility
     values = {
         "poisoned": evidence.poisoned,
         "retrained": evidence.retrained,

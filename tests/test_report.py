@@ -93,8 +93,9 @@ def test_what_is_undecided_says_how_many_seeds_would_decide(needed, sentence):
 
 
 def test_what_was_given_up_says_why():
-    text = said(verdict(Outcome.INCONCLUSIVE, "futile", details={"seeds_to_decide": 70.0}))
-    assert "about 70 seeds would (power .8), the plan's 16 with a probability below 0.1, so it was given up" in text
+    text = said(verdict(Outcome.INCONCLUSIVE, "futile", details={"seeds_to_decide": 70.0, "futility": 0.2}))
+    assert "about 70 seeds would (power .8), the plan's 16 with a probability below 0.2, so it was given up" in text
+    assert "--audit-futility=0 goes on" in text
 
 
 def test_an_unbounded_interval_is_not_printed_as_infinity():
