@@ -186,8 +186,8 @@ def finding(verdict: Verdict) -> str:
         elif verdict.reason == "futile":
             below = f"{verdict.details['futility']:g}"
             found += (
-                f", the plan's {LOOKS[-1]} with a probability below {below}, so it was given up: it is near the tolerance "
-                "(--audit-futility=0 goes on)."
+                f", the plan's {LOOKS[-1]} with a probability below {below}, so it was given up: it is near the "
+                "tolerance (--audit-futility=0 goes on)."
             )
         else:
             found += ", more than the plan has: it is near the tolerance."
