@@ -114,11 +114,7 @@ def audit(
     if not 0 <= tolerance < 1 or not budget > 0:
         raise ValueError("tolerance must lie in [0, 1) and budget must be positive")
     plan = Plan(seeds, alpha, futility)
-    method = (
-        registry.resolve("unlearner", unlearner)
-        if isinstance(unlearner, str)
-        else registry.register("unlearner", unlearner)
-    )
+    method = registry.method(unlearner)
     poisons = [poison] if isinstance(poison, str) else poison or ()
     cells = registry.cells([method], [registry.resolve("task", task)], poisons, discovery)
     study = Study(cells, open_lab(store, data, device, budget, "python"), plan, tolerance)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from harness import registry
 from harness.api import Planted, Trial, UnlearningError
 from harness.data import Split
 from harness.frontend import open_lab
-from harness.store import Busy
+from harness.store import patiently
 
 ARMS = {"P": "poisoned", "R": "retrained", "U": "unlearned"}
 
@@ -78,11 +77,7 @@ def load_models(
     """
     if not budget > 0 or not 0 < discovery <= 1 or made_on not in ("cpu", "cuda"):
         raise ValueError("budget must be positive, discovery lie in (0, 1], and made_on be 'cpu' or 'cuda'")
-    method = (
-        registry.resolve("unlearner", unlearner)
-        if isinstance(unlearner, str)
-        else registry.register("unlearner", unlearner)
-    )
+    method = registry.method(unlearner)
     if not train and store is not None and "://" not in str(store) and not Path(store).expanduser().is_dir():
         raise UnlearningError(f"there is no store {store}")
     (cell,) = registry.cells([method], [registry.resolve("task", task)], [poison], discovery)
@@ -90,12 +85,8 @@ def load_models(
     lab = open_lab(store, data, device, budget, "models", made_on)
     if train and lab.device.type != made_on:
         raise UnlearningError(f"models that are made on {made_on} cannot be trained here, with device={device!r}")
-    while train:
-        try:
-            lab.models(trial)
-            break
-        except Busy:
-            time.sleep(0.1)
+    if train:
+        patiently(lambda: lab.models(trial))
     planted, found = lab.stored(trial)
     if planted is None or len(found) < len(ARMS):
         missing = [name for arm, name in ARMS.items() if arm not in found]

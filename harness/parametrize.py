@@ -83,10 +83,8 @@ def parametrize(metafunc: pytest.Metafunc, mark: pytest.Mark, settings: Settings
 
 
 def _method(unlearner: str | Callable[..., Any]) -> Registered:
-    if isinstance(unlearner, str):
-        return registry.resolve("unlearner", unlearner)
-    found = registry.register("unlearner", unlearner)
-    if found.identity != registry.register("unlearner", unlearner).identity:
+    found = registry.method(unlearner)
+    if found.identity != registry.method(unlearner).identity:
         raise UnlearningError(
             f"{found.name} is made with objects that are no plain values, so that no other process can know it for the "
             "same: name it by a spec, or make it a dataclass with plain fields"

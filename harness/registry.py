@@ -198,6 +198,15 @@ def register(kind: Kind, value: Callable[..., Any]) -> Registered:
     )
 
 
+def method(unlearner: str | Callable[..., Any]) -> Registered:
+    """Return the unlearner that a spec names, or that a callable is.
+
+    Raises:
+        SpecError: As `resolve`.
+    """
+    return resolve("unlearner", unlearner) if isinstance(unlearner, str) else register("unlearner", unlearner)
+
+
 def _state(value: Any) -> dict[str, Any]:
     """Return what tells a callable from others of the same source: its closure, its attributes, the code of a lambda.
 

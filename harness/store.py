@@ -25,7 +25,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
@@ -36,8 +36,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+Answer = TypeVar("Answer")
+
+
 class Busy(Exception):  # noqa: N818 - not an error: somebody else is at work
     """The artefact is being made by another process; come back later."""
+
+
+def patiently(ask: Callable[[], Answer]) -> Answer:
+    """Ask until nobody else is making what is asked for, and return the answer."""
+    while True:
+        try:
+            return ask()
+        except Busy:
+            time.sleep(0.1)
 
 
 class DamagedArtefact(UserWarning):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
@@ -17,7 +17,7 @@ from harness.executors import Executor
 from harness.judging import DOSES, Claim, Judgement, doses, judge
 from harness.measures import ACCURACY, HEURISTICS
 from harness.plan import LOOKS, Plan
-from harness.store import Busy
+from harness.store import Busy, patiently
 from harness.trial import REMAINING, TrialResult
 from harness.verdicts import budget_verdict, verdict_of
 
@@ -269,11 +269,11 @@ class Study:
         if measure == "relearning":
             for trial in trials:
                 if trial not in self._relearned:
-                    self._relearned[trial] = _patiently(functools.partial(self.lab.relearned, trial))
+                    self._relearned[trial] = patiently(functools.partial(self.lab.relearned, trial))
             return [self._relearned[trial] for trial in trials]
         if measure in HEURISTICS:
             if (cell, n) not in self._heuristics:
-                self._heuristics[cell, n] = _patiently(functools.partial(self.lab.heuristics, trials))
+                self._heuristics[cell, n] = patiently(functools.partial(self.lab.heuristics, trials))
             return [of[measure] for of in self._heuristics[cell, n]]
         return [self._results[trial].readings[measure] for trial in trials]
 
@@ -318,15 +318,6 @@ def _null_fails(cell: Cell, retrained: Reading) -> str:
     t = retrained.details.get("T")
     exact = cell.poison.value.measure.exact_null
     return "null-not-exact" if exact and t is not None and abs(t) > NULL_LIMIT else ""
-
-
-def _patiently(read: Callable[[], Any]) -> Any:
-    """Return what is read, once no other process is making it."""
-    while True:
-        try:
-            return read()
-        except Busy:
-            time.sleep(0.1)
 
 
 def claims_of(cell: Cell, tolerance: float) -> dict[str, Claim]:

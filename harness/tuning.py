@@ -6,13 +6,14 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 from typing import Any
 
 from harness import registry
 from harness.api import Cell, Registered, Search, Trial, UnlearningError
 from harness.planning import PILOT_SEED
-from harness.store import Busy
+from harness.store import patiently
 from harness.trial import Lab, TrialResult
 
 #: What a setting is tried on: far from the seeds of audits, and few, since a search asks for many settings.
@@ -143,7 +144,7 @@ def tune(
         for seed in seeds:
             for cell in cells:
                 trial = Trial(cell, seed)
-                results[cell].append(result := _run(lab, trial))
+                results[cell].append(result := patiently(partial(lab.run, trial)))
                 built.update((trial, arm) for arm in result.cost["built"])
             yield _score(results, lab.budget)
 
@@ -193,14 +194,6 @@ def _suggest(suggestion: Any, name: str, search: Search, value: Any) -> Any:
         return suggestion.suggest_int(name, int(search.low), int(search.high), log=search.log)
     # Three digits are all that a search can tell apart, and can be read.
     return float(f"{suggestion.suggest_float(name, search.low, search.high, log=search.log):.3g}")
-
-
-def _run(lab: Lab, trial: Trial) -> TrialResult:
-    while True:
-        try:
-            return lab.run(trial)
-        except Busy:  # another search trains the same P or R
-            time.sleep(0.1)
 
 
 def _score(results: dict[Cell, list[TrialResult]], budget: float) -> Score:
