@@ -112,12 +112,16 @@ class Board:
 
         self._ray: Any = ray
         self._folder = folder
-        name = f"pytest-unlearning-{folder.name}"
-        self._actor: Any = ray.remote(num_cpus=0, max_restarts=-1)(_Board).options(name=name).remote()
+        self._name = f"pytest-unlearning-{folder.name}"
         self._asked = -math.inf
         self._answer: Any = None
         self._heard: dict[str, str] = {}
-        self.notes = RayNotes(name)
+        self.notes = RayNotes(self._name)
+
+    @cached_property
+    def _actor(self) -> Any:
+        """The board; made at the first look, when the first trials have taken the processes that Ray keeps ready."""
+        return self._ray.remote(num_cpus=0, max_restarts=-1)(_Board).options(name=self._name).remote()
 
     def __call__(self, at_work: Iterable[Trial]) -> None:
         """Show what was heard of the trials at work, and ask again; at most twice a second."""
