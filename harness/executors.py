@@ -142,16 +142,22 @@ class Ray:
         make_lab: Makes the lab of a worker process; it travels too.
         cluster: What a trial takes.
         budget: Compute an unlearner may use, as a fraction of retraining.
-        say: Told now and then what is at work.
+        watch: Told again and again, while there is nothing else to do, which trials are at work; must be quick.
     """
 
-    def __init__(self, make_lab: partial[Lab], cluster: Cluster, budget: float, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        make_lab: partial[Lab],
+        cluster: Cluster,
+        budget: float,
+        watch: Callable[[Iterable[Trial]], None] = lambda at_work: None,
+    ) -> None:
         import ray
 
         self._ray: Any = ray
         self._cluster = cluster
         self._make_lab = make_lab
-        self._say = say
+        self._watch = watch
         self.budget = budget
         self._cells: tuple[Cell, ...] = ()
         self._sent: dict[Hashable, _Sent] = {}
@@ -203,11 +209,10 @@ class Ray:
             if len(self._sent) >= self._slots() or any(claims & other.claims for other in self._sent.values()):
                 raise Busy(trial.id)
             self._sent[key] = _Sent(self._send(method, of, trial), claims, trial)
-            self._tell()
             raise Busy(trial.id)
         answer = self._sent[key].answer
         if not self._ray.wait([answer], timeout=0)[0]:
-            self._tell()
+            self._watch(sent.trial for sent in self._sent.values())
             raise Busy(trial.id)
         del self._sent[key]
         try:
@@ -249,10 +254,6 @@ class Ray:
         if time.monotonic() - self._asked > 1:  # nodes come and go
             self._asked, self._has = time.monotonic(), self._ray.cluster_resources()
         return self._has
-
-    def _tell(self) -> None:
-        trials = ", ".join(dict.fromkeys(sent.trial.id for sent in self._sent.values()))
-        self._say(f"{len(self._sent)} at work: {trials}")
 
 
 #: The lab of a worker process of Ray, by what it was made from; it is kept from trial to trial, with the data.

@@ -18,7 +18,7 @@ from harness.contract import BrokenContract, Clause, NotExamined
 from harness.devices import SHARE
 from harness.expectations import deviation
 from harness.options import Settings
-from harness.progress import Notes
+from harness.progress import Board, Notes, watched
 from harness.report import BLANK, explain, finite_tree, made_of, plain, properties, worst_seed
 
 if TYPE_CHECKING:
@@ -98,7 +98,10 @@ def executor_of(config: pytest.Config) -> Executor:
     cluster = Cluster.of(config.option.audit_executor)
     if config.option.audit_device == "cpu":
         cluster = replace(cluster, gpus=0.0)
-    return Ray(_lab_maker(config), cluster, settings.budget, Notes(notes_folder(config), "ray").say)
+    if not watched(config):
+        return Ray(_lab_maker(config), cluster, settings.budget)
+    board = Board(notes_folder(config))
+    return Ray(functools.partial(_lab_maker(config), on_epoch=board.notes), cluster, settings.budget, board)
 
 
 def lab_of(config: pytest.Config) -> Lab:

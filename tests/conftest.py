@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,18 +41,18 @@ class Run:
 
     @property
     def judged(self) -> list[dict[str, Any]]:
-        """The audits without what legitimately differs from run to run: times, and lines that name the store."""
-        left_out = ("seconds", "command", "load")
-        return [{k: v for k, v in _without_times(a).items() if k not in left_out} for a in self.json["audits"]]
+        """The audits without what legitimately differs from run to run."""
+        return [comparable(audit) for audit in self.json["audits"]]
 
     def counts(self) -> dict[str, int]:
         """The counts of the closing line, e.g. ``{"passed": 3, "trained": 20}``."""
         return {word: int(n) for n, word in re.findall(r"(\d+) ([a-z ]+?)(?:,| in )", self.text.splitlines()[-1])}
 
 
-def _without_times(audit: dict[str, Any]) -> dict[str, Any]:
+def comparable(audit: dict[str, Any]) -> dict[str, Any]:
+    """An audit of a result without times, and without lines that name the store."""
     details = {k: v for k, v in audit.get("details", {}).items() if "seconds" not in k}
-    return {**audit, "details": details}
+    return {k: v for k, v in audit.items() if k not in ("seconds", "command", "load")} | {"details": details}
 
 
 class Folder:
@@ -88,6 +91,34 @@ class Folder:
         )  # fmt: skip
         document = json.loads(result.read_text()) if result.exists() else {}
         return Run(done.returncode, done.stdout + done.stderr, document)
+
+    @contextlib.contextmanager
+    def terminal(self, *args: str) -> Iterator[Callable[[str], str]]:
+        """Run pytest on the suites in a terminal of 30 lines; yield what waits for a text and returns all until then.
+
+        At the end the run is waited for.
+        """
+        controller, terminal = pty.openpty()
+        run = subprocess.Popen(
+            self.command(SUITES, f"--ignore={SUITES}/test_contract.py", *args), cwd=self.path,
+            env={**self.environment(), "LINES": "30"}, stdout=terminal, stderr=terminal,
+        )  # fmt: skip
+        os.close(terminal)
+        shown = b""
+
+        def until(text: str) -> str:
+            nonlocal shown
+            with contextlib.suppress(OSError):  # the other end is closed: the run is over
+                while text.encode() not in shown and (chunk := os.read(controller, 65536)):
+                    shown += chunk
+            return shown.decode()
+
+        try:
+            yield until
+            until("\0")  # which nobody writes
+        finally:
+            os.close(controller)  # a run that is still at work is hung up on
+            run.wait(timeout=60)
 
 
 @pytest.fixture

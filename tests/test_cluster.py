@@ -1,13 +1,15 @@
 """Trials on a Ray cluster over an object store. Needs ``pip install -e ".[cluster-test]"``; skipped without."""
 
 import json
+import platform
+import re
 import subprocess
 import sys
 import time
 
 import pytest
 
-from conftest import SUITES, TINY
+from conftest import SUITES, TINY, Run, comparable
 from harness.api import UnlearningError
 from harness.executors import Cluster, connect
 from harness.files import files_at
@@ -126,11 +128,8 @@ def test_a_node_that_is_killed_costs_no_verdict(folder, nodes, bucket):
         nodes.remove_node(victim, allow_graceful=False)
         text = run.communicate(timeout=600)[0]
     assert run.returncode == 1, text
-    here = folder.pytest(*slow)
-    there = [{k: v for k, v in audit.items() if k != "seconds"} for audit in json.loads(result.read_text())["audits"]]
-    for audit in there:
-        audit["details"] = {k: v for k, v in audit.get("details", {}).items() if "seconds" not in k}
-    assert there == here.judged
+    there = Run(run.returncode, text, json.loads(result.read_text()))
+    assert there.judged == folder.pytest(*slow).judged
 
 
 def test_what_a_method_raises_comes_back_with_its_traceback(folder, nodes):
@@ -161,9 +160,69 @@ def test_optional_audits_run_on_the_cluster_too(folder, nodes):
     here = folder.pytest(*arguments)
     there = folder.pytest(*arguments, "--audit-executor=ray", f"--audit-store={folder.path / 'other'}")
     assert there.judged == here.judged
-    strip = [{k: v for k, v in each.items() if k != "seconds"} for each in here.json["heuristics"]]
-    assert [{k: v for k, v in each.items() if k != "seconds"} for each in there.json["heuristics"]] == strip
-    assert len(strip) == 5
+    said = [[comparable(each) for each in run.json["heuristics"]] for run in (here, there)]
+    assert said[0] == said[1]
+    assert len(said[0]) == 5
+
+
+#: A method that writes down which actors of its run there are; a name of each is enough to get at it.
+ACTORS = """
+import json, pathlib, ray
+
+def forget(model, request):
+    found = ray.util.list_named_actors(all_namespaces=True)
+    pathlib.Path({path!r}).write_text(json.dumps(found))
+    return model
+"""
+
+
+@pytest.fixture
+def actors(folder):
+    """What returns the actors that `mine:forget` saw last."""
+    path = folder.path / "actors.json"
+    folder.write("methods/mine.py", ACTORS.format(path=str(path)))
+    return lambda: json.loads(path.read_text())
+
+
+LONG = ("--task=tiny:Tiny:epochs=300", TINY[1], "--unlearner=mine:forget", "--audit-seeds=3", "--audit-executor=ray")
+
+
+def test_a_terminal_shows_what_trains_on_which_node(folder, nodes, actors):
+    with folder.terminal(*LONG) as until:
+        text = until(" starting")
+        assert "2 starting" in text or "1 starting" in text
+    text = until("")
+    for what in ("backdoor:size=1 model", "retraining"):
+        assert re.search(rf"{platform.node()}: {what}, seed \d, pass \d+/300", text), text
+    assert re.search(r"pass \d+/300[^\033]* — \d+ of 15 trials", text)
+    (board,) = actors()
+    assert board["name"].startswith("pytest-unlearning-")
+
+
+def test_where_nobody_looks_nothing_is_sent(folder, nodes, actors):
+    assert folder.pytest(*LONG).code == 1
+    assert actors() == []
+
+
+KILL = """
+import sys, ray
+ray.init(address=sys.argv[1], logging_level="ERROR")
+(board,) = ray.util.list_named_actors(all_namespaces=True)
+ray.kill(ray.get_actor(**board), no_restart=sys.argv[2] == "for good")
+"""
+
+
+@pytest.mark.parametrize("how", ["for good", "once"])
+def test_a_board_that_dies_costs_news_and_no_verdict(folder, nodes, actors, how):
+    with folder.terminal(*LONG) as until:
+        until("pass ")
+        subprocess.run([sys.executable, "-c", KILL, nodes.address, how], check=True)
+        killed = len(until(""))
+    text = until("")
+    assert "FAILED" in text
+    assert "1 failed" in text
+    if how == "once":
+        assert len(re.findall("pass ", text[killed:])) > 2, "it was started again"
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import pty
-import subprocess
+import pytest
 
-from conftest import SUITES, TINY
+from conftest import TINY
 from harness import registry
 from harness.api import Cell, Trial
 from harness.progress import Notes, StatusLine
@@ -38,6 +36,23 @@ def test_a_worker_notes_at_most_twice_a_second(tmp_path):
     assert StatusLine(tmp_path, None).text().endswith("pass 1/100")
 
 
+def test_another_model_is_noted_at_once(tmp_path):
+    notes = Notes(tmp_path, "main")
+    for arm in "PRU":
+        notes(Trial(CELL, 0), arm, 0, 20)
+    assert StatusLine(tmp_path, None).text() == "main: gd, seed 0"
+
+
+def test_a_narrow_terminal_leaves_out_workers_before_how_far_the_run_is(tmp_path):
+    for worker in ("gw0", "gw1"):
+        Notes(tmp_path, worker)(Trial(CELL, 3), "R", 5, 20)
+    line = StatusLine(tmp_path, None)
+    line.finished, line.trials = 4, 40
+    assert line.text(56) == "gw0: retraining, seed 3, pass 5/20 · g… — 4 of 40 trials"
+    assert line.text(18) == "… — 4 of 40 trials"
+    assert len(line.text(10)) == 10
+
+
 def test_the_time_to_go_is_an_upper_bound_from_the_trials_so_far(tmp_path):
     line = StatusLine(tmp_path, None)
     line.finished, line.trials = 4, 40
@@ -56,24 +71,13 @@ def test_a_disk_without_room_for_notes_does_not_matter(tmp_path):
     Notes(tmp_path / "file" / "below", "gw0")(Trial(CELL, 0), "P", 1, 2)
 
 
-def test_a_terminal_shows_it_on_its_last_line_and_gets_the_line_back(folder):
-    controller, terminal = pty.openpty()
-    run = subprocess.Popen(
-        folder.command(SUITES, "--task=tiny:Tiny:epochs=200", TINY[1], "--audit-seeds=3", "-n2"),
-        cwd=folder.path, env={**folder.environment(), "LINES": "30"}, stdout=terminal, stderr=terminal,
-    )  # fmt: skip
-    os.close(terminal)
-    shown = b""
-    try:
-        while chunk := os.read(controller, 65536):
-            shown += chunk
-    except OSError:  # the other end is closed: the run is over
+@pytest.mark.parametrize(("workers", "who"), [("-n2", "gw0"), ("-n0", "main")])
+def test_a_terminal_shows_it_on_its_last_line_and_gets_the_line_back(folder, workers, who):
+    with folder.terminal("--task=tiny:Tiny:epochs=200", TINY[1], "--audit-seeds=3", workers) as until:
         pass
-    os.close(controller)
-    run.wait(timeout=60)
-    text = shown.decode()
+    text = until("")
     assert "\033[1;29r" in text, "the last of 30 lines is kept out of scrolling"
-    assert "gw0: " in text
+    assert f"{who}: " in text
     assert "pass " in text
     assert "of 12 trials" in text
     assert text.rindex("\033[r") > text.rindex("pass "), "the whole screen scrolls again"
