@@ -550,9 +550,10 @@ class Lab:
         return self._reading(trial, planted, model, "poison", of, probe)
 
     def _accuracy(self, trial: Trial, planted: _Planted, model: Artefact) -> tuple[Reading, Artefact]:
-        task, test = trial.cell.task, self.split(trial.cell.task).test
+        task: Any = trial.cell.task.value
+        test = self.split(trial.cell.task).test
         of = {"measure": measures.ACCURACY.name}  # its source is part of the harness's
-        return self._reading(trial, planted, model, "accuracy", of, lambda net: measures.accuracy(net, task.value, test))
+        return self._reading(trial, planted, model, "accuracy", of, lambda net: measures.accuracy(net, task, test))
 
     def _reading(
         self,
