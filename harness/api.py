@@ -556,6 +556,7 @@ class Verdict:
             InconclusiveAudit: It concludes nothing, which is never as good as a FAIL that was expected.
             AuditFailure: It concludes the opposite.
         """
+        __tracebackhide__ = True  # the claim is the caller's: nobody has to read, and pytest not to parse, this file
         if self.outcome is Outcome.INCONCLUSIVE:
             raise InconclusiveAudit(self, outcome)
         if self.outcome is not outcome:

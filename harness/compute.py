@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -89,12 +90,12 @@ class Meter:
         self._hook.remove()
         self._await_call()
         share = _size(module) / self._size
-        leaves = tree_leaves((args, kwargs, result))  # the result tells where the arguments are objects
+        leaves = _leaves(*args, *kwargs.values(), result)  # the result tells where the arguments are objects
         batch = next((len(t) for t in leaves if isinstance(t, Batch) or (isinstance(t, Tensor) and t.dim())), 0)
         cost = batch * share
         self.examples += cost / 3
         # One output is enough: its gradient arrives whenever a backward pass goes through the call.
-        output = next((t for t in tree_leaves(result) if isinstance(t, Tensor) and t.requires_grad), None)
+        output = next((t for t in _leaves(result) if isinstance(t, Tensor) and t.requires_grad), None)
         if output is not None and cost:
             output.register_hook(lambda grad: self._backward(cost))
 
@@ -108,21 +109,32 @@ class _Operations(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
-        self._elementary: set[Any] = set()
+        self._formulas: dict[Any, Any] = {}  # of what does not come apart; None: it is free
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func._overloadpacket not in flop_registry and func not in self._elementary:
-            with self:  # whole layers, which arrive in inference mode, come apart into what has formulas
-                parts = func.decompose(*args, **kwargs)
-            if parts is not NotImplemented:
-                return parts
-            self._elementary.add(func)
+        if func not in self._formulas:
+            formula = flop_registry.get(func._overloadpacket)
+            if formula is None:
+                with self:  # whole layers, which arrive in inference mode, come apart into what has formulas
+                    parts = func.decompose(*args, **kwargs)
+                if parts is not NotImplemented:
+                    return parts
+            self._formulas[func] = formula
         result = func(*args, **kwargs)
-        formula = flop_registry.get(func._overloadpacket)
+        formula = self._formulas[func]
         if formula is not None:
             self.total += formula(*args, **kwargs, out_val=result)
         return result
+
+
+def _leaves(*trees: Any) -> Iterator[Any]:
+    """Yield what is in nested arguments; a tensor, as most are, without looking for what is in it."""
+    for tree in trees:
+        if isinstance(tree, Tensor):
+            yield tree
+        else:
+            yield from tree_leaves(tree)
 
 
 def _size(module: nn.Module) -> int:

@@ -110,14 +110,18 @@ class Local:
 
     def write(self, name: str, content: bytes) -> None:
         path = self.root / name
-        path.parent.mkdir(exist_ok=True)
         # Not the process id alone: machines that share a disk do not share process ids.
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
         try:
-            temporary.write_bytes(content)
+            try:
+                temporary.write_bytes(content)
+            except FileNotFoundError:  # the first file of its folder
+                path.parent.mkdir(exist_ok=True)
+                temporary.write_bytes(content)
             os.replace(temporary, path)
-        finally:
+        except BaseException:
             temporary.unlink(missing_ok=True)
+            raise
 
     def exists(self, name: str) -> bool:
         return (self.root / name).exists()

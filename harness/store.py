@@ -225,11 +225,12 @@ class Store:
             blob = hashlib.sha256(content).hexdigest()
         artefact = Artefact(key, kind, info, blob, made)
         record = {"key": key, "kind": kind, "info": info, "blob": blob, "made": made, "of": determinants}
-        envelope = {"sha256": hashlib.sha256(canonical(record).encode()).hexdigest(), "record": record}
+        text = canonical(record)
+        envelope = f'{{"sha256":"{hashlib.sha256(text.encode()).hexdigest()}","record":{text}}}'
         try:
             if blob is not None and content is not None and not self._has(blob_name(blob)):
                 self._write(blob_name(blob), content)
-            self._write(record_name(key), json.dumps(envelope, allow_nan=False).encode())
+            self._write(record_name(key), envelope.encode())
         except OSError as error:
             # Full disk: what was trained stays good for this process, and the run can finish.
             warnings.warn(f"could not store an artefact in {self.files}: {error}; it is kept in memory", stacklevel=2)

@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ class Lab:
         self._wanted: dict[Registered, set[int]] = {}
         self._splits: dict[Registered, Split | UnlearningError] = {}
         self._flops: dict[Registered, float] = {}
-        self._planted: OrderedDict[str, _Planted] = OrderedDict()
+        self._planted: OrderedDict[tuple[Registered, Registered, int, float], _Planted] = OrderedDict()
         self._models: OrderedDict[str, nn.Module] = OrderedDict()
         # What artefacts depend on beside their own determinants: this device, this torch, and our code. Training needs
         # little of it, so that the dearest artefacts outlive most edits.
@@ -144,7 +144,7 @@ class Lab:
                 f"the unlearner {trial.cell.unlearner.id!r} returned the retrained model of seed {trial.seed}, bit by "
                 "bit; it must make its own"
             )
-        accuracy = {arm: self._accuracy(trial, arms[arm]) for arm in arms}
+        accuracy = {arm: self._accuracy(trial, planted, arms[arm]) for arm in arms}
         poison = {arm: self._poison_reading(trial, planted, arms[arm]) for arm in arms}
         operations = None
         if trial.seed == COUNTED_SEED:
@@ -210,7 +210,7 @@ class Lab:
 
         of = {"relearning": _code(relearning), "poison": poison.identity, "planted": planted.blob, "seed": trial.seed}
         arms = self._arms(trial, planted)
-        return {arm: self._reading(trial, arms[arm], of, again)[0] for arm in ARMS}
+        return {arm: self._reading(trial, planted, arms[arm], "relearning", of, again)[0] for arm in ARMS}
 
     def _heuristics(
         self, task: Registered, planted: Sequence[_Planted], arms: Sequence[Mapping[str, Artefact]]
@@ -312,6 +312,9 @@ class Lab:
 
     def _plant(self, trial: Trial) -> _Planted:
         task, poison, split = trial.cell.task, trial.cell.poison, self.split(trial.cell.task)
+        place = (task, poison, trial.seed, trial.cell.discovery)
+        if place in self._planted:
+            return self._planted[place]
         seed = derive("poison", trial.seed)
 
         def make() -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -321,15 +324,13 @@ class Lab:
             return {"points": len(planted.forget)}, _pack(planted)
 
         artefact = self.store.obtain("planted", self._planted_determinants(trial), make, trial.id, _has_tensors)
-        key = f"{artefact.key} {trial.cell.discovery}"
-        if key not in self._planted:
-            tensors = self._usable(artefact, lambda found: _check_planted(poison, _unpack(found), split.train))
-            if tensors is None:  # it was damaged, and is gone now
-                return self._plant(trial)
-            self._planted[key] = _Planted.of(_unpack(tensors), split.train, str(artefact.blob), trial)
-            while len(self._planted) > 64:
-                self._planted.popitem(last=False)
-        return self._planted[key]
+        tensors = self._usable(artefact, lambda found: _check_planted(poison, _unpack(found), split.train))
+        if tensors is None:  # it was damaged, and is gone now
+            return self._plant(trial)
+        self._planted[place] = _Planted.of(_unpack(tensors), split.train, str(artefact.blob), trial)
+        while len(self._planted) > 64:
+            self._planted.popitem(last=False)
+        return self._planted[place]
 
     def _planted_determinants(self, trial: Trial) -> dict[str, Any]:
         """Return all that determines what is planted."""
@@ -398,8 +399,13 @@ class Lab:
             info, model = make(trial, planted, arm)
             return {**info, "finite": training.is_finite(model)}, model.state_dict()
 
+        if arm in planted.models:
+            return planted.models[arm]
         of = self._determinants(trial, planted, arm)
-        return self.store.obtain("model", of, make_tensors, trial.id, _is_arm)
+        artefact = self.store.obtain("model", of, make_tensors, trial.id, _is_arm)
+        if arm != "U":  # the others serve every method
+            planted.models[arm] = artefact
+        return artefact
 
     def _train(self, trial: Trial, planted: _Planted, arm: str) -> tuple[dict[str, Any], nn.Module]:
         """Train P, R or D. Those of a seed share initialisation and order: common random numbers."""
@@ -519,12 +525,14 @@ class Lab:
         try:
             if tensors is not None:
                 use(tensors)
-            return tensors
+                return tensors
         except Exception:
             if artefact.made["run"] == self.store.run:  # our own: an error of ours, or of a plugin, and no damage
                 raise
             self.store.discard(artefact)
-            return None
+        for planted in self._planted.values():  # what is gone is looked for again
+            planted.models.clear()
+        return None
 
     def _poison_reading(self, trial: Trial, planted: _Planted, model: Artefact) -> tuple[Reading, Artefact]:
         poison, task = trial.cell.poison, trial.cell.task
@@ -539,17 +547,26 @@ class Lab:
             finally:  # it may have done to the model what it likes; who needs that again, reads it again
                 self._models.pop(str(model.blob), None)
 
-        return self._reading(trial, model, of, probe)
+        return self._reading(trial, planted, model, "poison", of, probe)
 
-    def _accuracy(self, trial: Trial, model: Artefact) -> tuple[Reading, Artefact]:
-        task = trial.cell.task
-        of = {"measure": measures.ACCURACY.name, "source": _code(measures)}
-        return self._reading(trial, model, of, lambda m: measures.accuracy(m, task.value, self.split(task).test))
+    def _accuracy(self, trial: Trial, planted: _Planted, model: Artefact) -> tuple[Reading, Artefact]:
+        task: Any = trial.cell.task.value
+        test = self.split(trial.cell.task).test
+        of = {"measure": measures.ACCURACY.name}  # its source is part of the harness's
+        return self._reading(trial, planted, model, "accuracy", of, lambda net: measures.accuracy(net, task, test))
 
     def _reading(
-        self, trial: Trial, model: Artefact, of: dict[str, Any], probe: Callable[[nn.Module], Reading]
+        self,
+        trial: Trial,
+        planted: _Planted,
+        model: Artefact,
+        claim: str,
+        of: dict[str, Any],
+        probe: Callable[[nn.Module], Reading],
     ) -> tuple[Reading, Artefact]:
-        task = trial.cell.task
+        task, place = trial.cell.task, (claim, str(model.blob))
+        if place in planted.readings:
+            return planted.readings[place]
 
         def make() -> tuple[dict[str, Any], None]:
             # Classifiers made of NaN still answer; only their weights tell that they diverged.
@@ -570,7 +587,8 @@ class Lab:
             **self._circumstances,
         }
         artefact = self.store.obtain("value", determinants, make, trial.id, lambda found: _restored(found.info))
-        return _restored(artefact.info), artefact
+        planted.readings[place] = _restored(artefact.info), artefact
+        return planted.readings[place]
 
     def _result(
         self,
@@ -624,6 +642,8 @@ class _Planted:
         known: Positions, among the planted points, of those that the unlearner is told of.
         left: Mask of all but these, over the training set: its retain set.
         remaining: Hash of that retain set's place in the training set.
+        models: Of those that serve every method, by arm, what was found or made.
+        readings: The same of readings, by claim and model. So a second method asks the store for its own alone.
     """
 
     planted: Planted
@@ -634,6 +654,8 @@ class _Planted:
     known: Tensor
     left: Tensor
     remaining: str
+    models: dict[str, Artefact] = field(default_factory=dict)
+    readings: dict[tuple[str, str], tuple[Reading, Artefact]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, planted: Planted, train: Data, blob: str, trial: Trial) -> _Planted:
