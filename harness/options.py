@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -293,6 +294,8 @@ class Settings:
             if self.on_ray:  # connected until the session ends
                 from harness.executors import connect
 
+                if self.config.option.verbose >= 0:  # a cluster that must be started first takes its time
+                    print(f"connecting to Ray ({self.config.option.audit_executor})", file=sys.stderr)
                 self.config.add_cleanup(connect(self.config.option.audit_executor, str(self.store)))
         except UnlearningError as error:
             raise pytest.UsageError(str(error)) from None

@@ -70,6 +70,13 @@ class Study:
         self._heuristics: dict[tuple[Cell, int], list[dict[str, dict[str, Reading]]]] = {}
         self._references: dict[Cell, dict[str, dict[str, Any]]] = {}
         self._progress = {cell: _Progress() for cell in self.cells}
+        # What stands beside a cell, by name, and for what cells the trials of one stand: looked up for every trial.
+        self._beside: dict[Cell, dict[str, Cell]] = {}
+        self._served: dict[Cell, list[Cell]] = {}
+        for cell in self.cells:
+            for each in dict.fromkeys((cell, *_references(cell).values())):
+                self._beside[each] = _references(each)
+                self._served.setdefault(each, []).append(cell)
 
     @cached_property
     def trials(self) -> list[Trial]:
@@ -81,12 +88,11 @@ class Study:
         if trial in self._results or trial in self._errors:
             return Status.DONE
         open_cells = False
-        for cell in self.cells:
-            if _serves(trial.cell, cell):
-                progress = self._update(cell)
-                if trial.seed in self.plan.numbers(progress.horizon) and progress.error is None:
-                    return Status.NEEDED
-                open_cells = open_cells or not progress.closed
+        for cell in self._served.get(trial.cell, ()):
+            progress = self._update(cell)
+            if trial.seed in self.plan.numbers(progress.horizon) and progress.error is None:
+                return Status.NEEDED
+            open_cells = open_cells or not progress.closed
         return Status.AHEAD if open_cells else Status.NOT_NEEDED
 
     def work(self, trial: Trial) -> Status:
@@ -170,7 +176,7 @@ class Study:
         found: dict[str, dict[str, Any]] = {
             "dose": {f"{share:g}": outcome.value for share, outcome in zip(DOSES, said, strict=True)}
         }
-        for name, reference in self._reference_cells(cell).items():
+        for name, reference in self._beside[cell].items():
             trials = [Trial(reference, seed) for seed in self.plan.numbers(n)]
             for trial in trials:
                 self.work(trial)
@@ -242,12 +248,8 @@ class Study:
                 progress.horizon = next(n for n in self.plan.looks if n > progress.horizon)
         return progress
 
-    def _reference_cells(self, cell: Cell) -> dict[str, Cell]:
-        return {control.name: _reference(control, cell) for control in reference_unlearners()}
-
     def _gates(self, cell: Cell) -> list[Cell]:
-        cells = self._reference_cells(cell)
-        return [cells[name] for name in GATES]
+        return [self._beside[cell][name] for name in GATES]
 
     def _evidence(self, cell: Cell, measure: str, n: int) -> Evidence:
         own = self._readings(cell, measure, n)
@@ -341,6 +343,10 @@ def reference_unlearners() -> tuple[Registered, ...]:
     return tuple(registry.resolve("unlearner", name) for name in REFERENCES)
 
 
+def _references(cell: Cell) -> dict[str, Cell]:
+    return {control.name: _reference(control, cell) for control in reference_unlearners()}
+
+
 def _reference(control: Registered, cell: Cell) -> Cell:
     """Return the cell of a control beside another cell.
 
@@ -362,10 +368,3 @@ def trials_of(cells: Iterable[Cell], plan: Plan) -> list[Trial]:
         trials |= dict.fromkeys(Trial(cell, seed) for cell in cells)
         trials |= dict.fromkeys(Trial(_reference(control, group), seed) for group in groups for control in others)
     return list(trials)
-
-
-def _serves(trial_cell: Cell, cell: Cell) -> bool:
-    """Say whether the trials of a cell are evidence for, or stand beside, another one."""
-    same_place = (trial_cell.task, trial_cell.poison) == (cell.task, cell.poison)
-    control = trial_cell.unlearner in reference_unlearners()
-    return same_place and (trial_cell == cell or (control and trial_cell == _reference(trial_cell.unlearner, cell)))

@@ -105,6 +105,7 @@ def test_on_a_cluster_over_a_bucket_the_verdicts_are_the_same(folder, nodes, buc
     there = folder.pytest(*arguments, "--audit-executor=ray", f"--audit-store={bucket}", "-n2")
     assert there.code == here.code == 1, there.text
     assert there.judged == here.judged
+    assert "connecting to Ray (ray)" in there.text
     assert f"devices: Ray cluster (ray)   store: {bucket} (cache " in there.text
     # What two trials both made would be counted twice; what is at work ahead when the session ends, not at all.
     assert 0 < len(there.built) <= len(records(bucket, "model"))
