@@ -481,8 +481,12 @@ def _format(value: Any) -> str:
     return f'"{escaped}"'
 
 
+@functools.cache
 def _distribution(entry: metadata.EntryPoint) -> tuple[str, str]:
-    return (entry.dist.name, entry.dist.version) if entry.dist else ("pytest-unlearning", "(checkout)")
+    if entry.dist is None:
+        return "pytest-unlearning", "(checkout)"
+    said = entry.dist.metadata  # parsed at every look
+    return said["Name"], said["Version"]
 
 
 def _checkout_entries(kind: Kind) -> list[metadata.EntryPoint]:

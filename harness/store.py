@@ -4,7 +4,7 @@ Layout under the root, safetensors and JSON only::
 
     records/ab/<key>.json            what was made, from what, by which run; names its blob
     blobs/cd/<sha256>.safetensors    tensors, named by their content, so equal weights are stored once
-    locks/<key>.lock                 held while an artefact is being made; the system frees it if the process dies
+    locks/<key or blob>.lock         held while an artefact is being made; the system frees it if the process dies
     progress/<run>/<worker>.json     what a worker is at, for the controller to show; gone when the run ends
 
 A key is the SHA-256 of everything that determines the bytes. Files are written whole (`harness.files`), blobs before
@@ -158,6 +158,7 @@ class Store:
         make: Make,
         trial: str,
         check: Callable[[Artefact], object] = lambda found: None,
+        lock: str | None = None,
     ) -> Artefact:
         """Return the artefact, making it if nobody has.
 
@@ -168,6 +169,8 @@ class Store:
             trial: Id of the trial on whose behalf it would be made.
             check: Uses what is found, to see whether it can be used; what it raises (``KeyError``, ``TypeError``,
                 ``ValueError``) says that it is damaged.
+            lock: Name of the lock that it is made under, where several small artefacts are made under one: a file for
+                each takes as long as writing it. Its own by default.
 
         Raises:
             Busy: Another process of this machine is making it.
@@ -176,9 +179,9 @@ class Store:
         artefact = self._found(key, check)
         if artefact is not None:
             return artefact
-        lock = FileLock(self.files.scratch / "locks" / f"{key}.lock")
+        held = FileLock(self.files.scratch / "locks" / f"{lock or key}.lock")
         try:
-            lock.acquire(timeout=0)
+            held.acquire(timeout=0)
         except Timeout:
             raise Busy(key) from None
         except OSError as error:  # a full disk has no room for locks either
@@ -192,7 +195,7 @@ class Store:
                 artefact = self._put(key, kind, determinants, info, tensors, made)
             return artefact
         finally:
-            lock.release()
+            held.release()
 
     def _found(self, key: str, check: Callable[[Artefact], object]) -> Artefact | None:
         artefact = self.get(key)

@@ -586,7 +586,9 @@ class Lab:
             **of,
             **self._circumstances,
         }
-        artefact = self.store.obtain("value", determinants, make, trial.id, lambda found: _restored(found.info))
+        artefact = self.store.obtain(
+            "value", determinants, make, trial.id, lambda found: _restored(found.info), lock=model.blob
+        )
         planted.readings[place] = _restored(artefact.info), artefact
         return planted.readings[place]
 
