@@ -11,19 +11,20 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from harness import api, compute, heuristics, measures, relearning, seeds, training, unlearning
+from harness import api, compute, heuristics, measures, planting, readings, relearning, seeds, training, unlearning
 from harness import data as data_module
 from harness.api import Cell, ContractError, DeviceLost, Planted, Reading, Registered, Trial, UnlearningError, declares
 from harness.compute import Meter
 from harness.data import Data, Split, digest
-from harness.discovery import handed_over
+from harness.planting import PlantedIn, check_planted, pack, unchanged, unpack
+from harness.readings import as_plain, from_plain, heuristics_from_plain
 from harness.seeds import derive
 from harness.store import Artefact, Busy, Make, Store, key_of
 from harness.unlearning import unlearn, wanted_epochs
@@ -87,7 +88,7 @@ class Lab:
         self._wanted: dict[Registered, set[int]] = {}
         self._splits: dict[Registered, Split | UnlearningError] = {}
         self._flops: dict[Registered, float] = {}
-        self._planted: OrderedDict[tuple[Registered, Registered, int, float], _Planted] = OrderedDict()
+        self._planted: OrderedDict[tuple[Registered, Registered, int, float], PlantedIn] = OrderedDict()
         self._models: OrderedDict[str, nn.Module] = OrderedDict()
         # What artefacts depend on beside their own determinants: this device, this torch, and our code. Training needs
         # little of it, so that the dearest artefacts outlive most edits.
@@ -163,10 +164,10 @@ class Lab:
             models = [self._arms(*each) for each in zip(trials, planted, strict=True)]
             arms = [{arm: of[arm] for arm in ARMS} for of in models]
             stored = self._stored_heuristics(trials[0], planted, arms)
-        return _restored_heuristics(stored.info)
+        return heuristics_from_plain(stored.info)
 
     def _stored_heuristics(
-        self, trial: Trial, planted: Sequence[_Planted], arms: Sequence[Mapping[str, Artefact]]
+        self, trial: Trial, planted: Sequence[PlantedIn], arms: Sequence[Mapping[str, Artefact]]
     ) -> Artefact:
         task = trial.cell.task
 
@@ -174,7 +175,7 @@ class Lab:
             with training.isolated_rng(0):
                 found = self._heuristics(task, planted, arms)
             return {
-                "readings": [{n: {a: _stored(r) for a, r in by.items()} for n, by in of.items()} for of in found]
+                "readings": [{n: {a: as_plain(r) for a, r in by.items()} for n, by in of.items()} for of in found]
             }, None
 
         determinants = {
@@ -185,7 +186,7 @@ class Lab:
             "models": [{arm: of[arm].blob for arm in of} for of in arms],
             **self._circumstances,
         }
-        return self.store.obtain("value", determinants, make, trial.id, lambda found: _restored_heuristics(found.info))
+        return self.store.obtain("value", determinants, make, trial.id, lambda found: heuristics_from_plain(found.info))
 
     def relearned(self, trial: Trial) -> dict[str, Reading]:
         """Return, by arm, what the poison's measure reads of a trial's models after they were trained on.
@@ -213,7 +214,7 @@ class Lab:
         return {arm: self._reading(trial, planted, arms[arm], "relearning", of, again)[0] for arm in ARMS}
 
     def _heuristics(
-        self, task: Registered, planted: Sequence[_Planted], arms: Sequence[Mapping[str, Artefact]]
+        self, task: Registered, planted: Sequence[PlantedIn], arms: Sequence[Mapping[str, Artefact]]
     ) -> list[dict[str, dict[str, Reading]]]:
         split = self.split(task)
         forget = [Data(each.planted.inputs, each.planted.labels).to(self.device) for each in planted]
@@ -310,7 +311,7 @@ class Lab:
             raise split
         return split
 
-    def _plant(self, trial: Trial) -> _Planted:
+    def _plant(self, trial: Trial) -> PlantedIn:
         task, poison, split = trial.cell.task, trial.cell.poison, self.split(trial.cell.task)
         place = (task, poison, trial.seed, trial.cell.discovery)
         if place in self._planted:
@@ -318,16 +319,16 @@ class Lab:
         seed = derive("poison", trial.seed)
 
         def make() -> tuple[dict[str, Any], dict[str, Tensor]]:
-            with training.isolated_rng(seed), _unchanged(split, poison):
+            with training.isolated_rng(seed), unchanged(split, poison):
                 planted = poison.value.plant(task.value, split, seed, lambda i: self._surrogate(trial, i))
-            _check_planted(poison, planted, split.train)
-            return {"points": len(planted.forget)}, _pack(planted)
+            check_planted(poison, planted, split.train)
+            return {"points": len(planted.forget)}, pack(planted)
 
         artefact = self.store.obtain("planted", self._planted_determinants(trial), make, trial.id, _has_tensors)
-        tensors = self._usable(artefact, lambda found: _check_planted(poison, _unpack(found), split.train))
+        tensors = self._usable(artefact, lambda found: check_planted(poison, unpack(found), split.train))
         if tensors is None:  # it was damaged, and is gone now
             return self._plant(trial)
-        self._planted[place] = _Planted.of(_unpack(tensors), split.train, str(artefact.blob), trial)
+        self._planted[place] = PlantedIn.of(unpack(tensors), split.train, str(artefact.blob), trial)
         while len(self._planted) > 64:
             self._planted.popitem(last=False)
         return self._planted[place]
@@ -356,7 +357,7 @@ class Lab:
         of = {"task": task.identity, "data": split.fingerprint, "surrogate": seed} | self._circumstances
         return copy.deepcopy(self.model(task, self.store.obtain("model", of, make, trial.id, _has_tensors)))
 
-    def _determinants(self, trial: Trial, planted: _Planted, arm: str) -> dict[str, Any]:
+    def _determinants(self, trial: Trial, planted: PlantedIn, arm: str) -> dict[str, Any]:
         """Return all that determines a model's weights; equal determinants share one model.
 
         R never depends on the unlearner, nor on the poison beyond the points that it took. Nor does a method that
@@ -377,7 +378,7 @@ class Lab:
             start |= {"poisoned": planted.poisoned, "remaining": planted.remaining}
         return common | start | {"method": method.identity, "budget": self.budget} | self._harness
 
-    def _arms(self, trial: Trial, planted: _Planted) -> dict[str, Artefact]:
+    def _arms(self, trial: Trial, planted: PlantedIn) -> dict[str, Artefact]:
         """Return a trial's models, made where they are not stored.
 
         Raises:
@@ -394,7 +395,7 @@ class Lab:
             raise busy
         return arms
 
-    def _model(self, trial: Trial, planted: _Planted, arm: str, make: _Maker) -> Artefact:
+    def _model(self, trial: Trial, planted: PlantedIn, arm: str, make: _Maker) -> Artefact:
         def make_tensors() -> tuple[dict[str, Any], dict[str, Tensor]]:
             info, model = make(trial, planted, arm)
             return {**info, "finite": training.is_finite(model)}, model.state_dict()
@@ -407,7 +408,7 @@ class Lab:
             planted.models[arm] = artefact
         return artefact
 
-    def _train(self, trial: Trial, planted: _Planted, arm: str) -> tuple[dict[str, Any], nn.Module]:
+    def _train(self, trial: Trial, planted: PlantedIn, arm: str) -> tuple[dict[str, Any], nn.Module]:
         """Train P, R or D. Those of a seed share initialisation and order: common random numbers."""
         wanted = self._wanted.get(trial.cell.task, set()) if arm == "P" else set()
 
@@ -420,7 +421,7 @@ class Lab:
         return self._fit(trial, planted, arm, on_epoch)
 
     def _fit(
-        self, trial: Trial, planted: _Planted, arm: str, on_epoch: training.OnEpoch, stop: int | None = None
+        self, trial: Trial, planted: PlantedIn, arm: str, on_epoch: training.OnEpoch, stop: int | None = None
     ) -> tuple[dict[str, Any], nn.Module]:
         task: Any = trial.cell.task.value
         train = self.split(trial.cell.task).train
@@ -429,7 +430,7 @@ class Lab:
         model, examples = training.train(task, data, keep, trial.seed, on_epoch, stop)
         return {"examples": examples, "steps": task.epochs * math.ceil(int(keep.sum()) / task.batch_size)}, model
 
-    def _checkpoint(self, trial: Trial, planted: _Planted, epoch: int, make: Make | None = None) -> Artefact:
+    def _checkpoint(self, trial: Trial, planted: PlantedIn, epoch: int, make: Make | None = None) -> Artefact:
         """Return P as it was after an epoch; where it was not kept, P is trained again up to there."""
 
         def again() -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -439,7 +440,7 @@ class Lab:
         of = self._determinants(trial, planted, "P") | {"epoch": epoch}
         return self.store.obtain("model", of, make or again, trial.id, _has_tensors)
 
-    def _history(self, trial: Trial, planted: _Planted) -> dict[int, dict[str, Tensor]]:
+    def _history(self, trial: Trial, planted: PlantedIn) -> dict[int, dict[str, Tensor]]:
         """Return the checkpoints that the method declares to want, on the device."""
         epochs = wanted_epochs(trial.cell.unlearner, trial.cell.task.value.epochs)
         if not epochs:
@@ -454,7 +455,7 @@ class Lab:
             history[epoch] = {name: tensor.to(self.device) for name, tensor in tensors.items()}
         return history
 
-    def _unlearn(self, trial: Trial, planted: _Planted, arm: str) -> tuple[dict[str, Any], nn.Module]:
+    def _unlearn(self, trial: Trial, planted: PlantedIn, arm: str) -> tuple[dict[str, Any], nn.Module]:
         """Hand P and the request to the unlearner; say what it cost beside what it returned."""
         task: Any = trial.cell.task.value
         method = trial.cell.unlearner
@@ -484,7 +485,7 @@ class Lab:
             info["history_bytes"] = sum(t.numel() * t.element_size() for s in history.values() for t in s.values())
         return info, model
 
-    def _operations_determinants(self, trial: Trial, planted: _Planted) -> dict[str, Any]:
+    def _operations_determinants(self, trial: Trial, planted: PlantedIn) -> dict[str, Any]:
         """Return what a method's floating-point operations depend on: sizes, which poisons may share."""
         inputs = planted.planted.inputs
         sizes = {name: [len(planted.known), *tensor.shape[1:]] for name, tensor in inputs.items()}
@@ -534,14 +535,14 @@ class Lab:
             planted.models.clear()
         return None
 
-    def _poison_reading(self, trial: Trial, planted: _Planted, model: Artefact) -> tuple[Reading, Artefact]:
+    def _poison_reading(self, trial: Trial, planted: PlantedIn, model: Artefact) -> tuple[Reading, Artefact]:
         poison, task = trial.cell.poison, trial.cell.task
         of = {"measure": poison.value.measure.name, "poison": poison.identity, "planted": planted.blob}
         split = self.split(task)
 
         def probe(net: nn.Module) -> Reading:
             try:
-                with _unchanged(split, poison):
+                with unchanged(split, poison):
                     reading: Reading = poison.value.probe(net, planted.planted, task.value, split)
                 return reading
             finally:  # it may have done to the model what it likes; who needs that again, reads it again
@@ -549,7 +550,7 @@ class Lab:
 
         return self._reading(trial, planted, model, "poison", of, probe)
 
-    def _accuracy(self, trial: Trial, planted: _Planted, model: Artefact) -> tuple[Reading, Artefact]:
+    def _accuracy(self, trial: Trial, planted: PlantedIn, model: Artefact) -> tuple[Reading, Artefact]:
         task: Any = trial.cell.task.value
         test = self.split(trial.cell.task).test
         of = {"measure": measures.ACCURACY.name}  # its source is part of the harness's
@@ -558,7 +559,7 @@ class Lab:
     def _reading(
         self,
         trial: Trial,
-        planted: _Planted,
+        planted: PlantedIn,
         model: Artefact,
         claim: str,
         of: dict[str, Any],
@@ -574,7 +575,7 @@ class Lab:
             if model.info["finite"]:
                 with training.isolated_rng(0):
                     reading = probe(self.model(task, model))
-            return _stored(reading), None
+            return as_plain(reading), None
 
         # Equal weights have equal readings, whichever method made them: the blob stands for the model.
         determinants = {
@@ -587,9 +588,9 @@ class Lab:
             **self._circumstances,
         }
         artefact = self.store.obtain(
-            "value", determinants, make, trial.id, lambda found: _restored(found.info), lock=model.blob
+            "value", determinants, make, trial.id, lambda found: from_plain(found.info), lock=model.blob
         )
-        planted.readings[place] = _restored(artefact.info), artefact
+        planted.readings[place] = from_plain(artefact.info), artefact
         return planted.readings[place]
 
     def _result(
@@ -631,51 +632,12 @@ class Lab:
         return TrialResult(readings, cost, any(map(here, [*arms.values(), *values])))
 
 
-@dataclass(frozen=True)
-class _Planted:
-    """A planted set with what follows from it.
-
-    Attributes:
-        planted: The set itself.
-        keep: Mask of what is not planted, over the training set.
-        blob: Hash of everything planted, secrets included.
-        poisoned: Hash of what training on the poisoned set sees of it.
-        retained: Hash of the place in the training set of what is not planted.
-        known: Positions, among the planted points, of those that the unlearner is told of.
-        left: Mask of all but these, over the training set: its retain set.
-        remaining: Hash of that retain set's place in the training set.
-        models: Of those that serve every method, by arm, what was found or made.
-        readings: The same of readings, by claim and model. So a second method asks the store for its own alone.
-    """
-
-    planted: Planted
-    keep: Tensor
-    blob: str
-    poisoned: str
-    retained: str
-    known: Tensor
-    left: Tensor
-    remaining: str
-    models: dict[str, Artefact] = field(default_factory=dict)
-    readings: dict[tuple[str, str], tuple[Reading, Artefact]] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, planted: Planted, train: Data, blob: str, trial: Trial) -> _Planted:
-        known = handed_over(len(planted.forget), trial.cell.discovery, trial.seed)
-        keep, left = torch.ones(2, len(train), dtype=torch.bool)
-        keep[planted.forget] = False
-        left[planted.forget[known]] = False
-        seen = {**planted.inputs, "labels": planted.labels, "forget": planted.forget}
-        retained, remaining = digest({"keep": keep}), digest({"keep": left})
-        return cls(planted, keep, blob, digest(seen), retained, known, left, remaining)
-
-
 def _arms_of(cell: Cell) -> tuple[str, ...]:
     """Return the models that a trial of the cell consists of."""
     return ARMS if cell.discovery == 1 else (*ARMS, REMAINING)
 
 
-_Maker = Callable[[Trial, _Planted, str], tuple[dict[str, Any], nn.Module]]
+_Maker = Callable[[Trial, PlantedIn, str], tuple[dict[str, Any], nn.Module]]
 
 
 def _answers(device: torch.device) -> bool:
@@ -684,67 +646,6 @@ def _answers(device: torch.device) -> bool:
     except RuntimeError:
         return False
     return True
-
-
-@contextmanager
-def _unchanged(split: Split, poison: Registered) -> Iterator[None]:
-    """Refuse a poison that writes to the task's data, which every later trial uses."""
-    tensors = [t for data in (split.train, split.test) for t in (*data.inputs.values(), data.labels)]
-    versions = [t._version for t in tensors]
-    yield
-    if versions != [t._version for t in tensors]:
-        raise ContractError(f"the poison {poison.id!r} changed the task's data in place; it must copy them first")
-
-
-def _check_planted(poison: Registered, planted: Planted, train: Data) -> None:
-    forget = planted.forget
-    if forget.dtype != torch.int64 or len(forget) == 0 or not bool((forget.diff() > 0).all()):
-        raise ContractError(f"the poison {poison.id!r} must plant ascending int64 indices, at least one")
-    if int(forget[0]) < 0 or int(forget[-1]) >= len(train) or len(forget) == len(train):
-        raise ContractError(f"the poison {poison.id!r} planted indices outside the training set, or all of it")
-    rows = {*map(len, planted.inputs.values()), len(planted.labels)}
-    if rows != {len(forget)} or set(planted.inputs) != set(train.inputs):
-        raise ContractError(f"the poison {poison.id!r} must give one row of every input, and a label, per index")
-
-
-def _pack(planted: Planted) -> dict[str, Tensor]:
-    return {
-        "forget": planted.forget,
-        "labels": planted.labels,
-        **{f"inputs.{name}": tensor for name, tensor in planted.inputs.items()},
-        **{f"secrets.{name}": tensor for name, tensor in planted.secrets.items()},
-    }
-
-
-def _unpack(tensors: dict[str, Tensor]) -> Planted:
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-
-    return Planted(tensors["forget"], part("inputs."), tensors["labels"], part("secrets."))
-
-
-def _stored(reading: Reading) -> dict[str, Any]:
-    return {
-        "value": _plain(reading.value),
-        "resolution": float(reading.resolution),
-        "details": {name: _plain(value) for name, value in reading.details.items()},
-        "unusable": reading.unusable,
-    }
-
-
-def _restored(info: Mapping[str, Any]) -> Reading:
-    value = math.nan if info["value"] is None else info["value"]
-    details: dict[str, Any] = dict(info["details"])
-    if not all(isinstance(number, int | float | None) for number in (value, *details.values())):
-        raise TypeError("readings are numbers")
-    return Reading(value, float(info["resolution"]), details, str(info["unusable"]))
-
-
-def _restored_heuristics(info: Mapping[str, Any]) -> list[dict[str, dict[str, Reading]]]:
-    return [
-        {name: {arm: _restored(reading) for arm, reading in dict(by).items()} for name, by in dict(of).items()}
-        for of in info["readings"]
-    ]
 
 
 def _has_tensors(artefact: Artefact) -> None:
@@ -759,18 +660,12 @@ def _is_arm(artefact: Artefact) -> None:
         raise TypeError("what a training cost is told in numbers")
 
 
-def _plain(value: float) -> float | None:
-    """Numbers cross process and file borders as plain floats; what is not finite crosses as null."""
-    value = float(value)
-    return value if math.isfinite(value) else None
-
-
 def sources() -> dict[str, str]:
     """Return what of this installation artefacts depend on, under the names by which their records say so."""
     return {
         "torch": torch.__version__,
         "code": _code(training, data_module, seeds),
-        "harness": _code(api, compute, measures, unlearning, sys.modules[__name__]),
+        "harness": _code(api, compute, measures, planting, readings, unlearning, sys.modules[__name__]),
         "heuristics": _code(heuristics),
         "relearning": _code(relearning),
     }

@@ -16,8 +16,9 @@ from test_trial import BACKDOOR, GAUSSIAN, REWIND, TINY, lab_in, method, trial
 
 from harness import registry
 from harness.api import Cell, Planted, Trial
+from harness.planting import PlantedIn
 from harness.store import DamagedArtefact, Store, artefact_of, blob_name, canonical, record_name
-from harness.trial import Lab, _Planted
+from harness.trial import Lab
 
 ROOT = Path(__file__).resolve().parent.parent
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
@@ -289,7 +290,7 @@ def test_a_request_leads_to_no_secret(tmp_path, poison):
     own = Trial(Cell(method(spy), TINY, poison), 0)
     lab.run(Trial(Cell(registry.resolve("unlearner", "retrain"), TINY, poison), 0))  # R and R' are there, and in memory
     lab.run(own)
-    assert not [thing for thing in spy.found if isinstance(thing, Lab | Store | Planted | _Planted | Trial | Cell)]
+    assert not [thing for thing in spy.found if isinstance(thing, Lab | Store | Planted | PlantedIn | Trial | Cell)]
 
     split, planted = lab.split(TINY), lab.planted(own)
     arms = lab._arms(own, lab._plant(own))
