@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
-import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import pytest
 
@@ -34,28 +32,17 @@ from harness.measures import HEURISTICS
 from harness.options import Settings, add_options
 from harness.parametrize import parametrize
 from harness.progress import StatusLine, status_line
+from harness.results import Results
 
 __all__ = ["audited", "clause", "pytest_runtest_makereport", "verdict"]
 
-RESULTS = pytest.StashKey["Results"]()
+RESULTS = pytest.StashKey[Results]()
 STATUS = pytest.StashKey[StatusLine | None]()
 KNOWN = (*CLAIMS, *HEURISTICS)
 #: Marks of audits that run where an option or an argument names them: dear ones, and those that only inform.
 OPTIONAL = ("heuristic", "relearning")
 PROCESSES = pytest.StashKey[int]()
 SPECS = pytest.StashKey[list[Any]]()
-
-
-class Results:
-    """What the controller has heard from the items."""
-
-    def __init__(self) -> None:
-        self.started = time.time()
-        self.audits: dict[str, dict[str, Any]] = {}
-        self.trials: dict[str, dict[str, Any]] = {}
-        self.contract: dict[str, dict[str, Any]] = {}
-        self.heuristics: dict[str, dict[str, Any]] = {}
-        self.crashes: list[str] = []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -106,10 +93,14 @@ def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str
     if any(getattr(m, "name", "") == "contract" for m in marks):  # controls break it on purpose
         return [] if collector.config.stash[SETTINGS].controls_only else None
     mark = next((m for m in marks if getattr(m, "name", "") == "audit"), None)
-    if mark is None or mark.args[:1] not in [(claim,) for claim in KNOWN]:
-        return None  # nothing of ours: a mark of that name may be somebody else's
+    if not _is_ours(mark):
+        return None  # a mark of that name may be somebody else's
     is_control = mark.kwargs.get("control") is not None
     return [] if is_control != collector.config.stash[SETTINGS].controls_only else None
+
+
+def _is_ours(mark: pytest.Mark | None) -> TypeGuard[pytest.Mark]:
+    return mark is not None and mark.args[:1] in [(claim,) for claim in KNOWN]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -124,7 +115,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     mark = metafunc.definition.get_closest_marker("audit")
     if "audited" not in metafunc.fixturenames:
         return
-    if mark is None or mark.args[:1] not in [(claim,) for claim in KNOWN]:
+    if not _is_ours(mark):
         raise pytest.UsageError(
             f"{metafunc.definition.nodeid} asks for a verdict; mark it with @pytest.mark.audit(claim), "
             f"claim one of {', '.join(map(repr, KNOWN))}"
@@ -286,26 +277,10 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if CONTROLLER is None or (heard is not None and heard.get("crashed")):
         return
     results = CONTROLLER.stash[RESULTS]
-    if str(report.when) == "???":  # what xdist reports of a worker that is gone
-        results.crashes.append(report.longreprtext)
-    if heard is None:
-        return
-    if "trial" in heard:
-        results.trials[heard["nodeid"]] = {**heard["trial"], "word": heard["word"]}
-        if (status := CONTROLLER.stash.get(STATUS, None)) is not None:
-            status.finished, status.trials = len(results.trials), heard["of"]
-    elif "contract" in heard:
-        results.contract[heard["nodeid"]] = {"id": heard["nodeid"], **heard["contract"]}
-    elif "heuristic" in heard:
-        results.heuristics[heard["nodeid"]] = {"id": heard["nodeid"], **heard["heuristic"]}
-    else:
-        results.audits[heard["nodeid"]] = {
-            "id": heard["nodeid"],
-            **heard["audit"],
-            "text": heard.get("text", ""),
-            "red": report.failed,
-            "as_required": not report.failed and not heard.get("inconclusive", False),
-        }
+    results.hear(report)
+    status = CONTROLLER.stash.get(STATUS, None)
+    if heard is not None and "trial" in heard and status is not None:
+        status.finished, status.trials = len(results.trials), heard["of"]
 
 
 #: The configuration of the process that writes results; report hooks are not handed one.
@@ -401,43 +376,4 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         elif stale and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
     if settings.asked or results.audits:
-        outputs.write(config, _document(config, settings, results))
-
-
-def _document(config: pytest.Config, settings: Settings, results: Results) -> dict[str, Any]:
-    run = {
-        "argv": ["pytest", *map(str, config.invocation_params.args)],
-        "versions": texts.versions(),
-        "device": _devices(config),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(results.started)),
-        "seconds": round(time.time() - results.started, 3),
-        "settings": {
-            "seeds": settings.plan.seeds,
-            "alpha": settings.plan.alpha,
-            "futility": settings.plan.futility,
-            "tolerance": settings.tolerance,
-            "budget": settings.budget,
-            "discovery": settings.discovery,
-            "store": str(settings.store),
-            "data": str(settings.folder) if settings.folder else None,
-            "tasks": list(dict.fromkeys(audit["task"] for audit in results.audits.values()))
-            or [task.id for task in settings.tasks],
-            "command": shlex.join(["pytest", *map(str, config.invocation_params.args)]),
-        },
-    }
-    judged = [*results.audits.values(), *results.heuristics.values()]
-    named = {each["unlearner"]: each["made_of"] for each in judged} or {
-        each.id: texts.made_of(each) for each in settings.unlearners
-    }
-    unlearners = [{"name": name, **made_of} for name, made_of in named.items()]
-
-    def shown(heard: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return what was heard, in the order of node ids, without what only the terminal needs."""
-        return [{k: v for k, v in heard[id].items() if k not in ("text", "red", "made_of")} for id in sorted(heard)]
-
-    trials = [trial for _, trial in sorted(results.trials.items()) if trial["cost"] is not None]
-    contract = [line for _, line in sorted(results.contract.items())]
-    return {
-        "schema": 1, "run": run, "unlearners": unlearners, "audits": shown(results.audits), "trials": trials,
-        "contract": contract, "heuristics": shown(results.heuristics), "crashes": results.crashes,
-    }  # fmt: skip
+        outputs.write(config, results.document(config, settings, _devices(config)))
