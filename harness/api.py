@@ -391,8 +391,16 @@ class Registered:
         """What determines its behaviour, for keys of artefacts."""
         return {"name": self.name, "fields": dict(self.fields), "source": self.source}
 
+    def __eq__(self, other: object) -> bool:
+        # Not the objects themselves: one that went to another process and back is the same, whatever its class is.
+        return isinstance(other, Registered) and self._known_by == other._known_by
+
     def __hash__(self) -> int:
-        return hash((self.kind, self.id, self.source))
+        return hash(self._known_by)
+
+    @property
+    def _known_by(self) -> tuple[str, str, str]:
+        return self.kind, self.id, self.source
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ class Meter:
         self._hook.remove()
         self._await_call()
         share = _size(module) / self._size
-        leaves = _leaves(*args, *kwargs.values(), result)  # the result tells where the arguments are objects
+        leaves = _leaves(*args, *(kwargs or {}).values(), result)  # the result tells where the arguments are objects
         batch = next((len(t) for t in leaves if isinstance(t, Batch) or (isinstance(t, Tensor) and t.dim())), 0)
         cost = batch * share
         self.examples += cost / 3

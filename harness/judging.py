@@ -63,11 +63,12 @@ def judge(claim: Claim, evidence: Evidence, plan: Plan) -> Judgement:
     Stopping without a verdict where there is no hope of one (futility) takes nothing from the error rates. Controls are
     not given up: they are trained as far as the method is.
     """
-    gates = {"oracle": _walk(claim, evidence.of(evidence.oracle), plan, {})}
+    through = plan.to_the_end
+    gates = {"oracle": _walk(claim, evidence.of(evidence.oracle), through, {})}
     if claim.measure.test == "retention":
-        gates["identity"] = _walk(claim, evidence.of(evidence.poisoned), plan, {})
+        gates["identity"] = _walk(claim, evidence.of(evidence.poisoned), through, {})
     else:
-        gates["wrecked"] = _walk(claim, evidence.of(evidence.wrecked), plan, {})
+        gates["wrecked"] = _walk(claim, evidence.of(evidence.wrecked), through, {})
     return _walk(claim, evidence, plan, gates)
 
 
@@ -75,7 +76,7 @@ def doses(claim: Claim, evidence: Evidence, plan: Plan) -> list[Outcome]:
     """Return what is said of ``U = k P + (1 - k) R``, mixed seed by seed, for each k in `DOSES`; nothing is trained."""
     pairs = list(zip(evidence.poisoned, evidence.retrained, strict=True))
     mixtures = [tuple(k * p + (1 - k) * r for p, r in pairs) for k in DOSES]
-    return [_walk(claim, evidence.of(mixture), plan, {}).outcome for mixture in mixtures]
+    return [_walk(claim, evidence.of(mixture), plan.to_the_end, {}).outcome for mixture in mixtures]
 
 
 def path(claim: Claim, evidence: Evidence, plan: Plan) -> tuple[Look, ...]:
@@ -172,7 +173,7 @@ def _walk(claim: Claim, evidence: Evidence, plan: Plan, gates: Mapping[str, Judg
             if oracle is None or (oracle.outcome is Outcome.PASS and oracle.seeds <= n):
                 return replace(passed, looked=n)
             state = replace(passed, outcome=Outcome.INCONCLUSIVE, reason="oracle-not-pass", looked=n, final=False)
-        elif gates and state.reason == "need-more-seeds" and n < LOOKS[-1] and _hopeless(claim, result, plan):
+        elif state.reason == "need-more-seeds" and n < plan.looks[-1] and _hopeless(claim, result, plan):
             return replace(state, reason="futile", final=True)
     if reached[-1] == plan.looks[-1]:
         reason = "underpowered" if state.reason == "need-more-seeds" and reached[-1] == LOOKS[-1] else state.reason
@@ -196,11 +197,11 @@ def seeds_to_decide(claim: Claim, judgement: Judgement, plan: Plan, power: float
 
 def _hopeless(claim: Claim, result: statistics.Result, plan: Plan) -> bool:
     """Say whether the last look would hardly decide a claim, if the truth is what was seen."""
-    if result.n < MIN_PASS:
+    if result.n < MIN_PASS or plan.futility == 0:
         return False
     distance, sd, level = _distance(claim, result, plan)
     if distance == 0:
-        return plan.futility > 0
+        return True
     return statistics.tost_power(LOOKS[-1], abs(distance), sd, alpha=level, two_sided=False) < plan.futility
 
 

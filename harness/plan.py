@@ -7,7 +7,7 @@ from five seeds on an audit that has no hope of either is given up.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 #: Numbers of seeds at which evidence is looked at.
 LOOKS = (3, 5, 8, 12, 16)
@@ -47,6 +47,11 @@ class Plan:
     def looks(self) -> tuple[int, ...]:
         """The looks that are reached, in seeds."""
         return tuple(n for n in LOOKS if n <= self.seeds)
+
+    @property
+    def to_the_end(self) -> Plan:
+        """The same plan, where nothing is given up."""
+        return replace(self, futility=0.0)
 
     def numbers(self, n: int) -> range:
         """Return the first ``n`` seeds, in the fixed order in which they are used."""

@@ -152,7 +152,7 @@ def plan_study(
         UnlearningError: Something named cannot be found or used.
         ValueError: A number is out of range.
     """
-    plan = Plan(alpha=alpha, futility=0, first=first)  # the oracle of an audit is not given up either
+    plan = Plan(alpha=alpha, first=first).to_the_end  # as for the oracle of an audit
     oracle = registry.resolve("unlearner", "retrain")
     poisons = [poison] if isinstance(poison, str) else poison or ()
     cells = registry.cells([oracle], [registry.resolve("task", task)], poisons)

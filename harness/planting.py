@@ -28,8 +28,8 @@ class PlantedIn:
         known: Positions, among the planted points, of those that the unlearner is told of.
         left: Mask of all but these, over the training set: its retain set.
         remaining: Hash of that retain set's place in the training set.
-        models: Of those that serve every method, by arm, what was found or made.
-        readings: The same of readings, by claim and model. So a second method asks the store for its own alone.
+        models: P, R and D, by arm, once they were found or made; and
+        readings: of these and of U, by claim and model. So a second method asks the store for its own alone.
     """
 
     planted: Planted

@@ -181,14 +181,14 @@ def finding(verdict: Verdict) -> str:
     if (needed := verdict.details.get("seeds_to_decide")) is not None:
         how_many = f"about {needed:.0f} seeds" if math.isfinite(needed) else "more than 1000 seeds"
         found += f" {n} seeds do not decide it. If the truth is what was seen, {how_many} would (power .8)"
-        if needed <= LOOKS[-1]:
-            found += "; see --audit-seeds."
-        elif verdict.reason == "futile":
+        if verdict.reason == "futile":
             below = f"{verdict.details['futility']:g}"
             found += (
                 f", the plan's {LOOKS[-1]} with a probability below {below}, so it was given up: it is near the "
                 "tolerance (--audit-futility=0 goes on)."
             )
+        elif needed <= LOOKS[-1]:
+            found += "; see --audit-seeds."
         else:
             found += ", more than the plan has: it is near the tolerance."
     return found

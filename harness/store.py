@@ -40,7 +40,7 @@ Answer = TypeVar("Answer")
 
 
 class Busy(Exception):  # noqa: N818 - not an error: somebody else is at work
-    """The artefact is being made by another process; come back later."""
+    """Another process is making it, or what it is made of; come back later."""
 
 
 def patiently(ask: Callable[[], Answer]) -> Answer:
@@ -165,7 +165,7 @@ class Store:
         Args:
             kind: What it is.
             determinants: Everything that determines its bytes, as plain values.
-            make: Returns its info and tensors; called at most once, under the artefact's lock.
+            make: Returns its info and tensors; called at most once, under the lock.
             trial: Id of the trial on whose behalf it would be made.
             check: Uses what is found, to see whether it can be used; what it raises (``KeyError``, ``TypeError``,
                 ``ValueError``) says that it is damaged.
@@ -173,7 +173,7 @@ class Store:
                 each takes as long as writing it. Its own by default.
 
         Raises:
-            Busy: Another process of this machine is making it.
+            Busy: Another process of this machine is making it, or another one under the same lock.
         """
         key = key_of(kind, determinants)
         artefact = self._found(key, check)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from harness import registry
-from harness.api import Cell, DeviceLost, Evidence, Reading, Registered, Trial, Verdict
+from harness.api import Cell, DeviceLost, Evidence, Reading, Registered, Trial, Verdict, declares
 from harness.executors import Executor
 from harness.judging import DOSES, Claim, Judgement, doses, judge
 from harness.measures import ACCURACY, HEURISTICS
@@ -68,14 +69,14 @@ class Study:
         self._errors: dict[Trial, Exception] = {}
         self._relearned: dict[Trial, dict[str, Reading]] = {}
         self._heuristics: dict[tuple[Cell, int], list[dict[str, dict[str, Reading]]]] = {}
-        self._references: dict[Cell, dict[str, dict[str, Any]]] = {}
+        self._said_beside: dict[Cell, dict[str, dict[str, Any]]] = {}
         self._progress = {cell: _Progress() for cell in self.cells}
         # What stands beside a cell, by name, and for what cells the trials of one stand: looked up for every trial.
         self._beside: dict[Cell, dict[str, Cell]] = {}
         self._served: dict[Cell, list[Cell]] = {}
         for cell in self.cells:
-            for each in dict.fromkeys((cell, *_references(cell).values())):
-                self._beside[each] = _references(each)
+            for each in dict.fromkeys((cell, *_controls_beside(cell).values())):
+                self._beside[each] = _controls_beside(each)
                 self._served.setdefault(each, []).append(cell)
 
     @cached_property
@@ -140,7 +141,7 @@ class Study:
             return self._relearning_verdict(cell)
         if measure in HEURISTICS:
             claim, read = heuristic_claim(cell, measure, self.tolerance), self._seeds_used(cell)
-            judgement = judge(claim, self._evidence(cell, measure, read), self.plan)
+            judgement = judge(claim, self._evidence(cell, measure, read), self.plan.to_the_end)  # its seeds are there
         else:
             claim, judgement = claims_of(cell, self.tolerance)[measure], progress.judgements[measure]
             read = judgement.seeds
@@ -164,9 +165,9 @@ class Study:
         retraining in shares of 1, its ``cost``, and ``gain``: the cell's accuracy above it. Under ``"dose"`` what is
         said of mixtures of P and R, by their share of P.
         """
-        if cell not in self._references:
-            self._references[cell] = self._stand_beside(cell)
-        return self._references[cell]
+        if cell not in self._said_beside:
+            self._said_beside[cell] = self._stand_beside(cell)
+        return self._said_beside[cell]
 
     def _stand_beside(self, cell: Cell) -> dict[str, dict[str, Any]]:
         self._close(cell)
@@ -184,8 +185,8 @@ class Study:
             if len(results) < n:
                 continue
             entry: dict[str, Any] = {"cost": fmean(r.cost["unlearn_fraction"] for r in results)}
-            for measure, claim in claims_of(reference, self.tolerance).items():
-                judgement = judge(claim, self._evidence(reference, measure, n), self.plan)
+            for measure, of_control in claims_of(reference, self.tolerance).items():
+                judgement = judge(of_control, self._evidence(reference, measure, n), self._plan_of(reference))
                 entry[measure] = judgement.outcome.value
                 entry["seeds"] = max(entry.get("seeds", 0), judgement.seeds)
             own = [r.readings["accuracy"]["U"].value for r in results]
@@ -241,12 +242,16 @@ class Study:
                 known = progress.judgements.get(measure)
                 if known is None or not known.final:
                     evidence = self._evidence(cell, measure, progress.horizon)
-                    progress.judgements[measure] = judge(claim, evidence, self.plan)
+                    progress.judgements[measure] = judge(claim, evidence, self._plan_of(cell))
             if all(judgement.final for judgement in progress.judgements.values()):
                 progress.closed = True
             else:
                 progress.horizon = next(n for n in self.plan.looks if n > progress.horizon)
         return progress
+
+    def _plan_of(self, cell: Cell) -> Plan:
+        """Return the plan by which a cell is judged: controls are not given up."""
+        return self.plan.to_the_end if declares(cell.unlearner.value, "control") else self.plan
 
     def _gates(self, cell: Cell) -> list[Cell]:
         return [self._beside[cell][name] for name in GATES]
@@ -269,9 +274,12 @@ class Study:
         """Return what a measure reads on a cell's first seeds, by arm; its trials are done."""
         trials = [Trial(cell, seed) for seed in self.plan.numbers(n)]
         if measure == "relearning":
-            for trial in trials:
-                if trial not in self._relearned:
-                    self._relearned[trial] = patiently(functools.partial(self.lab.relearned, trial))
+            while missing := [trial for trial in trials if trial not in self._relearned]:
+                for trial in missing:
+                    with contextlib.suppress(Busy):
+                        self._relearned[trial] = self.lab.relearned(trial)
+                if any(trial not in self._relearned for trial in missing):
+                    time.sleep(0.1)
             return [self._relearned[trial] for trial in trials]
         if measure in HEURISTICS:
             if (cell, n) not in self._heuristics:
@@ -289,7 +297,7 @@ class Study:
         for n in self.plan.looks:
             for trial in (Trial(each, seed) for seed in self.plan.numbers(n) for each in (cell, *self._gates(cell))):
                 self._finish(trial)
-            judgement = judge(claim, self._evidence(cell, "relearning", n), self.plan)
+            judgement = judge(claim, self._evidence(cell, "relearning", n), self._plan_of(cell))
             if judgement.final:
                 break
         return self._told(cell, "relearning", n, claim, judgement)
@@ -343,7 +351,7 @@ def reference_unlearners() -> tuple[Registered, ...]:
     return tuple(registry.resolve("unlearner", name) for name in REFERENCES)
 
 
-def _references(cell: Cell) -> dict[str, Cell]:
+def _controls_beside(cell: Cell) -> dict[str, Cell]:
     return {control.name: _reference(control, cell) for control in reference_unlearners()}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import hashlib
 import math
 import sys
@@ -531,8 +532,7 @@ class Lab:
             if artefact.made["run"] == self.store.run:  # our own: an error of ours, or of a plugin, and no damage
                 raise
             self.store.discard(artefact)
-        for planted in self._planted.values():  # what is gone is looked for again
-            planted.models.clear()
+        self._planted.clear()  # what was found before may be gone, too: it is looked for again
         return None
 
     def _poison_reading(self, trial: Trial, planted: PlantedIn, model: Artefact) -> tuple[Reading, Artefact]:
@@ -548,13 +548,14 @@ class Lab:
             finally:  # it may have done to the model what it likes; who needs that again, reads it again
                 self._models.pop(str(model.blob), None)
 
-        return self._reading(trial, planted, model, "poison", of, probe)
+        return self._reading(trial, planted, model, "poison", of, probe, lock=model.blob)
 
     def _accuracy(self, trial: Trial, planted: PlantedIn, model: Artefact) -> tuple[Reading, Artefact]:
         task: Any = trial.cell.task.value
         test = self.split(trial.cell.task).test
         of = {"measure": measures.ACCURACY.name}  # its source is part of the harness's
-        return self._reading(trial, planted, model, "accuracy", of, lambda net: measures.accuracy(net, task, test))
+        measured = functools.partial(measures.accuracy, task=task, data=test)
+        return self._reading(trial, planted, model, "accuracy", of, measured, lock=model.blob)
 
     def _reading(
         self,
@@ -564,6 +565,7 @@ class Lab:
         claim: str,
         of: dict[str, Any],
         probe: Callable[[nn.Module], Reading],
+        lock: str | None = None,
     ) -> tuple[Reading, Artefact]:
         task, place = trial.cell.task, (claim, str(model.blob))
         if place in planted.readings:
@@ -587,9 +589,7 @@ class Lab:
             **of,
             **self._circumstances,
         }
-        artefact = self.store.obtain(
-            "value", determinants, make, trial.id, lambda found: from_plain(found.info), lock=model.blob
-        )
+        artefact = self.store.obtain("value", determinants, make, trial.id, lambda found: from_plain(found.info), lock)
         planted.readings[place] = from_plain(artefact.info), artefact
         return planted.readings[place]
 

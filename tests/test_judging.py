@@ -10,9 +10,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
+from harness import registry
 from harness.api import AuditFailure, Evidence, InconclusiveAudit, Measure, Outcome, Verdict
+from harness.frontend import open_lab
 from harness.judging import Claim, doses, judge, judge_budget, seeds_to_decide
 from harness.plan import LOOKS, Plan
+from harness.studies import Study
 
 PASS, FAIL, INCONCLUSIVE = Outcome.PASS, Outcome.FAIL, Outcome.INCONCLUSIVE
 NAN, INF = math.nan, math.inf
@@ -115,6 +118,11 @@ def test_a_method_on_the_margin_is_given_up_at_five_seeds():
     assert judge(RETENTION, evidence(EDGE).first(5), PLAN) == judgement
 
 
+def test_a_plan_cut_short_gives_nothing_up_at_its_last_look():
+    assert said(judge(RETENTION, evidence(EDGE), Plan(5))) == (INCONCLUSIVE, "need-more-seeds", 5)
+    assert said(judge(RETENTION, evidence(EDGE), Plan(8))) == (INCONCLUSIVE, "futile", 5)
+
+
 def test_nothing_is_given_up_before_a_pass_could_have_been_said():
     judgement = judge(RETENTION, evidence(EDGE).first(4), PLAN)
     assert said(judgement) == (INCONCLUSIVE, "need-more-seeds", 3)
@@ -154,6 +162,13 @@ def test_giving_up_changes_no_verdict_and_saves_seeds_on_the_margin():
     assert lost[0.1] <= 15  # one
     assert seeds[0.2][0] < 9
     assert seeds[0.2][1] > 15
+
+
+@pytest.mark.parametrize(("name", "futility"), [("retrain", 0.0), ("identity", 0.0), ("scrub", Plan.futility)])
+def test_an_audit_of_a_control_is_not_given_up(tmp_path, name, futility):
+    cells = registry.cells([registry.resolve("unlearner", name)], [registry.resolve("task", "digits-cnn")])
+    study = Study(cells, open_lab(tmp_path, None, "cpu", 0.1, "test"), PLAN, 0.2)
+    assert study._plan_of(cells[0]) == Plan(futility=futility)
 
 
 def test_controls_are_not_given_up():
@@ -705,7 +720,7 @@ def test_an_estimate_on_the_margin_with_spread_promises_no_number_of_seeds():
     r, u = (0.855, 0.9, 0.87, 0.87, 0.865), (0.82, 0.89, 0.875, 0.87, 0.855)  # one point lost on average
     plan = Plan(5)
     judgement = judge(ACCURACY, made(r, r, u, r, 0.0025), plan)
-    assert judgement.reason == "futile"
+    assert judgement.reason == "need-more-seeds"
     assert seeds_to_decide(ACCURACY, judgement, plan) is None
 
 

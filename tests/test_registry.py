@@ -2,10 +2,11 @@
 
 import functools
 import os
+import pickle
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import registry
-from harness.api import UnlearningError
+from harness.api import Registered, UnlearningError
 from harness.registry import ROOT, SpecError, available, register, resolve, source_of
 
 
@@ -641,3 +642,16 @@ def test_a_poison_of_another_modality_is_refused_by_name():
         cells([resolve("unlearner", "gd")], [task], ["backdoor"])
     with pytest.raises(SpecError, match="no poison of none works on the text task"):
         cells([resolve("unlearner", "gd")], [task])
+
+
+class Plain:
+    """A poison, say, that is no dataclass: its objects are equal to themselves alone."""
+
+
+def test_what_went_to_another_process_and_back_is_the_same():
+    here = Registered("poison", "plain", "plain", Plain(), {}, "(local)", "", "0" * 64)
+    there = pickle.loads(pickle.dumps(here))
+    assert there.value != here.value
+    assert there == here
+    assert hash(there) == hash(here)
+    assert replace(here, source="1" * 64) != here

@@ -92,9 +92,13 @@ def test_what_is_undecided_says_how_many_seeds_would_decide(needed, sentence):
     assert sentence in text
 
 
-def test_what_was_given_up_says_why():
-    text = said(verdict(Outcome.INCONCLUSIVE, "futile", details={"seeds_to_decide": 70.0, "futility": 0.2}))
-    assert "about 70 seeds would (power .8), the plan's 16 with a probability below 0.2, so it was given up" in text
+@pytest.mark.parametrize("needed", [70.0, 15.0])
+def test_what_was_given_up_says_why(needed):
+    text = said(verdict(Outcome.INCONCLUSIVE, "futile", details={"seeds_to_decide": needed, "futility": 0.2}))
+    assert (
+        f"about {needed:.0f} seeds would (power .8), the plan's 16 with a probability below 0.2, so it was given up"
+        in text
+    )
     assert "--audit-futility=0 goes on" in text
 
 
