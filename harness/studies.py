@@ -275,7 +275,7 @@ class Study:
         trials = [Trial(cell, seed) for seed in self.plan.numbers(n)]
         if measure == "relearning":
             while missing := [trial for trial in trials if trial not in self._relearned]:
-                for trial in missing:
+                for trial in missing:  # all are asked for before one is waited for: a cluster makes them side by side
                     with contextlib.suppress(Busy):
                         self._relearned[trial] = self.lab.relearned(trial)
                 if any(trial not in self._relearned for trial in missing):

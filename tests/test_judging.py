@@ -459,7 +459,9 @@ def evidences(draw, identity=False):
 
 
 claims = st.builds(Claim, st.sampled_from([LEFT, RIGHT, ERROR]), st.sampled_from([0.05, 0.2, 0.5]), st.integers(1, 3))
-plans = st.builds(Plan, seeds=st.integers(3, 16), alpha=st.sampled_from([0.05, 0.01, 0.3]))
+plans = st.builds(
+    Plan, seeds=st.integers(3, 16), alpha=st.sampled_from([0.05, 0.01, 0.3]), futility=st.sampled_from([0.1, 0, 0.5])
+)
 
 
 @given(claims, evidences(), evidences(), plans, st.integers(0, 16))
@@ -475,7 +477,7 @@ def test_later_seeds_cannot_change_a_final_judgement(claim, first, other, plan, 
 @given(claims, evidences(), plans, st.integers(0, 16))
 def test_every_verdict_is_final_and_no_other_is_before_the_end(claim, found, plan, n):
     judgement = judge(claim, found.first(n), plan)
-    stopped = judgement.reason in ("oracle-fails", "wrecked-passes", "nonfinite-reference")
+    stopped = judgement.reason in ("oracle-fails", "wrecked-passes", "nonfinite-reference", "futile")
     at_end = n >= plan.looks[-1]
     assert judgement.final == (judgement.outcome is not INCONCLUSIVE or stopped or at_end)
 
