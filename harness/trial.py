@@ -33,8 +33,8 @@ from harness.unlearning import unlearn, wanted_epochs
 ARMS = ("P", "R", "U")  # poisoned, retrained, unlearned
 #: Retrained on all but the points that were discovered; an arm of trials whose unlearner is not told of all.
 REMAINING = "D"
-#: Floating-point operations are counted on this seed alone, once for all poisons of a size: counting slows small models
-#: by half, and every seed has the same.
+#: Floating-point operations are counted on this seed alone, once for all poisons of a size, and not of controls, whose
+#: cost is no question: counting slows small models by half, and every seed has the same.
 COUNTED_SEED = 0
 
 
@@ -149,7 +149,7 @@ class Lab:
         accuracy = {arm: self._accuracy(trial, planted, arms[arm]) for arm in arms}
         poison = {arm: self._poison_reading(trial, planted, arms[arm]) for arm in arms}
         operations = None
-        if trial.seed == COUNTED_SEED:
+        if _is_counted(trial):
             operations = self.store.get(key_of("operations", self._operations_determinants(trial, planted)))
         return self._result(trial, arms, poison, accuracy, operations)
 
@@ -471,7 +471,7 @@ class Lab:
         if trial.cell.discovery < 1:
             train = train.poisoned_with(planted.planted)
         operations = self._operations_determinants(trial, planted)
-        counted = trial.seed == COUNTED_SEED and self.store.get(key_of("operations", operations)) is None
+        counted = _is_counted(trial) and self.store.get(key_of("operations", operations)) is None
         model, meter = unlearn(
             method, task, poisoned, train.subset(planted.left.nonzero().squeeze(1)), forget.to(self.device),
             budget=self.budget * task.epochs, seed=derive("unlearning", method.name, trial.seed), history=history,
@@ -638,6 +638,11 @@ def _arms_of(cell: Cell) -> tuple[str, ...]:
 
 
 _Maker = Callable[[Trial, PlantedIn, str], tuple[dict[str, Any], nn.Module]]
+
+
+def _is_counted(trial: Trial) -> bool:
+    """Say whether the trial's unlearner has its floating-point operations counted."""
+    return trial.seed == COUNTED_SEED and not declares(trial.cell.unlearner.value, "control")
 
 
 def _answers(device: torch.device) -> bool:

@@ -680,16 +680,14 @@ def test_retraining_is_all_of_retraining_by_every_yardstick(lab, seed):
     cost = lab.run(trial(RETRAIN, seed=seed)).cost
     fractions = dict(cost["fractions"])
     assert 0.01 < fractions.pop("seconds") < 100
-    # Operations are counted on one seed: every seed has the same.
-    expected = {"examples": 1, "steps": 1, "flops": 1} if seed == 0 else {"examples": 1, "steps": 1}
-    assert fractions == pytest.approx(expected, rel=1e-12)
+    assert fractions == pytest.approx({"examples": 1, "steps": 1}, rel=1e-12)  # operations of controls are not counted
     assert cost["unlearn_fraction"] == cost["fractions"]["examples"]
     assert cost["history_bytes"] == 0
 
 
 def test_doing_nothing_costs_nothing_by_every_yardstick(lab):
     fractions = lab.run(trial(IDENTITY)).cost["fractions"]
-    assert [fractions[name] for name in ("examples", "steps", "flops")] == [0, 0, 0]
+    assert [fractions[name] for name in ("examples", "steps")] == [0, 0]
     assert 0 < fractions["seconds"] < 1
 
 
