@@ -393,14 +393,12 @@ class Registered:
 
     def __eq__(self, other: object) -> bool:
         # Not the objects themselves: one that went to another process and back is the same, whatever its class is.
-        return isinstance(other, Registered) and self._known_by == other._known_by
+        if not isinstance(other, Registered):
+            return NotImplemented
+        return (self.kind, self.id, self.source, self.fields) == (other.kind, other.id, other.source, other.fields)
 
     def __hash__(self) -> int:
-        return hash(self._known_by)
-
-    @property
-    def _known_by(self) -> tuple[str, str, str]:
-        return self.kind, self.id, self.source
+        return hash((self.kind, self.id, self.source))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,11 @@ def test_a_run_that_is_stopped_says_how_to_go_on_and_goes_on(script, tmp_path):
     options += ("--method=gd", "--lrs=.01,.1", "--store=store", "--out=out", "--device=cpu")
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(REPRODUCE), *options]
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    # What was started in the background may ignore the signal, and so would what it starts.
+    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=heeding
+    ) as process:
         assert "72 runs" in process.stdout.readline()
         assert "88 models are missing" in process.stdout.readline()
         while len(list((tmp_path / "store").glob("records/*/*.json"))) < 8 + 4:  # what is planted, and some models

@@ -644,12 +644,12 @@ def test_a_poison_of_another_modality_is_refused_by_name():
         cells([resolve("unlearner", "gd")], [task])
 
 
-class Plain:
+class Bare:
     """A poison, say, that is no dataclass: its objects are equal to themselves alone."""
 
 
 def test_what_went_to_another_process_and_back_is_the_same():
-    here = Registered("poison", "plain", "plain", Plain(), {}, "(local)", "", "0" * 64)
+    here = Registered("poison", "plain", "plain", Bare(), {}, "(local)", "", "0" * 64)
     there = pickle.loads(pickle.dumps(here))
     assert there.value != here.value
     assert there == here
