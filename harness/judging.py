@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -215,10 +216,14 @@ def _distance(claim: Claim, result: statistics.Result, plan: Plan) -> tuple[floa
     return t * result.se, result.se * math.sqrt(result.n), level
 
 
+# Mixtures of P and R are tested again at every look, and beside every method and control.
+_retention = functools.lru_cache(maxsize=4096)(statistics.retention)
+
+
 def _test(claim: Claim, evidence: Evidence, alpha: float) -> statistics.Result:
     higher_is_worse = claim.measure.worse == "higher"
     if claim.measure.test == "retention":
-        return statistics.retention(
+        return _retention(
             evidence.poisoned, evidence.retrained, evidence.unlearned, tau=claim.margin,
             direction=1 if higher_is_worse else -1, alpha=alpha, sd_floor=evidence.resolution,
         )  # fmt: skip

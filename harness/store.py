@@ -4,7 +4,7 @@ Layout under the root, safetensors and JSON only::
 
     records/ab/<key>.json            what was made, from what, by which run; names its blob
     blobs/cd/<sha256>.safetensors    tensors, named by their content, so equal weights are stored once
-    locks/<key or blob>.lock         held while an artefact is being made; the system frees it if the process dies
+    locks/<key>.lock                 held while an artefact is being made; the system frees it if the process dies
     progress/<run>/<worker>.json     what a worker is at, for the controller to show; gone when the run ends
 
 A key is the SHA-256 of everything that determines the bytes. Files are written whole (`harness.files`), blobs before
@@ -17,6 +17,7 @@ warning, and made again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -89,6 +90,45 @@ class Artefact:
     made: Mapping[str, Any]
 
 
+class Lock:
+    """The right to make artefacts, against the other processes of this machine.
+
+    Taken with the first thing that is made under it, and given back at the end of a ``with``. Several small artefacts
+    are best made under one, because a file for each takes as long as writing it.
+
+    Args:
+        path: Its file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: FileLock | None = None
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.release()
+            self._file = None
+
+    def take(self) -> bool:
+        """Take it, unless it is held already; say whether nobody else has it.
+
+        Raises:
+            OSError: There can be no such file: the disk is full, or knows no locks.
+        """
+        if self._file is None:
+            # Where the file system has no locks we do without: a stand-in could outlive us.
+            file = FileLock(self._path, fallback_to_soft=False)
+            try:
+                file.acquire(timeout=0)
+            except Timeout:
+                return False
+            self._file = file
+        return True
+
+
 #: Makes an artefact: its info and its tensors, if it has any.
 Make = Callable[[], tuple[Mapping[str, Any], "Mapping[str, Tensor] | None"]]
 
@@ -158,7 +198,7 @@ class Store:
         make: Make,
         trial: str,
         check: Callable[[Artefact], object] = lambda found: None,
-        lock: str | None = None,
+        lock: Lock | None = None,
     ) -> Artefact:
         """Return the artefact, making it if nobody has.
 
@@ -169,24 +209,21 @@ class Store:
             trial: Id of the trial on whose behalf it would be made.
             check: Uses what is found, to see whether it can be used; what it raises (``KeyError``, ``TypeError``,
                 ``ValueError``) says that it is damaged.
-            lock: Name of the lock that it is made under, where several small artefacts are made under one: a file for
-                each takes as long as writing it. Its own by default.
+            lock: What it is made under, and who gave it gives it back; its own by default.
 
         Raises:
-            Busy: Another process of this machine is making it, or another one under the same lock.
+            Busy: Another process of this machine is making it, or something else under the same lock.
         """
         key = key_of(kind, determinants)
         artefact = self._found(key, check)
         if artefact is not None:
             return artefact
-        held = FileLock(self.files.scratch / "locks" / f"{lock or key}.lock")
-        try:
-            held.acquire(timeout=0)
-        except Timeout:
-            raise Busy(key) from None
-        except OSError as error:  # a full disk has no room for locks either
-            warnings.warn(f"could not lock an artefact in {self.files}: {error}; it is made unlocked", stacklevel=2)
-        try:
+        with contextlib.nullcontext(lock) if lock is not None else self.lock(key) as held:
+            try:
+                if not held.take():
+                    raise Busy(key)
+            except OSError as error:  # a full disk has no room for locks either
+                warnings.warn(f"could not lock an artefact in {self.files}: {error}; it is made unlocked", stacklevel=2)
             artefact = self._found(key, check)  # somebody may have finished it before we held the lock
             if artefact is None:
                 started = time.perf_counter()
@@ -194,8 +231,10 @@ class Store:
                 made = {"run": self.run, "trial": trial, "seconds": round(time.perf_counter() - started, 4)}
                 artefact = self._put(key, kind, determinants, info, tensors, made)
             return artefact
-        finally:
-            held.release()
+
+    def lock(self, key: str) -> Lock:
+        """Return the lock of a key; it is not taken yet."""
+        return Lock(self.files.scratch / "locks" / f"{key}.lock")
 
     def _found(self, key: str, check: Callable[[Artefact], object]) -> Artefact | None:
         artefact = self.get(key)

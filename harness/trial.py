@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from harness.data import Data, Split, digest
 from harness.planting import PlantedIn, check_planted, pack, unchanged, unpack
 from harness.readings import as_plain, from_plain, heuristics_from_plain
 from harness.seeds import derive
-from harness.store import Artefact, Busy, Make, Store, key_of
+from harness.store import Artefact, Busy, Lock, Make, Store, key_of
 from harness.unlearning import unlearn, wanted_epochs
 
 ARMS = ("P", "R", "U")  # poisoned, retrained, unlearned
@@ -36,6 +36,10 @@ REMAINING = "D"
 #: Floating-point operations are counted on this seed alone, once for all poisons of a size, and not of controls, whose
 #: cost is no question: counting slows small models by half, and every seed has the same.
 COUNTED_SEED = 0
+
+
+_Of = TypeVar("_Of")
+_Read = tuple[Reading, Artefact]
 
 
 @dataclass(frozen=True)
@@ -140,14 +144,13 @@ class Lab:
 
     def _run(self, trial: Trial) -> TrialResult:
         planted = self._plant(trial)
-        arms = self._arms(trial, planted)
+        found = self._each(trial, lambda arm: self._read(trial, planted, arm))
+        arms, accuracy, poison = ({arm: of[i] for arm, of in found.items()} for i in range(3))
         if arms["U"].blob in {arms[arm].blob for arm in ("R", REMAINING) if arm in arms}:
             raise ContractError(
                 f"the unlearner {trial.cell.unlearner.id!r} returned the retrained model of seed {trial.seed}, bit by "
                 "bit; it must make its own"
             )
-        accuracy = {arm: self._accuracy(trial, planted, arms[arm]) for arm in arms}
-        poison = {arm: self._poison_reading(trial, planted, arms[arm]) for arm in arms}
         operations = None
         if _is_counted(trial):
             operations = self.store.get(key_of("operations", self._operations_determinants(trial, planted)))
@@ -385,18 +388,35 @@ class Lab:
         Raises:
             Busy: One of them is being made by another process; the others are made all the same.
         """
-        arms: dict[str, Artefact] = {}
+        return self._each(trial, lambda arm: self._model(trial, planted, arm))
+
+    def _each(self, trial: Trial, ask: Callable[[str], _Of]) -> dict[str, _Of]:
+        """Ask for something of every arm of a trial; for what is left, too, where somebody is busy with one."""
+        answers: dict[str, _Of] = {}
         busy: Busy | None = None
         for arm in _arms_of(trial.cell):
             try:
-                arms[arm] = self._model(trial, planted, arm, self._unlearn if arm == "U" else self._train)
+                answers[arm] = ask(arm)
             except Busy as error:
                 busy = busy or error
         if busy is not None:
             raise busy
-        return arms
+        return answers
 
-    def _model(self, trial: Trial, planted: PlantedIn, arm: str, make: _Maker) -> Artefact:
+    def _read(self, trial: Trial, planted: PlantedIn, arm: str) -> tuple[Artefact, _Read, _Read]:
+        """Return an arm's model, its accuracy, and what the poison's measure says of it: made under one lock."""
+        with self.store.lock(self._model_key(trial, planted, arm)) as lock:
+            model = self._model(trial, planted, arm, lock)
+            return model, self._accuracy(trial, planted, model, lock), self._poison_of(trial, planted, model, lock)
+
+    def _model_key(self, trial: Trial, planted: PlantedIn, arm: str) -> str:
+        if arm in planted.models:
+            return planted.models[arm].key
+        return key_of("model", self._determinants(trial, planted, arm))
+
+    def _model(self, trial: Trial, planted: PlantedIn, arm: str, lock: Lock | None = None) -> Artefact:
+        make = self._unlearn if arm == "U" else self._train
+
         def make_tensors() -> tuple[dict[str, Any], dict[str, Tensor]]:
             info, model = make(trial, planted, arm)
             return {**info, "finite": training.is_finite(model)}, model.state_dict()
@@ -404,7 +424,7 @@ class Lab:
         if arm in planted.models:
             return planted.models[arm]
         of = self._determinants(trial, planted, arm)
-        artefact = self.store.obtain("model", of, make_tensors, trial.id, _is_arm)
+        artefact = self.store.obtain("model", of, make_tensors, trial.id, _is_arm, lock)
         if arm != "U":  # the others serve every method
             planted.models[arm] = artefact
         return artefact
@@ -462,7 +482,7 @@ class Lab:
         method = trial.cell.unlearner
         poisoned: Mapping[str, Tensor] = {}
         if not declares(method.value, "from_scratch"):
-            poisoned = self.model(trial.cell.task, self._model(trial, planted, "P", self._train)).state_dict()
+            poisoned = self.model(trial.cell.task, self._model(trial, planted, "P")).state_dict()
         history = self._history(trial, planted)
         self._on_epoch(trial, arm, 0, 1)
         # Copies: the method may write to what it is given, and what was planted serves later trials.
@@ -535,7 +555,7 @@ class Lab:
         self._planted.clear()  # what was found before may be gone, too: it is looked for again
         return None
 
-    def _poison_reading(self, trial: Trial, planted: PlantedIn, model: Artefact) -> tuple[Reading, Artefact]:
+    def _poison_of(self, trial: Trial, planted: PlantedIn, model: Artefact, lock: Lock) -> _Read:
         poison, task = trial.cell.poison, trial.cell.task
         of = {"measure": poison.value.measure.name, "poison": poison.identity, "planted": planted.blob}
         split = self.split(task)
@@ -548,14 +568,14 @@ class Lab:
             finally:  # it may have done to the model what it likes; who needs that again, reads it again
                 self._models.pop(str(model.blob), None)
 
-        return self._reading(trial, planted, model, "poison", of, probe, lock=model.blob)
+        return self._reading(trial, planted, model, "poison", of, probe, lock)
 
-    def _accuracy(self, trial: Trial, planted: PlantedIn, model: Artefact) -> tuple[Reading, Artefact]:
+    def _accuracy(self, trial: Trial, planted: PlantedIn, model: Artefact, lock: Lock) -> _Read:
         task: Any = trial.cell.task.value
         test = self.split(trial.cell.task).test
         of = {"measure": measures.ACCURACY.name}  # its source is part of the harness's
         measured = functools.partial(measures.accuracy, task=task, data=test)
-        return self._reading(trial, planted, model, "accuracy", of, measured, lock=model.blob)
+        return self._reading(trial, planted, model, "accuracy", of, measured, lock)
 
     def _reading(
         self,
@@ -565,8 +585,8 @@ class Lab:
         claim: str,
         of: dict[str, Any],
         probe: Callable[[nn.Module], Reading],
-        lock: str | None = None,
-    ) -> tuple[Reading, Artefact]:
+        lock: Lock | None = None,
+    ) -> _Read:
         task, place = trial.cell.task, (claim, str(model.blob))
         if place in planted.readings:
             return planted.readings[place]
@@ -597,8 +617,8 @@ class Lab:
         self,
         trial: Trial,
         arms: Mapping[str, Artefact],
-        poison: Mapping[str, tuple[Reading, Artefact]],
-        accuracy: Mapping[str, tuple[Reading, Artefact]],
+        poison: Mapping[str, _Read],
+        accuracy: Mapping[str, _Read],
         operations: Artefact | None,
     ) -> TrialResult:
         def here(artefact: Artefact) -> bool:
@@ -635,9 +655,6 @@ class Lab:
 def _arms_of(cell: Cell) -> tuple[str, ...]:
     """Return the models that a trial of the cell consists of."""
     return ARMS if cell.discovery == 1 else (*ARMS, REMAINING)
-
-
-_Maker = Callable[[Trial, PlantedIn, str], tuple[dict[str, Any], nn.Module]]
 
 
 def _is_counted(trial: Trial) -> bool:

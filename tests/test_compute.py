@@ -101,6 +101,17 @@ def test_a_module_that_grows_counts_by_its_new_size(net, x):
     assert cost(net, work) == N
 
 
+def test_a_module_that_is_given_another_parameter_counts_by_its_new_size(net, x):
+    def work():
+        net.body(x)
+        net.body[0].more = nn.Parameter(torch.zeros(7))
+        net.body(x)
+        del net.body[0].more
+
+    size = 4 * 5 + 5 + 5 * 3 + 3
+    assert cost(net, work) == FORWARD * (2 * 25 + 7) / size
+
+
 def test_modules_without_parameters_are_free(net, x):
     labels = torch.zeros(N, dtype=torch.int64)
     loss = nn.CrossEntropyLoss()
@@ -201,6 +212,8 @@ def test_hooks_are_gone_afterwards(net, error):
         return (
             len(module._global_forward_hooks),
             len(module._global_forward_pre_hooks),
+            len(module._global_parameter_registration_hooks),
+            len(module._global_module_registration_hooks),
             len(optimizer._global_optimizer_post_hooks),
             len(modes()),
         )
