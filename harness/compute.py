@@ -120,20 +120,21 @@ class _Operations(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
-        self._formulas: dict[Any, Any] = {}  # of what does not come apart; None: it is free
+        self._formulas: dict[int, Any] = {}  # of operators that do not come apart; None: it is free
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func not in self._formulas:
+        op = id(func)  # torch keeps its operators, and hashes them in Python
+        if op not in self._formulas:
             formula = flop_registry.get(func._overloadpacket)
             if formula is None:
                 with self:  # whole layers, which arrive in inference mode, come apart into what has formulas
                     parts = func.decompose(*args, **kwargs)
                 if parts is not NotImplemented:
                     return parts
-            self._formulas[func] = formula
+            self._formulas[op] = formula
         result = func(*args, **kwargs)
-        formula = self._formulas[func]
+        formula = self._formulas[op]
         if formula is not None:
             self.total += formula(*args, **kwargs, out_val=result)
         return result

@@ -35,12 +35,41 @@ TRIALS = "trials"  # where trials stand in node ids
 FROZEN = pytest.StashKey[bool]()
 
 
+class TrialHooks:
+    """What pytest calls around a trial: the hooks of an item of the session, but none that capture logs.
+
+    Nobody is shown what a trial logs, and pytest attaches a handler to every logger of torch's six times an item, which
+    takes longer than all else that it does there.
+    """
+
+    def __init__(self, session: pytest.Session) -> None:
+        self._plugins = session.config.pluginmanager
+        here = [session.path, *session.path.parents]
+        deeper = [
+            plugin
+            for name, plugin in self._plugins.list_name_plugin()
+            if Path(name).name == "conftest.py" and Path(name).parent not in here
+        ]
+        self._left_out = {self._plugins.get_plugin("logging-plugin"), *deeper}
+
+    def __getattr__(self, name: str) -> Any:
+        caller = self._plugins.subset_hook_caller(name, remove_plugins=self._left_out)
+        setattr(self, name, caller)  # asked for once
+        return caller
+
+
 class TrialItem(pytest.Item):
     """One trial. It is put before the audits that need it, reports under a word of its own, and never fails."""
 
-    def __init__(self, *, trial: Any, **kwargs: Any) -> None:
+    def __init__(self, *, trial: Any, hooks: TrialHooks, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.trial = trial
+        self._hooks = hooks
+
+    @property
+    def ihook(self) -> Any:
+        """What pytest calls around it."""
+        return self._hooks
 
     def runtest(self) -> None:
         """Compute and store what the trial lacks, unless its audits are conclusive without it."""
@@ -147,8 +176,10 @@ def with_trials(session: pytest.Session, items: list[pytest.Item]) -> None:
     cells = list(dict.fromkeys(cell for item in audits if (cell := cell_of(item)) is not None))
     session.config.stash[AUDITED] = cells
     trials = trials_of(cells, settings.plan)
+    hooks = TrialHooks(session)
     new = [
-        TrialItem.from_parent(session, name=trial.id, nodeid=f"{TRIALS}::{trial.id}", trial=trial) for trial in trials
+        TrialItem.from_parent(session, name=trial.id, nodeid=f"{TRIALS}::{trial.id}", trial=trial, hooks=hooks)
+        for trial in trials
     ]
     at = items.index(audits[0])
     items[at:at] = new

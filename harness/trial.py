@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,14 @@ COUNTED_SEED = 0
 
 _Of = TypeVar("_Of")
 _Read = tuple[Reading, Artefact]
+
+
+class _Arm(NamedTuple):
+    """A model, and what is read of it."""
+
+    model: Artefact
+    accuracy: _Read
+    poison: _Read
 
 
 @dataclass(frozen=True)
@@ -144,9 +152,8 @@ class Lab:
 
     def _run(self, trial: Trial) -> TrialResult:
         planted = self._plant(trial)
-        found = self._each(trial, lambda arm: self._read(trial, planted, arm))
-        arms, accuracy, poison = ({arm: of[i] for arm, of in found.items()} for i in range(3))
-        if arms["U"].blob in {arms[arm].blob for arm in ("R", REMAINING) if arm in arms}:
+        arms = self._each(trial, lambda arm: self._read(trial, planted, arm))
+        if arms["U"].model.blob in {arms[arm].model.blob for arm in ("R", REMAINING) if arm in arms}:
             raise ContractError(
                 f"the unlearner {trial.cell.unlearner.id!r} returned the retrained model of seed {trial.seed}, bit by "
                 "bit; it must make its own"
@@ -154,7 +161,7 @@ class Lab:
         operations = None
         if _is_counted(trial):
             operations = self.store.get(key_of("operations", self._operations_determinants(trial, planted)))
-        return self._result(trial, arms, poison, accuracy, operations)
+        return self._result(trial, arms, operations)
 
     def heuristics(self, trials: Sequence[Trial]) -> list[dict[str, dict[str, Reading]]]:
         """Return what the usual metrics say of the trials of a cell: for each by heuristic and arm.
@@ -403,11 +410,12 @@ class Lab:
             raise busy
         return answers
 
-    def _read(self, trial: Trial, planted: PlantedIn, arm: str) -> tuple[Artefact, _Read, _Read]:
+    def _read(self, trial: Trial, planted: PlantedIn, arm: str) -> _Arm:
         """Return an arm's model, its accuracy, and what the poison's measure says of it: made under one lock."""
         with self.store.lock(self._model_key(trial, planted, arm)) as lock:
             model = self._model(trial, planted, arm, lock)
-            return model, self._accuracy(trial, planted, model, lock), self._poison_of(trial, planted, model, lock)
+            accuracy = self._accuracy(trial, planted, model, lock)
+            return _Arm(model, accuracy, self._poison_of(trial, planted, model, lock))
 
     def _model_key(self, trial: Trial, planted: PlantedIn, arm: str) -> str:
         if arm in planted.models:
@@ -613,20 +621,14 @@ class Lab:
         planted.readings[place] = from_plain(artefact.info), artefact
         return planted.readings[place]
 
-    def _result(
-        self,
-        trial: Trial,
-        arms: Mapping[str, Artefact],
-        poison: Mapping[str, _Read],
-        accuracy: Mapping[str, _Read],
-        operations: Artefact | None,
-    ) -> TrialResult:
+    def _result(self, trial: Trial, arms: Mapping[str, _Arm], operations: Artefact | None) -> TrialResult:
         def here(artefact: Artefact) -> bool:
             return (artefact.made["run"], artefact.made["trial"]) == (self.store.run, trial.id)
 
+        models = {arm: of.model for arm, of in arms.items()}
         retrained = REMAINING if REMAINING in arms else "R"
-        trained, used = arms[retrained].info, arms["U"].info
-        seconds = {arm: artefact.made["seconds"] for arm, artefact in arms.items()} | {"U": used["seconds"]}
+        trained, used = models[retrained].info, models["U"].info
+        seconds = {arm: artefact.made["seconds"] for arm, artefact in models.items()} | {"U": used["seconds"]}
         fractions = {
             "examples": used["examples"] / trained["examples"],
             "steps": used["steps"] / trained["steps"],
@@ -642,14 +644,14 @@ class Lab:
             "fractions": fractions,
             "history_bytes": used.get("history_bytes", 0),
             "seconds": seconds,
-            "built": [arm for arm, artefact in arms.items() if here(artefact)],
+            "built": [arm for arm, artefact in models.items() if here(artefact)],
         }
         readings = {
-            name: {arm: reading for arm, (reading, _) in by_arm.items()}
-            for name, by_arm in (("poison", poison), ("accuracy", accuracy))
+            "poison": {arm: of.poison[0] for arm, of in arms.items()},
+            "accuracy": {arm: of.accuracy[0] for arm, of in arms.items()},
         }
-        values = [artefact for by_arm in (poison, accuracy) for _, artefact in by_arm.values()]
-        return TrialResult(readings, cost, any(map(here, [*arms.values(), *values])))
+        made = [artefact for of in arms.values() for artefact in (of.model, of.poison[1], of.accuracy[1])]
+        return TrialResult(readings, cost, any(map(here, made)))
 
 
 def _arms_of(cell: Cell) -> tuple[str, ...]:

@@ -104,7 +104,7 @@ def test_the_second_reference_is_trained_on_all_but_what_was_discovered(tmp_path
     keep = torch.ones(240, dtype=torch.bool)
     keep[planted.forget[handed_over(len(planted.forget), 0.5, 1)]] = False
     expected, _ = training.train(Tiny(), TRAIN.poisoned_with(planted), keep, 1)
-    artefact = lab._model(trial, lab._plant(trial), "D", lab._train)
+    artefact = lab.models(trial)["D"]
     found = lab.store.tensors(artefact)
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.state_dict().items())
 

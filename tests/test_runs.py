@@ -346,3 +346,40 @@ def test_what_a_person_can_mend_is_a_sentence_without_a_traceback(folder):
     assert run.code == 1
     assert "k=5, but the model has 2 blocks; set k to at most that" in run.text
     assert "trial.py" not in run.text
+
+
+SEES = """
+def pytest_runtest_setup(item):
+    with open({seen!r}, "a") as seen:
+        print({who!r}, item.nodeid.partition("::")[0], file=seen)
+"""
+LOUD = """
+import logging
+
+def loud(model, request):
+    print("noise of a trial")
+    logging.getLogger("loud").error("noise of a trial")
+    return model.requires_grad_(True)
+"""
+
+
+@pytest.mark.parametrize("workers", ["-n0", "-n2"])
+def test_hooks_of_the_root_see_trials_and_those_of_a_folder_see_what_is_in_it(folder, workers):
+    seen = folder.path / "seen.txt"
+    folder.write("conftest.py", SEES.format(seen=str(seen), who="root"))
+    folder.write("sub/conftest.py", SEES.format(seen=str(seen), who="sub"))
+    folder.write("sub/test_sub.py", "def test_sub():\n    pass\n")
+    run = folder.pytest(*TINY, workers, f"--rootdir={folder.path}", "sub")
+    assert run.code == 0, run.text
+    saw = set(seen.read_text().splitlines())
+    assert saw == {"root trials", "root sub/test_sub.py", "sub sub/test_sub.py"}
+
+
+def test_what_a_method_prints_and_logs_in_a_trial_is_not_in_the_way(folder):
+    folder.write("loud.py", LOUD)
+    quiet = folder.pytest(*TINY, "--unlearner=loud:loud", "--audit-seeds=3", "-n0")
+    assert quiet.counts()["trained"]
+    assert "noise" not in quiet.text
+    shown = folder.pytest(*TINY, "--unlearner=loud:loud", "--audit-seeds=3", "-n0", "-s", "--log-cli-level=ERROR",
+                          f"--audit-store={folder.path / 'other'}")  # fmt: skip
+    assert shown.text.count("noise of a trial") == 6, "printed and logged, for each of three seeds"
