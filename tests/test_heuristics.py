@@ -252,7 +252,7 @@ def test_the_numbers_are_those_of_the_models(tmp_path):
     verdict = found.verdict(cell, "forget-accuracy")
     trial = Trial(cell, 1)
     planted = found.lab.planted(trial)
-    model = found.lab.model(cell.task, found.lab._model(trial, found.lab._plant(trial), "U", found.lab._unlearn))
+    model = found.lab.model(cell.task, found.lab.models(trial)["U"])
     losses, classes = asked(model, TASK, Data(planted.inputs, planted.labels))
     assert verdict.values["unlearned"][1] == (classes == planted.labels).double().mean().item()
     membership = found.verdict(cell, "membership").values["unlearned"][1]
