@@ -85,16 +85,20 @@ def load_models(
     lab = open_lab(store, data, device, budget, "models", made_on)
     if train and lab.device.type != made_on:
         raise UnlearningError(f"models that are made on {made_on} cannot be trained here, with device={device!r}")
-    if train:
-        patiently(lambda: lab.models(trial))
-    planted, found = lab.stored(trial)
-    if planted is None or len(found) < len(ARMS):
-        missing = [name for arm, name in ARMS.items() if arm not in found]
-        lacking = "nothing" if planted is None else f"no {' and no '.join(missing)} model"
-        raise UnlearningError(
-            f"the store {lab.store.root} has {lacking} of {trial.id}, made on {made_on} with a budget of {budget:g} by "
-            "this version of the code and of torch; audit it first, name the store with store=, or make it here with "
-            "train=True"
-        )
-    models = {arm: copy.deepcopy(lab.model(cell.task, artefact)) for arm, artefact in found.items()}
+
+    def stored() -> tuple[Planted, dict[str, nn.Module]]:
+        if train:
+            lab.models(trial)
+        planted, found = lab.stored(trial)
+        if planted is None or len(found) < len(ARMS):
+            missing = [name for arm, name in ARMS.items() if arm not in found]
+            lacking = "nothing" if planted is None else f"no {' and no '.join(missing)} model"
+            raise UnlearningError(
+                f"the store {lab.store.root} has {lacking} of {trial.id}, made on {made_on} with a budget of "
+                f"{budget:g} by this version of the code and of torch; audit it first, name the store with store=, or "
+                "make it here with train=True"
+            )
+        return planted, {arm: copy.deepcopy(lab.model(cell.task, artefact)) for arm, artefact in found.items()}
+
+    planted, models = patiently(stored)
     return Models(**models, planted=planted, split=lab.split(cell.task), seed=seed)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from harness import registry
 from harness.api import Cell, Planted, Trial, UnlearningError
 from harness.frontend import open_lab
+from harness.store import patiently
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -55,7 +56,8 @@ def picture(
     if cell.task.value.modality != "image":
         raise UnlearningError(f"{cell.task.id} has {cell.task.value.modality} and no images; nothing can be pictured")
     lab = open_lab(store, data, device, budget=0.1, run="picture")
-    return _sheet(lab, cell, lab.planted(Trial(cell, seed)), count, gain)
+    planted = patiently(lambda: lab.planted(Trial(cell, seed)))
+    return _sheet(lab, cell, planted, count, gain)
 
 
 def stored_picture(lab: Lab, task: str, poison: str, seed: int = 0, count: int = 8) -> Image | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from harness.api import Evidence, Outcome, Trial
 from harness.frontend import open_lab
 from harness.judging import Claim, judge
 from harness.plan import LOOKS, MIN_PASS, Plan
+from harness.store import patiently
 from harness.studies import REFERENCES, Study, claims_of
 from harness.trial import Lab
 
@@ -179,7 +181,7 @@ def remaining_cost(study: Study) -> list[dict[str, Any]]:
     costs = []
     wanted: dict[str, int] = {}
     for trial in study.trials:
-        for arm, key in lab.missing(trial).items():
+        for arm, key in patiently(functools.partial(lab.missing, trial)).items():
             missing.setdefault(key, (trial, arm))
             wanted[key] = min(wanted.get(key, trial.seed), trial.seed)
     last = study.plan.looks[-1]

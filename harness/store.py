@@ -4,7 +4,7 @@ Layout under the root, safetensors and JSON only::
 
     records/ab/<key>.json            what was made, from what, by which run; names its blob
     blobs/cd/<sha256>.safetensors    tensors, named by their content, so equal weights are stored once
-    locks/<key>.lock                 held while an artefact is being made; the system frees it if the process dies
+    locks/<key or blob>.lock         held while an artefact is being made; the system frees it if the process dies
     progress/<run>/<worker>.json     what a worker is at, for the controller to show; gone when the run ends
 
 A key is the SHA-256 of everything that determines the bytes. Files are written whole (`harness.files`), blobs before
@@ -152,8 +152,27 @@ class Store:
         self._ignored: set[str] = set()  # damaged files that could not be removed
         self.files.check()
 
-    def get(self, key: str) -> Artefact | None:
-        """Return a finished artefact, or None if there is none or what is there is damaged."""
+    def get(self, key: str, check: Callable[[Artefact], object] = lambda found: None) -> Artefact | None:
+        """Return a finished artefact, or None if there is none or what is there is damaged.
+
+        Args:
+            key: Its key.
+            check: Uses what is found, to see whether it can be used; what it raises (``KeyError``, ``TypeError``,
+                ``ValueError``) says that it is damaged.
+        """
+        artefact = self._get(key)
+        if artefact is None:
+            return None
+        try:
+            check(artefact)
+        except (KeyError, TypeError, ValueError):
+            if artefact.made["run"] == self.run:  # our own: an error of ours, and no damage
+                raise
+            self.discard(artefact)
+            return None
+        return artefact
+
+    def _get(self, key: str) -> Artefact | None:
         if key in self._unsaved:
             return self._unsaved[key][0]
         name = record_name(key)
@@ -207,15 +226,14 @@ class Store:
             determinants: Everything that determines its bytes, as plain values.
             make: Returns its info and tensors; called at most once, under the lock.
             trial: Id of the trial on whose behalf it would be made.
-            check: Uses what is found, to see whether it can be used; what it raises (``KeyError``, ``TypeError``,
-                ``ValueError``) says that it is damaged.
+            check: As for `get`.
             lock: What it is made under, and who gave it gives it back; its own by default.
 
         Raises:
             Busy: Another process of this machine is making it, or something else under the same lock.
         """
         key = key_of(kind, determinants)
-        artefact = self._found(key, check)
+        artefact = self.get(key, check)
         if artefact is not None:
             return artefact
         with contextlib.nullcontext(lock) if lock is not None else self.lock(key) as held:
@@ -224,7 +242,7 @@ class Store:
                     raise Busy(key)
             except OSError as error:  # a full disk has no room for locks either
                 warnings.warn(f"could not lock an artefact in {self.files}: {error}; it is made unlocked", stacklevel=2)
-            artefact = self._found(key, check)  # somebody may have finished it before we held the lock
+            artefact = self.get(key, check)  # somebody may have finished it before we held the lock
             if artefact is None:
                 started = time.perf_counter()
                 info, tensors = make()
@@ -235,19 +253,6 @@ class Store:
     def lock(self, key: str) -> Lock:
         """Return the lock of a key; it is not taken yet."""
         return Lock(self.files.scratch / "locks" / f"{key}.lock")
-
-    def _found(self, key: str, check: Callable[[Artefact], object]) -> Artefact | None:
-        artefact = self.get(key)
-        if artefact is None:
-            return None
-        try:
-            check(artefact)
-        except (KeyError, TypeError, ValueError):
-            if artefact.made["run"] == self.run:  # our own: an error of ours, and no damage
-                raise
-            self.discard(artefact)
-            return None
-        return artefact
 
     def _put(
         self,

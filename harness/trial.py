@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -39,15 +39,15 @@ COUNTED_SEED = 0
 
 
 _Of = TypeVar("_Of")
-_Read = tuple[Reading, Artefact]
+_Stored = tuple[Reading, Artefact]
 
 
 class _Arm(NamedTuple):
     """A model, and what is read of it."""
 
     model: Artefact
-    accuracy: _Read
-    poison: _Read
+    accuracy: _Stored
+    poison: _Stored
 
 
 @dataclass(frozen=True)
@@ -152,16 +152,13 @@ class Lab:
 
     def _run(self, trial: Trial) -> TrialResult:
         planted = self._plant(trial)
-        arms = self._each(trial, lambda arm: self._read(trial, planted, arm))
+        arms = self._each(trial, lambda arm: self._arm(trial, planted, arm))
         if arms["U"].model.blob in {arms[arm].model.blob for arm in ("R", REMAINING) if arm in arms}:
             raise ContractError(
                 f"the unlearner {trial.cell.unlearner.id!r} returned the retrained model of seed {trial.seed}, bit by "
                 "bit; it must make its own"
             )
-        operations = None
-        if _is_counted(trial):
-            operations = self.store.get(key_of("operations", self._operations_determinants(trial, planted)))
-        return self._result(trial, arms, operations)
+        return self._result(trial, arms, self._operations(trial, planted) if _is_counted(trial) else None)
 
     def heuristics(self, trials: Sequence[Trial]) -> list[dict[str, dict[str, Reading]]]:
         """Return what the usual metrics say of the trials of a cell: for each by heuristic and arm.
@@ -257,10 +254,10 @@ class Lab:
         Raises:
             UnlearningError: The task's data cannot be had.
         """
-        artefact = self.store.get(key_of("planted", self._planted_determinants(trial)))
-        if artefact is None:
+        artefact = self.store.get(key_of("planted", self._planted_determinants(trial)), _has_tensors)
+        planted = self._planted_in(trial, artefact) if artefact is not None else None
+        if planted is None:
             return None, {}
-        planted = self._plant(trial)
         found = {arm: self.store.get(key_of("model", self._determinants(trial, planted, arm))) for arm in ARMS}
         return planted.planted, {arm: artefact for arm, artefact in found.items() if artefact is not None}
 
@@ -335,14 +332,20 @@ class Lab:
             check_planted(poison, planted, split.train)
             return {"points": len(planted.forget)}, pack(planted)
 
-        artefact = self.store.obtain("planted", self._planted_determinants(trial), make, trial.id, _has_tensors)
-        tensors = self._usable(artefact, lambda found: check_planted(poison, unpack(found), split.train))
-        if tensors is None:  # it was damaged, and is gone now
-            return self._plant(trial)
-        self._planted[place] = PlantedIn.of(unpack(tensors), split.train, str(artefact.blob), trial)
+        while True:
+            artefact = self.store.obtain("planted", self._planted_determinants(trial), make, trial.id, _has_tensors)
+            found = self._planted_in(trial, artefact)
+            if found is not None:  # otherwise it was damaged, and is gone now
+                break
+        self._planted[place] = found
         while len(self._planted) > 64:
             self._planted.popitem(last=False)
-        return self._planted[place]
+        return found
+
+    def _planted_in(self, trial: Trial, artefact: Artefact) -> PlantedIn | None:
+        train = self.split(trial.cell.task).train
+        tensors = self._usable(artefact, lambda found: check_planted(trial.cell.poison, unpack(found), train))
+        return PlantedIn.of(unpack(tensors), train, str(artefact.blob), trial) if tensors is not None else None
 
     def _planted_determinants(self, trial: Trial) -> dict[str, Any]:
         """Return all that determines what is planted."""
@@ -410,20 +413,18 @@ class Lab:
             raise busy
         return answers
 
-    def _read(self, trial: Trial, planted: PlantedIn, arm: str) -> _Arm:
-        """Return an arm's model, its accuracy, and what the poison's measure says of it: made under one lock."""
-        with self.store.lock(self._model_key(trial, planted, arm)) as lock:
-            model = self._model(trial, planted, arm, lock)
-            accuracy = self._accuracy(trial, planted, model, lock)
+    def _arm(self, trial: Trial, planted: PlantedIn, arm: str) -> _Arm:
+        """Return an arm's model, its accuracy, and what the poison's measure says of it.
+
+        Equal weights, by whichever method, are read by one process: the lock is that of the weights.
+        """
+        model = self._model(trial, planted, arm)
+        with self.store.lock(str(model.blob)) as lock:
+            accuracy = self._accuracy_of(trial, planted, model, lock)
             return _Arm(model, accuracy, self._poison_of(trial, planted, model, lock))
 
-    def _model_key(self, trial: Trial, planted: PlantedIn, arm: str) -> str:
-        if arm in planted.models:
-            return planted.models[arm].key
-        return key_of("model", self._determinants(trial, planted, arm))
-
-    def _model(self, trial: Trial, planted: PlantedIn, arm: str, lock: Lock | None = None) -> Artefact:
-        make = self._unlearn if arm == "U" else self._train
+    def _model(self, trial: Trial, planted: PlantedIn, arm: str) -> Artefact:
+        make, check = (self._unlearn, _is_unlearned) if arm == "U" else (self._train, _is_trained)
 
         def make_tensors() -> tuple[dict[str, Any], dict[str, Tensor]]:
             info, model = make(trial, planted, arm)
@@ -432,7 +433,7 @@ class Lab:
         if arm in planted.models:
             return planted.models[arm]
         of = self._determinants(trial, planted, arm)
-        artefact = self.store.obtain("model", of, make_tensors, trial.id, _is_arm, lock)
+        artefact = self.store.obtain("model", of, make_tensors, trial.id, check)
         if arm != "U":  # the others serve every method
             planted.models[arm] = artefact
         return artefact
@@ -498,8 +499,7 @@ class Lab:
         train = self.split(trial.cell.task).train
         if trial.cell.discovery < 1:
             train = train.poisoned_with(planted.planted)
-        operations = self._operations_determinants(trial, planted)
-        counted = _is_counted(trial) and self.store.get(key_of("operations", operations)) is None
+        counted = _is_counted(trial) and self._operations(trial, planted) is None
         model, meter = unlearn(
             method, task, poisoned, train.subset(planted.left.nonzero().squeeze(1)), forget.to(self.device),
             budget=self.budget * task.epochs, seed=derive("unlearning", method.name, trial.seed), history=history,
@@ -509,10 +509,14 @@ class Lab:
         if counted:
             found = {"flops": meter.flops, "flops_per_example": self._flops_per_example(trial.cell.task)}
             with contextlib.suppress(Busy):  # another process stores its count of the same
-                self.store.obtain("operations", operations, lambda: (found, None), trial.id)
+                of = self._operations_determinants(trial, planted)
+                self.store.obtain("operations", of, lambda: (found, None), trial.id, _is_count)
         if history:
             info["history_bytes"] = sum(t.numel() * t.element_size() for s in history.values() for t in s.values())
         return info, model
+
+    def _operations(self, trial: Trial, planted: PlantedIn) -> Artefact | None:
+        return self.store.get(key_of("operations", self._operations_determinants(trial, planted)), _is_count)
 
     def _operations_determinants(self, trial: Trial, planted: PlantedIn) -> dict[str, Any]:
         """Return what a method's floating-point operations depend on: sizes, which poisons may share."""
@@ -563,7 +567,7 @@ class Lab:
         self._planted.clear()  # what was found before may be gone, too: it is looked for again
         return None
 
-    def _poison_of(self, trial: Trial, planted: PlantedIn, model: Artefact, lock: Lock) -> _Read:
+    def _poison_of(self, trial: Trial, planted: PlantedIn, model: Artefact, lock: Lock) -> _Stored:
         poison, task = trial.cell.poison, trial.cell.task
         of = {"measure": poison.value.measure.name, "poison": poison.identity, "planted": planted.blob}
         split = self.split(task)
@@ -578,7 +582,7 @@ class Lab:
 
         return self._reading(trial, planted, model, "poison", of, probe, lock)
 
-    def _accuracy(self, trial: Trial, planted: PlantedIn, model: Artefact, lock: Lock) -> _Read:
+    def _accuracy_of(self, trial: Trial, planted: PlantedIn, model: Artefact, lock: Lock) -> _Stored:
         task: Any = trial.cell.task.value
         test = self.split(trial.cell.task).test
         of = {"measure": measures.ACCURACY.name}  # its source is part of the harness's
@@ -594,7 +598,7 @@ class Lab:
         of: dict[str, Any],
         probe: Callable[[nn.Module], Reading],
         lock: Lock | None = None,
-    ) -> _Read:
+    ) -> _Stored:
         task, place = trial.cell.task, (claim, str(model.blob))
         if place in planted.readings:
             return planted.readings[place]
@@ -677,10 +681,25 @@ def _has_tensors(artefact: Artefact) -> None:
         raise ValueError("an artefact of this kind has tensors")
 
 
-def _is_arm(artefact: Artefact) -> None:
+def _is_unlearned(artefact: Artefact) -> None:
     _has_tensors(artefact)
-    numbers = [artefact.info[name] for name in ("examples", "steps")] + [artefact.info.get("seconds", 0.0)]
-    if not isinstance(artefact.info["finite"], bool) or not all(isinstance(each, int | float) for each in numbers):
+    if not isinstance(artefact.info["finite"], bool):
+        raise TypeError("whether a model is finite is yes or no")
+    _are_numbers(*(artefact.info[name] for name in ("examples", "steps", "seconds")))
+
+
+def _is_trained(artefact: Artefact) -> None:
+    _is_unlearned(replace(artefact, info={**artefact.info, "seconds": artefact.made["seconds"]}))
+    if not min(artefact.info["examples"], artefact.info["steps"], artefact.made["seconds"]) > 0:
+        raise ValueError("what others are measured against is more than nothing")
+
+
+def _is_count(artefact: Artefact) -> None:
+    _are_numbers(artefact.info["flops"], artefact.info["flops_per_example"])
+
+
+def _are_numbers(*values: object) -> None:
+    if not all(isinstance(each, int | float) for each in values):
         raise TypeError("what a training cost is told in numbers")
 
 

@@ -1,5 +1,6 @@
 """The meter counts what models compute, whoever built them and however they are called."""
 
+import contextlib
 import copy
 
 import pytest
@@ -101,15 +102,28 @@ def test_a_module_that_grows_counts_by_its_new_size(net, x):
     assert cost(net, work) == N
 
 
-def test_a_module_that_is_given_another_parameter_counts_by_its_new_size(net, x):
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        (lambda net: setattr(net.body[0], "more", nn.Parameter(torch.zeros(7))), 25 + 7),
+        (lambda net: net.body.insert(0, nn.Linear(4, 4)), 25 + 20),
+        (lambda net: net.body.__delitem__(1), 25),
+        (lambda net: setattr(net.body, "1", net.body[0]), 25),  # twice the same
+        (lambda net: setattr(net.body[0], "bias", None), 20),
+        (lambda net: setattr(net.body[0].weight, "data", torch.zeros(50, 4)), 205),
+    ],
+    ids=["a parameter more", "a layer more", "a layer less", "a shared layer", "a parameter less", "a larger one"],
+)
+def test_a_module_that_changes_counts_by_its_new_size(net, x, change, part):
+    size = 4 * 5 + 5 + 5 * 3 + 3
+
     def work():
         net.body(x)
-        net.body[0].more = nn.Parameter(torch.zeros(7))
-        net.body(x)
-        del net.body[0].more
+        change(net)
+        with contextlib.suppress(RuntimeError):  # not every change can still be called
+            net.body(x)
 
-    size = 4 * 5 + 5 + 5 * 3 + 3
-    assert cost(net, work) == FORWARD * (2 * 25 + 7) / size
+    assert cost(net, work) == pytest.approx(FORWARD * (25 + part) / size)
 
 
 def test_modules_without_parameters_are_free(net, x):
@@ -212,8 +226,6 @@ def test_hooks_are_gone_afterwards(net, error):
         return (
             len(module._global_forward_hooks),
             len(module._global_forward_pre_hooks),
-            len(module._global_parameter_registration_hooks),
-            len(module._global_module_registration_hooks),
             len(optimizer._global_optimizer_post_hooks),
             len(modes()),
         )

@@ -8,9 +8,10 @@ from tiny import Tiny  # noqa: F401 - what "tiny:Tiny" resolves to must be impor
 
 import harness
 from harness import registry
-from harness.api import Cell, Trial
+from harness.api import Cell, Trial, UnlearningError
 from harness.frontend import open_lab
 from harness.pictures import stored_picture
+from harness.store import blob_name
 
 POISON = "backdoor:size=1"
 
@@ -85,6 +86,33 @@ def test_what_is_not_there_is_made_where_that_is_asked_for(tmp_path):
     made = load(tmp_path, "scrub", seed=3, train=True)
     assert not made.U.training
     assert load(tmp_path, "scrub", seed=3).seed == 3
+
+
+@pytest.mark.filterwarnings("ignore::harness.store.DamagedArtefact")
+def test_a_damaged_model_is_missing_or_made_again(tmp_path):
+    lab = open_lab(tmp_path, None, "cpu", 0.1, "test")
+    whole = {arm: artefact.blob for arm, artefact in lab.models(trial()).items()}
+
+    def damage(blob):
+        path = tmp_path / blob_name(blob)
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+    damage(whole["P"])
+    with pytest.raises(UnlearningError, match="no poisoned model"):
+        load(tmp_path)
+    assert load(tmp_path, train=True).P is not None
+    damage(whole["U"])
+    assert load(tmp_path, train=True).U is not None
+    assert {arm: artefact.blob for arm, artefact in lab.stored(trial())[1].items()} == whole
+
+
+@pytest.mark.filterwarnings("ignore::harness.store.DamagedArtefact")
+def test_what_was_planted_and_is_damaged_is_not_made_by_looking(tmp_path):
+    open_lab(tmp_path, None, "cpu", 0.1, "test").planted(trial())
+    for path in tmp_path.glob("blobs/*/*"):
+        path.write_bytes(b"?")
+    assert open_lab(tmp_path, None, "cpu", 0.1, "later").stored(trial()) == (None, {})
+    assert not list(tmp_path.glob("blobs/*/*"))
 
 
 def test_pictures_are_of_what_is_stored(store):

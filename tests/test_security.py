@@ -162,6 +162,7 @@ CHANGES = {
     "empty info": {"info": {}},
     "info that is a list": {"info": [1, 2]},
     "info of other types": {"info": {"finite": "yes", "examples": "many", "steps": [], "points": {}, "seconds": None}},
+    "made in no time": {"made": {"run": "x", "trial": "y", "seconds": 0}},
     "made by nobody": {"made": None},
     "made at no time": {"made": {"run": 1, "trial": [], "seconds": "x"}},
     "another kind": {"kind": {"__reduce__": "os.system"}},
@@ -187,6 +188,32 @@ def test_hostile_json_is_a_damaged_artefact(victim, sound, text):
         path.write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.warns(DamagedArtefact):
         assert result_in(victim) == sound
+
+
+@pytest.mark.filterwarnings("ignore::harness.store.DamagedArtefact")
+@pytest.mark.parametrize("told", ["examples", "steps", "seconds"])
+def test_models_that_cost_nothing_are_damaged_artefacts(victim, sound, told):
+    def change(record):
+        info = record["info"]
+        if "seconds" in info and told == "seconds":
+            del info["seconds"]  # of what was unlearned
+        elif "seconds" not in info and told in info:
+            info[told] = 0  # of what was trained
+
+    forge(victim, change, "model")
+    with pytest.warns(DamagedArtefact):
+        assert result_in(victim) == sound
+
+
+@pytest.mark.filterwarnings("ignore::harness.store.DamagedArtefact")
+@pytest.mark.parametrize(
+    "info", [{}, {"flops": "many", "flops_per_example": 1.0}, {"flops": 1, "flops_per_example": []}]
+)
+def test_hostile_counts_of_operations_are_damaged_artefacts(tmp_path, sound, info):
+    lab_in(tmp_path, "earlier").run(trial(REWIND))
+    forge(tmp_path, lambda record: record.update(info=info), "operations")
+    with pytest.warns(DamagedArtefact):
+        assert result_in(tmp_path) == sound
 
 
 READINGS = {

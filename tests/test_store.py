@@ -366,8 +366,8 @@ def test_what_was_finished_just_before_the_lock_was_taken_is_not_made_again(tmp_
     class Late(Store):
         """A store in which somebody else finishes right after it was looked into."""
 
-        def get(self, key):
-            found = super().get(key)
+        def get(self, key, check):
+            found = super().get(key, check)
             if other.calls == 0:
                 obtain(Store(self.root, "other"), other)
             return found

@@ -1,5 +1,6 @@
 """One trial from end to end, on a task that trains in milliseconds."""
 
+import contextlib
 import copy
 import random
 import subprocess
@@ -541,19 +542,36 @@ def test_a_method_draws_differently_for_every_seed(lab):
 # ---- beside other processes, and after damage
 
 
-def test_what_can_be_made_is_made_while_the_rest_is_busy(lab, tmp_path):
-    (key,) = keys_of(lab, trial(GD), "R")
+@contextlib.contextmanager
+def held(folder, name):
+    """Have another process hold a lock."""
     hold = (
         "import sys; from filelock import FileLock\nwith FileLock(sys.argv[1]):\n print(flush=True); sys.stdin.read()"
     )
-    command = [sys.executable, "-c", hold, str(tmp_path / "store/locks" / f"{key}.lock")]
+    command = [sys.executable, "-c", hold, str(folder / "locks" / f"{name}.lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         holder.stdout.readline()
+        yield
+        holder.stdin.close()
+        holder.wait(60)
+
+
+def test_equal_weights_are_read_by_one_process(lab, tmp_path):
+    blob = lab.models(trial(IDENTITY))["P"].blob
+    with held(tmp_path / "store", blob):
+        with pytest.raises(Busy):
+            lab.run(trial(IDENTITY))  # whose U has the weights of P
+        read = {record["of"]["model"] for record in records(tmp_path, "value")}
+        assert read == {lab.models(trial(IDENTITY))["R"].blob}
+    assert lab.run(trial(IDENTITY)).made_here
+
+
+def test_what_can_be_made_is_made_while_the_rest_is_busy(lab, tmp_path):
+    (key,) = keys_of(lab, trial(GD), "R")
+    with held(tmp_path / "store", key):
         with pytest.raises(Busy):
             lab.run(trial(GD))
         assert sorted(lab.missing(trial(GD))) == ["R"]
-        holder.stdin.close()
-        holder.wait(60)
     result = lab.run(trial(GD))
     assert result.cost["built"] == ["P", "R", "U"]
 
