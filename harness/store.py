@@ -150,6 +150,7 @@ class Store:
         self.files = files_at(root)
         self._unsaved: dict[str, tuple[Artefact, bytes | None]] = {}
         self._ignored: set[str] = set()  # damaged files that could not be removed
+        self._written: tuple[str, dict[str, Tensor]] | None = None  # the last blob: as a rule it is used at once
         self.files.check()
 
     def get(self, key: str, check: Callable[[Artefact], object] = lambda found: None) -> Artefact | None:
@@ -195,6 +196,9 @@ class Store:
 
         if artefact.key in self._unsaved:
             return load(self._unsaved[artefact.key][1] or b"")
+        written, self._written = self._written, None
+        if written is not None and written[0] == artefact.blob:
+            return written[1]
         assert artefact.blob is not None, "only artefacts with tensors are asked for them"
         try:
             content = self.files.read(blob_name(artefact.blob))
@@ -268,8 +272,10 @@ class Store:
         content = blob = None
         if tensors is not None:
             # safetensors refuses views and shared storage; a copy of each tensor has neither.
-            content = save({name: t.detach().cpu().contiguous().clone() for name, t in sorted(tensors.items())})
+            copies = {name: t.detach().cpu().contiguous().clone() for name, t in sorted(tensors.items())}
+            content = save(copies)
             blob = hashlib.sha256(content).hexdigest()
+            self._written = blob, copies
         artefact = Artefact(key, kind, info, blob, made)
         record = {"key": key, "kind": kind, "info": info, "blob": blob, "made": made, "of": determinants}
         text = canonical(record)

@@ -477,3 +477,14 @@ def test_a_killed_process_leaves_nothing_damaged_and_the_lock_free(store):
         artefact = obtain(store, Maker())
     assert artefact.made["run"] == "run"
     assert {p.suffix for p in files(store)} <= {".safetensors", ".json", ".lock"}
+
+
+def test_what_was_just_written_is_read_once_without_the_disk(store):
+    artefact = obtain(store, Maker(2.0))
+    blob_of(store).write_bytes(b"?")
+    found = store.tensors(artefact)
+    assert torch.equal(found["w"], torch.full((3, 4), 2.0))
+    with pytest.warns(DamagedArtefact):
+        assert store.tensors(artefact) is None
+    obtain(store, Maker(3.0))
+    assert torch.equal(store.tensors(obtain(store, Maker(4.0), of={"seed": 1}))["w"], torch.full((3, 4), 4.0))
