@@ -38,8 +38,8 @@ FROZEN = pytest.StashKey[bool]()
 class TrialHooks:
     """What pytest calls around a trial: the hooks of an item of the session, but none that capture logs.
 
-    What a trial logs is in no report, because it never fails, and pytest attaches a handler to every logger of torch's
-    six times an item, which takes longer than all else that it does there. Live logs and log files are the session's.
+    What a trial logs is in no report, because it never fails, and pytest 9.2 would attach a handler to each of torch's
+    loggers, some 45, six times an item. Live logs and log files are the session's and go on.
     """
 
     def __init__(self, session: pytest.Session) -> None:

@@ -15,6 +15,7 @@ import platform
 import shutil
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 EVERY = 0.5  # seconds between two notes of a worker, and between two looks of the controller
 
 
-class _Noting:
+class _Noting(ABC):
     """A worker's side: notes what it trains, each model as soon as it begins and then at most twice a second."""
 
     _of: tuple[Trial, str] | None = None
@@ -43,8 +44,9 @@ class _Noting:
         what = names.get(arm, f"{arm} for {trial.cell.poison.id}")
         self._note(trial, f"{what}, seed {trial.seed}" + (f", pass {done}/{total}" if arm != "U" else ""))
 
+    @abstractmethod
     def _note(self, trial: Trial, text: str) -> None:
-        raise NotImplementedError
+        """Bring a note to where the controller looks."""
 
 
 class Notes(_Noting):

@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -682,16 +682,20 @@ def _has_tensors(artefact: Artefact) -> None:
 
 
 def _is_unlearned(artefact: Artefact) -> None:
-    _has_tensors(artefact)
-    if not isinstance(artefact.info["finite"], bool):
-        raise TypeError("whether a model is finite is yes or no")
-    _are_numbers(*(artefact.info[name] for name in ("examples", "steps", "seconds")))
+    _is_model(artefact, artefact.info["seconds"])
 
 
 def _is_trained(artefact: Artefact) -> None:
-    _is_unlearned(replace(artefact, info={**artefact.info, "seconds": artefact.made["seconds"]}))
+    _is_model(artefact, artefact.made["seconds"])
     if not min(artefact.info["examples"], artefact.info["steps"], artefact.made["seconds"]) > 0:
         raise ValueError("what others are measured against is more than nothing")
+
+
+def _is_model(artefact: Artefact, seconds: object) -> None:
+    _has_tensors(artefact)
+    if not isinstance(artefact.info["finite"], bool):
+        raise TypeError("whether a model is finite is yes or no")
+    _are_numbers(artefact.info["examples"], artefact.info["steps"], seconds)
 
 
 def _is_count(artefact: Artefact) -> None:

@@ -51,13 +51,17 @@ def test_a_missing_ray_is_a_sentence(monkeypatch):
 
 # ---- the real thing
 
+EXTRA = "Ray and an S3 server come with the extra cluster-test, 300 MB that no other test needs"
+
 
 @pytest.fixture(scope="module")
 def s3():
     """An S3 server on this machine with a bucket, in this process's environment and so in that of all others."""
-    pytest.importorskip("ray")
-    pytest.importorskip("s3fs")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    pytest.importorskip("ray", reason=EXTRA)
+    pytest.importorskip("s3fs", reason=EXTRA)
+    server = pytest.importorskip("moto.server", reason=EXTRA).ThreadedMotoServer(
+        ip_address="127.0.0.1", port=0, verbose=False
+    )
     server.start()
     host, port = server.get_host_and_port()
     with pytest.MonkeyPatch.context() as patch:
@@ -235,7 +239,7 @@ def test_a_board_that_dies_costs_news_and_no_verdict(folder, nodes, actors, how)
 )
 def test_a_cluster_that_cannot_be_used_is_one_line(folder, executor, said):
     if executor.startswith("ray"):
-        pytest.importorskip("ray")
+        pytest.importorskip("ray", reason=EXTRA)
     done = subprocess.run(
         folder.command(SUITES, *TINY, GD, f"--audit-executor={executor}"), cwd=folder.path, env=folder.environment(),
         capture_output=True, text=True, check=False,

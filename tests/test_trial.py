@@ -551,9 +551,7 @@ def held(folder, name):
     command = [sys.executable, "-c", hold, str(folder / "locks" / f"{name}.lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         holder.stdout.readline()
-        yield
-        holder.stdin.close()
-        holder.wait(60)
+        yield  # the end of the block closes its input, at which it ends
 
 
 def test_equal_weights_are_read_by_one_process(lab, tmp_path):
