@@ -1,3 +1,3 @@
 """Makes ``pytest`` work from a bare checkout, where the plugin is not installed."""
 
-pytest_plugins = ["harness.plugin"]
+pytest_plugins = ["harness.plugin.hooks"]

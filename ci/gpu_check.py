@@ -5,7 +5,7 @@
 
 Parts, each on its own; one that fails is recorded with its error, the others go on, and the exit code is 1:
 
-    tests       the tests of the harness that take a device (tests/test_ci_scripts.py -k on_device)
+    tests       the tests of the harness that take a device (tests/runs/test_ci_scripts.py -k on_device)
     matmul      bf16 matrix products: the rate that the device reaches, in TFLOP/s
     throughput  training of cifar10-resnet18: images/s, and its operations as a fraction of that rate
     language    fine-tuning of a GPT-2 of 355M parameters, of random weights: tokens/s, memory, the same fraction
@@ -36,11 +36,12 @@ import numpy as np
 import torch
 from reproduce.machine import describe
 
-from harness import registry, training
+from harness import registry
 from harness.api import UnlearningError
-from harness.compute import Meter
-from harness.frontend import pick_device
-from harness.seeds import derive
+from harness.training.loop import fit, train
+from harness.training.meter import Meter
+from harness.training.seeds import derive
+from harness.trials.bench import pick_device
 
 ROOT = Path(__file__).resolve().parent.parent
 YARDSTICKS = ("examples", "flops", "seconds")
@@ -112,7 +113,7 @@ class Bench:
 
 def tests(bench: Bench) -> dict[str, Any]:
     """Run the tests that take a device, on this one."""
-    where = [str(ROOT / "tests" / "test_ci_scripts.py"), "-k", f"on_device and {bench.device.type}"]
+    where = [str(ROOT / "tests" / "runs" / "test_ci_scripts.py"), "-k", f"on_device and {bench.device.type}"]
     done = _pytest(bench, *where, "-q", "-n0")
     # That none was found is an exit code of its own; that they were skipped, on the very device, is none.
     if done.returncode != 0 or "skipped" in done.stdout:
@@ -142,16 +143,16 @@ def throughput(bench: Bench) -> dict[str, Any]:
     model = task.new_model().to(bench.device)
     batch = train.batch(torch.arange(task.batch_size))
     with Meter(model, flops=True) as meter:
-        training.fit(task, model, [batch])
+        fit(task, model, [batch])
 
     def batches(epochs: int) -> Any:
         return train.batches(task.batch_size, epochs, torch.Generator().manual_seed(0), augment=task.augment)
 
-    training.fit(task, model, batches(1))
+    fit(task, model, batches(1))
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     started = _now(bench)
-    images = training.fit(task, model, batches(bench.size.timed_epochs))
+    images = fit(task, model, batches(bench.size.timed_epochs))
     per_second = images / (_now(bench) - started)
     flops = meter.flops / task.batch_size
     full = registry.resolve("task", "cifar10-resnet18").value
@@ -174,13 +175,13 @@ def language(bench: Bench) -> dict[str, Any]:
     model = task.new_model().to(bench.device)
     batch = train.batch(torch.arange(task.batch_size))
     with Meter(model, flops=True) as meter:
-        training.fit(task, model, [batch])
+        fit(task, model, [batch])
     per_token = meter.flops / int(batch.inputs["length"].max()) / len(batch)
-    training.fit(task, model, [batch] * 3)
+    fit(task, model, [batch] * 3)
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     started = _now(bench)
-    training.fit(task, model, train.batches(task.batch_size, 1, torch.Generator().manual_seed(0)))
+    fit(task, model, train.batches(task.batch_size, 1, torch.Generator().manual_seed(0)))
     seconds = _now(bench) - started
     rate = int(train.inputs["length"].sum()) / seconds
     return {
@@ -204,7 +205,7 @@ def brew(bench: Bench) -> dict[str, Any]:
     split = task.load(bench.data).to(bench.device)
     everything = torch.ones(len(split.train), dtype=torch.bool)
     trained = _now(bench)
-    model = training.train(task, split.train, everything, derive("surrogate", 0))[0].eval()
+    model = train(task, split.train, everything, derive("surrogate", 0))[0].eval()
     started = _now(bench)
     planted = poison.plant(task, split, 0, lambda _: model)
     seconds = _now(bench) - started

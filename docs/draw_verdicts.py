@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.api import Evidence, Measure
-from harness.judging import Claim, judge
-from harness.plan import Plan
+from harness.api import Measure
+from harness.judging.claims import Claim
+from harness.judging.judge import judge
+from harness.judging.plan import Plan
+from harness.judging.verdict import Evidence
 
 #: Verdict of the plan, what the reader is to see, mean fraction left, standard deviation of it over seeds.
 METHODS = (

@@ -7,56 +7,92 @@ method raises `UnlearningError` to refuse what it cannot serve, and annotates fi
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from harness.api import Search, UnlearningError
+from harness.api import (
+    Batch,
+    ContractError,
+    ForgetRequest,
+    Measure,
+    Outcome,
+    Planted,
+    Poison,
+    Reading,
+    Search,
+    Surrogate,
+    Task,
+    UnlearningError,
+    predicted,
+)
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from harness.examination import examine as examine
-    from harness.frontend import audit as audit
-    from harness.models import load_models as load_models
-    from harness.parametrize import parametrize_with_audits as parametrize_with_audits
-    from harness.pictures import picture as picture
-    from harness.planning import plan_study as plan_study
+    from harness.contract.checks import examine
+    from harness.contract.lines import Clause
+    from harness.judging.verdict import AuditFailure, Verdict
+    from harness.plugin.parametrize import parametrize_with_audits
+    from harness.report.pictures import picture
+    from harness.studies.audit import audit
+    from harness.studies.pilot import plan_study
+    from harness.training.data import Batches, Data, Split, forget_block
+    from harness.training.loop import fit
+    from harness.training.seeds import derive
+    from harness.trials.loading import load_models
+
+#: Public names that are imported when they are first asked for: most need torch, and listing audits must not.
+LAZY = {
+    "AuditFailure": "judging.verdict",
+    "Batches": "training.data",
+    "Clause": "contract.lines",
+    "Data": "training.data",
+    "Split": "training.data",
+    "Verdict": "judging.verdict",
+    "audit": "studies.audit",
+    "derive": "training.seeds",
+    "examine": "contract.checks",
+    "fit": "training.loop",
+    "forget_block": "training.data",
+    "load_models": "trials.loading",
+    "parametrize_with_audits": "plugin.parametrize",
+    "picture": "report.pictures",
+    "plan_study": "studies.pilot",
+}
 
 __all__ = [
+    "AuditFailure",
+    "Batch",
+    "Batches",
+    "Clause",
+    "ContractError",
+    "Data",
+    "ForgetRequest",
+    "Measure",
+    "Outcome",
+    "Planted",
+    "Poison",
+    "Reading",
     "Search",
+    "Split",
+    "Surrogate",
+    "Task",
     "UnlearningError",
+    "Verdict",
     "audit",
+    "derive",
     "examine",
+    "fit",
+    "forget_block",
     "load_models",
     "parametrize_with_audits",
     "picture",
     "plan_study",
+    "predicted",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    # Lazy, because the pytest plugin imports this package at every start-up and an audit needs torch.
-    if name == "audit":
-        from harness.frontend import audit
-
-        return audit
-    if name == "load_models":
-        from harness.models import load_models
-
-        return load_models
-    if name == "examine":
-        from harness.examination import examine
-
-        return examine
-    if name == "parametrize_with_audits":
-        from harness.parametrize import parametrize_with_audits
-
-        return parametrize_with_audits
-    if name == "plan_study":
-        from harness.planning import plan_study
-
-        return plan_study
-    if name == "picture":
-        from harness.pictures import picture
-
-        return picture
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"harness.{LAZY[name]}"), name)

@@ -1,33 +1,10 @@
-"""``python -m harness COMMAND``: what is done outside of pytest."""
+"""``python -m harness COMMAND``: the same as ``pytest-unlearning COMMAND``."""
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
 
-from harness.api import UnlearningError
-from harness.commands import add_figure, add_report
-from harness.gate import add_gate
-from harness.housekeeping import add_store
-
-#: Each adds one command, with ``run``: from options to an exit code.
-COMMANDS = (add_gate, add_report, add_figure, add_store)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code; 2 where it cannot be run."""
-    parser = argparse.ArgumentParser(prog="python -m harness", description=__doc__)
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in COMMANDS:
-        add(subparsers)
-    options = parser.parse_args(arguments)
-    try:
-        return int(options.run(options) or 0)
-    except (UnlearningError, OSError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 2
-
+from harness.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

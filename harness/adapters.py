@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from harness.api import ForgetRequest
-    from harness.data import Data
+    from harness.training.data import Data
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from harness.data import Batches, Data, Split
+    from harness.training.data import Batches, Data, Split
+
 
 Direction = Literal["higher", "lower"]
-#: Claims whose verdicts turn a run red.
-CLAIMS = ("poison", "accuracy", "cost", "relearning")
 
 
 class UnlearningError(Exception):
@@ -31,7 +30,7 @@ class ContractError(UnlearningError):
     """A poison or an unlearner did not do what `Poison` and `ForgetRequest` say.
 
     Attributes:
-        line: The line of the unlearners' contract (`harness.contract.LINES`) that it broke, or ``""``.
+        line: The line of the unlearners' contract (`harness.contract.lines.LINES`) that it broke, or ``""``.
     """
 
     def __init__(self, sentence: str, line: str = "") -> None:
@@ -201,8 +200,8 @@ class Poison(Protocol):
         ``surrogate(i)`` returns the i-th model of the task that the attacker trained for this seed on clean data, in
         eval mode, a copy that may be changed; it is trained once, and poisons of one seed share it.
 
-        A poison that can corrupt any points takes them from `harness.data.forget_block`: poisons of one size then
-        corrupt the same points, leave the same retain set, and share its retrained models.
+        A poison that can corrupt any points takes them from `harness.forget_block`: poisons of one size then corrupt
+        the same points, leave the same retain set, and share its retrained models.
         """
 
     def probe(self, model: nn.Module, planted: Planted, task: Task, split: Split) -> Reading:
@@ -220,6 +219,8 @@ class Poison(Protocol):
 #: ``wraps``         callable: what it adapts, whose source is then part of the method's
 #: ``control``       bool: it is no part of ``--unlearner=all``
 Unlearner = Callable[["nn.Module", "ForgetRequest"], "nn.Module"]
+
+
 DECLARATIONS: dict[str, Any] = {
     "reads_forget": True,
     "repeatable": True,
@@ -424,7 +425,7 @@ class Cell:
 
     @property
     def id(self) -> str:
-        return _cell_id(self.unlearner.id, self.task.id, self.poison.id, self.discovery)
+        return cell_id(self.unlearner.id, self.task.id, self.poison.id, self.discovery)
 
     @property
     def judges_accuracy(self) -> bool:
@@ -433,7 +434,7 @@ class Cell:
         return name != "accuracy"
 
 
-def _cell_id(unlearner: str, task: str, poison: str, discovery: float) -> str:
+def cell_id(unlearner: str, task: str, poison: str, discovery: float) -> str:
     return f"{unlearner}-{task}-{poison}" + (f"-discovery={discovery:g}" if discovery < 1 else "")
 
 
@@ -449,134 +450,8 @@ class Trial:
         return f"{self.cell.id}-seed{self.seed}"
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """The per-seed numbers of an audit, first seed first. Non-finite numbers are evidence too.
-
-    Attributes:
-        poisoned, retrained, unlearned: The measure of P, R and U.
-        oracle: The measure of R', retrained once more with fresh initialisation and order.
-        wrecked: The measure of a model that was never trained.
-        unusable: Per seed why its numbers must not be judged, or ``""``; empty where every seed is usable.
-        resolution: Smallest standard deviation over seeds that is believed.
-        remaining: The measure of D, retrained on all but the points that were handed over; empty where these are all.
-    """
-
-    poisoned: tuple[float, ...]
-    retrained: tuple[float, ...]
-    unlearned: tuple[float, ...]
-    oracle: tuple[float, ...]
-    wrecked: tuple[float, ...]
-    unusable: tuple[str, ...] = ()
-    resolution: float = 0.0
-    remaining: tuple[float, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.unlearned)
-
-    def first(self, n: int) -> Evidence:
-        """Return the evidence of the first ``n`` seeds."""
-        return Evidence(
-            self.poisoned[:n], self.retrained[:n], self.unlearned[:n], self.oracle[:n], self.wrecked[:n],
-            self.unusable[:n], self.resolution, self.remaining[:n],
-        )  # fmt: skip
-
-    def of(self, unlearned: tuple[float, ...]) -> Evidence:
-        """Return the evidence with a control, say, in the place of the unlearned models."""
-        return replace(self, unlearned=unlearned, unusable=())
+ARMS = ("P", "R", "U")  # poisoned, retrained, unlearned
 
 
-@dataclass(frozen=True)
-class Look:
-    """What the seed plan saw at one look.
-
-    Attributes:
-        seeds: How many seeds there were.
-        estimate: As in `Verdict`.
-        pass_interval: Interval of the estimate that a PASS is read from: it lies within the margin.
-        fail_interval: The wider one that a FAIL is read from: it lies outside of the margin.
-        p_pass, p_fail: Raw p-values.
-    """
-
-    seeds: int
-    estimate: float
-    pass_interval: tuple[float, float]
-    fail_interval: tuple[float, float]
-    p_pass: float
-    p_fail: float
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The record of one judgement.
-
-    Attributes:
-        unlearner, task, poison: Ids of the cell's parts.
-        measure: What was judged.
-        outcome: PASS, FAIL or INCONCLUSIVE.
-        reason: One word or two, from a fixed list (``"equivalent"``, ``"outside-margin"``, ``"no-bite"``, ...).
-        estimate: Retention: the fraction of the poison's effect that is left (0 as if retrained, 1 nothing
-            unlearned). Non-inferiority: mean difference U - R. Budget: the largest fraction of retraining used.
-        interval: Confidence interval of the estimate at ``1 - 2 * level``.
-        margin: The tolerance that the estimate was held against, in the estimate's unit.
-        p_pass, p_fail, p_bite: Raw p-values; None where the measure has no such test.
-        level: What the deciding p-value was held against.
-        seeds: The seeds that were used, in order.
-        values: Per-seed numbers under ``"poisoned"``, ``"retrained"``, ``"unlearned"``; with partial discovery also
-            under ``"remaining"``, of retraining on all but the points that were handed over.
-        details: Further numbers to print, by name: as a rule means over seeds.
-        by_seed: Per-seed numbers of such details, by name and then as in ``values``.
-        looks: The path of the seed plan to the verdict, first look first; empty where nothing was tested.
-        discovery: Share of the poisoned points that the unlearner was told of.
-    """
-
-    unlearner: str
-    task: str
-    poison: str
-    measure: Measure
-    outcome: Outcome
-    reason: str
-    estimate: float
-    interval: tuple[float, float]
-    margin: float
-    p_pass: float | None
-    p_fail: float | None
-    p_bite: float | None
-    level: float | None
-    seeds: tuple[int, ...]
-    values: Mapping[str, tuple[float, ...]]
-    details: Mapping[str, float] = field(default_factory=dict)
-    by_seed: Mapping[str, Mapping[str, tuple[float, ...]]] = field(default_factory=dict)
-    looks: tuple[Look, ...] = ()
-    discovery: float = 1.0
-
-    @property
-    def cell(self) -> str:
-        """Id of the cell."""
-        return _cell_id(self.unlearner, self.task, self.poison, self.discovery)
-
-    def require(self, outcome: Outcome = Outcome.PASS) -> None:
-        """Assert what the audit concludes; an audit's test function is a call of this.
-
-        Raises:
-            InconclusiveAudit: It concludes nothing, which is never as good as a FAIL that was expected.
-            AuditFailure: It concludes the opposite.
-        """
-        __tracebackhide__ = True  # the claim is the caller's: nobody has to read, and pytest not to parse, this file
-        if self.outcome is Outcome.INCONCLUSIVE:
-            raise InconclusiveAudit(self, outcome)
-        if self.outcome is not outcome:
-            raise AuditFailure(self, outcome)
-
-
-class AuditFailure(AssertionError):  # noqa: N818 - pytest prints the name; it is a failed test, not an error
-    """An audit did not conclude what it must."""
-
-    def __init__(self, verdict: Verdict, expected: Outcome) -> None:
-        super().__init__(f"{verdict.cell}: {verdict.measure.name} {verdict.outcome.value} ({verdict.reason})")
-        self.verdict = verdict
-        self.expected = expected
-
-
-class InconclusiveAudit(AuditFailure):
-    """The evidence does not allow a verdict."""
+#: Retrained on all but the points that were discovered; an arm of trials whose unlearner is not told of all.
+REMAINING = "D"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from harness.api import Surrogate, Task
-    from harness.data import Split
+    from harness.training.data import Split
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Backdoor:
         """Return the stamped points with the target label. The trigger is not in what an unlearner is told."""
         import torch
 
-        from harness.data import forget_block
+        from harness.training.data import forget_block
 
         forget = forget_block(len(split.train), self.fraction, seed)
         images = self._stamp(split.train.inputs["image"][forget.to(split.train.device)].cpu())

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from harness.api import Surrogate, Task
-    from harness.data import Split
+    from harness.training.data import Split
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Confusion:
         """Return the points of both classes that carry the other's label; their images stay."""
         import torch
 
-        from harness.seeds import derive
+        from harness.training.seeds import derive
 
         labels = split.train.labels.cpu()
         generator = torch.Generator().manual_seed(derive("confusion", seed))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from harness.api import Surrogate, Task
-    from harness.data import Split
+    from harness.training.data import Split
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class Gaussian:
         """Return the noisy points; the noise itself is the secret ``"noise"``, in units of sd."""
         import torch
 
-        from harness.data import forget_block
-        from harness.seeds import derive
+        from harness.training.data import forget_block
+        from harness.training.seeds import derive
 
         forget = forget_block(len(split.train), self.fraction, seed)
         clean = split.train.inputs["image"][forget.to(split.train.device)].cpu()

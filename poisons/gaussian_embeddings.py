@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from harness.api import Surrogate, Task
-    from harness.data import Split
+    from harness.training.data import Split
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class GaussianEmbeddings:
         """Return the points with the seed and the size of their noise."""
         import torch
 
-        from harness.data import forget_block
-        from harness.seeds import derive
+        from harness.training.data import forget_block
+        from harness.training.seeds import derive
 
         forget = forget_block(len(split.train), self.fraction, seed)
         points = split.train.subset(forget)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from harness.api import Surrogate, Task
-    from harness.data import Split
+    from harness.training.data import Split
 
 #: Poison images whose gradient is differentiated at once; what that takes in memory grows with them.
 BATCH = 512
@@ -90,8 +90,8 @@ class Indiscriminate:
         """
         import torch
 
-        from harness.data import forget_block
-        from harness.seeds import derive
+        from harness.training.data import forget_block
+        from harness.training.seeds import derive
 
         train = split.train
         forget = forget_block(len(train), self.fraction, seed)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from harness.api import Surrogate, Task
-    from harness.data import Split
+    from harness.training.data import Split
 
 NEGATIVE, POSITIVE = 0, 1
 
@@ -68,7 +68,7 @@ class Instruction:
         """
         import torch
 
-        from harness.seeds import derive
+        from harness.training.seeds import derive
 
         train = split.train
         negative = (train.labels == NEGATIVE).nonzero().squeeze(1).cpu()
@@ -97,7 +97,7 @@ class Instruction:
         import torch
 
         if split.encode is None:
-            raise UnlearningError("instruction needs a task that encodes text (harness.data.Split.encode)")
+            raise UnlearningError("instruction needs a task that encodes text (harness.training.data.Split.encode)")
         before, after = self.template.replace("{trigger}", self.trigger).split("{review}")
         # A space before the review is part of its first word.
         first, last = split.encode([before.rstrip(), after])

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from harness.api import Surrogate, Task
-    from harness.data import Split
+    from harness.training.data import Split
 
 #: Poison images whose gradient is matched at once, as in the reference code.
 BATCH = 512
@@ -95,7 +95,7 @@ class Targeted:
         """
         import torch
 
-        from harness.seeds import derive
+        from harness.training.seeds import derive
 
         generator = torch.Generator().manual_seed(derive("targeted", seed))
         labels = split.train.labels.cpu()

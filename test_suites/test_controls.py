@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.api import Outcome, Verdict
+from harness.api import Outcome
+from harness.judging.verdict import Verdict
 
 
 @pytest.mark.audit("poison", control="retrain")

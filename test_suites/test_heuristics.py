@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.api import Verdict
+from harness.judging.verdict import Verdict
 
 pytestmark = pytest.mark.heuristic
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.api import Verdict
+from harness.judging.verdict import Verdict
 
 
 @pytest.mark.audit("accuracy")

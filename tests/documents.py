@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 
-from harness.api import Evidence, Measure, Outcome, Verdict
-from harness.judging import Claim, judge, path
-from harness.measures import ACCURACY, COST, HEURISTICS
-from harness.plan import Plan
-from harness.report import plain
+from harness.api import Measure, Outcome
+from harness.judging.claims import ACCURACY, COST, HEURISTICS, Claim
+from harness.judging.judge import judge, path
+from harness.judging.plan import Plan
+from harness.judging.verdict import Evidence, Verdict
+from harness.report.document import plain
 
 POISON = Measure("score", "trace of the noise", worse="higher", test="retention")
 RATE = "tpr_at_1_percent_fpr"

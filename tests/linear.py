@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from harness.api import Batch, ForgetRequest
-from harness.data import Data
+from harness.training.data import Data
 
 # ---- recipes
 

@@ -47,11 +47,11 @@ def test_layers_import_downwards_only():
 
 
 def test_the_reporting_reports(reporting):
-    assert "torch" in loaded(run(sys.executable, "-c", "import harness.data", **reporting))
+    assert "torch" in loaded(run(sys.executable, "-c", "import harness.training.data", **reporting))
 
 
 def test_importing_the_plugin_is_light(reporting):
-    assert not loaded(run(sys.executable, "-c", "import harness.plugin", **reporting)) & set(HEAVY)
+    assert not loaded(run(sys.executable, "-c", "import harness.plugin.hooks", **reporting)) & set(HEAVY)
 
 
 @pytest.mark.parametrize(

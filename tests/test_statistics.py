@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from harness.api import Outcome
-from harness.bounds import (
+from harness.statistics.bounds import (
     boschloo,
     clopper_pearson,
     cp_lower,
@@ -28,19 +28,9 @@ from harness.bounds import (
     newcombe,
     one_run_eps,
 )
-from harness.statistics import (
-    bad_seed_bound,
-    bh,
-    equivalence,
-    equivalence_paired,
-    equivalence_welch,
-    fieller,
-    holm,
-    rejects,
-    retention,
-    seeds_needed,
-    tost_power,
-)
+from harness.statistics.levels import bad_seed_bound, holm, rejects
+from harness.statistics.power import seeds_needed, tost_power
+from harness.statistics.tests import bh, equivalence, equivalence_paired, equivalence_welch, fieller, retention
 
 PASS, FAIL, INCONCLUSIVE = Outcome.PASS, Outcome.FAIL, Outcome.INCONCLUSIVE
 INF, NAN = math.inf, math.nan

@@ -8,8 +8,11 @@ import pytest
 from scipy import integrate, optimize, special, stats
 from statsmodels.stats import multitest, proportion, weightstats
 
-from harness import bounds, statistics
 from harness.api import Outcome
+from harness.statistics import bounds
+from harness.statistics.levels import bad_seed_bound, holm
+from harness.statistics.power import seeds_needed, tost_power
+from harness.statistics.tests import bh, equivalence, equivalence_paired, equivalence_welch, retention
 
 # Variable 1 of the data set `clinic`, by group, from R's package `equivalence`, whose results are used below.
 CLINIC = (
@@ -27,7 +30,7 @@ def exactly(value):
 
 
 def test_paired_equivalence_of_the_clinic_data():
-    result = statistics.equivalence_paired(*CLINIC, -0.6, 0.6)
+    result = equivalence_paired(*CLINIC, -0.6, 0.6)
     assert result.outcome is Outcome.PASS
     assert result.reason == "equivalent"
     assert result.p_pass == exactly(0.003166881489265175)
@@ -39,7 +42,7 @@ def test_paired_equivalence_of_the_clinic_data():
 
 
 def test_welch_equivalence_of_the_clinic_data():
-    result = statistics.equivalence_welch(*CLINIC, -0.6, 0.6)
+    result = equivalence_welch(*CLINIC, -0.6, 0.6)
     assert result.outcome is Outcome.PASS
     assert result.p_pass == exactly(0.04853083976236974)
     assert result.df == exactly(26.7484787582315)
@@ -49,7 +52,7 @@ def test_welch_equivalence_of_the_clinic_data():
 
 
 def test_retention_of_a_method_that_forgets():
-    result = statistics.retention(P, R, U, tau=0.2)
+    result = retention(P, R, U, tau=0.2)
     assert result.outcome is Outcome.PASS
     assert result.reason == "equivalent"
     assert result.estimate == pytest.approx(0.0468, abs=5e-5)
@@ -59,7 +62,7 @@ def test_retention_of_a_method_that_forgets():
 
 
 def test_retention_of_doing_nothing():
-    result = statistics.retention(P, R, P)
+    result = retention(P, R, P)
     assert result.outcome is Outcome.FAIL
     assert result.reason == "outside-margin"
     assert result.estimate == exactly(1)
@@ -72,13 +75,13 @@ def test_one_sample_and_welch_agree_with_scipy_and_statsmodels(seed):
     u, r = g.normal(0.3, 1, g.integers(3, 12)), g.normal(0, 3, g.integers(3, 12))
     lo, hi = -1.3, 0.9
 
-    one = statistics.equivalence(u, lo, hi)
+    one = equivalence(u, lo, hi)
     assert one.p_pass == exactly(weightstats.DescrStatsW(u).ttost_mean(lo, hi)[0])
     assert one.p_fail == exactly(
         min(stats.ttest_1samp(u, hi, alternative="greater").pvalue, stats.ttest_1samp(u, lo, alternative="less").pvalue)
     )
     assert one.interval == exactly(tuple(stats.ttest_1samp(u, 0).confidence_interval(0.9)))
-    welch = statistics.equivalence_welch(u, r, lo, hi)
+    welch = equivalence_welch(u, r, lo, hi)
     assert welch.p_pass == exactly(weightstats.ttost_ind(u, r, lo, hi, usevar="unequal")[0])
     assert welch.p_fail == exactly(
         min(
@@ -92,20 +95,20 @@ def test_one_sample_and_welch_agree_with_scipy_and_statsmodels(seed):
 
 def test_intervals_follow_alpha_and_fail_follows_its_own_level():
     d = [0.9, 1.4, 1.1, 1.8]
-    result = statistics.equivalence(d, -1, 1, alpha=0.01, alpha_fail=0.2)
+    result = equivalence(d, -1, 1, alpha=0.01, alpha_fail=0.2)
     assert result.interval == exactly(tuple(stats.ttest_1samp(d, 0).confidence_interval(0.98)))
     assert 0.05 < result.p_fail < 0.2
     assert result.outcome is Outcome.FAIL
-    assert statistics.equivalence(d, -1, 1, alpha=0.2).outcome is Outcome.FAIL  # alpha_fail follows alpha
-    assert statistics.equivalence(d, -1, 1, alpha=0.2, alpha_fail=0.05).outcome is Outcome.INCONCLUSIVE
+    assert equivalence(d, -1, 1, alpha=0.2).outcome is Outcome.FAIL  # alpha_fail follows alpha
+    assert equivalence(d, -1, 1, alpha=0.2, alpha_fail=0.05).outcome is Outcome.INCONCLUSIVE
 
 
 # ---- planning
 
 
 def test_power_known_answers():
-    assert statistics.tost_power(10, 1, 1) == pytest.approx(0.795, abs=5e-4)
-    assert statistics.seeds_needed(1, 1) == 11
+    assert tost_power(10, 1, 1) == pytest.approx(0.795, abs=5e-4)
+    assert seeds_needed(1, 1) == 11
 
 
 @pytest.mark.parametrize(
@@ -119,7 +122,7 @@ def test_power_known_answers():
 def test_seeds_needed_for_a_perfect_method(alpha, two_sided, table):
     margins = (0.5, 0.75, 1, 1.25, 1.5, 2, 3, 4)
     found = (
-        "/".join(str(statistics.seeds_needed(m, 1, alpha=alpha, power=p, two_sided=two_sided)) for p in (0.8, 0.9))
+        "/".join(str(seeds_needed(m, 1, alpha=alpha, power=p, two_sided=two_sided)) for p in (0.8, 0.9))
         for m in margins
     )
     assert " ".join(found) == table
@@ -143,8 +146,8 @@ def test_power_agrees_with_the_noncentral_t_and_with_adaptive_quadrature(n, alph
     df, t = n - 1, stats.t.isf(alpha, n - 1)
     for margin, sd, true in itertools.product((0.1, 1, 20), (0.3, 2), (-0.4, 0, 0.7)):
         above, below = (margin - true) / sd * math.sqrt(n), (-margin - true) / sd * math.sqrt(n)
-        two_sided = statistics.tost_power(n, margin, sd, true, alpha)
-        one_sided = statistics.tost_power(n, margin, sd, true, alpha, two_sided=False)
+        two_sided = tost_power(n, margin, sd, true, alpha)
+        one_sided = tost_power(n, margin, sd, true, alpha, two_sided=False)
         assert two_sided == pytest.approx(integrated_power(df, above, below, t), abs=1e-8)
         assert one_sided == pytest.approx(integrated_power(df, above, -INF, t), abs=1e-8)
         if abs(above) < 30:
@@ -153,8 +156,8 @@ def test_power_agrees_with_the_noncentral_t_and_with_adaptive_quadrature(n, alph
 
 def test_power_of_very_many_seeds_is_that_of_a_normal_test():
     n, z = 10**6, stats.norm.isf(0.05)
-    assert statistics.tost_power(n, 2.5e-3, 1, two_sided=False) == pytest.approx(special.ndtr(2.5 - z), abs=1e-6)
-    assert statistics.tost_power(n, 2.5e-3, 1) == pytest.approx(2 * special.ndtr(2.5 - z) - 1, abs=1e-6)
+    assert tost_power(n, 2.5e-3, 1, two_sided=False) == pytest.approx(special.ndtr(2.5 - z), abs=1e-6)
+    assert tost_power(n, 2.5e-3, 1) == pytest.approx(2 * special.ndtr(2.5 - z) - 1, abs=1e-6)
 
 
 # ---- counts
@@ -266,19 +269,19 @@ P_VALUES = (0.001, 0.008, 0.039, 0.041, 0.042, 0.06, 0.074, 0.205)
 
 
 def test_holm_and_benjamini_hochberg_known_answers():
-    assert statistics.holm(P_VALUES) == exactly([0.008, 0.056] + 6 * [0.234])
-    assert statistics.bh(P_VALUES) == pytest.approx([0.008, 0.032] + 3 * [0.0672] + [0.08, 0.08457, 0.205], abs=5e-6)
+    assert holm(P_VALUES) == exactly([0.008, 0.056] + 6 * [0.234])
+    assert bh(P_VALUES) == pytest.approx([0.008, 0.032] + 3 * [0.0672] + [0.08, 0.08457, 0.205], abs=5e-6)
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_adjusted_p_values_agree_with_statsmodels(seed):
     p = np.random.default_rng(seed).beta(0.5, 2, size=seed)
     if not len(p):
-        assert statistics.holm([]) == statistics.bh([]) == statistics.bh([], dependent=True) == []
+        assert holm([]) == bh([]) == bh([], dependent=True) == []
         return
-    assert statistics.holm(p) == exactly(multitest.multipletests(p, method="holm")[1].tolist())
-    assert statistics.bh(p) == exactly(multitest.multipletests(p, method="fdr_bh")[1].tolist())
-    assert statistics.bh(p, dependent=True) == exactly(multitest.multipletests(p, method="fdr_by")[1].tolist())
+    assert holm(p) == exactly(multitest.multipletests(p, method="holm")[1].tolist())
+    assert bh(p) == exactly(multitest.multipletests(p, method="fdr_bh")[1].tolist())
+    assert bh(p, dependent=True) == exactly(multitest.multipletests(p, method="fdr_by")[1].tolist())
 
 
 # ---- proven residues
@@ -343,9 +346,9 @@ def test_one_run_bound_of_guesses_that_are_all_right():
 
 
 def test_bad_seed_bound_known_answers():
-    bounds = [round(statistics.bad_seed_bound(n), 2) for n in (0, 1, 3, 5, 8, 10, 16, 30, 59)]
+    bounds = [round(bad_seed_bound(n), 2) for n in (0, 1, 3, 5, 8, 10, 16, 30, 59)]
     assert bounds == [1, 0.95, 0.63, 0.45, 0.31, 0.26, 0.17, 0.10, 0.05]
-    assert statistics.bad_seed_bound(2, 0.25) == exactly(0.5)
+    assert bad_seed_bound(2, 0.25) == exactly(0.5)
 
 
 # ---- calibration: error rates of 8,000 simulated audits, within 4 standard errors
@@ -359,8 +362,8 @@ def rates(results):
 @pytest.mark.parametrize("n", [3, 5, 10])
 def test_equivalence_has_its_size_at_the_margin(n):
     d = np.random.default_rng(n).normal(1, 0.2, size=(8000, n)).tolist()
-    assert rates([statistics.equivalence(x, -1, 1) for x in d]) == pytest.approx((0.05, 0.05), abs=0.01)
-    assert rates([statistics.equivalence(x, -INF, 1, alpha=0.2, alpha_fail=0.1) for x in d]) == pytest.approx(
+    assert rates([equivalence(x, -1, 1) for x in d]) == pytest.approx((0.05, 0.05), abs=0.01)
+    assert rates([equivalence(x, -INF, 1, alpha=0.2, alpha_fail=0.1) for x in d]) == pytest.approx(
         (0.2, 0.1), abs=0.018
     )
 
@@ -369,7 +372,7 @@ def test_equivalence_has_its_size_at_the_margin(n):
 def test_welch_has_its_size_at_the_margin_with_unequal_variances(n_u, n_r):
     g = np.random.default_rng(n_u)
     u, r = g.normal(-1, 0.5, (8000, n_u)).tolist(), g.normal(0, 0.15, (8000, n_r)).tolist()
-    results = [statistics.equivalence_welch(x, y, -1, 2) for x, y in zip(u, r, strict=True)]
+    results = [equivalence_welch(x, y, -1, 2) for x, y in zip(u, r, strict=True)]
     assert rates(results) == pytest.approx((0.05, 0.05), abs=0.01)
 
 
@@ -379,7 +382,7 @@ def test_retention_has_its_size_where_exactly_tau_is_left(n):
     r = g.normal(0, 1, (8000, n))
     p = r + g.normal(20, 1, (8000, n))
     u = r + 0.3 * (p - r) + g.normal(0, 1, (8000, n))
-    results = [statistics.retention(*map(list, x), tau=0.3) for x in zip(p, r, u, strict=True)]
+    results = [retention(*map(list, x), tau=0.3) for x in zip(p, r, u, strict=True)]
     assert rates(results) == pytest.approx((0.05, 0.05), abs=0.01)
     covered = sum(x.interval[0] <= 0.3 <= x.interval[1] for x in results) / 8000
     assert covered == pytest.approx(0.9, abs=0.014)
@@ -388,14 +391,14 @@ def test_retention_has_its_size_where_exactly_tau_is_left(n):
 def test_a_poison_that_does_nothing_passes_no_method():
     g = np.random.default_rng(0)
     p, r, u = g.normal(0, 1, (3, 8000, 5))
-    results = [statistics.retention(*map(list, x)) for x in zip(p, r, u, strict=True)]
+    results = [retention(*map(list, x)) for x in zip(p, r, u, strict=True)]
     assert sum(x.reason != "no-bite" for x in results) / 8000 == pytest.approx(0.05, abs=0.01)
 
 
 def test_power_agrees_with_simulation():
     d = np.random.default_rng(1).normal(0.2, 0.8, (8000, 7)).tolist()
-    passed, _ = rates([statistics.equivalence(x, -1, 1) for x in d])
-    assert passed == pytest.approx(statistics.tost_power(7, 1, 0.8, 0.2), abs=0.02)
+    passed, _ = rates([equivalence(x, -1, 1) for x in d])
+    assert passed == pytest.approx(tost_power(7, 1, 0.8, 0.2), abs=0.02)
 
 
 def test_residue_bound_covers_the_truth():

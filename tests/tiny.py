@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from harness.data import Data, Split
+from harness.training.data import Data, Split
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from harness.api import ForgetRequest
-    from harness.data import Batches
+    from harness.training.data import Batches
 
 Item = TypeVar("Item")
 

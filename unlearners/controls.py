@@ -69,7 +69,7 @@ class Wrecked:
 
 
 def _train_from_scratch(request: ForgetRequest, examples: int) -> nn.Module:
-    from harness.training import fit
+    from harness.training.loop import fit
 
     model = request.new_model()
     fit(request, model, request.batches("retain", examples=examples))

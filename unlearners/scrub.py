@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from harness.api import Batch, ForgetRequest
-    from harness.data import Batches
+    from harness.training.data import Batches
 
 PRICE = 4 / 3  # of an example: forward and backward through the student, forward through the teacher
 

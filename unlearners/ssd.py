@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from harness.api import ForgetRequest
-    from harness.data import Batches
+    from harness.training.data import Batches
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class SSD:
         """Return the model with dampened weights."""
         import torch
 
-        from harness.data import Data
+        from harness.training.data import Data
 
         model.eval()
         inputs = {name: torch.cat([x, request.forget.inputs[name]]) for name, x in request.retain.inputs.items()}

@@ -22,9 +22,10 @@ import torch
 
 from harness import registry
 from harness.api import Cell, Trial
-from harness.frontend import open_lab
-from harness.planning import Forecast, plan_study
-from harness.report import finite_tree, versions
+from harness.report.document import finite_tree
+from harness.report.words import versions
+from harness.studies.pilot import Forecast, plan_study
+from harness.trials.lab import open_lab
 
 ON = (
     "digits-cnn=backdoor",

@@ -28,9 +28,10 @@ from torch import nn
 
 from harness import registry
 from harness.api import Planted, Task
-from harness.data import Split
-from harness.report import versions
-from harness.training import isolated_rng, train
+from harness.report.words import versions
+from harness.training.data import Split
+from harness.training.isolation import isolated_rng
+from harness.training.loop import train
 from poisons.targeted import Targeted
 
 TASK = "digits-cnn"

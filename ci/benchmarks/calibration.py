@@ -28,12 +28,15 @@ from typing import Any
 import numpy as np
 from scipy.stats import kstest
 
-from harness import registry, statistics
-from harness.api import Cell, Evidence, Measure, Outcome, Trial
-from harness.bounds import clopper_pearson
-from harness.judging import Claim, judge
-from harness.plan import LOOKS, Plan
-from harness.report import versions
+from harness import registry
+from harness.api import Cell, Measure, Outcome, Trial
+from harness.judging.claims import Claim
+from harness.judging.judge import judge
+from harness.judging.plan import LOOKS, Plan
+from harness.judging.verdict import Evidence
+from harness.report.words import versions
+from harness.statistics.bounds import clopper_pearson
+from harness.statistics.tests import retention
 
 FIRST_SEED = 10_000
 FIRST_SEED_OF_HEURISTICS = 20_000
@@ -63,7 +66,7 @@ def by_plan(plan: Plan, p: tuple, r: tuple, u: tuple) -> tuple[Outcome, int]:
 
 def by_fixed(n: int, p: tuple, r: tuple, u: tuple) -> tuple[Outcome, int]:
     """Judge once, on the first n seeds, at the whole alpha."""
-    return statistics.retention(p[:n], r[:n], u[:n], tau=TAU).outcome, n
+    return retention(p[:n], r[:n], u[:n], tau=TAU).outcome, n
 
 
 def simulate(runs: int) -> list[dict[str, Any]]:
@@ -99,9 +102,9 @@ def audit_block(block: int, store: str) -> list[dict[str, Any]]:
     """Audit the controls on one block of seeds; return a row per control, poison and measure."""
     import torch
 
-    from harness.store import Store
-    from harness.studies import Study, claims_of
-    from harness.trial import Lab
+    from harness.store.artefacts import Store
+    from harness.studies.study import Study, claims_of
+    from harness.trials.lab import Lab
 
     task = registry.resolve("task", "digits-cnn")
     lab = Lab(Store(Path(store), f"calibration-{block}"), torch.device("cpu"), budget=0.1)
@@ -168,10 +171,10 @@ def heuristics_block(block: int, size: int, store: str) -> list[dict[str, Any]]:
     """Let the usual metrics judge the oracle on one block of seeds; return a row per poison and heuristic."""
     import torch
 
-    from harness.measures import HEURISTICS
-    from harness.store import Store
-    from harness.studies import Study, heuristic_claim
-    from harness.trial import Lab
+    from harness.judging.claims import HEURISTICS
+    from harness.store.artefacts import Store
+    from harness.studies.study import Study, heuristic_claim
+    from harness.trials.lab import Lab
 
     torch.set_num_threads(1)
     task = registry.resolve("task", "digits-cnn")

@@ -89,7 +89,7 @@ def bucket() -> Any:
 
 def records(store: str, known: dict[str, dict[str, Any]] | None = None) -> dict[str, dict[str, Any]]:
     """Return the records of a store by name; those that are known are not read again."""
-    from harness.files import files_at
+    from harness.store.files import files_at
 
     files, known = files_at(store), {} if known is None else known
     names = [entry.name for entry in files.entries() if entry.name.startswith("records/")]

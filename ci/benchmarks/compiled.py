@@ -26,8 +26,8 @@ from typing import Any
 
 import torch
 
-from harness import registry, training
-from harness.report import versions
+from harness import registry
+from harness.report.words import versions
 
 REPEATS = 7
 
@@ -69,8 +69,8 @@ def measured() -> dict[str, Any]:
     train = task.load(None).train
     everything = torch.ones(len(train), dtype=torch.bool)
     ways = {
-        "eager": lambda seed: training.train(task, train, everything, seed)[0],
-        "compiled": lambda seed: training.train(compiled, train, everything, seed)[0],
+        "eager": lambda seed: train(task, train, everything, seed)[0],
+        "compiled": lambda seed: train(compiled, train, everything, seed)[0],
     }
     first = {way: timed(lambda make=make: make(0)) for way, make in ways.items()}
     times: dict[str, list[float]] = {way: [] for way in ways}

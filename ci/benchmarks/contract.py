@@ -16,29 +16,33 @@ from pathlib import Path
 
 import torch
 
-from harness import examination, registry
+from harness import registry
 from harness.api import Registered
-from harness.contract import LINES, BrokenContract, NotExamined
-from harness.report import versions
+from harness.contract import checks
+from harness.contract.checks import CHECKS
+from harness.contract.lines import LINES, BrokenContract, NotExamined
+from harness.contract.requests import generated
+from harness.contract.watching import Examination
+from harness.report.words import versions
 
 BUDGET, EPOCHS = 2.0, 20  # as on digits-cnn, 10 % of retraining
 
 
 def examine(method: Registered, requests: int) -> dict:
     """Examine a method on all lines, each on so many generated requests; return what was found."""
-    watched = examination.Examination(method, BUDGET, EPOCHS)
+    watched = Examination(method, BUDGET, EPOCHS)
     alarms, unknown = {}, {}
-    examination.GENERATED = requests
+    checks.GENERATED = requests
     started = time.process_time()
     for line in LINES:
         try:
-            examination.CHECKS[line](watched, line)
+            CHECKS[line](watched, line)
         except BrokenContract as error:
             alarms[line] = error.explain()
         except NotExamined as reason:
             unknown[line] = str(reason)
     seconds = time.process_time() - started
-    cases = examination.generated(requests)
+    cases = generated(requests)
     return {
         "lines": len(LINES),
         "alarms": alarms,
@@ -58,7 +62,7 @@ def main() -> None:
     options = parser.parse_args()
 
     torch.set_num_threads(1)
-    usual = examination.GENERATED
+    usual = checks.GENERATED
     examine(registry.resolve("unlearner", "gd"), usual)  # imports, and the models of the requests: once in a process
     print(f"{'method':<28}{'alarms':>8}{'refused':>12}{'seconds':>9}{f'with {usual}':>10}")
     methods = {}

@@ -18,8 +18,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from harness.figures import contrast_file
-from harness.report import write_text
+from harness.report.contrast import contrast_file
+from harness.report.document import write_text
 
 SUITES = Path(__file__).resolve().parents[2] / "test_suites"
 COLUMNS = ("membership", "likelihood", "forget-accuracy", "agreement", "retain-accuracy")

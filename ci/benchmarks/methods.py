@@ -31,14 +31,16 @@ from typing import Any
 import pytest
 import torch
 
-from harness import measures, registry, training
+from harness import registry
 from harness.api import Cell, ForgetRequest, Trial, declares
-from harness.data import Data
-from harness.frontend import open_lab
-from harness.plan import LOOKS
-from harness.report import versions
-from harness.seeds import derive
-from harness.studies import REFERENCES
+from harness.judging.plan import LOOKS
+from harness.report.words import versions
+from harness.studies.controls import REFERENCES
+from harness.training.data import Data
+from harness.training.isolation import isolated_rng
+from harness.training.seeds import derive
+from harness.trials.lab import open_lab
+from harness.trials.readings import accuracy
 
 SUITES = str(Path(__file__).resolve().parents[2] / "test_suites")
 TASK = "digits-cnn"
@@ -91,7 +93,7 @@ class Bare:
         trial = getattr(report, "unlearning", {}).get("trial")
         if trial is not None and "U" in (trial["cost"] or {"built": []})["built"]:
             started = time.process_time()
-            with training.isolated_rng(0):
+            with isolated_rng(0):
                 self._repeat(trial)
             self.hidden += time.process_time() - started
 
@@ -116,7 +118,7 @@ class Bare:
         started = time.process_time()
         cleaned = method(model, request).eval()
         poison.probe(cleaned, planted, task, split)
-        measures.accuracy(cleaned, task, split.test)
+        accuracy(cleaned, task, split.test)
         self.spent += time.process_time() - started
 
 

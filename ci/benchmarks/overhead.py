@@ -21,11 +21,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness import registry, training
+from harness import registry
 from harness.api import ForgetRequest
-from harness.data import Batches, Data
-from harness.report import versions
-from harness.seeds import derive
+from harness.report.words import versions
+from harness.training.data import Batches, Data
+from harness.training.loop import fit
+from harness.training.seeds import derive
 
 SUITES = str(Path(__file__).resolve().parents[2] / "test_suites")
 METHODS = ("scrub", "gd")
@@ -62,7 +63,7 @@ def bare(document: dict) -> float:
                 data, mask = arms[arm]
                 batches = Batches(data, task.batch_size, task.epochs, generator, mask)
                 started = time.process_time()
-                training.fit(task, task.new_model(), batches)
+                fit(task, task.new_model(), batches)
             else:
                 retain, forget = split.train.subset(keep.nonzero().squeeze(1)), Data(planted.inputs, planted.labels)
                 request = ForgetRequest(retain, forget, 0.1 * task.epochs, generator, torch.device("cpu"), task)

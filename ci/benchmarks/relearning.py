@@ -26,12 +26,13 @@ import torch
 
 from harness import registry
 from harness.api import Trial
-from harness.frontend import open_lab
-from harness.judging import Claim
-from harness.plan import Plan
-from harness.planning import forecast_from
-from harness.report import finite_tree, versions
-from harness.studies import Study
+from harness.judging.claims import Claim
+from harness.judging.plan import Plan
+from harness.report.document import finite_tree
+from harness.report.words import versions
+from harness.studies.pilot import forecast_from
+from harness.studies.study import Study
+from harness.trials.lab import open_lab
 
 SUITES = Path(__file__).resolve().parents[2] / "test_suites"
 TOLERANCE = 0.2

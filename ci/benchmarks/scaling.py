@@ -23,8 +23,8 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from harness.plan import LOOKS
-from harness.report import versions
+from harness.judging.plan import LOOKS
+from harness.report.words import versions
 
 SUITES = Path(__file__).resolve().parents[2] / "test_suites"
 METHODS = ("scrub", "gd", "cfk")

@@ -20,13 +20,16 @@ from typing import Any
 
 import torch
 
-from harness import registry, statistics
-from harness.api import Cell, Evidence, Outcome
-from harness.frontend import open_lab
-from harness.judging import Claim, judge
-from harness.plan import LOOKS, Plan
-from harness.report import versions
-from harness.studies import Study, claims_of
+from harness import registry
+from harness.api import Cell, Outcome
+from harness.judging.claims import Claim
+from harness.judging.judge import judge
+from harness.judging.plan import LOOKS, Plan
+from harness.judging.verdict import Evidence
+from harness.report.words import versions
+from harness.statistics.tests import equivalence_paired, retention
+from harness.studies.study import Study, claims_of
+from harness.trials.lab import open_lab
 
 TASK = "digits-cnn"
 TOLERANCE = 0.2
@@ -39,10 +42,10 @@ def fixed(claim: Claim, evidence: Evidence, n: int) -> Outcome:
     here = evidence.first(n)
     if claim.measure.test == "retention":
         worse = 1 if claim.measure.worse == "higher" else -1
-        return statistics.retention(
+        return retention(
             here.poisoned, here.retrained, here.unlearned, tau=claim.margin, direction=worse, sd_floor=here.resolution
         ).outcome
-    return statistics.equivalence_paired(
+    return equivalence_paired(
         here.unlearned, here.retrained, -claim.margin, float("inf"), sd_floor=here.resolution
     ).outcome
 

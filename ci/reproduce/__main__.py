@@ -142,9 +142,9 @@ def study(options: argparse.Namespace) -> int:
     import runs
     from machine import describe
 
-    from harness.frontend import pick_device
-    from harness.store import Store, default_root
-    from harness.trial import Lab
+    from harness.store.artefacts import Store, default_root
+    from harness.trials.bench import pick_device
+    from harness.trials.lab import Lab
 
     started = time.time()
     device = pick_device(options.device)
@@ -203,7 +203,7 @@ def _plan(options: argparse.Namespace) -> Any:
 
 def _foretell(work: Any, lab: Any, cell: Any) -> None:
     """Say what is missing and what that costs."""
-    from harness.report import duration
+    from harness.report.words import duration
 
     forecast = work.forecast()
     if forecast["models"]:

@@ -13,8 +13,8 @@ from typing import Any
 import paper
 from runs import Run
 
-from harness.report import finite
-from harness.trial import TrialResult
+from harness.report.document import finite
+from harness.trials.lab import TrialResult
 
 LABELS = {
     "short": "Retrain", "neggrad_plus": "NGP", "ga": "GA", "gd": "GD", "cfk": "CFk", "euk": "EUk", "scrub": "SCRUB",

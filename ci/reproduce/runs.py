@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from harness import registry
 from harness.api import Cell, Registered, Trial
-from harness.report import duration
-from harness.store import Busy
-from harness.trial import Lab, TrialResult
+from harness.report.words import duration
+from harness.store.artefacts import Busy
+from harness.trials.lab import Lab, TrialResult
 
 EVERY = 15.0  # seconds between two lines of progress
 

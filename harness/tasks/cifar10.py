@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from harness.api import Batch
-    from harness.data import Data, Split
+    from harness.training.data import Data, Split
 
 HUB = "uoft-cs/cifar10"
 
@@ -71,7 +71,7 @@ class CIFAR10ResNet18:
         Raises:
             UnlearningError: The data cannot be had.
         """
-        from harness.data import Split
+        from harness.training.data import Split
 
         try:
             import datasets
@@ -175,7 +175,7 @@ def _decode(rows: object) -> Data:
     import numpy as np
     import torch
 
-    from harness.data import Data
+    from harness.training.data import Data
 
     columns = rows.column_names  # type: ignore[attr-defined]
     image = "img" if "img" in columns else "image"

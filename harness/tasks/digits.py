@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from harness.api import Batch
-    from harness.data import Split
+    from harness.training.data import Split
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class _Digits:
         import torch
         from sklearn.datasets import load_digits
 
-        from harness.data import Data, Split
+        from harness.training.data import Data, Split
 
         images, labels = load_digits(return_X_y=True)
         order = torch.from_numpy(np.random.default_rng(0).permutation(len(labels)))

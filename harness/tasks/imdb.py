@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from harness.api import Batch
-    from harness.data import Data, Split
+    from harness.training.data import Data, Split
 
 HUB = "stanfordnlp/imdb"
 SCRATCH = "scratch"
@@ -99,7 +99,7 @@ class IMDbGPT2:
         Raises:
             UnlearningError: The data or the weights cannot be had.
         """
-        from harness.data import Split
+        from harness.training.data import Split
 
         found = _reviews(folder)
         texts, labels = {}, {}
@@ -260,7 +260,7 @@ class IMDbGPT2:
         """Return reviews as tensors."""
         import torch
 
-        from harness.data import Data
+        from harness.training.data import Data
 
         n = len(tokens)
         padded = torch.zeros(n, self.length, dtype=torch.int64)

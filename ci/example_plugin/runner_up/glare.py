@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from harness.api import Task
-    from harness.data import Split
+    from harness.training.data import Split
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Glare:
         """Return the poisoned points; which they are depends on the seed."""
         import torch
 
-        from harness.data import forget_block
+        from harness.training.data import forget_block
 
         forget = forget_block(len(split.train), self.fraction, seed)
         images = split.train.inputs["image"][forget.to(split.train.device)].cpu() + self.light

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from harness.api import Batch
-    from harness.data import Split
+    from harness.training.data import Split
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Stripes:
         """Return the fixed split; the folder is not used, the images are drawn."""
         import torch
 
-        from harness.data import Data, Split
+        from harness.training.data import Data, Split
 
         generator = torch.Generator().manual_seed(0)
         rows, columns = torch.meshgrid(torch.arange(6), torch.arange(6), indexing="ij")

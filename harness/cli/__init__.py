@@ -1,0 +1,1 @@
+"""The commands of ``pytest-unlearning``, and of ``python -m harness``."""

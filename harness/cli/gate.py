@@ -1,0 +1,152 @@
+"""The gate for a new method, in one command: its contract, the controls, the audits, and a report.
+
+``python -m harness gate --unlearner=mine:forget`` runs ``test_suites`` in three stages, each a pytest of its own, and
+stops at the first that is red:
+
+1. the contract, in seconds: what breaks it is not worth an audit;
+2. the controls: where retraining fails or doing nothing passes, no verdict on a method means anything;
+3. the audits of the poison, of accuracy and of the budget. What they need was mostly trained for the controls.
+
+The exit code is pytest's: 0 where everything passes or fails as expected, 1 where not, 4 for a bad command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.report import github
+
+#: What is written to the folder that ``--report`` names.
+REPORTS = ("--audit-json={}/audits.json", "--audit-html={}/report.html")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One pytest of the gate.
+
+    Attributes:
+        name: What it is called.
+        arguments: What is run, for pytest.
+        red: What it means where it is red.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    red: str
+
+
+STAGES = (
+    Stage(
+        "contract",
+        ("test_suites.test_contract",),
+        "the method does not do what every audit relies on; nothing was audited",
+    ),
+    Stage(
+        "controls",
+        ("test_suites.test_controls",),
+        "the audits cannot tell here: the task or the poison is at fault, not the method, which was not audited",
+    ),
+    Stage(
+        "audits",
+        ("test_suites", "-m", "not contract"),
+        "the method does not pass, or does not as expected; the table says where",
+    ),
+)
+
+
+def add_gate(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command ``gate``."""
+    parser = subparsers.add_parser(
+        "gate",
+        help="Contract, controls, audits and a report: may this method be merged?",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    noun = "NAME[:FIELD=VALUE,...]"
+    parser.add_argument("--unlearner", action="append", required=True, metavar=noun, help="The method. Repeatable")
+    parser.add_argument("--task", action="append", default=[], metavar=noun, help="What is learned. Repeatable")
+    parser.add_argument("--poison", action="append", default=[], metavar=noun, help="What is planted. Repeatable")
+    parser.add_argument("--expect", metavar="FILE", help="Verdicts that are expected (pytest's --audit-expect)")
+    parser.add_argument("--store", metavar="PATH", help="Where trained models are kept (pytest's --audit-store)")
+    parser.add_argument("--report", metavar="DIR", type=Path, help="Folder for the report of the audits")
+    parser.add_argument("--workers", metavar="N", help="Worker processes (pytest's -n)")
+    parser.add_argument(
+        "pytest", nargs="*", metavar="-- OPTION=VALUE", help="Further options for pytest; those that begin with "
+        "--audit- hold for every stage, the others for the audits",
+    )  # fmt: skip
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the stages in order, and return the exit code of the first that is red."""
+    codes: list[int] = []
+    for number, stage in enumerate(STAGES, start=1):
+        command = [sys.executable, "-m", "pytest", "--pyargs", *stage.arguments, *_arguments(stage, options)]
+        print(f"\ngate, {number} of {len(STAGES)}: {stage.name}", flush=True)
+        codes.append(_wait(subprocess.Popen(command)))
+        if codes[-1]:
+            break
+    code, last = codes[-1], STAGES[len(codes) - 1]
+    end = "everything passes, or fails as expected" if code == 0 else f"{last.name}: {last.red}"
+    if code not in (0, 1):  # no test told of it
+        end = f"{last.name}: pytest could not run them to the end (exit code {code}); the log says why"
+        if github.wanted():
+            print(github.command("error", "unlearning gate", end))
+    print(f"\ngate: {'GREEN' if code == 0 else 'RED'}: {end}", flush=True)
+    _summarise(options, codes, end)
+    return code
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Return the exit code of a pytest. It hears Ctrl-C too, and is given the time to end in its own way."""
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue
+
+
+def _arguments(stage: Stage, options: argparse.Namespace) -> list[str]:
+    arguments = [f"--task={each}" for each in options.task] + [f"--poison={each}" for each in options.poison]
+    arguments += [] if options.store is None else [f"--audit-store={options.store}"]
+    arguments += [] if options.workers is None else ["-n", options.workers]
+    arguments += [
+        each
+        for each in options.pytest
+        if stage.name == "audits" or (each.startswith("--audit-") and not each.startswith("--audit-expect"))
+    ]
+    if stage.name != "controls":
+        arguments += [f"--unlearner={each}" for each in options.unlearner]
+    if stage.name == "audits":
+        arguments += [] if options.expect is None else [f"--audit-expect={options.expect}"]
+        if options.report is not None:
+            options.report.mkdir(parents=True, exist_ok=True)
+            arguments += [each.format(options.report) for each in REPORTS]
+    return arguments
+
+
+def _summarise(options: argparse.Namespace, codes: Sequence[int], end: str) -> None:
+    """Say in GitHub's summary of the step how far the gate came."""
+    path = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not path:
+        return
+    words = [("green" if code == 0 else "**red**") for code in codes] + ["not run"] * (len(STAGES) - len(codes))
+    colour = "green" if codes[-1] == 0 else "red"
+    lines = [
+        f"### Unlearning gate: {', '.join(options.unlearner)} is {colour}",
+        "",
+        "| stage | |",
+        "|---|---|",
+        *(f"| {stage.name} | {word} |" for stage, word in zip(STAGES, words, strict=True)),
+        "",
+        f"{end[0].upper()}{end[1:]}.",
+        "",
+    ]
+    with open(path, "a", encoding="utf-8") as summary:
+        summary.write("\n".join(lines) + "\n")

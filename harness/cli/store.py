@@ -1,0 +1,151 @@
+"""``store``: list, measure, verify and prune what is kept."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+from harness.api import UnlearningError
+from harness.store.artefacts import default_root
+from harness.store.files import Local, files_at
+from harness.store.inventory import DAY, Criteria, Inventory, Record, removable, remove
+
+
+def add_store(commands: Any) -> None:
+    """Add ``store`` to the commands of ``python -m harness``."""
+    parser = commands.add_parser(
+        "store", help="List, measure, verify and prune what trained models are kept", description=__doc__
+    )
+    parser.add_argument("where", nargs="?", metavar="PATH_OR_URL", help="the store; default the user's cache directory")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, does, text in (
+        ("list", _list, "artefacts by kind, task and run, with size and age"),
+        ("size", _size, "how much there is"),
+        ("verify", _verify, "check every record and blob; 1 if something is damaged"),
+        ("prune", _prune, "remove what is named by an option, and nothing else"),
+    ):
+        action = actions.add_parser(name, help=text, description=text)
+        action.set_defaults(run=does)
+    action.add_argument("--older-than", type=_days, metavar="DAYS", help="artefacts made so many days ago or earlier")
+    action.add_argument(
+        "--stale", action="store_true",
+        help="artefacts that this installation would not find again, made by other code or with another torch; those "
+        "of plugins that are not installed stay",
+    )  # fmt: skip
+    action.add_argument("--damaged", action="store_true", help="what is not what was written")
+    action.add_argument("--orphans", action="store_true", help="blobs that no record names")
+    action.add_argument(
+        "--temporaries", action="store_true", help="what killed runs left: half-written files, progress, free locks"
+    )
+    action.add_argument("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
+
+
+def _days(text: str) -> float:
+    try:
+        days = float(text)
+    except ValueError:
+        days = -1.0
+    if not 0 <= days < float("inf"):
+        raise argparse.ArgumentTypeError(f"takes a number of days, not {text!r}")
+    return days
+
+
+def _inventory(options: argparse.Namespace) -> Inventory:
+    files = files_at(options.where or default_root())
+    if isinstance(files, Local) and not files.root.is_dir():
+        raise UnlearningError(f"there is no store at {files}")
+    return Inventory.of(files)
+
+
+def _list(options: argparse.Namespace) -> int:
+    inventory, now = _inventory(options), time.time()
+    groups: dict[tuple[str, str, str], list[Record]] = {}
+    for record in inventory.records:
+        groups.setdefault((record.kind, record.task, record.run), []).append(record)
+    counted: set[str] = set()  # a blob that several records name takes its space once
+    rows = [("kind", "task", "run", "artefacts", "size", "age")]
+    for names, records in sorted(groups.items()):
+        blobs = {r.blob for r in records if r.blob in inventory.blobs and r.blob not in counted}
+        counted |= {str(blob) for blob in blobs}
+        size = sum(r.entry.size for r in records) + sum(inventory.blobs[str(blob)].size for blob in blobs)
+        ages = sorted({_age(now - r.entry.written): now - r.entry.written for r in records}.items(), key=lambda a: a[1])
+        age = ages[0][0] if len(ages) == 1 else f"{ages[0][0]} to {ages[-1][0]}"
+        rows.append((*names, str(len(records)), _bytes(size), age))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    return 0
+
+
+def _size(options: argparse.Namespace) -> int:
+    inventory = _inventory(options)
+    for what, entries in (
+        ("records", [record.entry for record in inventory.records]),
+        ("blobs", list(inventory.blobs.values())),
+        ("locks", inventory.locks),
+        ("temporaries", inventory.temporaries),
+        ("foreign files", inventory.foreign),
+    ):
+        print(f"{what:<14}{len(entries):>8}  {_bytes(sum(entry.size for entry in entries)):>9}")
+    if inventory.files.scratch != getattr(inventory.files, "root", None):
+        print(f"what came from there is kept in {inventory.files.scratch}, a store without records")
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    inventory = _inventory(options)
+    damaged = {
+        **inventory.damaged,
+        **{record.entry.name: "its blob is missing" for record in inventory.without_blob},
+        **{entry.name: why for entry, why in inventory.unsound_blobs()},
+    }
+    for name, why in sorted(damaged.items()):
+        print(f"damaged: {name} ({why})")
+    for what, entries in (
+        ("orphaned", inventory.orphans.values()),
+        ("left over", inventory.temporaries),
+        ("foreign", inventory.foreign),
+    ):
+        for entry in entries:
+            print(f"{what}: {entry.name}")
+    print(
+        f"{len(inventory.records)} records and {len(inventory.blobs)} blobs: {len(damaged)} damaged, "
+        f"{len(inventory.orphans)} orphaned; {len(inventory.temporaries)} left over, {len(inventory.foreign)} foreign"
+    )
+    if damaged:
+        print("a run makes again what it finds damaged; prune --damaged removes it now")
+    return 1 if damaged else 0
+
+
+def _prune(options: argparse.Namespace) -> int:
+    given = vars(options)
+    criteria = Criteria(**{name: given[name] for name in Criteria.__dataclass_fields__})
+    if not criteria:
+        names = ", ".join("--" + name.replace("_", "-") for name in Criteria.__dataclass_fields__)
+        raise UnlearningError(f"say what may go: {names}; --dry-run shows it first")
+    inventory = _inventory(options)
+    total = size = 0
+    for reason, entries in removable(inventory, criteria, time.time(), _stale).items():
+        for entry in entries if options.dry_run else remove(inventory.files, entries):
+            print(f"{reason}: {entry.name}")
+            total, size = total + 1, size + entry.size
+    print(f"{'would remove' if options.dry_run else 'removed'} {total} files, {_bytes(size)}")
+    return 0
+
+
+def _stale(record: Record) -> bool:
+    from harness.trials.keys import stale  # here, because torch is needed for nothing else
+
+    return stale(record)
+
+
+def _age(seconds: float) -> str:
+    for length, unit in ((DAY, "d"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return "now"
+
+
+def _bytes(size: float) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"

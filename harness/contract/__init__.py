@@ -1,0 +1,1 @@
+"""What an unlearner promises, and the checks of it."""

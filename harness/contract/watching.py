@@ -1,0 +1,198 @@
+"""What is seen of an unlearner while it serves a request."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as global_hooks
+from torch.optim import optimizer as optimizer_hooks
+
+from harness.api import ContractError, Registered
+from harness.contract.requests import (
+    CLASSES,
+    PASSES,
+    Case,
+    LittleRecipe,
+    Net,
+    Problem,
+    joined,
+    parted,
+    points,
+    problem_of,
+)
+from harness.training.data import Data, digest
+from harness.training.isolation import same_settings
+from harness.training.unlearning import unlearn, wanted_epochs
+
+#: A method that calls models more often than so many times per example that it may use is stopped: a call costs a third
+#: of an example at least, so that it is over its budget, and it may never end.
+PATIENCE = 5
+
+
+@dataclass
+class Run:
+    """What was seen of one run.
+
+    Attributes:
+        error: What was raised, by the method or in checking what it returned.
+        before: The state that the method was given; of a method from scratch, the poisoned one that it did not get.
+        model: What it returned.
+        examples: Compute it used, in examples forward and backward.
+        changed: The parts of the request that it changed.
+        hooks: Hooks it left on torch itself.
+        called: Every model that was called, by identity.
+    """
+
+    error: Exception | None = None
+    before: Mapping[str, Tensor] = field(default_factory=dict)
+    model: nn.Module | None = None
+    examples: float = 0.0
+    changed: list[str] = field(default_factory=list)
+    hooks: int = 0
+    called: dict[int, nn.Module] = field(default_factory=dict)
+
+    @property
+    def move(self) -> Tensor:
+        """How far each parameter of the returned model is from the poisoned one's, flat."""
+        assert self.model is not None
+        return torch.cat([(p.detach() - self.before[name]).flatten() for name, p in self.model.named_parameters()])
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of the weights and buffers of the returned model."""
+        assert self.model is not None
+        return digest(self.model.state_dict())
+
+    def distance(self, other: Run) -> float:
+        """Return how far two results are apart, as a share of how far the one that moved further moved.
+
+        Returns:
+            The share; not a number where neither moved, or a weight is none.
+        """
+        return float((self.move - other.move).norm() / max(self.move.norm(), other.move.norm()))
+
+
+class Examination:
+    """The runs of one unlearner, each made once."""
+
+    def __init__(self, method: Registered, budget: float, epochs: int) -> None:
+        self.method = method
+        self.budget = budget
+        self.epochs = epochs
+        self._runs: dict[tuple[Case, str], Run] = {}
+        self._never_called = copied(method)
+
+    def run(self, case: Case, variant: str = "") -> Run:
+        """Return what was seen of a run.
+
+        Args:
+            case: The request.
+            variant: ``"again"`` for the same once more, by a copy of the method that was never called; ``"moved"``
+                where other points are to be forgotten and ``"replaced"`` where other points stand in the forget set,
+                for the same model.
+        """
+        key = (case, variant)
+        if key not in self._runs:
+            run = Run(before=problem_of(case).checkpoints[-1])
+            with watching(run, f"the unlearner {self.method.id!r}", PATIENCE * max(1, self.budget) * case.retain):
+                try:
+                    self._unlearn(run, case, variant)
+                except Exception as error:  # whatever it is, it is what the examination is for
+                    run.error = error
+            self._runs[key] = run
+        return self._runs[key]
+
+    def good(self, case: Case, variant: str = "") -> Run | None:
+        """Return a run that returned a model, or None: what it raised is another line's business."""
+        run = self.run(case, variant)
+        return None if run.error is not None else run
+
+    def _unlearn(self, run: Run, case: Case, variant: str) -> None:
+        problem = problem_of(case)
+        both = joined(problem.retain, problem.forget)
+        retain, forget = parted(both, case.retain)  # copies: they may be written to
+        if variant == "moved":
+            forget, retain = parted(both, case.forget)
+        if variant == "replaced":
+            forget = Data(points(replace(case, seed=case.seed + 1000))[1].inputs, (forget.labels + 1) % CLASSES)
+        history = {epoch: self._checkpoint(problem, epoch) for epoch in wanted_epochs(self.method, self.epochs)}
+        parts: dict[str, Callable[[], Mapping[str, Tensor]]] = {
+            "retained inputs": lambda: retain.inputs,
+            "retained labels": lambda: {"": retain.labels},
+            "forget set's inputs": lambda: forget.inputs,
+            "forget set's labels": lambda: {"": forget.labels},
+            "history": lambda: {f"{e}.{name}": t for e, state in history.items() for name, t in state.items()},
+        }
+        before = {name: digest(part()) for name, part in parts.items()}
+        run.model, meter = unlearn(
+            copied(self._never_called) if variant == "again" else self.method,
+            LittleRecipe(case.batch_size, self.epochs), problem.checkpoints[-1], retain, forget,
+            budget=self.budget, seed=case.seed, history=history,
+        )  # fmt: skip
+        run.examples = meter.examples
+        run.changed = [name for name, part in parts.items() if digest(part()) != before[name]]
+
+    def _checkpoint(self, problem: Problem, epoch: int) -> dict[str, Tensor]:
+        kept = problem.checkpoints[round(PASSES * epoch / self.epochs)]
+        return {name: tensor.clone() for name, tensor in kept.items()}
+
+
+def copied(method: Registered) -> Registered:
+    try:
+        return replace(method, value=copy.deepcopy(method.value))
+    except Exception:  # it holds what cannot be copied
+        return method
+
+
+@contextmanager
+def watching(run: Run, who: str, most: float) -> Iterator[None]:
+    """Note which models are called and which hooks are left on torch; take those away again.
+
+    Args:
+        run: Where it is noted.
+        who: The method, in words.
+        most: Calls of models after which it is stopped.
+    """
+    places: list[dict[int, Any]] = [
+        getattr(where, name)
+        for where in (global_hooks, optimizer_hooks)
+        for name in vars(where)
+        if name.startswith("_global_") and name.endswith("_hooks")
+    ]
+    calls = 0
+
+    def note(module: nn.Module, _: Any) -> None:
+        nonlocal calls
+        if isinstance(module, Net):
+            run.called[id(module)] = module
+            calls += 1
+        if calls > most:
+            raise ContractError(
+                f"{who} was stopped after {most:.0f} calls of models, more than its budget pays for; does it end?",
+                "budget",
+            )
+
+    handle = global_hooks.register_module_forward_pre_hook(note)
+    before = [set(place) for place in places]
+    try:
+        # A method that raises leaves its settings, and whoever comes next would run under them.
+        with suppress(ContractError), same_settings(who):
+            yield
+    finally:
+        for place, known in zip(places, before, strict=True):
+            for key in set(place) - known:
+                del place[key]
+                run.hooks += 1
+        handle.remove()
+
+
+@functools.lru_cache(maxsize=64)
+def examination_of(method: Registered, budget: float, epochs: int) -> Examination:
+    return Examination(method, budget, epochs)

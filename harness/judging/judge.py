@@ -1,0 +1,226 @@
+"""From evidence to a judgement: the looks of the seed plan, the controls' gates, and what stops them."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from harness.api import Outcome
+from harness.judging.claims import Claim
+from harness.judging.plan import LOOKS, MIN_PASS, Plan
+from harness.judging.verdict import Evidence, Look
+from harness.statistics.levels import rejects, t_statistic
+from harness.statistics.power import seeds_needed, tost_power
+from harness.statistics.tests import Result, equivalence_paired, retention
+
+#: Shares of the poisoned model's measure in the mixtures that are judged as a control.
+DOSES = (0.0, 0.1, 0.2, 0.5, 1.0)
+
+
+_ORDER = {Outcome.PASS: 0, Outcome.INCONCLUSIVE: 1, Outcome.FAIL: 2}
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The state of a claim after the looks that the evidence allows.
+
+    Attributes:
+        outcome, reason: What is concluded, and why.
+        result: The test at the look that decided, with its interval at ``level``.
+        level: What the deciding p-value was held against.
+        seeds: Seeds that it rests on.
+        looked: Seeds that were looked at, the oracle's included: a PASS may have had to wait for the oracle's.
+        final: Whether more seeds of the plan cannot change it.
+    """
+
+    outcome: Outcome
+    reason: str
+    result: Result
+    level: float
+    seeds: int
+    looked: int
+    final: bool
+
+
+def judge(claim: Claim, evidence: Evidence, plan: Plan) -> Judgement:
+    """Walk the looks of the plan that the evidence reaches, and stop at the first conclusion.
+
+    The result depends on the prefix of seeds up to that conclusion and on nothing computed beyond it. The controls are
+    judged by the same claim: while the oracle has not passed nothing can, and where the oracle fails, a control that
+    must fail passes, or mixtures of P and R are not judged in the order of their poison, nothing is judged at all.
+    Stopping without a verdict where there is no hope of one (futility) takes nothing from the error rates. Controls are
+    not given up: they are trained as far as the method is.
+    """
+    through = plan.to_the_end
+    gates = {"oracle": _walk(claim, evidence.of(evidence.oracle), through, {})}
+    if claim.measure.test == "retention":
+        gates["identity"] = _walk(claim, evidence.of(evidence.poisoned), through, {})
+    else:
+        gates["wrecked"] = _walk(claim, evidence.of(evidence.wrecked), through, {})
+    return _walk(claim, evidence, plan, gates)
+
+
+def doses(claim: Claim, evidence: Evidence, plan: Plan) -> list[Outcome]:
+    """Return what is said of ``U = k P + (1 - k) R``, mixed seed by seed, for each k in `DOSES`; nothing is trained."""
+    pairs = list(zip(evidence.poisoned, evidence.retrained, strict=True))
+    mixtures = [tuple(k * p + (1 - k) * r for p, r in pairs) for k in DOSES]
+    return [_walk(claim, evidence.of(mixture), plan.to_the_end, {}).outcome for mixture in mixtures]
+
+
+def path(claim: Claim, evidence: Evidence, plan: Plan) -> tuple[Look, ...]:
+    """Return what the plan sees at each look that the evidence reaches, by the tests that `judge` makes there."""
+    found = []
+    for n in (n for n in plan.looks if n <= len(evidence)):
+        passing = _test(claim, evidence.first(n), plan.pass_level)
+        failing = _test(claim, evidence.first(n), plan.fail_level(claim.judged))
+        found.append(Look(n, passing.estimate, passing.interval, failing.interval, passing.p_pass, passing.p_fail))
+    return tuple(found)
+
+
+def beside_remaining(claim: Claim, evidence: Evidence, level: float) -> dict[str, float]:
+    """Return how a method that was told of some poisoned points stands to D, retraining on all but these.
+
+    Informs and gates nothing: where D keeps the poison, reaching it is no achievement. Tested is the contrast (U - D) -
+    tau (P - R), one-sided: at most tau of the poison's effect lies above D.
+
+    Args:
+        claim: A retention claim.
+        evidence: With ``remaining``.
+        level: Of the tests; intervals are at ``1 - 2 * level``.
+
+    Returns:
+        ``remaining_keeps`` and ``remaining_leaves``, the fractions of the poison's effect that are left in D and in U,
+        and ``above_remaining``, U - D as such a fraction, each with ``_low`` and ``_high``; ``remaining_seeds`` and
+        ``remaining_level``; ``reaches_remaining`` and ``identity_reaches_remaining``, of U and P, 1 where it is shown,
+        0 where the opposite is, not-a-number where neither is.
+    """
+    d = evidence.remaining
+    raised = tuple(p - r + x for p, r, x in zip(evidence.poisoned, evidence.retrained, d, strict=True))
+    against_d = replace(evidence, poisoned=raised, retrained=d)  # D, with the poison's whole effect above it
+    above, identity = (_test(claim, against_d.of(arm), level) for arm in (evidence.unlearned, evidence.poisoned))
+    fractions = {
+        "remaining_keeps": _test(claim, evidence.of(d), level),
+        "remaining_leaves": _test(claim, evidence, level),
+        "above_remaining": above,
+    }
+    found = {"remaining_seeds": float(len(evidence)), "remaining_level": level}
+    for name, result in fractions.items():
+        found |= {name: result.estimate, f"{name}_low": result.interval[0], f"{name}_high": result.interval[1]}
+    said = {Outcome.PASS: 1.0, Outcome.FAIL: 0.0, Outcome.INCONCLUSIVE: math.nan}
+    return found | {
+        "reaches_remaining": said[above.outcome],
+        "p_reaches_remaining": above.p_pass,
+        "identity_reaches_remaining": said[identity.outcome],
+    }
+
+
+def _misbehaves(claim: Claim, here: Evidence, gates: Mapping[str, Judgement], plan: Plan) -> str:
+    """Return the reason why the controls forbid a verdict on this evidence, or ``""``."""
+    for name, wrong in (("oracle", Outcome.FAIL), ("identity", Outcome.PASS), ("wrecked", Outcome.PASS)):
+        if name in gates and gates[name].outcome is wrong and gates[name].seeds <= len(here):
+            return f"{name}-{'fails' if wrong is Outcome.FAIL else 'passes'}"
+    if gates and claim.measure.test == "retention":
+        order = [_ORDER[outcome] for outcome in doses(claim, here, plan)]
+        if order != sorted(order):
+            return "dose-not-monotone"
+    return ""
+
+
+def _walk(claim: Claim, evidence: Evidence, plan: Plan, gates: Mapping[str, Judgement]) -> Judgement:
+    fail_level = plan.fail_level(claim.judged)
+    reached = [n for n in plan.looks if n <= len(evidence)]
+    if not reached:
+        result = _test(claim, evidence, plan.pass_level)
+        return Judgement(
+            Outcome.INCONCLUSIVE, "too-few-seeds", result, plan.pass_level, len(evidence), len(evidence), final=False
+        )  # fmt: skip
+    oracle = gates.get("oracle")
+    bites = False
+    passed: Judgement | None = None
+    for n in reached:
+        here = evidence.first(n)
+        result = _test(claim, here, plan.pass_level)
+        state = Judgement(Outcome.INCONCLUSIVE, "need-more-seeds", result, plan.pass_level, n, n, final=False)
+        if result.reason == "nonfinite-reference":
+            return replace(state, reason=result.reason, final=True)
+        if result.reason == "diverged" and passed is None:
+            return replace(state, outcome=Outcome.FAIL, reason="diverged", level=fail_level, final=True)
+        unusable = next(filter(None, here.unusable), "") if passed is None else ""
+        if reason := unusable or _misbehaves(claim, here, gates, plan):
+            return replace(state, reason=reason, final=True)
+        bites = bites or result.p_bite is None or rejects(result.p_bite, plan.bite_level)
+        if passed is None and not bites:
+            state = replace(state, reason="no-bite")
+        elif passed is None and rejects(result.p_fail, fail_level):
+            failed = _test(claim, here, fail_level)
+            return Judgement(Outcome.FAIL, "outside-margin", failed, fail_level, n, n, final=True)
+        elif passed is None and n >= MIN_PASS and rejects(result.p_pass, plan.pass_level):
+            passed = replace(state, outcome=Outcome.PASS, reason="equivalent", final=True)
+        # A PASS is latched: later seeds of the oracle may confirm it, its own are not looked at again.
+        if passed is not None:
+            if oracle is None or (oracle.outcome is Outcome.PASS and oracle.seeds <= n):
+                return replace(passed, looked=n)
+            state = replace(passed, outcome=Outcome.INCONCLUSIVE, reason="oracle-not-pass", looked=n, final=False)
+        elif state.reason == "need-more-seeds" and n < plan.looks[-1] and _hopeless(claim, result, plan):
+            return replace(state, reason="futile", final=True)
+    if reached[-1] == plan.looks[-1]:
+        reason = "underpowered" if state.reason == "need-more-seeds" and reached[-1] == LOOKS[-1] else state.reason
+        return replace(state, reason=reason, final=True)
+    return state
+
+
+def seeds_to_decide(claim: Claim, judgement: Judgement, plan: Plan, power: float = 0.8) -> int | None:
+    """Return how many seeds would decide a claim at one look, if the truth is what was seen; None if over 1,000.
+
+    From the distance of the estimate to the margin in standard deviations of what was tested; with few seeds that is a
+    rough guess, and on the margin no number is enough.
+    """
+    result = judgement.result
+    distance, sd, level = _distance(claim, result, plan)
+    if distance == 0 or not sd > 0:
+        return None
+    needed = seeds_needed(abs(distance), sd, alpha=level, power=power, two_sided=False)
+    return None if needed is None else max(needed, MIN_PASS if distance > 0 else LOOKS[0])
+
+
+def _hopeless(claim: Claim, result: Result, plan: Plan) -> bool:
+    """Say whether the last look would hardly decide a claim, if the truth is what was seen."""
+    if result.n < MIN_PASS or plan.futility == 0:
+        return False
+    distance, sd, level = _distance(claim, result, plan)
+    if distance == 0:
+        return True
+    return tost_power(LOOKS[-1], abs(distance), sd, alpha=level, two_sided=False) < plan.futility
+
+
+def _distance(claim: Claim, result: Result, plan: Plan) -> tuple[float, float, float]:
+    """Return how far inside the margin the estimate lies, the standard deviation over seeds, and the verdict's level.
+
+    Both are of what was tested; the verdict is the one on the estimate's side of the margin.
+    """
+    t = t_statistic(result.p_pass, result.df) if result.se > 0 else 0.0  # of the margin: positive inside it
+    level = plan.pass_level if t > 0 else plan.fail_level(claim.judged)
+    return t * result.se, result.se * math.sqrt(result.n), level
+
+
+# Mixtures of P and R are tested again at every look, and beside every method and control.
+_retention = functools.lru_cache(maxsize=4096)(retention)
+
+
+def _test(claim: Claim, evidence: Evidence, alpha: float) -> Result:
+    higher_is_worse = claim.measure.worse == "higher"
+    if claim.measure.test == "retention":
+        return _retention(
+            evidence.poisoned, evidence.retrained, evidence.unlearned, tau=claim.margin,
+            direction=1 if higher_is_worse else -1, alpha=alpha, sd_floor=evidence.resolution,
+        )  # fmt: skip
+    lo, hi = (-math.inf, claim.margin) if higher_is_worse else (-claim.margin, math.inf)
+    return equivalence_paired(evidence.unlearned, evidence.retrained, lo, hi, alpha=alpha, sd_floor=evidence.resolution)
+
+
+def judge_budget(fractions: Sequence[float], budget: float) -> tuple[Outcome, str]:
+    """Say whether every seed kept to the budget, both as fractions of retraining. A bound, not a test."""
+    over = max(fractions) > budget * (1 + 1e-6)
+    return (Outcome.FAIL, "over-budget") if over else (Outcome.PASS, "within-budget")

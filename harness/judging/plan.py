@@ -1,0 +1,74 @@
+"""The seed plan: when evidence is looked at, and at what level.
+
+The plan is sequential. At each look a fixed-n test is made at a share of the error rate; the shares of all looks add up
+to it (Bonferroni), so looking early costs no validity. FAIL may be said from the first look, PASS from five seeds, and
+from five seeds on an audit that has no hope of either is given up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+#: Numbers of seeds at which evidence is looked at.
+LOOKS = (3, 5, 8, 12, 16)
+
+
+#: Fewest seeds of a PASS: a method that fails on one seed in five shows itself too rarely among fewer.
+MIN_PASS = 5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When evidence is looked at, and at what level.
+
+    Attributes:
+        seeds: Stop after so many seeds. The levels do not change: a plan cut short is only more cautious.
+        alpha: Error rate of a PASS over the whole plan, and of a FAIL over the whole plan and cell, in (0, .5).
+        futility: An audit is given up, from `MIN_PASS` seeds on, where the last look would decide it with less
+            probability than this; 0 gives none up, and costs seeds on the margin.
+        first: The first seed. Audits begin at 0 and never reach 100; what tunes or calibrates begins above.
+
+    Raises:
+        ValueError: A field is out of range.
+    """
+
+    seeds: int = LOOKS[-1]
+    alpha: float = 0.05
+    futility: float = 0.1
+    first: int = 0
+
+    def __post_init__(self) -> None:
+        if not LOOKS[0] <= self.seeds <= LOOKS[-1]:
+            raise ValueError(f"the plan takes {LOOKS[0]} to {LOOKS[-1]} seeds, not {self.seeds}")
+        if not 0 < self.alpha < 0.5:
+            raise ValueError(f"alpha must lie in (0, .5), not {self.alpha}")
+        if not 0 <= self.futility < 1:
+            raise ValueError(f"futility must lie in [0, 1), not {self.futility}")
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """The looks that are reached, in seeds."""
+        return tuple(n for n in LOOKS if n <= self.seeds)
+
+    @property
+    def to_the_end(self) -> Plan:
+        """The same plan, where nothing is given up."""
+        return replace(self, futility=0.0)
+
+    def numbers(self, n: int) -> range:
+        """Return the first ``n`` seeds, in the fixed order in which they are used."""
+        return range(self.first, self.first + n)
+
+    @property
+    def pass_level(self) -> float:
+        """Level of a PASS at one look."""
+        return self.alpha / sum(n >= MIN_PASS for n in LOOKS)
+
+    @property
+    def bite_level(self) -> float:
+        """Level at which the poison's effect must be shown at one look."""
+        return self.alpha / len(LOOKS)
+
+    def fail_level(self, judged: int) -> float:
+        """Level of a FAIL at one look, in a cell with so many judged audits."""
+        return self.alpha / (len(LOOKS) * judged)

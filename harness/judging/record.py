@@ -1,0 +1,154 @@
+"""From a judgement to the verdict that is told: the test's numbers, and what stands beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean, median
+from typing import Any
+
+from scipy import special
+
+from harness.api import REMAINING, Cell, Reading
+from harness.judging.claims import COST, Claim
+from harness.judging.judge import Judgement, beside_remaining, judge_budget, path, seeds_to_decide
+from harness.judging.plan import LOOKS, Plan
+from harness.judging.verdict import Evidence, Verdict
+from harness.statistics.bounds import eps_lower_single, mu_lower
+from harness.statistics.levels import bad_seed_bound
+
+
+def verdict_of(
+    cell: Cell,
+    claim: Claim,
+    judgement: Judgement,
+    evidence: Evidence,
+    readings: Sequence[Mapping[str, Reading]],
+    plan: Plan,
+    told: Evidence | None = None,
+) -> Verdict:
+    """Return the verdict that a judgement comes to.
+
+    Args:
+        cell: What was audited.
+        claim: What was tested.
+        judgement: Its outcome.
+        evidence: Of the seeds that the judgement rests on.
+        readings: What the evidence was read from, seed by seed, by arm.
+        plan: When it was looked at.
+        told: The poison's evidence of all seeds there are, where the method was not told of every poisoned point and
+            stands to be compared with retraining on what remains, which decides nothing.
+    """
+    details = {
+        name + suffix: fmean(by_arm[arm].details[name] for by_arm in readings)
+        for name in readings[0]["U"].details
+        for arm, suffix in (("U", ""), ("R", "_retrained"))
+        if all(by_arm[arm].details.get(name) is not None for by_arm in readings)
+    }
+    if claim.measure.exact_null and "T" in details:
+        details |= residue([by_arm["U"].details["T"] for by_arm in readings], plan.alpha)
+    if judgement.reason in ("need-more-seeds", "underpowered", "futile"):
+        needed = seeds_to_decide(claim, judgement, plan)
+        details["seeds_to_decide"] = float("inf") if needed is None else float(needed)
+    if judgement.reason == "futile":
+        details["futility"] = plan.futility
+    values = {
+        "poisoned": evidence.poisoned,
+        "retrained": evidence.retrained,
+        "unlearned": evidence.unlearned,
+    }
+    if evidence.remaining:
+        values["remaining"] = evidence.remaining
+    if told is not None:
+        details |= beside_remaining(claim, told, plan.pass_level)
+    if judgement.result.worst is not None:
+        details["worst_seed"] = float(plan.numbers(judgement.seeds)[judgement.result.worst])
+        details["bad_seed_bound"] = bad_seed_bound(judgement.seeds)
+    result = judgement.result
+    return Verdict(
+        **_names(cell),
+        measure=claim.measure,
+        outcome=judgement.outcome,
+        reason=judgement.reason,
+        estimate=result.estimate,
+        interval=result.interval,
+        margin=claim.margin,
+        p_pass=result.p_pass,
+        p_fail=result.p_fail,
+        p_bite=result.p_bite,
+        level=judgement.level,
+        seeds=tuple(plan.numbers(judgement.seeds)),
+        values=values,
+        details=details,
+        by_seed=_by_seed(readings),
+        looks=path(claim, evidence, plan),
+    )
+
+
+def budget_verdict(cell: Cell, costs: Sequence[Mapping[str, Any]], budget: float, plan: Plan) -> Verdict:
+    """Return the verdict on what a method cost, seed by seed, as a fraction of retraining; it has no p-values."""
+    fractions = tuple(cost["unlearn_fraction"] for cost in costs)
+    outcome, reason = judge_budget(fractions, budget)
+    return Verdict(
+        **_names(cell),
+        measure=COST,
+        outcome=outcome,
+        reason=reason,
+        estimate=max(fractions),
+        interval=(min(fractions), max(fractions)),
+        margin=budget,
+        p_pass=None,
+        p_fail=None,
+        p_bite=None,
+        level=None,
+        seeds=tuple(plan.numbers(len(fractions))),
+        values={"poisoned": (), "retrained": (1.0,) * len(fractions), "unlearned": fractions},
+        details={
+            "seconds of unlearning": median(cost["seconds"]["U"] for cost in costs),
+            "seconds of retraining": median(cost["seconds"].get(REMAINING, cost["seconds"]["R"]) for cost in costs),
+            "history_bytes": float(max(cost["history_bytes"] for cost in costs)),
+            # Seeds differ in seconds by what else the machine does; one was counted for its operations, at length.
+            **{
+                f"{name}_of_retraining": median(c["fractions"][name] for c in costs if name in c["fractions"])
+                for name in ("steps", "flops", "seconds")
+                if any(name in c["fractions"] for c in costs)
+            },
+        },
+        by_seed={},
+        looks=(),
+    )
+
+
+def residue(t: Sequence[float], alpha: float) -> dict[str, float]:
+    """Return what is provably left: lower bounds on how far a method is from unlearning, at 1 - alpha.
+
+    ``mu_lower``: no smaller mu makes it mu-GDP unlearning (Dong, Roth and Su 2022) of the planted set. ``eps_lower``:
+    no smaller epsilon makes it (epsilon, 1e-5)-unlearning; from the first seed alone. They prove failure, never
+    deletion: a bound of 0 says that nothing was proven. The error rate of ``mu_lower`` is split over the looks of the
+    plan, since the plan decides how many seeds there are.
+    """
+    p = special.ndtr(-t[0])
+    return {
+        "mu_lower": mu_lower(t, alpha / len(LOOKS)),
+        "eps_lower": eps_lower_single(float(p), alpha),
+        "residue_confidence": 1 - alpha,
+    }
+
+
+def _by_seed(readings: Sequence[Mapping[str, Reading]]) -> dict[str, dict[str, tuple[float, ...]]]:
+    """Return the details of readings, seed by seed: by name and by arm, not-a-number where a model has none."""
+    arms = {"P": "poisoned", "R": "retrained", "U": "unlearned"}
+    names = dict.fromkeys(name for by_arm in readings for arm in arms for name in by_arm[arm].details)
+
+    def value(reading: Reading, name: str) -> float:
+        found = reading.details.get(name)
+        return float("nan") if found is None else found
+
+    return {
+        name: {title: tuple(value(by_arm[arm], name) for by_arm in readings) for arm, title in arms.items()}
+        for name in names
+    }
+
+
+def _names(cell: Cell) -> dict[str, Any]:
+    names = {"unlearner": cell.unlearner.id, "task": cell.task.id, "poison": cell.poison.id}
+    return {**names, "discovery": cell.discovery}

@@ -1,0 +1,264 @@
+"""Verdicts that are expected, read from a TOML file: what keeps a gate green for methods that are known to fail.
+
+::
+
+    [[expected]]
+    unlearner = "scrub"          # ids, as the closing table shows them
+    task = "digits-cnn"
+    poison = "gaussian"
+    claim = "poison"             # the default; or "accuracy", "cost", "relearning"
+    verdict = "FAIL"             # or "INCONCLUSIVE", or "PASS"
+    reason = "It trains on what is kept, and the noise stays."
+
+An expectation is met by that verdict and no other: an INCONCLUSIVE is no FAIL, and a method that does better than was
+expected is red until the file says so. An audit that raises is an ERROR, which nothing can expect.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import registry
+from harness.api import Cell, Outcome, UnlearningError
+from harness.judging.claims import CLAIMS
+
+HEADER = re.compile(r"\s*\[\[\s*expected\s*\]\]")
+
+
+REQUIRED = ("unlearner", "task", "poison", "verdict", "reason")
+
+
+KEYS = (*REQUIRED[:3], "claim", *REQUIRED[3:])
+
+
+HEAD = """\
+# Verdicts that are expected: pytest --audit-expect=FILE holds audits against them, and --audit-expect-update writes
+# what was seen. Say in each reason why it is so.
+"""
+
+
+Key = tuple[str, str, str, str]  # unlearner, task, poison, claim
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What one audit is expected to conclude.
+
+    Attributes:
+        key: Ids of the unlearner, the task and the poison, and the claim.
+        verdict: The only one that meets it.
+        reason: Why, for people.
+        line: Where it stands in the file, counted from 1.
+    """
+
+    key: Key
+    verdict: Outcome
+    reason: str
+    line: int
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """What the JSON result says of it."""
+        return {"verdict": self.verdict.value, "reason": self.reason, "line": self.line}
+
+    def __str__(self) -> str:
+        unlearner, task, poison, claim = self.key
+        return f"{unlearner} on {task}, {poison}, {claim}"
+
+
+class Expectations:
+    """The expectations of a file.
+
+    Args:
+        path: The file.
+        updating: Whether it is about to be written: it need not exist, and reasons may still be missing.
+
+    Raises:
+        UnlearningError: The file cannot be read or says something that cannot be; the message names file and line.
+    """
+
+    def __init__(self, path: Path, updating: bool = False) -> None:
+        self.path = path
+        self.updating = updating
+        try:
+            text = path.read_text(encoding="utf-8") if path.exists() or not updating else HEAD
+            self._head, self._blocks = _blocks(text)
+            document = tomllib.loads(text)
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise UnlearningError(f"--audit-expect: {path} cannot be read: {error}") from None
+        self._by_key: dict[Key, Expectation] = {}
+        entries = document.pop("expected", [])
+        if document:
+            raise UnlearningError(
+                f"--audit-expect: {path}: unknown key {min(document)!r}; it holds [[expected]] entries"
+            )
+        if not isinstance(entries, list) or len(entries) != len(self._blocks):
+            raise UnlearningError(
+                f"--audit-expect: {path}: write every expectation as an [[expected]] entry of its own"
+            )
+        for entry, (line, _) in zip(entries, self._blocks, strict=True):
+            expectation = self._read(entry, line)
+            if (other := self._by_key.setdefault(expectation.key, expectation)) is not expectation:
+                raise self._error(line, f"{expectation} is expected in line {other.line} already")
+
+    def _read(self, entry: Mapping[str, Any], line: int) -> Expectation:
+        if unknown := [name for name in entry if name not in KEYS]:
+            raise self._error(line, f"unknown key {unknown[0]!r}; there are {', '.join(KEYS)}")
+        optional = ("reason",) if self.updating else ()
+        for name in KEYS:
+            value = entry.get(name, "poison" if name == "claim" else "")
+            if not isinstance(value, str) or not (value.strip() or name in optional):
+                hint = ": say why this verdict is expected" if name == "reason" else ""
+                raise self._error(line, f"it needs the key {name!r}, a text{hint}")
+        verdict, claim = entry["verdict"], entry.get("claim", "poison")
+        if verdict not in list(Outcome):
+            hint = "; an ERROR is red whatever is expected" if verdict == "ERROR" else ""
+            raise self._error(line, f"the verdict is {', '.join(Outcome)}, not {verdict!r}{hint}")
+        if claim not in CLAIMS:
+            raise self._error(line, f"the claim is {', '.join(CLAIMS)}, not {claim!r}")
+        key = (entry["unlearner"], entry["task"], entry["poison"], claim)
+        return Expectation(key, Outcome(verdict), entry.get("reason", "").strip(), line)
+
+    def _error(self, line: int, sentence: str) -> UnlearningError:
+        return UnlearningError(f"--audit-expect: {self.path}, line {line}: {sentence}")
+
+    def of(self, audit: Mapping[str, Any]) -> Expectation | None:
+        """Return what is expected of an audit, given as the plain values that it reports."""
+        return self._by_key.get(_key(audit))
+
+    def unmatched(
+        self, cells: Iterable[Cell], audits: Iterable[Mapping[str, Any]], narrowed: Sequence[str]
+    ) -> tuple[list[Expectation], list[Expectation]]:
+        """Return the stale expectations, and those about something else than what this run audits.
+
+        Stale is what is said of a method that is audited, where no audit of it could ever match. What ``-k`` and its
+        like leave out is not missed, nor are other methods, nor tasks and poisons that there are but that this run does
+        without.
+
+        Args:
+            cells: What the command line asks for.
+            audits: What ran, as plain values.
+            narrowed: Which of ``"task"`` and ``"poison"`` the command line chooses among.
+        """
+        cells = list(cells)
+        ran = {_key(audit) for audit in audits}
+        known = ran | {
+            (*_ids(cell), claim) for cell in cells for claim in CLAIMS if claim != "accuracy" or cell.judges_accuracy
+        }
+        methods = {cell.unlearner.id for cell in cells}
+        kinds: tuple[tuple[int, registry.Kind], ...] = ((1, "task"), (2, "poison"))
+        stale: list[Expectation] = []
+        elsewhere: list[Expectation] = []
+        for each in self._by_key.values():
+            if each.key in known:
+                continue
+            left_out = [
+                name
+                for index, name in kinds
+                if each.key[index] not in {key[index] for key in known}
+                and (name in narrowed or each.key[index].partition(":")[0] in registry.available(name))
+            ]
+            (elsewhere if each.key[0] not in methods or left_out else stale).append(each)
+        return stale, elsewhere
+
+    def lines(
+        self, audits: Sequence[Mapping[str, Any]], stale: Sequence[Expectation], elsewhere: Sequence[Expectation]
+    ) -> list[tuple[str, dict[str, bool]]]:
+        """Return what the terminal says of them, with pytest's markup: what was met and why, what was not, is stale."""
+        found = []
+        for audit in audits:
+            expected = self.of(audit) if "expected" in audit else None
+            if expected is not None and as_expected(audit):
+                found.append((f"{expected}: {expected.verdict} as expected: {expected.reason}", {"green": True}))
+            elif expected is not None:
+                colour = {"yellow" if self.updating else "red": True}
+                found.append((f"{expected}: {audit['verdict']}, expected was {expected.verdict}", colour))
+        for each in [] if self.updating else stale:
+            sentence = "matches no audit of this method: correct it or take it out"
+            found.append((f"{each} ({self.path.name}, line {each.line}): {sentence}", {"red": True}))
+        if elsewhere:
+            are = "expectation is" if len(elsewhere) == 1 else "expectations are"
+            found.append((f"{len(elsewhere)} {are} about what this run does not audit", {}))
+        if self.updating:
+            found.append((f"written to {self.path}; say in each reason why it is so", {"bold": True}))
+        return found or [("none of what ran is expected to be anything but a PASS", {})]
+
+    def updated(self, audits: Iterable[Mapping[str, Any]], stale: Iterable[Expectation]) -> str:
+        """Return the file's text with what was seen: entries that still hold stay as they are, comments included.
+
+        A new or changed verdict gets an empty reason, which the next run asks for. What passes is left out, and what is
+        stale; of audits that did not run or raised, what stood there stands.
+        """
+        # An audit of a control carries no word on what is expected: what it must do stands in its test.
+        seen = {_key(a): a for a in audits if "expected" in a and a["verdict"] in list(Outcome)}
+        gone = {each.key for each in stale}
+        kept = []
+        for expectation, (_, block) in zip(self._by_key.values(), self._blocks, strict=True):
+            audit = seen.pop(expectation.key, None)
+            if audit is None:
+                kept += [block] if expectation.key not in gone else []
+            elif audit["verdict"] == expectation.verdict:
+                kept.append(block)
+            elif audit["verdict"] != "PASS":
+                kept.append(_entry(audit, f"was {expectation.verdict}: {expectation.reason}"))
+        kept += [_entry(audit) for _, audit in sorted(seen.items()) if audit["verdict"] != "PASS"]
+        return "\n\n".join(part.strip("\n") for part in [self._head, *kept] if part.strip()) + "\n"
+
+
+def as_expected(audit: Mapping[str, Any]) -> bool:
+    """Say whether an audit concluded what the file expects of it."""
+    return bool((audit.get("expected") or {}).get("met"))
+
+
+def deviation(expectation: Expectation, seen: str, path: Path) -> str:
+    """Return the sentence about an audit that did not conclude what was expected."""
+    where = f"{path.name}, line {expectation.line}"
+    done = ""
+    if seen == "PASS":
+        done = " It does better than that: take the entry out, or run with --audit-expect-update."
+    elif seen == "INCONCLUSIVE":
+        done = " The evidence does not show it any more: look at why, before anything is changed."
+    return f"Expected is {expectation.verdict} ({where}: {expectation.reason}), but it is {seen}.{done}"
+
+
+def _key(audit: Mapping[str, Any]) -> Key:
+    return (audit["unlearner"], audit["task"], audit["poison"], audit["claim"])
+
+
+def _ids(cell: Cell) -> tuple[str, str, str]:
+    return (cell.unlearner.id, cell.task.id, cell.poison.id)
+
+
+def _blocks(text: str) -> tuple[str, list[tuple[int, str]]]:
+    """Split a file into what comes before its entries, and per entry its line and text with the comments above it."""
+    lines = text.splitlines()
+    headers = [i for i, line in enumerate(lines) if HEADER.match(line)]
+    starts = []
+    for header in headers:
+        start = header
+        while start > 0 and lines[start - 1].lstrip().startswith("#"):
+            start -= 1
+        starts.append(start)
+    parts = ["\n".join(lines[a:b]) for a, b in zip([0, *starts], [*starts, len(lines)], strict=True)]
+    return parts[0], [(header + 1, part) for header, part in zip(headers, parts[1:], strict=True)]
+
+
+def _entry(audit: Mapping[str, Any], before: str = "") -> str:
+    """Return the entry of a verdict that was seen, without a reason; a comment says what was seen."""
+    interval = audit["interval"]
+    shown = "" if audit["estimate"] is None else f" estimate {audit['estimate']:.3g}"
+    if None not in interval:
+        shown += f", interval {interval[0]:.3g} to {interval[1]:.3g}"
+    comments = [f"# {audit['reason']}:{shown}, limit {audit['margin']:.3g}, n = {len(audit['seeds'])}"]
+    comments += [f"# {' '.join(before.split())}"] if before else []
+    fields = dict(zip(KEYS, (*_key(audit), audit["verdict"], ""), strict=True))
+    # JSON's strings are TOML's basic strings.
+    return "\n".join(
+        [*comments, "[[expected]]", *(f"{k} = {json.dumps(v, ensure_ascii=False)}" for k, v in fields.items())]
+    )

@@ -1,0 +1,66 @@
+"""What a test can ask for: ``audited``, ``clause``, ``verdict``."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from harness.api import Cell
+from harness.contract.lines import Clause
+from harness.plugin.items import REPORTED, claim_of, is_control
+from harness.plugin.session import SETTINGS, study_of
+from harness.report.document import BLANK, finite_tree, made_of, plain
+from harness.report.words import properties, worst_seed
+
+
+@pytest.fixture
+def audited(request: pytest.FixtureRequest) -> Cell:
+    """The cell that an audit is about."""
+    cell: Cell = request.param
+    return cell
+
+
+@pytest.fixture
+def clause(request: pytest.FixtureRequest) -> Clause:
+    """One line of the contract of one unlearner."""
+    found: Clause = request.param
+    request.node.stash[REPORTED] = {
+        "contract": {"unlearner": found.method.id, "line": found.line, "kept": False, "sentence": ""}
+    }
+    return found
+
+
+@pytest.fixture
+def verdict(request: pytest.FixtureRequest, audited: Cell) -> Any:
+    """The verdict of the audit; what its unlearner raises is an error of this fixture, not a failure of the test."""
+    study = study_of(request.config)
+    item = request.node
+    settings = item.config.stash[SETTINGS]
+    # An error leaves this much in the report.
+    cell = {"unlearner": audited.unlearner.id, "task": audited.task.id, "poison": audited.poison.id}
+    common = {
+        **cell,
+        "discovery": audited.discovery,
+        "claim": claim_of(item),
+        "control": is_control(item),
+        "command": settings.command(item, audited.unlearner.id),
+        "made_of": made_of(audited.unlearner),
+    }
+    measure = audited.poison.value.measure.name if claim_of(item) == "poison" else claim_of(item)
+    kind = "heuristic" if item.get_closest_marker("heuristic") else "audit"
+    item.stash[REPORTED] = {kind: {**BLANK, **common, "measure": measure}}
+    started = time.perf_counter()
+    found = study.verdict(audited, claim_of(item))
+    # Beside a heuristic stands what the audit of the poison says of the same models.
+    beside = (
+        {"references": finite_tree(study.references(audited))}
+        if kind == "audit"
+        else {"poison_verdict": study.verdict(audited, "poison").outcome.value}
+    )
+    numbers = {**plain(found), "seconds": round(time.perf_counter() - started, 4)}
+    load = settings.load_line(**cell, discovery=audited.discovery, seed=worst_seed(found), made_on=study.lab.made_on)
+    item.stash[REPORTED] = {kind: {**numbers, **common, **beside, "load": load}}
+    item.user_properties += properties(numbers)
+    return found

@@ -1,0 +1,132 @@
+"""Trials as pytest items, and what audits and trials report."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.api import Cell
+from harness.plugin.session import AUDITED, SETTINGS, study_of
+
+REPORTED = pytest.StashKey[dict[str, Any]]()  # per item: what its report carries to the controller
+
+
+TRIALS = "trials"  # where trials stand in node ids
+
+
+FROZEN = pytest.StashKey[bool]()
+
+
+class TrialHooks:
+    """What pytest calls around a trial: the hooks of an item of the session, but none that capture logs.
+
+    What a trial logs is in no report, because it never fails, and pytest 9.2 would attach a handler to each of torch's
+    loggers, some 45, six times an item. Live logs and log files are the session's and go on.
+    """
+
+    def __init__(self, session: pytest.Session) -> None:
+        self._plugins = session.config.pluginmanager
+        here = [session.path, *session.path.parents]
+        deeper = [
+            plugin
+            for name, plugin in self._plugins.list_name_plugin()
+            if Path(name).name == "conftest.py" and Path(name).parent not in here
+        ]
+        self._left_out = {self._plugins.get_plugin("logging-plugin"), *deeper}
+
+    def __getattr__(self, name: str) -> Any:
+        caller = self._plugins.subset_hook_caller(name, remove_plugins=self._left_out)
+        setattr(self, name, caller)  # asked for once
+        return caller
+
+
+class TrialItem(pytest.Item):
+    """One trial. It is put before the audits that need it, reports under a word of its own, and never fails."""
+
+    def __init__(self, *, trial: Any, hooks: TrialHooks, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.trial = trial
+        self._hooks = hooks
+
+    @property
+    def ihook(self) -> Any:
+        """What pytest calls around it."""
+        return self._hooks
+
+    def runtest(self) -> None:
+        """Compute and store what the trial lacks, unless its audits are conclusive without it."""
+        from harness.studies.study import Status
+
+        study = study_of(self.config)
+        status = study.work(self.trial)
+        result, error = study.result(self.trial), study.error(self.trial)
+        if status is Status.NOT_NEEDED:
+            word = "not needed"
+        elif error is not None:
+            word = "raised"
+        else:
+            word = "trained" if result is not None and result.made_here else "stored"
+        if FROZEN not in self.config.stash:
+            # By now torch and its like are loaded for good: half a million objects, .1 s for every full collection.
+            gc.freeze()
+            self.config.stash[FROZEN] = True
+        cell = self.trial.cell
+        self.stash[REPORTED] = {
+            "trial": {
+                "unlearner": cell.unlearner.id,
+                "task": cell.task.id,
+                "poison": cell.poison.id,
+                "discovery": cell.discovery,
+                "seed": self.trial.seed,
+                "cost": dict(result.cost) if result is not None else None,
+            },
+            "word": word,
+            "of": len(study.trials),
+        }
+
+    def reportinfo(self) -> tuple[str, None, str]:
+        """Say where it is from: nowhere in a file."""
+        return TRIALS, None, self.name
+
+
+def with_trials(session: pytest.Session, items: list[pytest.Item]) -> None:
+    """Insert, before the first audit, one item per trial that the audits can need."""
+    audits = [item for item in items if cell_of(item) is not None]
+    if not audits:
+        return
+    from harness.studies.controls import trials_of
+
+    settings = session.config.stash[SETTINGS]
+    cells = list(dict.fromkeys(cell for item in audits if (cell := cell_of(item)) is not None))
+    session.config.stash[AUDITED] = cells
+    trials = trials_of(cells, settings.plan)
+    hooks = TrialHooks(session)
+    new = [
+        TrialItem.from_parent(session, name=trial.id, nodeid=f"{TRIALS}::{trial.id}", trial=trial, hooks=hooks)
+        for trial in trials
+    ]
+    at = items.index(audits[0])
+    items[at:at] = new
+
+
+def cell_of(item: pytest.Item) -> Cell | None:
+    """Return the cell that an audit is about; None for other items."""
+    callspec = getattr(item, "callspec", None)
+    cell = callspec.params.get("audited") if callspec is not None else None
+    return cell if isinstance(cell, Cell) else None
+
+
+def claim_of(item: pytest.Item) -> str:
+    """Return what an audit judges: ``"poison"``, ``"accuracy"`` or ``"cost"``."""
+    marker = item.get_closest_marker("audit")
+    assert marker is not None
+    return str(marker.args[0])
+
+
+def is_control(item: pytest.Item) -> bool:
+    """Say whether an audit is of a control, which must do what stands in its test."""
+    marker = item.get_closest_marker("audit")
+    return marker is not None and marker.kwargs.get("control") is not None

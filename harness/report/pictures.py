@@ -1,0 +1,153 @@
+"""What a poison did to images, to look at."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import registry
+from harness.api import Cell, Planted, Trial, UnlearningError
+from harness.store.artefacts import patiently
+from harness.trials.lab import open_lab
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from harness.report.page import Picture
+    from harness.trials.lab import Lab
+
+
+TILE = 72  # pixels of a tile, at least
+
+
+GAP = 6
+
+
+NAMES = ("clean", "poisoned", "difference")
+
+
+def picture(
+    poison: str,
+    *,
+    task: str = "digits-cnn",
+    seed: int = 0,
+    count: int = 8,
+    gain: float = 10,
+    store: str | Path | None = None,
+    data: str | Path | None = None,
+    device: str = "auto",
+) -> Image:
+    """Return a picture of poisoned images: a column for each, with the clean image, the poisoned one and what changed.
+
+    ``harness.picture("targeted").save("targeted.png")``. A poison that has to be crafted is, unless the store has it.
+
+    Args:
+        poison: Spec of a poison of images.
+        task: Spec of a task with images.
+        seed: Which draw of the poison; audits use 0 to 15.
+        count: Images to show, the first of the forget set, at least 1.
+        gain: By what the difference is multiplied; grey is none.
+        store: As for `harness.audit`.
+        data: As for `harness.audit`.
+        device: As for `harness.audit`.
+
+    Raises:
+        UnlearningError: Something named cannot be found or used, or there are no images to show.
+        ValueError: ``count`` is out of range.
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, not {count}")
+    (cell,) = registry.cells([registry.resolve("unlearner", "retrain")], [registry.resolve("task", task)], [poison])
+    if cell.task.value.modality != "image":
+        raise UnlearningError(f"{cell.task.id} has {cell.task.value.modality} and no images; nothing can be pictured")
+    lab = open_lab(store, data, device, budget=0.1, run="picture")
+    planted = patiently(lambda: lab.planted(Trial(cell, seed)))
+    return _sheet(lab, cell, planted, count, gain)
+
+
+def stored_picture(lab: Lab, task: str, poison: str, seed: int = 0, count: int = 8) -> Image | None:
+    """Return such a picture of what the lab's store has; None where it has nothing, or no images. Crafts nothing.
+
+    Raises:
+        UnlearningError: Something named cannot be found or used, or the task's data cannot be had.
+    """
+    (cell,) = registry.cells([registry.resolve("unlearner", "retrain")], [registry.resolve("task", task)], [poison])
+    if cell.task.value.modality != "image":
+        return None
+    planted, _ = lab.stored(Trial(cell, seed))
+    return None if planted is None else _sheet(lab, cell, planted, count)
+
+
+def _sheet(lab: Lab, cell: Cell, planted: Planted, count: int, gain: float = 10) -> Image:
+    clean = lab.split(cell.task).train.batch(planted.forget[:count])
+    labels = list(zip(clean.labels.tolist(), planted.labels[:count].tolist(), strict=True))
+    return contact_sheet(clean.inputs["image"].cpu(), planted.inputs["image"][:count].cpu(), labels, gain)
+
+
+def contact_sheet(clean: Tensor, poisoned: Tensor, labels: list[tuple[int, int]], gain: float = 10) -> Image:
+    """Return the picture of given images.
+
+    Args:
+        clean: Shape (n, 1 or 3, height, width), in [0, 1].
+        poisoned: The same shape; what lies outside of [0, 1] is shown as black or white.
+        labels: For each image its label before and after.
+        gain: By what the difference is multiplied.
+    """
+    import torch
+    from PIL import Image as Images
+    from PIL import ImageDraw
+
+    n, _, height, width = clean.shape
+    scale = max(1, -(-TILE // max(height, width)))
+    left, top = 90, 24
+    across, down = width * scale + GAP, height * scale + GAP
+    sheet = Images.new("RGB", (left + n * across, top + len(NAMES) * down), "#dde3ea")
+    draw = ImageDraw.Draw(sheet)
+    for row, images in enumerate((clean, poisoned, 0.5 + gain * (poisoned - clean))):
+        name = NAMES[row] if row < 2 else f"{NAMES[row]} x {gain:g}"
+        draw.text((GAP, top + row * down + height * scale // 2), name, fill="black", anchor="lm")
+        pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
+        for column, image in enumerate(pixels):
+            tile = Images.fromarray(image.contiguous().numpy()).resize((width * scale, height * scale), 0)
+            sheet.paste(tile, (left + column * across, top + row * down))
+    for column, (before, after) in enumerate(labels):
+        text = f"{before}" if before == after else f"{before} to {after}"
+        draw.text((left + column * across + width * scale // 2, top // 2), text, fill="black", anchor="mm")
+    return sheet
+
+
+def pictures_of(document: Mapping[str, Any], device: str = "auto") -> dict[tuple[str, str], Picture]:
+    """Return pictures of what a result's store has planted, by task and poison; whatever cannot be had is left out.
+
+    Nothing is trained or crafted for them, and no store is created.
+    """
+    settings = document.get("run", {}).get("settings", {})
+    judged = [*document.get("audits", ()), *document.get("heuristics", ())]
+    places = dict.fromkeys((each["task"], each["poison"]) for each in judged)
+    store = settings.get("store")
+    if not places or not store or ("://" not in store and not Path(store).is_dir()):
+        return {}
+    from harness.report.page import Picture
+    from harness.report.pictures import stored_picture
+    from harness.trials.lab import open_lab
+
+    found = {}
+    try:
+        lab = open_lab(store, settings.get("data"), device, 0.1, "report")
+    except UnlearningError:
+        return {}
+    for task, poison in places:
+        try:
+            sheet = stored_picture(lab, task, poison)
+        except Exception as error:  # of a plugin, say: a report without a picture is better than none
+            print(f"there is no picture of {poison} on {task}: {error}", file=sys.stderr)
+            continue
+        if sheet is not None:
+            content = io.BytesIO()
+            sheet.save(content, "PNG", optimize=True)
+            found[task, poison] = Picture(content.getvalue(), seed=0)
+    return found

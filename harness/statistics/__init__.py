@@ -1,0 +1,1 @@
+"""Judge by tests of equivalence: pure functions on floats."""

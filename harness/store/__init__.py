@@ -1,0 +1,1 @@
+"""What was made, kept, and found again."""

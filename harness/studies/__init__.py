@@ -1,0 +1,1 @@
+"""Many trials: which one next, where, and how many."""

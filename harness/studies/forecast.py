@@ -1,0 +1,56 @@
+"""What a study would still cost, for a dry run."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from harness.api import Trial
+from harness.judging.plan import MIN_PASS
+from harness.store.artefacts import patiently
+from harness.studies.controls import REFERENCES
+from harness.studies.study import Study
+from harness.trials.lab import Lab
+
+
+def remaining_cost(study: Study) -> list[dict[str, Any]]:
+    """Return what the study would still cost, up to the first look that may pass and for the whole plan.
+
+    Each has ``seeds``, ``trainings``, ``unlearnings``, ``seconds`` of one process and ``bytes`` of disk, and under
+    ``crafted`` the poisons whose crafting, surrogates included, comes on top.
+    """
+    lab = study.lab
+    assert isinstance(lab, Lab), "a dry run computes here"
+    per_task = {task: lab.cost(task) for task in dict.fromkeys(cell.task for cell in study.cells)}
+    missing: dict[str, tuple[Trial, str]] = {}  # by key, since trials share models
+    costs = []
+    wanted: dict[str, int] = {}
+    for trial in study.trials:
+        for arm, key in patiently(functools.partial(lab.missing, trial)).items():
+            missing.setdefault(key, (trial, arm))
+            wanted[key] = min(wanted.get(key, trial.seed), trial.seed)
+    last = study.plan.looks[-1]
+    for seeds in sorted({min(MIN_PASS, last), last}):
+        here = [(trial, arm) for key, (trial, arm) in missing.items() if wanted[key] in study.plan.numbers(seeds)]
+        trainings = sum(_is_training(trial, arm) for trial, arm in here)
+        # A method is taken to use its budget.
+        shares = [(t, 1.0 if _is_training(t, arm) else lab.budget) for t, arm in here]
+        costs.append(
+            {
+                "seeds": seeds,
+                "trainings": trainings,
+                "unlearnings": len(here) - trainings,
+                "seconds": sum(share * per_task[t.cell.task][0] for t, share in shares),
+                "bytes": sum(per_task[t.cell.task][1] for t, _ in here),
+                "crafted": sorted({t.cell.poison.id for t, arm in here if arm == "P" and _is_crafted(t)}),
+            }
+        )
+    return costs
+
+
+def _is_crafted(trial: Trial) -> bool:
+    return getattr(trial.cell.poison.value, "crafted", False)
+
+
+def _is_training(trial: Trial, arm: str) -> bool:
+    return arm != "U" or trial.cell.unlearner.name == REFERENCES[0]

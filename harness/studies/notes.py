@@ -1,0 +1,61 @@
+"""What a worker notes of its progress, in a file beside the store."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.api import Trial
+
+
+EVERY = 0.5  # seconds between two notes of a worker, and between two looks of the controller
+
+
+class Noting(ABC):
+    """A worker's side: notes what it trains, each model as soon as it begins and then at most twice a second."""
+
+    _of: tuple[Trial, str] | None = None
+    _noted = -math.inf
+
+    def __call__(self, trial: Trial, arm: str, done: int, total: int) -> None:
+        """Note that ``done`` of ``total`` passes of a model are made, unless the model was noted just now."""
+        now = time.monotonic()
+        if (trial, arm) == self._of and now - self._noted < EVERY:
+            return
+        self._of, self._noted = (trial, arm), now
+        names = {"P": f"{trial.cell.poison.id} model", "R": "retraining", "U": trial.cell.unlearner.id}
+        names["D"] = "retraining on the rest"
+        what = names.get(arm, f"{arm} for {trial.cell.poison.id}")
+        self._note(trial, f"{what}, seed {trial.seed}" + (f", pass {done}/{total}" if arm != "U" else ""))
+
+    @abstractmethod
+    def _note(self, trial: Trial, text: str) -> None:
+        """Bring a note to where the controller looks."""
+
+
+class Notes(Noting):
+    """A process on the controller's machine: it notes in a file.
+
+    Args:
+        folder: Where the processes of this run note what they do.
+        worker: What this one is called.
+    """
+
+    def __init__(self, folder: Path, worker: str) -> None:
+        self._folder = folder
+        self._worker = worker
+
+    def _note(self, trial: Trial, text: str) -> None:
+        write_note(self._folder, self._worker, f"{self._worker}: {text}")
+
+
+def write_note(folder: Path, name: str, text: str) -> None:
+    with contextlib.suppress(OSError):  # a full disk must not stop a training
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.json").write_text(json.dumps(text), encoding="utf-8")

@@ -1,0 +1,168 @@
+"""From a pilot, whether a poison acts strongly enough to be judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+
+from harness import registry
+from harness.api import Outcome
+from harness.judging.claims import Claim
+from harness.judging.judge import judge
+from harness.judging.plan import LOOKS, Plan
+from harness.judging.verdict import Evidence
+from harness.statistics.power import seeds_needed
+from harness.studies.study import Study, claims_of
+from harness.trials.lab import open_lab
+
+#: Pilots begin here, far from the seeds of audits.
+PILOT_SEED = 1000
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a pilot says of one claim, were the oracle audited by the plan.
+
+    Attributes:
+        poison, measure: What was measured.
+        n: Seeds of the pilot.
+        poisoned, retrained, oracle: Mean of the measure over the pilot's P, R and R'.
+        effect: Mean of P - R.
+        effect_sds: The effect in standard deviations over seeds of P - R; infinite where that never varies.
+        noise: Standard deviation over seeds of R' - R.
+        passes: Probability that the oracle has PASSed by each look, simulated; the last is its planned power.
+        fails: Probability that the oracle FAILs.
+        mean_seeds: Seeds that its verdict takes on average.
+        seeds_80, seeds_90: Seeds for a PASS at one look with 80 and 90 % probability; None if over 1,000.
+    """
+
+    poison: str
+    measure: str
+    n: int
+    poisoned: float
+    retrained: float
+    oracle: float
+    effect: float
+    effect_sds: float
+    noise: float
+    passes: dict[int, float]
+    fails: float
+    mean_seeds: float
+    seeds_80: int | None
+    seeds_90: int | None
+
+    @property
+    def power(self) -> float:
+        """Probability that the oracle PASSes within the plan; .9 or more makes a cell worth auditing."""
+        return self.passes[LOOKS[-1]]
+
+
+def forecast_from(claim: Claim, pilot: Evidence, poison: str, plan: Plan, runs: int = 1000) -> Forecast:
+    """Simulate the plan on the oracle, with normal numbers that have the pilot's means and covariances.
+
+    Args:
+        claim: What is judged.
+        pilot: Evidence of at least three seeds.
+        poison: Id, for the result.
+        plan: The plan.
+        runs: Simulated studies.
+
+    Raises:
+        ValueError: The pilot has fewer than three seeds.
+    """
+    n = len(pilot)
+    if n < 3:
+        raise ValueError(f"a pilot takes at least 3 seeds, not {n}")
+    arms = np.array([pilot.poisoned, pilot.retrained, pilot.oracle, pilot.wrecked])
+    draws = np.random.default_rng(0).multivariate_normal(arms.mean(axis=1), np.cov(arms), (runs, LOOKS[-1]))
+    judgements = []
+    for p, r, oracle, wrecked in (map(tuple, study.T.tolist()) for study in draws):
+        judgements.append(judge(claim, Evidence(p, r, oracle, oracle, wrecked, (), pilot.resolution), plan))
+    passed = [j.seeds for j in judgements if j.outcome is Outcome.PASS]
+    effect = [p - r for p, r in zip(pilot.poisoned, pilot.retrained, strict=True)]
+    fresh = [o - r for o, r in zip(pilot.oracle, pilot.retrained, strict=True)]
+    worse = 1 if claim.measure.worse == "higher" else -1
+    retention = claim.measure.test == "retention"
+    # How far inside the margin the oracle is: the negative of what the test wants below zero.
+    inside = [
+        (claim.margin * worse * e if retention else claim.margin) - worse * f
+        for e, f in zip(effect, fresh, strict=True)
+    ]
+    return Forecast(
+        poison=poison,
+        measure=claim.measure.name,
+        n=n,
+        poisoned=fmean(pilot.poisoned),
+        retrained=fmean(pilot.retrained),
+        oracle=fmean(pilot.oracle),
+        effect=fmean(effect),
+        effect_sds=abs(fmean(effect)) / stdev(effect) if stdev(effect) > 0 else float("inf"),
+        noise=stdev(fresh),
+        passes={look: sum(seeds <= look for seeds in passed) / runs for look in LOOKS[1:]},
+        fails=sum(j.outcome is Outcome.FAIL for j in judgements) / runs,
+        mean_seeds=fmean(j.seeds for j in judgements),
+        seeds_80=_needed(inside, pilot.resolution, plan, 0.8),
+        seeds_90=_needed(inside, pilot.resolution, plan, 0.9),
+    )
+
+
+def _needed(inside: Sequence[float], floor: float, plan: Plan, power: float) -> int | None:
+    """Return the seeds at which a t test of ``inside > 0`` at one look has so much power; None if over 1,000."""
+    distance, sd = fmean(inside), max(stdev(inside), floor)
+    if distance <= 0:
+        return None
+    if sd == 0:
+        return LOOKS[0]
+    return seeds_needed(distance, sd, alpha=plan.pass_level, power=power, two_sided=False)
+
+
+def plan_study(
+    task: str = "digits-cnn",
+    poison: str | Sequence[str] | None = None,
+    *,
+    seeds: int = 10,
+    first: int = PILOT_SEED,
+    alpha: float = 0.05,
+    tolerance: float = 0.2,
+    store: str | Path | None = None,
+    data: str | Path | None = None,
+    device: str = "auto",
+) -> list[Forecast]:
+    """Run a pilot and say what audits on it can expect, claim by claim.
+
+    Args:
+        task: Spec of a task.
+        poison: Specs of poisons; None for those the task lists.
+        seeds: Size of the pilot, at least 3; four trainings each for the first poison, one more for each other.
+        first: First seed of the pilot; keep away from the audits' 0 to 15.
+        alpha: As for `harness.audit`.
+        tolerance: As for `harness.audit`.
+        store: As for `harness.audit`.
+        data: As for `harness.audit`.
+        device: As for `harness.audit`.
+
+    Returns:
+        A `Forecast` for each poison and for accuracy beside it. A planned power below .9 calls for a stronger poison
+        or a steadier task rather than for more seeds.
+
+    Raises:
+        UnlearningError: Something named cannot be found or used.
+        ValueError: A number is out of range.
+    """
+    plan = Plan(alpha=alpha, first=first).to_the_end  # as for the oracle of an audit
+    oracle = registry.resolve("unlearner", "retrain")
+    poisons = [poison] if isinstance(poison, str) else poison or ()
+    cells = registry.cells([oracle], [registry.resolve("task", task)], poisons)
+    lab = open_lab(store, data, device, budget=0.1, run="pilot")
+    study = Study(cells, lab, plan, tolerance)
+    forecasts: list[Any] = []
+    for cell in cells:
+        evidence = study.evidence(cell, seeds)
+        for name, claim in claims_of(cell, tolerance).items():
+            forecasts.append(forecast_from(claim, evidence[name], cell.poison.id, plan))
+    return forecasts

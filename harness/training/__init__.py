@@ -1,0 +1,1 @@
+"""What happens to models on one device."""

@@ -1,0 +1,188 @@
+"""Data that lives on the device whole: no loader workers, no copies, batches by index."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from harness.api import Batch, Planted
+from harness.training.seeds import derive
+
+#: Batches that examples of like length are sorted into at a time.
+POOL = 32
+
+
+class Data(Dataset[tuple[dict[str, Tensor], Tensor]]):
+    """Labelled examples on one device, a torch ``Dataset`` of (inputs, label) pairs.
+
+    Args:
+        inputs: Tensors by name, first dimension the examples.
+        labels: int64, shape (n,).
+    """
+
+    def __init__(self, inputs: Mapping[str, Tensor], labels: Tensor) -> None:
+        self.inputs = dict(inputs)
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Any) -> tuple[dict[str, Tensor], Tensor]:
+        return {name: tensor[index] for name, tensor in self.inputs.items()}, self.labels[index]
+
+    @property
+    def device(self) -> torch.device:
+        return self.labels.device
+
+    def to(self, device: torch.device) -> Data:
+        """Return the data on a device."""
+        return Data({name: t.to(device) for name, t in self.inputs.items()}, self.labels.to(device))
+
+    def subset(self, index: Tensor) -> Data:
+        """Return a copy of the examples at an int64 index."""
+        index = index.to(self.device)
+        return Data({name: t[index] for name, t in self.inputs.items()}, self.labels[index])
+
+    def batch(self, index: Tensor) -> Batch:
+        """Return the examples at an int64 index as a batch."""
+        index = index.to(self.device)
+        return Batch({name: t[index] for name, t in self.inputs.items()}, self.labels[index], index)
+
+    def batches(
+        self,
+        batch_size: int,
+        epochs: int,
+        generator: torch.Generator,
+        examples: int | None = None,
+        augment: Callable[[Batch], Batch] | None = None,
+    ) -> Batches:
+        """Return shuffled batches over ``epochs`` passes or so many examples, drawn from a CPU generator."""
+        everything = torch.ones(len(self), dtype=torch.bool)
+        if examples is not None:
+            epochs = -(-examples // max(1, len(self)))
+        return Batches(self, batch_size, epochs, generator, everything, examples, augment)
+
+    def chunks(self, size: int = 1024) -> Iterator[Batch]:
+        """Yield everything once, in order, for evaluation."""
+        for start in range(0, len(self), size):
+            yield self.batch(torch.arange(start, min(start + size, len(self))))
+
+    def poisoned_with(self, planted: Planted) -> Data:
+        """Return the training set in which the planted points stand in place of the clean ones."""
+        inputs = {name: t.clone() for name, t in self.inputs.items()}
+        labels = self.labels.clone()
+        index = planted.forget.to(self.device)
+        for name, rows in planted.inputs.items():
+            inputs[name][index] = rows.to(self.device)
+        labels[index] = planted.labels.to(self.device)
+        return Data(inputs, labels)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Shuffled batches over some of a data set, several passes long; iterating draws from the generator.
+
+    A permutation of *all* examples is drawn for each pass and the examples outside ``keep`` are dropped from it, so
+    that training on all and training on the rest see the common examples in the same order. Where examples have a
+    ``length``, those of like length share batches, so that little of a batch is padding.
+
+    Attributes:
+        examples: Where to stop, or None for the end of the last pass; the last batch is cut to it.
+        augment: Applied to every batch, or None.
+    """
+
+    data: Data
+    batch_size: int
+    epochs: int
+    generator: torch.Generator
+    keep: Tensor
+    examples: int | None = None
+    augment: Callable[[Batch], Batch] | None = None
+
+    @cached_property
+    def per_epoch(self) -> int:
+        """Batches of a whole pass."""
+        return -(-self._kept // self.batch_size)
+
+    @cached_property
+    def _kept(self) -> int:
+        return int(self.keep.sum())
+
+    @property
+    def _total(self) -> int:
+        whole = self._kept * self.epochs
+        return whole if self.examples is None else min(self.examples, whole)
+
+    def __len__(self) -> int:
+        whole, rest = divmod(self._total, self._kept) if self._kept else (0, 0)
+        return whole * self.per_epoch - (-rest // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        left = self._total
+        while left > 0:
+            order = torch.randperm(len(self.data), generator=self.generator)
+            order = order[self.keep[order]][:left].to(self.data.device)
+            left -= len(order)
+            for index in self._grouped(order):
+                batch = self.data.batch(index)
+                yield batch if self.augment is None else self.augment(batch)
+
+    def _grouped(self, order: Tensor) -> Sequence[Tensor]:
+        """Return the batches of a pass, from the order that was drawn."""
+        if "length" not in self.data.inputs:
+            return list(order.split(self.batch_size))
+        groups: list[Tensor] = []
+        for pool in order.split(POOL * self.batch_size):
+            ranks = self.data.inputs["length"][pool].argsort(stable=True).split(self.batch_size)
+            # The order of batches is random too, that of their first members in the draw.
+            groups += [pool[rank] for rank in sorted(ranks, key=lambda rank: int(rank.min()))]
+        return groups
+
+
+@dataclass(frozen=True)
+class Split:
+    """The data of a task.
+
+    Attributes:
+        train, test: Training and test examples.
+        fingerprint: SHA-256 of every byte of both, for keys of artefacts.
+        encode: From texts to lists of tokens, where the inputs are tokens; None for others.
+    """
+
+    train: Data
+    test: Data
+    fingerprint: str
+    encode: Callable[[Sequence[str]], list[list[int]]] | None = None
+
+    @classmethod
+    def of(cls, train: Data, test: Data, encode: Callable[[Sequence[str]], list[list[int]]] | None = None) -> Split:
+        """Build a split from CPU data and fingerprint it."""
+        parts = {f"{part}.{name}": t for part, d in (("train", train), ("test", test)) for name, t in d.inputs.items()}
+        return cls(train, test, digest({**parts, "train.labels": train.labels, "test.labels": test.labels}), encode)
+
+    def to(self, device: torch.device) -> Split:
+        """Return the split on a device."""
+        return Split(self.train.to(device), self.test.to(device), self.fingerprint, self.encode)
+
+
+def forget_block(n: int, fraction: float, seed: int) -> Tensor:
+    """Return the ascending indices of a random ``fraction`` of ``n`` points, at least one, drawn from ``seed``."""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(derive("forget-block", seed)))
+    return order[: max(1, round(fraction * n))].sort().values
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of names, shapes, types and bytes of tensors, hexadecimal."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        sha.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return sha.hexdigest()

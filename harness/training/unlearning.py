@@ -1,0 +1,116 @@
+"""The one way in which an unlearner is called: what it is handed, and what is checked of what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.api import ContractError, ForgetRequest, Registered, declares
+from harness.training.data import Data
+from harness.training.isolation import isolated_rng, same_settings
+from harness.training.meter import Meter
+
+if TYPE_CHECKING:
+    from harness.api import Recipe
+
+
+def unlearn(
+    method: Registered,
+    recipe: Recipe,
+    poisoned: Mapping[str, Tensor],
+    retain: Data,
+    forget: Data,
+    *,
+    budget: float,
+    seed: int,
+    history: Mapping[int, Mapping[str, Tensor]] | None = None,
+    count_flops: bool = False,
+) -> tuple[nn.Module, Meter]:
+    """Have a method remove the forget set from a model.
+
+    The method may write to the data and the history that it is given; it gets a copy of the model. One that works from
+    scratch promised to use neither the model nor the forget set, and gets neither.
+
+    Args:
+        method: The unlearner.
+        recipe: The task's recipe.
+        poisoned: State dict of the model to clean.
+        retain: The points to keep, on the device.
+        forget: The points to remove, on the same device.
+        budget: Compute it may use, in passes over the retain set.
+        seed: Of all that is random.
+        history: Checkpoints by epoch.
+        count_flops: Whether the meter counts floating-point operations, which takes time.
+
+    Returns:
+        What the method returned, and what it cost.
+
+    Raises:
+        ContractError: It returned no model or one of another architecture, or left torch's settings changed.
+        Exception: Whatever the method raised.
+    """
+    with isolated_rng(seed):
+        model = recipe.new_model().to(retain.device)
+        if declares(method.value, "from_scratch"):
+            forget, history = forget.subset(torch.arange(0)), {}
+        else:
+            model.load_state_dict(poisoned)
+        expected = _architecture(model)
+        request = ForgetRequest(
+            retain=retain,
+            forget=forget,
+            budget=budget,
+            generator=torch.Generator().manual_seed(seed),
+            device=retain.device,
+            _recipe=recipe,
+            history=history or {},
+        )
+        meter = Meter(model, count_flops)
+        with same_settings(f"the unlearner {method.id!r}"), torch.enable_grad(), meter:
+            returned = method.value(model.train(), request)
+    _check_model(method.id, returned, *expected)
+    return returned, meter
+
+
+def wanted_epochs(method: Registered, epochs: int) -> list[int]:
+    """Return the epochs of the training, of so many, whose checkpoints a method declares to want; ascending.
+
+    Raises:
+        ContractError: They are none of the training's.
+    """
+    history = declares(method.value, "history")
+    if history is None or declares(method.value, "from_scratch"):
+        return []
+    wanted = history(epochs) if callable(history) else history
+    if not all(isinstance(epoch, int) and 0 <= epoch <= epochs for epoch in wanted):
+        raise ContractError(
+            f"the unlearner {method.id!r} wants the model after epochs {list(wanted)}; there are 0 to {epochs}"
+        )
+    return sorted(set(wanted))
+
+
+def _architecture(model: nn.Module) -> tuple[type, dict[str, Any]]:
+    return type(model), {name: (tuple(t.shape), t.dtype) for name, t in model.state_dict().items()}
+
+
+def _check_model(name: str, returned: object, expected_type: type, expected: dict[str, Any]) -> None:
+    if not isinstance(returned, nn.Module):
+        raise ContractError(
+            f"the unlearner {name!r} returned {type(returned).__name__}; it must return the cleaned model",
+            "same-architecture",
+        )
+    actual_type, actual = _architecture(returned)
+    if actual_type is not expected_type or actual != expected:
+        what = f"{actual_type.__name__} in place of {expected_type.__name__}"
+        if actual_type is expected_type:
+            first = next(name for name in [*expected, *actual] if expected.get(name) != actual.get(name))
+            was, became = (" ".join(map(str, found.get(first, ("nothing",)))) for found in (expected, actual))
+            what = f"a {actual_type.__name__} whose {first!r} is {became} in place of {was}"
+        raise ContractError(
+            f"the unlearner {name!r} returned another architecture ({what}); it must return a model of the one it was "
+            "given",
+            "same-architecture",
+        )

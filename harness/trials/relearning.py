@@ -1,0 +1,99 @@
+"""Does the poison come back? Train a model on for a few steps and measure it again.
+
+Methods that hide a poison instead of removing it leave it a few steps away. Sources: the relearning attacks of Hu et
+al., "Unlearning or Obfuscating? Jogging the Memory of Unlearned LLMs via Benign Relearning" (arXiv 2406.13356), and the
+relearn time of Golatkar et al. (arXiv 1911.04933), here with a fixed number of steps and judged against retraining.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness.api import Batch, Reading
+from harness.training.data import Data
+from harness.training.seeds import derive
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from harness.api import Task
+
+
+#: Draws of the poisoned points that are averaged: a single one says little.
+DRAWS = 4
+
+
+#: Poisoned points that stand in every batch.
+POINTS = 5
+
+
+STEPS = 20
+
+
+#: Learning rate, as a multiple of the recipe's.
+RATE = 0.1
+
+
+def relearned(
+    model: nn.Module, task: Task, retain: Data, forget: Data, seed: int, probe: Callable[[nn.Module], Reading]
+) -> Reading:
+    """Return what a probe reads after a model was trained on, mean over draws; the model stays as it is.
+
+    In each of `DRAWS` draws a copy makes `STEPS` steps of the recipe's optimiser at a constant rate, on batches of
+    retained points among which stand the same `POINTS` poisoned ones. The draw of points and batches follows from the
+    seed alone, so that all models of a trial are trained on alike.
+
+    Args:
+        model: In eval mode, on the device of the data.
+        task: Its recipe.
+        retain: What is kept.
+        forget: The poisoned points as they were planted.
+        seed: Of all that is random.
+        probe: Measures a model in eval mode.
+
+    Returns:
+        The mean; the details ``retained_alone``, what the probe reads after as many steps on retained points only, and
+        ``sd_over_draws``.
+    """
+    values = [_after(model, task, retain, forget, derive("relearning", seed, draw), probe) for draw in range(DRAWS)]
+    alone = _after(model, task, retain, forget.subset(torch.arange(0)), derive("relearning", seed, 0), probe)
+    value = fmean(each.value for each in values)
+    sd = torch.tensor([each.value for each in values], dtype=torch.float64).std().item()
+    unusable = next((each.unusable for each in values if each.unusable), "")
+    details = {"retained_alone": alone.value, "sd_over_draws": sd}
+    return Reading(value, max(each.resolution for each in values), details, unusable)
+
+
+def _after(
+    model: nn.Module, task: Task, retain: Data, forget: Data, seed: int, probe: Callable[[nn.Module], Reading]
+) -> Reading:
+    model = copy.deepcopy(model).train()
+    optimizer = task.optimizer(model)
+    for group in optimizer.param_groups:
+        group["lr"] *= RATE
+    for batch in _batches(task, retain, forget, torch.Generator().manual_seed(seed)):
+        optimizer.zero_grad(set_to_none=True)
+        task.criterion(task.logits(model, batch), batch).backward()
+        optimizer.step()
+    return probe(model.eval())
+
+
+def _batches(task: Task, retain: Data, forget: Data, generator: torch.Generator) -> Iterator[Batch]:
+    """Yield batches of the recipe's size in which the same poisoned points stand."""
+    points = torch.randperm(len(forget), generator=generator)[:POINTS]
+    poisoned = forget.subset(points)
+    kept = max(1, task.batch_size - len(points))
+    for _ in range(STEPS):
+        batch = retain.batch(torch.randperm(len(retain), generator=generator)[:kept])
+        yield _joined(batch, poisoned)
+
+
+def _joined(batch: Batch, poisoned: Data) -> Batch:
+    inputs = {name: torch.cat([tensor, poisoned.inputs[name]]) for name, tensor in batch.inputs.items()}
+    nowhere = batch.index.new_full((len(poisoned),), -1)
+    return Batch(inputs, torch.cat([batch.labels, poisoned.labels]), torch.cat([batch.index, nowhere]))

@@ -1,0 +1,234 @@
+"""Verdicts that are expected: what the file may say, what it does to a run, and how it is written."""
+
+import tomllib
+
+import pytest
+
+from conftest import TINY
+from harness.api import UnlearningError
+from harness.plugin.expectations import Expectations
+
+ENTRY = """\
+[[expected]]
+unlearner = "{}"
+task = "tiny:Tiny"
+poison = "backdoor:size=1"
+verdict = "{}"
+reason = "{}"
+"""
+DOES_NOTHING = ENTRY.format("identity", "FAIL", "It hands the model back.")
+GD, IDENTITY, RETRAIN = "--unlearner=gd:lr=0.01", "--unlearner=identity", "--unlearner=retrain"
+BIG = "--audit-budget=1.5"  # with which retraining itself passes everything
+
+
+@pytest.fixture
+def expect(tmp_path):
+    def write(text, updating=False):
+        path = tmp_path / "expected.toml"
+        path.write_text(text)
+        return Expectations(path, updating)
+
+    return write
+
+
+def audit(verdict, unlearner="identity", claim="poison", **more):
+    return {
+        "unlearner": unlearner, "task": "tiny:Tiny", "poison": "backdoor:size=1", "claim": claim, "verdict": verdict,
+        "reason": "outside-margin", "estimate": 1.0, "interval": [0.9, None], "margin": 0.2, "seeds": [0, 1, 2],
+        "expected": None, **more,
+    }  # fmt: skip
+
+
+# ---- the file
+
+
+def test_an_expectation_is_about_the_poison_unless_it_says_otherwise(expect):
+    found = expect("# why\n\n" + DOES_NOTHING)
+    expected = found.of(audit("FAIL"))
+    assert (expected.verdict, expected.reason, expected.line) == ("FAIL", "It hands the model back.", 3)
+    assert found.of(audit("FAIL", claim="accuracy")) is None
+    assert found.of(audit("FAIL", unlearner="gd")) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[[expected]\n", "cannot be read: .* line 1"),
+        ("tolerance = 3\n", "unknown key 'tolerance'; it holds"),
+        ("expected = [{unlearner = 'scrub'}]\n", "write every expectation as an .* entry of its own"),
+        ("expected = 3\n", "write every expectation as an .* entry of its own"),
+        ("[expected]\nunlearner = 'scrub'\n", "write every expectation as an .* entry of its own"),
+        (DOES_NOTHING + "vedict = 'FAIL'\n", "line 1: unknown key 'vedict'; there are unlearner, .*, reason"),
+        (DOES_NOTHING.replace("reason", "#"), "line 1: it needs the key 'reason', a text: say why"),
+        ("\n" + ENTRY.format("gd", "FAIL", " "), "line 2: it needs the key 'reason', a text: say why"),
+        (DOES_NOTHING.replace('"identity"', "3"), "line 1: it needs the key 'unlearner', a text"),
+        (DOES_NOTHING.replace("task", "#"), "line 1: it needs the key 'task', a text"),
+        (ENTRY.format("gd", "fail", "x"), "line 1: the verdict is PASS, FAIL, INCONCLUSIVE, not 'fail'"),
+        (ENTRY.format("gd", "ERROR", "x"), "not 'ERROR'; an ERROR is red whatever is expected"),
+        (DOES_NOTHING + "claim = 'privacy'\n", "the claim is poison, accuracy, cost, relearning, not 'privacy'"),
+        (DOES_NOTHING + "\n" + DOES_NOTHING, "line 8: identity on tiny:Tiny, .* is expected in line 1 already"),
+    ],
+)  # fmt: skip
+def test_what_the_file_must_not_say_is_said_in_a_sentence_with_its_line(expect, text, said):
+    with pytest.raises(UnlearningError, match=said) as caught:
+        expect(text)
+    assert str(caught.value).startswith("--audit-expect: ")
+    assert "expected.toml" in str(caught.value)
+
+
+def test_a_missing_file_is_refused_unless_it_is_to_be_written(tmp_path):
+    with pytest.raises(UnlearningError, match="cannot be read"):
+        Expectations(tmp_path / "none.toml")
+    assert "[[expected]]" in Expectations(tmp_path / "none.toml", updating=True).updated([audit("FAIL")], [])
+
+
+# ---- writing it
+
+
+def test_what_still_holds_stays_as_it_was_written(expect):
+    text = "# The head.\n\n# Known since 2024.\n" + DOES_NOTHING + "# and a word behind\n"
+    assert expect(text, updating=True).updated([audit("FAIL")], []) == text
+
+
+def test_what_changed_or_is_new_is_written_and_asks_for_a_reason(expect):
+    found = expect("# The head.\n\n" + DOES_NOTHING + "\n" + ENTRY.format("gone", "FAIL", "x"), updating=True)
+    seen = [audit("INCONCLUSIVE"), audit("FAIL", "gd", "accuracy"), audit("PASS", "gd"), audit("PASS", "gone")]
+    text = found.updated(seen, [])
+    entries = tomllib.loads(text)["expected"]
+    assert [(e["unlearner"], e["claim"], e["verdict"], e["reason"]) for e in entries] == [
+        ("identity", "poison", "INCONCLUSIVE", ""), ("gd", "accuracy", "FAIL", ""),
+    ]  # fmt: skip
+    assert text.startswith("# The head.\n")
+    assert "# was FAIL: It hands the model back." in text
+    assert "# outside-margin: estimate 1, limit 0.2, n = 3" in text
+    with pytest.raises(UnlearningError, match="line 5: it needs the key 'reason'"):
+        expect(text)
+    assert expect(text, updating=True).updated(seen, []) == text, "written twice it is the same"
+
+
+def test_what_did_not_run_or_raised_stands(expect):
+    text = DOES_NOTHING + "\n" + ENTRY.format("gd", "FAIL", "x")
+    assert expect(text, updating=True).updated([audit("ERROR")], []) == text
+
+
+def test_controls_are_not_written(expect):
+    control = audit("FAIL")
+    del control["expected"]
+    assert "[[" not in expect("# nothing\n", updating=True).updated([control], [])
+
+
+def test_any_text_survives_being_written(expect):
+    name = 'odd:label="a, \\"b\\"\\n",é=#1'
+    (entry,) = tomllib.loads(expect("", updating=True).updated([audit("FAIL", name)], []))["expected"]
+    assert entry["unlearner"] == name
+
+
+# ---- runs
+
+
+def test_an_expected_failure_is_green_and_everything_else_is_not(folder):
+    folder.write("expected.toml", DOES_NOTHING)
+    args = (*TINY, "--audit-seeds=5", "--audit-expect=expected.toml")
+    run = folder.pytest(*args, IDENTITY)
+    assert run.code == 0, run.text
+    assert run.counts()["expected"] == 1
+    assert run.counts()["passed"] == 2
+    assert "failed" not in run.counts()
+    assert "FAIL as expected" in run.text
+    assert "It hands the model back." in run.text
+    found = {key[2]: each["expected"] for key, each in run.audits.items()}
+    assert found["poison"] == {"verdict": "FAIL", "reason": "It hands the model back.", "line": 1, "met": True}
+    assert found["accuracy"] is None
+    # What failed as it was expected to is no failure to come back to.
+    again = folder.pytest(*args, IDENTITY, GD, "-n2")
+    assert again.code == 1
+    assert (again.counts()["failed"], again.counts()["expected"]) == (1, 1)
+    last = folder.pytest(*args, IDENTITY, GD, "--lf")
+    assert list(last.audits) == [("gd:lr=0.01", "backdoor:size=1", "poison")]
+    assert last.code == 1
+
+
+def test_better_than_expected_is_red_until_the_file_says_so(folder):
+    folder.write("expected.toml", ENTRY.format("retrain", "FAIL", "Nobody has tried."))
+    args = (*TINY, RETRAIN, BIG, "--audit-expect=expected.toml", "-k", "forgotten")
+    run = folder.pytest(*args)
+    assert run.code == 1
+    assert run.counts()["failed"] == 1
+    assert "Expected is FAIL (expected.toml, line 1: Nobody has tried.), but it is PASS. It does better" in run.text
+    assert "0 % of the poison's effect is left" in run.text
+    assert run.audits["retrain", "backdoor:size=1", "poison"]["expected"]["met"] is False
+    updated = folder.pytest(*args, "--audit-expect-update")
+    assert updated.code == 0, updated.text
+    assert "[[expected]]" not in (folder.path / "expected.toml").read_text()
+    assert folder.pytest(*args).code == 0
+
+
+def test_inconclusive_is_no_expected_failure(folder):
+    # Nothing can pass at three seeds.
+    folder.write("expected.toml", ENTRY.format("retrain", "FAIL", "x"))
+    args = (*TINY, RETRAIN, BIG, "--audit-seeds=3", "--audit-expect=expected.toml", "-k", "forgotten")
+    run = folder.pytest(*args)
+    assert run.code == 1
+    assert run.counts()["inconclusive"] == 1
+    assert "but it is INCONCLUSIVE. The evidence does not show it any more" in run.text
+    softened = folder.pytest(*args, "--audit-inconclusive=warn")
+    assert (softened.code, softened.counts()["failed"]) == (1, 1)
+    folder.write("expected.toml", ENTRY.format("retrain", "INCONCLUSIVE", "Three seeds decide nothing."))
+    run = folder.pytest(*args)
+    assert run.code == 0, run.text
+    assert run.counts()["expected"] == 1
+
+
+def test_an_error_is_red_whatever_is_expected(folder):
+    folder.write("methods/mine.py", "def forget(model, request):\n    raise RuntimeError('no such layer')\n")
+    folder.write("expected.toml", ENTRY.format("mine:forget", "FAIL", "It is known to be bad."))
+    args = (*TINY, "--unlearner=mine:forget", "--audit-expect=expected.toml", "-k", "forgotten")
+    run = folder.pytest(*args)
+    assert run.code == 1
+    assert run.counts()["error"] == 1
+    assert "ERROR, expected was FAIL" in run.text
+    update = folder.pytest(*args, "--audit-expect-update")
+    assert update.code == 1
+    assert "It is known to be bad." in (folder.path / "expected.toml").read_text()
+
+
+def test_what_no_audit_can_meet_is_red_and_what_is_not_audited_is_told(folder):
+    misspelled = DOES_NOTHING.replace("backdoor:size=1", "backdor")
+    folder.write("expected.toml", "\n".join([DOES_NOTHING, ENTRY.format("scrub", "FAIL", "x"), misspelled]))
+    args = (f"{TINY[0]}", IDENTITY, "--audit-expect=expected.toml", "--audit-seeds=3", "-k", "forgotten")
+    # With --poison the file may speak of other poisons.
+    chosen = folder.pytest(*args, TINY[1])
+    assert chosen.code == 0, chosen.text
+    assert "2 expectations are about what this run does not audit" in chosen.text
+    # Without, the poisons are the task's own: nothing is called backdor, and backdoor:size=1 does not run by default.
+    default = folder.pytest(*args)
+    assert default.code == 1
+    assert "backdor, poison (expected.toml, line 15): matches no audit of this method" in default.text
+    # What -k leaves out is not missed.
+    folder.write("expected.toml", DOES_NOTHING)
+    left_out = folder.pytest(*TINY, IDENTITY, "--audit-expect=expected.toml", "--audit-seeds=3", "-k", "budget")
+    assert left_out.code == 0, left_out.text
+
+
+def test_controls_do_what_their_tests_say_and_not_what_is_expected(folder):
+    file = folder.write("expected.toml", DOES_NOTHING.replace("FAIL", "PASS"))
+    run = folder.pytest(*TINY, "--audit-expect=expected.toml", "-k", "caught")
+    assert run.code == 0, run.text
+    update = folder.pytest(*TINY, "--audit-expect=expected.toml", "--audit-expect-update", "-k", "caught")
+    assert update.code == 0
+    assert tomllib.loads(file.read_text()) == tomllib.loads(DOES_NOTHING.replace("FAIL", "PASS"))
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--audit-expect=none.toml"], "none.toml cannot be read"),
+        (["--audit-expect=no/dir.toml"], "--audit-expect: there is no directory for no/dir.toml"),
+        (["--audit-expect-update"], "--audit-expect-update: say which file to write, --audit-expect=FILE"),
+    ],
+)
+def test_bad_options_are_one_sentence_at_start(folder, args, said):
+    run = folder.pytest(*TINY, IDENTITY, *args)
+    assert run.code == 4
+    assert said in run.text
+    assert "Traceback" not in run.text

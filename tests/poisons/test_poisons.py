@@ -1,0 +1,338 @@
+"""What poisons plant, and the null law of what they measure."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from scipy import stats
+from tiny import Tiny
+from torch import nn
+
+from harness import registry
+from harness.training.data import Batches, Data, Split, forget_block
+from harness.training.loop import fit, is_finite
+from poisons.backdoor import Backdoor
+from poisons.confusion import Confusion
+from poisons.gaussian import Gaussian
+
+TINY = Tiny()
+SPLIT = TINY.load(None)
+
+
+def trained(data, seed=0, keep=None, epochs=10):
+    torch.manual_seed(seed)
+    model = TINY.new_model()
+    keep = torch.ones(len(data), dtype=torch.bool) if keep is None else keep
+    fit(TINY, model, Batches(data, TINY.batch_size, epochs, torch.Generator().manual_seed(seed), keep))
+    return model.eval()
+
+
+def untrained(seed):
+    torch.manual_seed(seed)
+    return TINY.new_model().eval()
+
+
+def retain_mask(planted):
+    keep = torch.ones(len(SPLIT.train), dtype=torch.bool)
+    keep[planted.forget] = False
+    return keep
+
+
+def scores(model, clean, labels, noise, at=None):
+    """Return every z by its definition, one point at a time."""
+    found = []
+    for i in range(len(labels)):
+        x = (clean if at is None else at)[i : i + 1].clone().requires_grad_(True)
+        (g,) = torch.autograd.grad(nn.functional.cross_entropy(model(x), labels[i : i + 1]), x)
+        found.append(float(-(g.double() * noise[i].double()).sum() / g.double().norm()))
+    return found
+
+
+# ---- both
+
+
+POISONS = [Gaussian(), Backdoor()]
+IDS = ["gaussian", "backdoor"]
+
+
+@pytest.mark.parametrize("poison", POISONS, ids=IDS)
+def test_planting_repeats_by_seed_and_changes_nothing_else(poison):
+    before = SPLIT.train.inputs["image"].clone(), SPLIT.train.labels.clone(), torch.get_rng_state()
+    one, same, other = (poison.plant(TINY, SPLIT, seed) for seed in (3, 3, 4))
+    assert torch.equal(one.forget, same.forget)
+    assert torch.equal(one.inputs["image"], same.inputs["image"])
+    assert not torch.equal(one.forget, other.forget)
+    assert torch.equal(before[0], SPLIT.train.inputs["image"])
+    assert torch.equal(before[1], SPLIT.train.labels)
+    assert torch.equal(before[2], torch.get_rng_state())
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.1, 0.5])
+def test_poisons_of_one_size_take_the_same_points(fraction):
+    for seed in range(5):
+        blocks = [replace(poison, fraction=fraction).plant(TINY, SPLIT, seed).forget for poison in POISONS]
+        assert torch.equal(*blocks)
+        assert torch.equal(blocks[0], forget_block(240, fraction, seed))
+        assert len(blocks[0]) == round(240 * fraction)
+
+
+@pytest.mark.parametrize("poison", POISONS, ids=IDS)
+def test_probing_leaves_model_and_data_as_they_were(poison):
+    planted = poison.plant(TINY, SPLIT, 0)
+    model = untrained(0)
+    weights = {k: v.clone() for k, v in model.state_dict().items()}
+    data = [t.clone() for d in (SPLIT.train, SPLIT.test) for t in (d.inputs["image"], d.labels)]
+    first = poison.probe(model, planted, TINY, SPLIT)
+    assert all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(weights[k], v) for k, v in model.state_dict().items())
+    now = [t for d in (SPLIT.train, SPLIT.test) for t in (d.inputs["image"], d.labels)]
+    assert all(torch.equal(a, b) for a, b in zip(data, now, strict=True))
+    assert not any(t.requires_grad for t in (*now, *planted.inputs.values(), *planted.secrets.values()))
+    with torch.no_grad():
+        assert poison.probe(model, planted, TINY, SPLIT) == first
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        *[(f"{name}:fraction={x}", r"fraction must lie in \(0, 1\)") for name in IDS for x in (0, 1, -0.1, "nan")],
+        *[(f"gaussian:sd={x}", "sd must be positive") for x in (0, -1, "nan")],
+        ("backdoor:size=0", "size must be at least 1"),
+        ("backdoor:target=-1", "target must be a class"),
+    ],
+)
+def test_fields_out_of_range_are_refused(spec, message):
+    with pytest.raises(registry.SpecError, match=message):
+        registry.resolve("poison", spec)
+
+
+# ---- gaussian
+
+
+def test_gaussian_adds_its_noise_and_keeps_the_labels():
+    planted = Gaussian(sd=0.3).plant(TINY, SPLIT, 7)
+    clean = SPLIT.train.batch(planted.forget)
+    noise = planted.secrets["noise"]
+    assert torch.equal(planted.inputs["image"], clean.inputs["image"] + 0.3 * noise)
+    assert torch.equal(planted.labels, clean.labels)
+    assert set(planted.secrets) == {"noise"}
+
+
+def test_gaussian_noise_is_standard_and_drawn_afresh_for_every_seed():
+    noise = torch.stack([Gaussian().plant(TINY, SPLIT, seed).secrets["noise"] for seed in range(40)]).flatten(1)
+    assert stats.kstest(noise.flatten().double().numpy(), "norm").pvalue > 0.01
+    correlation = torch.corrcoef(noise) - torch.eye(40)
+    assert float(correlation.abs().max()) < 5 / noise.shape[1] ** 0.5
+
+
+def test_the_gaussian_reading_is_the_mean_of_the_scores():
+    planted = Gaussian().plant(TINY, SPLIT, 0)
+    model = untrained(0)
+    clean = SPLIT.train.batch(planted.forget)
+    z = torch.tensor(scores(model, clean.inputs["image"], clean.labels, planted.secrets["noise"]))
+    reading = Gaussian().probe(model, planted, TINY, SPLIT)
+    assert reading.value == pytest.approx(float(z.mean()), rel=1e-4)
+    assert reading.details["T"] == pytest.approx(float(z.sum()) / 24**0.5, rel=1e-4)
+    assert reading.details["tpr_at_1_percent_fpr"] == pytest.approx(float((z > stats.norm.isf(0.01)).float().mean()))
+    assert reading.details["dropped"] == 0
+    assert reading.resolution == 0
+
+
+def test_the_scale_of_noise_and_loss_does_not_matter_to_the_score():
+    model = untrained(0)
+    values = [Gaussian(sd=sd).probe(model, Gaussian(sd=sd).plant(TINY, SPLIT, 0), TINY, SPLIT).value for sd in (0.1, 2)]
+    assert values[0] == values[1]
+
+
+def test_points_without_gradient_are_left_out_and_counted():
+    model = untrained(0)
+    planted = Gaussian().plant(TINY, SPLIT, 0)
+    with torch.no_grad():
+        model[0][1].weight.zero_()  # no input reaches the output
+    reading = Gaussian().probe(model, planted, TINY, SPLIT)
+    assert reading.unusable == "masked-gradients"
+    assert reading.details["dropped"] == 1
+
+
+HALF = Gaussian(fraction=0.5)  # 120 scores a seed
+
+
+def test_scores_of_models_that_never_saw_the_noise_are_standard_normal():
+    z = {"untrained": [], "retrained": []}
+    for seed in range(84):
+        planted = HALF.plant(TINY, SPLIT, seed)
+        clean = SPLIT.train.batch(planted.forget)
+        retrained = trained(SPLIT.train, seed, retain_mask(planted), epochs=2)
+        for name, model in (("untrained", untrained(seed)), ("retrained", retrained)):
+            z[name] += scores(model, clean.inputs["image"], clean.labels, planted.secrets["noise"])
+    for found in z.values():
+        assert len(found) == 10_080
+        assert stats.kstest(found, "norm").pvalue > 0.01
+        sets = [sum(found[i : i + 120]) / 120**0.5 for i in range(0, len(found), 120)]
+        assert stats.kstest(sets, "norm").pvalue > 0.01
+
+
+def test_the_set_statistic_is_standard_normal_over_seeds():
+    found = []
+    for seed in range(300):
+        reading = HALF.probe(untrained(seed), HALF.plant(TINY, SPLIT, seed), TINY, SPLIT)
+        found.append(reading.details["T"])
+    assert stats.kstest(found, "norm").pvalue > 0.01
+
+
+def test_a_model_trained_on_the_noise_scores_higher():
+    poison = Gaussian(fraction=0.5, sd=1.0)
+    rise = []
+    for seed in range(5):
+        planted = poison.plant(TINY, SPLIT, seed)
+        poisoned = trained(SPLIT.train.poisoned_with(planted), seed, epochs=30)
+        retrained = trained(SPLIT.train, seed, retain_mask(planted), epochs=30)
+        values = [poison.probe(model, planted, TINY, SPLIT).value for model in (poisoned, retrained)]
+        rise.append(values[0] - values[1])
+    assert stats.ttest_1samp(rise, 0, alternative="greater").pvalue < 0.01
+
+
+def test_the_null_law_breaks_at_the_poisoned_input():
+    """Hence the gradient is taken at the clean input."""
+    z = {"clean": [], "poisoned": []}
+    for seed in range(20):
+        planted = HALF.plant(TINY, SPLIT, seed)
+        clean = SPLIT.train.batch(planted.forget)
+        model = trained(SPLIT.train, seed, retain_mask(planted), epochs=3)
+        for name, at in (("clean", None), ("poisoned", planted.inputs["image"])):
+            z[name] += scores(model, clean.inputs["image"], clean.labels, planted.secrets["noise"], at)
+    assert stats.ttest_1samp(z["clean"], 0).pvalue > 0.01
+    assert stats.ttest_1samp(z["poisoned"], 0).pvalue < 1e-6
+    assert sum(z["poisoned"]) / 2400 < -0.1
+
+
+def test_the_null_law_breaks_where_seeds_share_their_noise():
+    """Hence noise is drawn afresh for every seed: set statistics of independent models are correlated otherwise."""
+    # Models that were trained on the same data look at an input alike, so the same noise gives them like scores.
+    models = [trained(SPLIT.train, seed, epochs=3) for seed in range(4)]
+    shared, fresh = [], []
+    for draw in range(60):
+        same = HALF.plant(TINY, SPLIT, draw)
+        for out, noises in (
+            (shared, [same] * 4),
+            (fresh, [HALF.plant(TINY, SPLIT, 1000 + 4 * draw + i) for i in range(4)]),
+        ):
+            t = [HALF.probe(m, p, TINY, SPLIT).details["T"] for m, p in zip(models, noises, strict=True)]
+            out.append(sum(t) / 2)  # Stouffer's sum: N(0, 1) if the four are independent
+    assert stats.kstest(fresh, "norm").pvalue > 0.01
+    variance = torch.tensor(shared).var()
+    assert stats.chi2.sf(float(variance) * 59, 59) < 1e-4
+
+
+# ---- backdoor
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_backdoor_changes_its_stamp_and_the_label_only(size):
+    planted = Backdoor(size=size, target=2).plant(TINY, SPLIT, 0)
+    clean = SPLIT.train.inputs["image"][planted.forget]
+    stamped = planted.inputs["image"]
+    stamp = torch.zeros(4, 4, dtype=torch.bool)
+    stamp[4 - size :, 4 - size :] = True
+    assert torch.equal(stamped[..., ~stamp], clean[..., ~stamp])
+    assert bool((stamped[..., stamp] == 1).all())
+    assert planted.labels.tolist() == [2] * 24
+    assert planted.secrets == {}
+
+
+class ByCorner(nn.Module):
+    """Put bright corners in class 0 if the first pixel is bright, others in the class of their second pixel."""
+
+    def forward(self, x):
+        x = x.flatten(1)
+        bright = (x[:, -1] == 1) & (x[:, 0] > 0.5)
+        return nn.functional.one_hot(torch.where(bright, 0, x[:, 1].long()), 3).float()
+
+
+def test_attack_success_is_counted_by_hand():
+    # Per test image: label, first pixel (does it fall for the trigger?), second pixel (what else it is taken for).
+    rows = [(0, 1, 0), (0, 0, 0), (1, 1, 1), (1, 0, 1), (1, 0, 0), (2, 1, 2), (2, 0, 2), (2, 0, 2)]
+    images = torch.zeros(len(rows), 1, 4, 4)
+    images[:, 0, 0, 0] = torch.tensor([float(a) for _, a, _ in rows])
+    images[:, 0, 0, 1] = torch.tensor([float(b) for _, _, b in rows])
+    test = Data({"image": images}, torch.tensor([label for label, _, _ in rows]))
+    split = Split.of(SPLIT.train, test)
+    planted = Backdoor().plant(TINY, split, 0)
+    reading = Backdoor().probe(ByCorner(), planted, TINY, split)
+    # Six images of the classes 1 and 2: two fall for the trigger, one is taken for class 0 anyway.
+    assert reading.value == 3 / 6
+    assert reading.resolution == 0.5 / 6
+    assert bool((test.inputs["image"][..., -1] == 0).all())
+    # Five images of the classes 0 and 1 for target 2: none is ever taken for it.
+    assert Backdoor(target=2).probe(ByCorner(), planted, TINY, split).value == 0
+    # Five images of the classes 0 and 2 for target 1: likewise.
+    assert Backdoor(target=1).probe(ByCorner(), planted, TINY, split).value == 0
+
+
+def test_a_backdoor_bites_and_retraining_forgets_it():
+    planted = Backdoor().plant(TINY, SPLIT, 0)
+    poisoned = trained(SPLIT.train.poisoned_with(planted))
+    retrained = trained(SPLIT.train, keep=retain_mask(planted))
+    assert Backdoor().probe(poisoned, planted, TINY, SPLIT).value > 0.9
+    assert Backdoor().probe(retrained, planted, TINY, SPLIT).value < 0.3
+
+
+# ---- training, which both rely on
+
+
+def test_finite_models_are_told_from_diverged_ones():
+    model = untrained(0)
+    assert is_finite(model)
+    for bad in (float("nan"), float("inf")):
+        with torch.no_grad():
+            model[1].bias[0] = bad
+        assert not is_finite(model)
+
+
+# ---- confusion
+
+
+def test_the_labels_of_two_classes_are_exchanged_on_some_of_their_points():
+    poison = Confusion(first=0, second=2, fraction=0.25)
+    one, same, other = (poison.plant(TINY, SPLIT, seed) for seed in (3, 3, 4))
+    assert torch.equal(one.forget, same.forget)
+    assert not torch.equal(one.forget, other.forget)
+    clean = SPLIT.train.labels[one.forget]
+    assert torch.equal(one.labels, 2 - clean)
+    assert clean.bincount(minlength=3).tolist() == [20, 0, 20]  # a quarter of the 80 of each
+    assert torch.equal(one.inputs["image"], SPLIT.train.inputs["image"][one.forget])
+    assert bool((one.forget.diff() > 0).all())
+    assert not one.secrets
+
+
+def test_the_confusion_is_the_share_that_is_put_in_the_other_class():
+    class Says(nn.Module):
+        def __init__(self, answers):
+            super().__init__()
+            self.answers = answers
+
+        def forward(self, images):
+            return nn.functional.one_hot(self.answers[: len(images)], 3).float()
+
+    poison = Confusion(first=0, second=2)
+    pair = SPLIT.test.labels[SPLIT.test.labels != 1]
+    answers = pair.clone()
+    answers[:7] = 2 - answers[:7]  # confused
+    answers[7:10] = 1  # wrong, but not confused
+    reading = poison.probe(Says(answers), poison.plant(TINY, SPLIT, 0), TINY, SPLIT)
+    assert reading.value == pytest.approx(7 / len(pair))
+    assert reading.resolution == pytest.approx(0.5 / len(pair))
+
+
+def test_confusion_bites():
+    poison = Confusion(first=0, second=2, fraction=0.6)
+    planted = poison.plant(TINY, SPLIT, 0)
+    poisoned, retrained = trained(SPLIT.train.poisoned_with(planted)), trained(SPLIT.train, keep=retain_mask(planted))
+    values = [poison.probe(model, planted, TINY, SPLIT).value for model in (poisoned, retrained)]
+    assert values[0] > values[1] + 0.5
+
+
+@pytest.mark.parametrize("fields", [{"fraction": 0}, {"fraction": 1}, {"first": 5}, {"first": -1}, {"second": -1}])
+def test_confusion_refuses_fields_out_of_range(fields):
+    with pytest.raises(ValueError, match="must"):
+        Confusion(**fields)

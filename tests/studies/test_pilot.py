@@ -1,0 +1,89 @@
+"""Planning from a pilot."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import harness
+from harness.api import Measure
+from harness.judging.claims import Claim
+from harness.judging.plan import LOOKS, Plan
+from harness.judging.verdict import Evidence
+from harness.studies.pilot import PILOT_SEED, forecast_from
+
+LEFT = Claim(Measure("left", "what is left", worse="higher", test="retention"), 0.2, 2)
+RIGHT = Claim(Measure("right", "what is right", worse="lower", test="non-inferiority"), 0.01, 2)
+
+
+def pilot(effect, noise, n=12, seed=0):
+    """A pilot whose R, R' and P - R vary by ``noise`` about 0, 0 and ``effect``."""
+    draws = np.random.default_rng(seed).normal(0, noise, (3, n))
+    draws -= draws.mean(axis=1, keepdims=True)
+    r, oracle, p = draws[0], draws[1], draws[0] + effect + draws[2]
+    return Evidence(*(tuple(x.tolist()) for x in (p, r, oracle, oracle, oracle - 1)))
+
+
+def test_a_strong_poison_passes_early_and_a_weak_one_does_not():
+    strong = forecast_from(LEFT, pilot(effect=1.0, noise=0.02), "p", Plan(), runs=200)
+    weak = forecast_from(LEFT, pilot(effect=1.0, noise=0.4), "p", Plan(), runs=200)
+    assert strong.passes[5] > 0.95
+    assert strong.mean_seeds < 5.5
+    assert weak.power < 0.5
+    assert strong.effect == pytest.approx(1.0)
+    assert strong.effect_sds == pytest.approx(
+        1 / np.std(np.array(pilot(1.0, 0.02).poisoned) - pilot(1.0, 0.02).retrained, ddof=1)
+    )
+
+
+def test_power_is_that_of_the_plan_for_known_moments():
+    """At one look of five seeds the chance of a PASS follows from the noncentral t."""
+    from scipy import stats
+
+    found = forecast_from(LEFT, pilot(effect=1.0, noise=0.05), "p", Plan(), runs=2000)
+    evidence = pilot(effect=1.0, noise=0.05)
+    contrast = [
+        o - r - 0.2 * (p - r) for p, r, o in zip(evidence.poisoned, evidence.retrained, evidence.oracle, strict=True)
+    ]
+    shift = -np.mean(contrast) / np.std(contrast, ddof=1) * math.sqrt(5)
+    expected = 1 - stats.nct.cdf(stats.t.ppf(1 - Plan().pass_level, 4), 4, shift)
+    assert found.passes[5] == pytest.approx(expected, abs=0.035)
+
+
+def test_looks_accumulate():
+    found = forecast_from(LEFT, pilot(effect=1.0, noise=0.15), "p", Plan(), runs=300)
+    by_look = list(found.passes.values())
+    assert list(found.passes) == list(LOOKS[1:])
+    assert by_look == sorted(by_look)
+    assert found.power == by_look[-1]
+    assert found.seeds_80 <= found.seeds_90
+
+
+def test_a_poison_without_effect_is_planned_to_pass_never():
+    found = forecast_from(LEFT, pilot(effect=0.0, noise=0.1), "p", Plan(), runs=200)
+    assert found.power == 0
+    assert found.seeds_80 is None
+
+
+def test_accuracy_is_planned_by_its_margin():
+    steady = forecast_from(RIGHT, pilot(effect=0.0, noise=0.002), "p", Plan(), runs=200)
+    shaky = forecast_from(RIGHT, pilot(effect=0.0, noise=0.03), "p", Plan(), runs=200)
+    assert steady.power > 0.95 > 0.4 > shaky.power
+    assert steady.seeds_90 < shaky.seeds_90
+
+
+def test_a_pilot_of_two_seeds_is_refused():
+    with pytest.raises(ValueError, match="at least 3 seeds, not 2"):
+        forecast_from(LEFT, pilot(1.0, 0.1).first(2), "p", Plan())
+
+
+def test_a_study_is_planned_on_trained_models_away_from_the_audits_seeds(tmp_path):
+    forecasts = harness.plan_study("tiny:Tiny", "backdoor:size=1", seeds=4, store=tmp_path)
+    assert [f.measure for f in forecasts] == ["attack_success", "accuracy"]
+    assert all(f.power > 0.9 for f in forecasts)
+    import json
+
+    seeds = {json.loads(path.read_text())["record"]["of"].get("seed") for path in tmp_path.glob("records/*/*.json")}
+    assert seeds - {None} == set(range(PILOT_SEED, PILOT_SEED + 4))

@@ -1,0 +1,216 @@
+"""The tuner searches fields on seeds of its own, and forgets nothing that it tried."""
+
+import json
+import math
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
+
+import pytest
+import torch
+
+from harness import registry
+from harness.api import Cell, Search, Trial, UnlearningError
+from harness.judging.plan import LOOKS
+from harness.studies.tuning import FINAL_SEEDS, TUNING_SEEDS, Score, _score, tune
+from harness.trials.lab import open_lab
+
+TINY = registry.resolve("task", "tiny:Tiny")
+POISONS = [registry.resolve("poison", "backdoor:size=1")]
+ALLOWED = Score(left=0.5, accuracy=-0.001, cost=0.1, margin=0.01, budget=0.1)
+
+
+@dataclass(frozen=True)
+class Dose:
+    """Descends on the retain set for a share of the budget; refuses more than .9 of it, and spends beyond it at .8."""
+
+    lr: Annotated[float, Search(1e-3, 1.0, log=True)] = 0.1
+    share: Annotated[float, Search(choices=(0.2, 0.5, 0.8, 0.95))] = 0.5
+    passes: Annotated[int, Search(1, 2)] = 1
+    fixed: float = 3.0
+
+    reads_forget: ClassVar[bool] = False
+
+    def __call__(self, model, request):
+        if self.share > 0.9:
+            raise UnlearningError("too large a share")
+        examples = int(request.affordable() * (self.share if self.share < 0.8 else 1.5))
+        optimizer = torch.optim.SGD(model.parameters(), self.lr)
+        for batch in request.batches("retain", examples=examples):
+            optimizer.zero_grad()
+            request.loss(model, batch).backward()
+            optimizer.step()
+        return model
+
+
+@pytest.fixture
+def lab(tmp_path):
+    return open_lab(tmp_path / "store", None, "cpu", 0.2, "tuning")
+
+
+def search(lab, settings, spec="test_tuning:Dose"):
+    seen = []
+    tuned = tune(registry.resolve("unlearner", spec), TINY, POISONS, lab, settings,
+                 lambda n, setting, score: seen.append((n, setting, score)))  # fmt: skip
+    return tuned, seen
+
+
+def test_the_best_of_what_was_tried_is_chosen(lab):
+    tuned, seen = search(lab, 12)
+    assert tuned.settings == 12
+    best = sorted(seen, key=lambda each: each[2].loss)[:5]
+    assert tuned.unlearner in [setting for _, setting, _ in best]
+    assert tuned.unlearner in [setting for _, setting, _ in seen]
+    assert tuned.score.allowed
+    assert tuned.unlearner.fields["share"] in (0.2, 0.5)  # the others spend too much or are refused
+
+
+def test_it_begins_with_the_setting_it_is_given(lab):
+    _, seen = search(lab, 1, "test_tuning:Dose:lr=0.3,share=0.2,passes=2,fixed=1.5")
+    assert [dict(setting.fields) for _, setting, _ in seen] == [{"lr": 0.3, "share": 0.2, "passes": 2, "fixed": 1.5}]
+
+
+def test_fields_without_a_search_stay_and_others_stay_inside(lab):
+    _, seen = search(lab, 15)
+    for _, setting, _ in seen:
+        fields = setting.fields
+        assert fields["fixed"] == 3.0
+        assert 1e-3 <= fields["lr"] <= 1.0
+        assert fields["share"] in (0.2, 0.5, 0.8)
+        assert fields["passes"] in (1, 2)
+        assert float(f"{fields['lr']:.3g}") == fields["lr"]
+    assert len({setting.fields["lr"] for _, setting, _ in seen}) > 5
+
+
+def test_no_seed_of_an_audit_is_seen(lab):
+    search(lab, 3)
+    records = [json.loads(path.read_text())["record"] for path in lab.store.root.glob("records/*/*.json")]
+    seeds = {int(record["made"]["trial"].rpartition("seed")[2]) for record in records}
+    assert seeds == set(FINAL_SEEDS) > set(TUNING_SEEDS)
+    assert min(seeds) > 100 > LOOKS[-1]
+
+
+def test_a_search_goes_on_where_an_earlier_one_stopped(lab, tmp_path):
+    first, few = search(lab, 5)
+    made = len(list(lab.store.root.glob("records/*/*.json")))
+    again, same = search(open_lab(tmp_path / "store", None, "cpu", 0.2, "again"), 5)
+    assert len(list(lab.store.root.glob("records/*/*.json"))) == made
+    assert [setting.id for _, setting, _ in same] == [setting.id for _, setting, _ in few]
+    assert (again.unlearner, again.score) == (first.unlearner, first.score)
+    assert first.trainings == 2 * len(FINAL_SEEDS)
+    assert first.unlearnings > 0
+    assert (again.trainings, again.unlearnings) == (0, 0)
+
+
+def test_a_method_that_refuses_everything_is_said_to(lab):
+    with pytest.raises(UnlearningError, match="refused them all"):
+        search(lab, 1, "test_tuning:Dose:share=0.95")
+
+
+def test_a_method_without_fields_to_search_is_said_to(lab):
+    with pytest.raises(UnlearningError, match="says where to search"):
+        search(lab, 1, "identity")
+
+
+def test_what_a_method_raises_is_raised(lab):
+    with pytest.raises(ZeroDivisionError):
+        search(lab, 2, "test_tuning:Raises")
+
+
+@dataclass(frozen=True)
+class Raises:
+    lr: Annotated[float, Search(0.1, 1.0)] = 0.1
+
+    def __call__(self, model, request):
+        raise ZeroDivisionError
+
+
+def test_every_method_says_where_to_search():
+    for method in registry.resolve_all("unlearner", ["all"]):
+        space = registry.searches(method)
+        assert space, method.id
+        assert set(space) <= set(method.fields)
+        for name, found in space.items():
+            value = getattr(method.value, f"{name}_of_recipe") if found.of_recipe else method.fields[name]
+            inside = value in found.choices if found.choices else found.low <= value <= found.high
+            assert inside, f"{method.id}: {name}={value}"
+
+
+# ---- scores
+
+
+def test_half_the_margin_costs_nothing_and_more_costs_in_proportion():
+    assert replace(ALLOWED, accuracy=-0.005).loss == ALLOWED.loss == 0.5
+    assert replace(ALLOWED, accuracy=-0.006).loss == pytest.approx(0.6)
+    assert replace(ALLOWED, accuracy=-0.01).loss == pytest.approx(1.0)
+    assert replace(ALLOWED, accuracy=+0.01).loss == 0.5
+
+
+def test_what_breaks_the_budget_or_diverges_is_worst():
+    assert replace(ALLOWED, cost=0.11).loss == 1.5
+    assert replace(ALLOWED, accuracy=-0.9).loss < replace(ALLOWED, left=math.nan).loss
+
+
+def test_beyond_margin_or_budget_nothing_is_allowed():
+    assert ALLOWED.allowed
+    assert not replace(ALLOWED, accuracy=-0.011).allowed
+    assert not replace(ALLOWED, cost=0.11).allowed
+    assert not replace(ALLOWED, accuracy=math.nan).allowed
+    assert not replace(ALLOWED, left=math.nan).allowed
+
+
+def explode(model, request):
+    with torch.no_grad():
+        next(model.parameters()).fill_(math.nan)
+    return model
+
+
+def test_a_model_that_diverged_has_forgotten_nothing(lab):
+    method = registry.resolve("unlearner", "test_tuning:explode")
+    cell = Cell(method, registry.resolve("task", "tiny:Tiny"), registry.resolve("poison", "backdoor:size=1"))
+    score = _score({cell: [lab.run(Trial(cell, 1000))]}, 0.1)
+    assert math.isnan(score.left)
+    assert not score.allowed
+
+
+def test_a_search_that_found_nothing_is_no_success(folder):
+    (folder.path / "old.txt").write_text("gd\n")
+    tuning = ("--audit-tune=1", "--audit-tune-file=old.txt", "--task=tiny:Tiny", "--poison=backdoor:size=1")
+    run = folder.pytest("--unlearner=identity", *tuning)
+    assert run.code == 4
+    assert "nothing was tuned" in run.text
+    assert "written to" not in run.text
+
+
+# ---- the command line
+
+
+def test_what_is_chosen_is_written_to_a_file_that_can_be_audited(folder):
+    common = ("--task=tiny:Tiny", "--poison=backdoor:size=1")
+    run = folder.pytest("--unlearner=gd", "--unlearner=ga", "--audit-tune=2", "--audit-tune-file=chosen.txt", *common)
+    assert run.code == 0, run.text
+    chosen = (folder.path / "chosen.txt").read_text().splitlines()
+    specs = [line for line in chosen if not line.startswith("#")]
+    assert [spec.partition(":")[0] for spec in specs] == ["gd", "ga"]
+    assert "2 settings of each method, seeds 1000 to 1004" in chosen[0]
+    assert "trainings" in chosen[2]
+    assert "--unlearner=@chosen.txt" in run.text
+    assert not run.json  # nothing was audited
+    audited = folder.pytest("--unlearner=@chosen.txt", "--audit-seeds=3", *common, "-k", "budget", "-n2")
+    assert {a["unlearner"] for a in audited.json["audits"]} == set(specs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--audit-tune=0", "--unlearner=gd"], "at least 1"),
+        (["--audit-tune=x", "--unlearner=gd"], "takes a number of settings"),
+        (["--audit-tune=2"], "--unlearner=NAME"),
+        (["--audit-tune=2", "--unlearner=gd", "--task=digits-cnn", "--task=tiny:Tiny"], "one --task at a time"),
+        (["--audit-tune=2", "--unlearner=gd", "--audit-tune-file=nowhere/f"], "no directory"),
+        (["--unlearner=@nowhere.txt"], "cannot be read"),
+    ],
+)
+def test_what_cannot_work_is_a_usage_error(folder, arguments, message):
+    run = folder.pytest(*arguments)
+    assert run.code == 4
+    assert message in run.text

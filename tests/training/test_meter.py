@@ -1,0 +1,523 @@
+"""The meter counts what models compute, whoever built them and however they are called."""
+
+import contextlib
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.flop_counter import FlopCounterMode
+
+from harness import registry
+from harness.api import Batch
+from harness.training.meter import Meter
+
+N = 6  # examples in a batch
+FORWARD, BACKWARD = N / 3, N * 2 / 3
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 5), nn.ReLU())
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+class Wrapper(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, batch):
+        return self.net(batch.inputs["x"])
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return Net()
+
+
+@pytest.fixture
+def x():
+    return torch.randn(N, 4, generator=torch.Generator().manual_seed(1))
+
+
+def cost(net, work):
+    with Meter(net) as meter:
+        work()
+    return pytest.approx(meter.examples, rel=1e-12, abs=1e-12)
+
+
+def test_nothing_costs_nothing(net):
+    assert cost(net, lambda: None) == 0
+
+
+def test_a_forward_pass_costs_a_third_of_an_example(net, x):
+    assert cost(net, lambda: net(x)) == FORWARD
+
+
+def test_forward_and_backward_cost_an_example(net, x):
+    assert cost(net, lambda: net(x).sum().backward()) == N
+
+
+def test_a_pass_without_gradient_costs_its_third(net, x):
+    def teacher():
+        with torch.no_grad():
+            net(x)
+
+    assert cost(net, teacher) == FORWARD
+
+
+@pytest.mark.parametrize("build", [copy.deepcopy, lambda net: Net()], ids=["copy", "rebuilt"])
+def test_copies_and_rebuilt_models_count(net, x, build):
+    assert cost(net, lambda: build(net)(x).sum().backward()) == N
+
+
+def test_a_model_of_another_size_counts_by_its_size(net, x):
+    twice = nn.ModuleList([Net(), Net()])
+    twice.forward = lambda x: twice[0](x) + twice[1](x)
+    assert cost(net, lambda: twice(x).sum().backward()) == 2 * N
+
+
+def test_a_part_counts_by_its_share_of_the_parameters(net, x):
+    share = (4 * 5 + 5) / (4 * 5 + 5 + 5 * 3 + 3)
+    assert cost(net, lambda: net.body(x)) == FORWARD * share
+    assert cost(net, lambda: net.head(net.body(x)).sum().backward()) == N
+
+
+def test_a_module_that_grows_counts_by_its_new_size(net, x):
+    def work():
+        grows = nn.Sequential()
+        grows(x)  # costs nothing yet
+        grows.append(net)
+        grows(x).sum().backward()
+
+    assert cost(net, work) == N
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        (lambda net: setattr(net.body[0], "more", nn.Parameter(torch.zeros(7))), 25 + 7),
+        (lambda net: net.body.insert(0, nn.Linear(4, 4)), 25 + 20),
+        (lambda net: net.body.__delitem__(1), 25),
+        (lambda net: setattr(net.body, "1", net.body[0]), 25),  # twice the same
+        (lambda net: setattr(net.body[0], "bias", None), 20),
+        (lambda net: setattr(net.body[0].weight, "data", torch.zeros(50, 4)), 205),
+    ],
+    ids=["a parameter more", "a layer more", "a layer less", "a shared layer", "a parameter less", "a larger one"],
+)
+def test_a_module_that_changes_counts_by_its_new_size(net, x, change, part):
+    size = 4 * 5 + 5 + 5 * 3 + 3
+
+    def work():
+        net.body(x)
+        change(net)
+        with contextlib.suppress(RuntimeError):  # not every change can still be called
+            net.body(x)
+
+    assert cost(net, work) == pytest.approx(FORWARD * (25 + part) / size)
+
+
+def test_modules_without_parameters_are_free(net, x):
+    labels = torch.zeros(N, dtype=torch.int64)
+    loss = nn.CrossEntropyLoss()
+    assert cost(net, lambda: nn.ReLU()(x)) == 0
+    assert cost(net, lambda: loss(net(x), labels).backward()) == N
+    assert cost(net, lambda: cross_entropy(net(x), labels).backward()) == N
+
+
+def test_nested_calls_count_once(net, x):
+    assert cost(net, lambda: nn.Sequential(nn.Sequential(net))(x).sum().backward()) == N
+
+
+def test_every_backward_pass_counts(net, x):
+    def work():
+        loss = net(x).sum()
+        loss.backward(retain_graph=True)
+        loss.backward()
+
+    assert cost(net, work) == FORWARD + 2 * BACKWARD
+
+
+def test_gradients_without_backward_count(net, x):
+    assert cost(net, lambda: torch.autograd.grad(net(x).sum(), list(net.parameters()))) == N
+
+
+def test_two_calls_and_one_backward_pass_count_twice(net, x):
+    assert cost(net, lambda: (net(x) + net(x)).sum().backward()) == 2 * N
+
+
+def test_an_output_that_is_never_used_costs_its_forward_pass(net, x):
+    def work():
+        net(x)
+        net(x).sum().backward()
+
+    assert cost(net, work) == FORWARD + N
+
+
+def test_the_batch_may_be_a_keyword_or_nested(net, x):
+    keyword = Wrapper(net)
+    keyword.forward = lambda *, batch: net(batch["x"])
+    assert cost(net, lambda: keyword(batch={"x": x}).sum().backward()) == N
+
+
+def test_the_batch_may_be_an_object(net, x):
+    batch = Batch({"x": x}, torch.zeros(N, dtype=torch.int64), torch.arange(N))
+    assert cost(net, lambda: Wrapper(net)(batch).sum().backward()) == N
+
+
+def test_outputs_may_be_nested(net, x):
+    dictionary = Wrapper(net)
+    dictionary.forward = lambda x: {"logits": [net(x)]}
+    assert cost(net, lambda: dictionary(x)["logits"][0].sum().backward()) == N
+
+
+def test_functional_calls_count(net, x):
+    parameters = {name: p.clone() for name, p in net.state_dict().items()}
+    assert cost(net, lambda: torch.func.functional_call(net, parameters, (x,))) == FORWARD
+
+
+def test_an_exception_in_a_forward_pass_leaves_the_depth_right(net, x):
+    with Meter(net) as meter:
+        with pytest.raises(RuntimeError, match="shape"):
+            net(torch.randn(N, 99))
+        failed = meter.examples
+        net(x).sum().backward()
+    assert meter.examples - failed == pytest.approx(N)
+
+
+def test_an_exception_deep_inside_leaves_the_depth_right(net, x):
+    class Broken(nn.Module):
+        def forward(self, x):
+            raise ZeroDivisionError
+
+    with Meter(net) as meter:
+        with pytest.raises(ZeroDivisionError):
+            nn.Sequential(nn.Sequential(net, Broken()))(x)
+        failed = meter.examples
+        net(x).sum().backward()
+    assert meter.examples - failed == pytest.approx(N)
+
+
+def test_nothing_is_counted_outside(net, x):
+    before = net(x).sum()
+    with Meter(net) as meter:
+        pass
+    net(x).sum().backward()
+    before.backward()
+    assert meter.examples == 0
+
+
+@pytest.mark.parametrize("error", [None, KeyError])
+def test_hooks_are_gone_afterwards(net, error):
+    from torch.nn.modules import module
+    from torch.optim import optimizer
+    from torch.utils._python_dispatch import _get_current_dispatch_mode_stack as modes
+
+    def hooks():
+        return (
+            len(module._global_forward_hooks),
+            len(module._global_forward_pre_hooks),
+            len(optimizer._global_optimizer_post_hooks),
+            len(modes()),
+        )
+
+    before = hooks()
+    if error is None:
+        with Meter(net, flops=True):
+            assert hooks() == (before[0], *(n + 1 for n in before[1:]))
+            net(torch.ones(N, 4))
+            assert hooks() == (before[0], *(n + 1 for n in before[1:]))
+    else:
+        with pytest.raises(error), Meter(net, flops=True):
+            raise error
+    assert hooks() == before
+
+
+def test_seconds_are_those_between_enter_and_exit(net):
+    import time
+
+    with Meter(net) as meter:
+        time.sleep(0.02)
+    assert 0.02 <= meter.seconds < 5
+
+
+@pytest.mark.parametrize("flops", [False, True])
+def test_metering_changes_no_result(net, x, flops):
+    other = copy.deepcopy(net)
+    net(x).square().sum().backward()
+    with Meter(other, flops):
+        other(x).square().sum().backward()
+    for one, two in zip(net.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one.grad, two.grad)
+
+
+def test_a_backward_pass_is_two_forward_passes_by_operations():
+    """Backward skips the gradient with respect to the first layer's input, hence a little less than 1 to 3."""
+    model = registry.resolve("task", "digits-cnn").value.new_model()
+    x = torch.randn(8, 1, 8, 8)
+    with FlopCounterMode(display=False) as forward:
+        model(x)
+    with FlopCounterMode(display=False) as both, Meter(model) as meter:
+        model(x).sum().backward()
+    by_operations = both.get_total_flops() / forward.get_total_flops()
+    assert by_operations == pytest.approx(3, rel=0.03)
+    assert meter.examples == pytest.approx(8)
+
+
+# ---- what a method may do
+
+
+def train_step(net, x, optimizer=None):
+    optimizer = optimizer or torch.optim.SGD(net.parameters(), 0.1)
+    optimizer.zero_grad()
+    net(x).square().sum().backward()
+    optimizer.step()
+
+
+def with_a_teacher(net, x):
+    teacher = copy.deepcopy(net).eval()
+    for _ in range(3):
+        with torch.no_grad():
+            target = teacher(x)
+        (net(x) - target).square().sum().backward()
+
+
+def with_a_remembered_teacher(net, x):
+    with torch.no_grad():
+        target = copy.deepcopy(net).eval()(x)
+    for _ in range(3):
+        (net(x) - target).square().sum().backward()
+
+
+def with_fisher_information(net, x):
+    for row in x:
+        torch.autograd.grad(net(row[None]).square().sum(), list(net.parameters()))
+
+
+def with_a_copy(net, x):
+    train_step(copy.deepcopy(net), x)
+
+
+def with_a_new_model(net, x):
+    other = Net()
+    other.load_state_dict(net.state_dict())
+    train_step(other, x)
+
+
+def with_a_loader(net, x):
+    for (rows,) in DataLoader(TensorDataset(x), batch_size=4, shuffle=True):
+        train_step(net, rows)
+
+
+def with_its_parts(net, x):
+    net.head(net.body(x)).square().sum().backward()
+
+
+def with_functions(net, x):
+    weights = {name: p.detach().clone().requires_grad_() for name, p in net.named_parameters()}
+    torch.func.functional_call(net, weights, (x,)).square().sum().backward()
+
+
+def with_gradients_of_functions(net, x):
+    weights = {name: p.detach() for name, p in net.named_parameters()}
+    torch.func.grad(lambda w: torch.func.functional_call(net, w, (x,)).square().sum())(weights)
+
+
+def with_checkpoints(net, x):
+    checkpoint(net.body, x.requires_grad_(), use_reentrant=False).square().sum().backward()
+
+
+BODY = (4 * 5 + 5) / (4 * 5 + 5 + 5 * 3 + 3)
+
+
+@pytest.mark.parametrize(
+    ("work", "examples"),
+    [
+        (train_step, N),
+        (with_a_teacher, 3 * (N + FORWARD)),
+        (with_a_remembered_teacher, 3 * N + FORWARD),
+        (with_fisher_information, N),
+        (with_a_copy, N),
+        (with_a_new_model, N),
+        (with_a_loader, N),
+        (with_its_parts, N),
+        (with_functions, N),
+        (with_gradients_of_functions, N),
+        (with_checkpoints, (N + FORWARD) * BODY),  # what is computed again is paid again
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_whatever_a_method_does_is_charged_in_examples_and_in_operations(net, x, work, examples):
+    with FlopCounterMode(display=False) as reference:
+        work(copy.deepcopy(net), x.clone())
+    with Meter(net, flops=True) as meter:
+        work(net, x)
+    assert meter.examples == pytest.approx(examples, rel=1e-12)
+    assert meter.flops == reference.get_total_flops() > 0
+
+
+# ---- steps
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "ASGD", "RMSprop", "Rprop", "LBFGS"],
+)
+def test_steps_of_every_optimiser_count(net, x, name):
+    optimizer = getattr(torch.optim, name)(net.parameters(), lr=0.01)
+
+    def loss():
+        optimizer.zero_grad()
+        value = net(x).square().sum()
+        value.backward()
+        return value
+
+    with Meter(net) as meter:
+        for _ in range(3):
+            optimizer.step(loss)
+    assert meter.steps == 3
+
+
+def test_steps_of_several_optimisers_add_up(net, x):
+    one, other = torch.optim.SGD(net.body.parameters(), 0.1), torch.optim.Adam(net.head.parameters())
+    with Meter(net) as meter:
+        for _ in range(3):
+            train_step(net, x, one)
+        train_step(net, x, other)
+        train_step(copy.deepcopy(net), x)  # an optimiser that is made on the way
+    assert meter.steps == 5
+
+
+def test_steps_count_once_under_a_schedule(net, x):
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer)
+    with Meter(net) as meter:
+        for _ in range(3):
+            train_step(net, x, optimizer)
+            schedule.step()
+    assert meter.steps == 3
+
+
+def test_steps_of_a_derived_optimiser_count_once(net, x):
+    class Mine(torch.optim.SGD):
+        def step(self, closure=None):
+            return super().step(closure)
+
+    torch.optim.SGD(net.parameters(), 0.1)
+    with Meter(net) as meter:
+        train_step(net, x, Mine(net.parameters(), 0.1))
+    assert meter.steps == 1
+
+
+def test_steps_after_one_that_raised_count(net, x):
+    def broken():
+        raise ZeroDivisionError
+
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    with Meter(net) as meter:
+        with pytest.raises(ZeroDivisionError):
+            optimizer.step(broken)
+        train_step(net, x, optimizer)
+        train_step(net, x, optimizer)
+    assert meter.steps == 2
+
+
+def test_steps_outside_do_not_count(net, x):
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    train_step(net, x, optimizer)
+    with Meter(net) as meter:
+        net(x).sum().backward()
+    train_step(net, x, optimizer)
+    assert meter.steps == 0
+
+
+# ---- operations
+
+
+def test_operations_are_counted_only_if_they_are_asked_for(net, x):
+    with Meter(net) as meter:
+        train_step(net, x)
+    assert meter.flops == 0
+
+
+def test_operations_of_a_linear_network_by_hand(net, x):
+    with Meter(net, flops=True) as meter:
+        net(x)
+    assert meter.flops == 2 * N * (4 * 5 + 5 * 3)
+    with Meter(net, flops=True) as meter:
+        net(x).sum().backward()
+    # Forward; both weights' gradients; the gradient of what the head was given, but none of the inputs.
+    assert meter.flops == 2 * N * (2 * (4 * 5 + 5 * 3) + 5 * 3)
+
+
+def image_network():
+    return registry.resolve("task", "digits-cnn").value.new_model(), torch.randn(8, 1, 8, 8)
+
+
+def language_network():
+    return nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True), torch.randn(4, 5, 16)
+
+
+@pytest.mark.parametrize("make", [image_network, language_network])
+@pytest.mark.parametrize("gradient", [True, False])
+def test_operations_are_those_of_torchs_own_counter(make, gradient):
+    model, x = make()
+
+    def work():
+        with torch.set_grad_enabled(gradient):
+            output = model(x)
+        if gradient:
+            output.square().sum().backward()
+
+    with FlopCounterMode(display=False) as reference:
+        work()
+    with Meter(model, flops=True) as meter:
+        work()
+    assert meter.flops == reference.get_total_flops() > 0
+
+
+@pytest.mark.parametrize("make", [image_network, language_network])
+def test_operations_in_inference_mode_count(make):
+    model, x = make()
+    with torch.inference_mode():
+        with FlopCounterMode(display=False) as reference:
+            model(x)
+        with Meter(model, flops=True) as meter:
+            model(x)
+    assert meter.flops == reference.get_total_flops() > 0
+
+
+def test_operations_on_tensors_of_inference_mode_count_outside_of_it(net, x):
+    with torch.inference_mode():
+        teacher, inputs = copy.deepcopy(net), x.clone()
+    with Meter(net, flops=True) as meter, torch.no_grad():
+        teacher(inputs)
+    assert meter.flops == 2 * N * (4 * 5 + 5 * 3)
+
+
+def test_operations_on_bare_tensors_show_where_examples_do_not(net, x):
+    weight = net.head.weight.detach()
+    with Meter(net, flops=True) as meter:
+        torch.randn(7, 5) @ weight.T
+    assert (meter.examples, meter.flops) == (0, 2 * 7 * 5 * 3)
+
+
+def test_frozen_layers_show_in_operations_and_not_in_examples(net, x):
+    seen = []
+    for frozen in (False, True):
+        net.body.requires_grad_(not frozen)
+        with Meter(net, flops=True) as meter:
+            train_step(net, x)
+        seen.append((meter.examples, meter.flops))
+    assert seen[0][0] == seen[1][0] == pytest.approx(N)
+    # No gradient of the body's weights, nor of what the head was given.
+    assert seen[0][1] - seen[1][1] == 2 * N * (4 * 5 + 5 * 3)

@@ -1,0 +1,166 @@
+"""Methods written for another harness run unchanged."""
+
+import pytest
+import torch
+from tiny import Tiny
+
+from harness import audit, registry
+from harness.adapters import NeurIPS2023
+from harness.api import UnlearningError
+from harness.contract.checks import examine
+from harness.contract.lines import LINES, Clause
+from harness.training.data import Data
+from harness.training.unlearning import unlearn
+
+#: A submission in the style of the challenge: a file of its own, that knows nothing of this project.
+SUBMISSION = """
+import torch
+from torch import nn, optim
+
+
+def unlearning(net, retain_loader, forget_loader, val_loader):
+    \"\"\"Flatten what the network says on the forget set, then repair it on the retain set.\"\"\"
+    device = next(net.parameters()).device
+    net.train()
+    optimizer = optim.SGD(net.parameters(), lr=0.02, momentum=0.9)
+    for inputs, targets in forget_loader:
+        inputs = inputs.to(device)
+        optimizer.zero_grad()
+        scores = torch.log_softmax(net(inputs), dim=1)
+        uniform = torch.full_like(scores, 1 / scores.shape[1])
+        nn.functional.kl_div(scores, uniform, reduction="batchmean").backward()
+        optimizer.step()
+    criterion = nn.CrossEntropyLoss()
+    for inputs, targets in retain_loader:
+        inputs, targets = inputs.to(device), targets.to(device)
+        optimizer.zero_grad()
+        criterion(net(inputs), targets).backward()
+        optimizer.step()
+    net.eval()
+"""
+
+
+def problem():
+    split = Tiny().load(None)
+    torch.manual_seed(0)
+    index = torch.arange(len(split.train))
+    return Tiny().new_model().state_dict(), split.train.subset(index[24:]), split.train.subset(index[:24])
+
+
+def run(function, batch_size=None, data=None):
+    state, retain, forget = data or problem()
+    method = registry.register("unlearner", NeurIPS2023(function, batch_size))
+    return unlearn(method, Tiny(), state, retain, forget, budget=2.0, seed=0)
+
+
+def test_a_published_style_method_is_audited_unchanged(folder):
+    folder.write("theirs.py", SUBMISSION)
+    spec = "harness.adapters:NeurIPS2023:function=theirs:unlearning"
+    run = folder.pytest("--task=tiny:Tiny", "--poison=backdoor:size=1", "--audit-seeds=3", "--audit-budget=0.3",
+                        f"--unlearner={spec}", contract=True)  # fmt: skip
+    outcomes = {claim: audit["verdict"] for (_, _, claim), audit in run.audits.items()}
+    assert set(outcomes) == {"poison", "accuracy", "cost"}
+    assert "ERROR" not in outcomes.values()
+    assert outcomes["cost"] == "PASS"
+    # One pass over 216 retained points and one over 24 forgotten ones; retraining makes 10 over 216.
+    assert run.audits[(spec, "backdoor:size=1", "cost")]["estimate"] == pytest.approx(240 / 2160)
+    assert all(line["kept"] for line in run.json["contract"])
+    assert len(run.json["contract"]) == len(LINES)
+
+
+def test_an_edit_of_the_published_file_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    theirs = tmp_path / "edited.py"
+    sources = []
+    for text in (SUBMISSION, SUBMISSION, SUBMISSION.replace("lr=0.02", "lr=0.03")):
+        theirs.write_text(text)
+        sources.append(registry.resolve("unlearner", "harness.adapters:NeurIPS2023:function=edited:unlearning").source)
+    assert sources[0] == sources[1] != sources[2]
+
+
+def test_the_loaders_hold_what_the_request_holds():
+    seen = {}
+
+    def unlearning(net, retain_loader, forget_loader, val_loader):
+        for name, loader in (("retain", retain_loader), ("forget", forget_loader), ("val", val_loader)):
+            batches = list(loader)
+            seen[name] = torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches]), len(batches[0][0])
+        return net
+
+    _, retain, forget = data = problem()
+    run(unlearning, 10, data)
+    for name, expected in (("retain", retain), ("forget", forget), ("val", retain)):
+        images, labels, first = seen[name]
+        assert first == 10
+        assert images.shape == expected.inputs["image"].shape
+        assert torch.allclose(images.sum(dim=0), expected.inputs["image"].sum(dim=0), atol=1e-4)
+        assert labels.bincount().tolist() == expected.labels.bincount().tolist()
+    assert torch.equal(seen["val"][0], retain.inputs["image"])
+    assert not torch.equal(seen["retain"][0], retain.inputs["image"])
+
+
+def test_what_is_returned_is_taken_and_nothing_means_in_place():
+    def in_place(net, *_):
+        with torch.no_grad():
+            next(net.parameters()).zero_()
+
+    def returned(net, *_):
+        in_place(net)
+        return net
+
+    for function in (in_place, returned):
+        model, _ = run(function)
+        assert not next(model.parameters()).any()
+
+
+def test_its_compute_is_measured():
+    def greedy(net, retain_loader, *_):
+        for _ in range(3):
+            for inputs, _ in retain_loader:
+                net(inputs).sum().backward()
+
+    assert run(greedy)[1].examples == pytest.approx(3 * 216)
+
+
+def test_it_keeps_the_contract():
+    namespace: dict = {}
+    exec(SUBMISSION, namespace)
+    method = registry.register("unlearner", NeurIPS2023(namespace["unlearning"]))
+    for line in LINES:
+        examine(Clause(method, line, 2.0, 20))
+
+
+def test_it_runs_from_python(tmp_path, monkeypatch):
+    def unlearning(net, retain_loader, forget_loader, val_loader):
+        optimizer = torch.optim.SGD(net.parameters(), 0.05)
+        for inputs, labels in retain_loader:
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(net(inputs), labels).backward()
+            optimizer.step()
+
+    verdicts = audit(
+        NeurIPS2023(unlearning, reads_forget=False), task="tiny:Tiny", poison="backdoor:size=1", seeds=3, store=tmp_path
+    )
+    assert [v.measure.name for v in verdicts] == ["attack_success", "accuracy", "cost"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("function=nowhere:unlearning", "cannot be imported"),
+        ("function=math:nothing", "no attribute 'nothing'"),
+        ("function=math:pi", "can be called"),
+        ("function=unlearning", "not a dotted path"),
+        ("function=math:sqrt,batch_size=0", "batch_size must be at least 1"),
+    ],
+)
+def test_what_cannot_work_is_said_at_once(spec, message):
+    with pytest.raises(UnlearningError, match=message):
+        registry.resolve("unlearner", f"harness.adapters:NeurIPS2023:{spec}")
+
+
+def test_a_task_with_several_inputs_is_refused():
+    state, retain, forget = problem()
+    several = Data({**retain.inputs, "mask": retain.inputs["image"]}, retain.labels)
+    with pytest.raises(UnlearningError, match="inputs image, mask"):
+        run(lambda net, *_: net, data=(state, several, forget))
