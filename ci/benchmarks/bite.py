@@ -25,7 +25,7 @@ from harness.api import Cell, Trial
 from harness.report.document import finite_tree
 from harness.report.words import versions
 from harness.studies.pilot import Forecast, plan_study
-from harness.trials.lab import open_lab
+from harness.trials.lab import Lab
 
 ON = (
     "digits-cnn=backdoor",
@@ -40,7 +40,7 @@ def pilot(task: str, poison: str, seeds: range, store: Path, data: Path | None) 
     """Return what the pilot of one poison on one task says."""
     forecasts = plan_study(task, poison, seeds=len(seeds), first=seeds[0], store=store, data=data)
     cell = Cell(*(registry.resolve(*each) for each in (("unlearner", "retrain"), ("task", task), ("poison", poison))))
-    lab = open_lab(store, data, "auto", 0.1, "read")
+    lab = Lab.open(store, data=data)
     arms = [lab.run(Trial(cell, seed)).readings["poison"] for seed in seeds]
     details = {
         name: {

@@ -58,26 +58,27 @@ def executor_of(config: pytest.Config) -> Executor:
     if config.option.audit_device == "cpu":
         cluster = replace(cluster, gpus=0.0)
     if not watched(config):
-        return Ray(lab_maker(config), cluster, settings.budget)
+        return Ray(opening(config), cluster, settings.budget)
     board = Board(notes_folder(config))
-    return Ray(functools.partial(lab_maker(config), on_epoch=board.notes), cluster, settings.budget, board)
+    return Ray(functools.partial(opening(config), show=board.notes), cluster, settings.budget, board)
 
 
 def lab_of(config: pytest.Config) -> Lab:
     """Return a lab over this run's store, on this process's device."""
     told = getattr(config, "workerinput", {})
     notes = Notes(notes_folder(config), told.get("workerid", "main"))
-    lab: Lab = lab_maker(config)(on_epoch=notes, share=told.get(SHARE, 1.0))
-    return lab
+    return opening(config)(show=notes, share=told.get(SHARE, 1.0))
 
 
-def lab_maker(config: pytest.Config) -> functools.partial[Lab]:
-    from harness.trials.lab import make_lab
+def opening(config: pytest.Config) -> functools.partial[Lab]:
+    """Return what opens a lab of this run, here or on another machine."""
+    from harness.trials.lab import Lab
 
     settings = config.stash[SETTINGS]
     return functools.partial(
-        make_lab, str(settings.store), run_id(config), config.option.audit_device, settings.budget, settings.folder
-    )
+        Lab.open, str(settings.store), data=settings.folder, device=config.option.audit_device, budget=settings.budget,
+        run=run_id(config),
+    )  # fmt: skip
 
 
 def run_id(config: pytest.Config) -> str:

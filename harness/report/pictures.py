@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from harness import registry
 from harness.api import Cell, Planted, Trial, UnlearningError
 from harness.store.artefacts import patiently
-from harness.trials.lab import open_lab
+from harness.trials.lab import Lab, new_run
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
     from harness.report.page import Picture
-    from harness.trials.lab import Lab
+    from harness.trials.lab import Lab, new_run
 
 
 TILE = 72  # pixels of a tile, at least
@@ -64,7 +64,7 @@ def picture(
     (cell,) = registry.cells([registry.resolve("unlearner", "retrain")], [registry.resolve("task", task)], [poison])
     if cell.task.value.modality != "image":
         raise UnlearningError(f"{cell.task.id} has {cell.task.value.modality} and no images; nothing can be pictured")
-    lab = open_lab(store, data, device, budget=0.1, run="picture")
+    lab = Lab.open(store, data=data, device=device, run=new_run("picture"))
     planted = patiently(lambda: lab.planted(Trial(cell, seed)))
     return _sheet(lab, cell, planted, count, gain)
 
@@ -133,11 +133,11 @@ def pictures_of(document: Mapping[str, Any], device: str = "auto") -> dict[tuple
         return {}
     from harness.report.page import Picture
     from harness.report.pictures import stored_picture
-    from harness.trials.lab import open_lab
+    from harness.trials.lab import Lab, new_run
 
     found = {}
     try:
-        lab = open_lab(store, settings.get("data"), device, 0.1, "report")
+        lab = Lab.open(store, data=settings.get("data"), device=device, run=new_run("report"))
     except UnlearningError:
         return {}
     for task, poison in places:

@@ -10,7 +10,7 @@ from harness import registry
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.verdict import Verdict
 from harness.studies.study import Study, claims_of
-from harness.trials.lab import open_lab
+from harness.trials.lab import Lab
 
 
 def audit(
@@ -58,5 +58,5 @@ def audit(
     method = registry.method(unlearner)
     poisons = [poison] if isinstance(poison, str) else poison or ()
     cells = registry.cells([method], [registry.resolve("task", task)], poisons, discovery)
-    study = Study(cells, open_lab(store, data, device, budget, "python"), plan, tolerance)
+    study = Study(cells, Lab.open(store, data=data, device=device, budget=budget), plan, tolerance)
     return [study.verdict(cell, measure) for cell in cells for measure in (*claims_of(cell, tolerance), "cost")]
