@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from harness.api import Cell
 from harness.contract.lines import Clause
 from harness.plugin.items import REPORTED, claim_of, is_control
-from harness.plugin.session import SETTINGS, study_of
+from harness.plugin.session import SETTINGS, store_of, study_of
 from harness.report.document import BLANK, finite_tree, made_of, plain
 from harness.report.words import properties, worst_seed
 
@@ -25,7 +26,7 @@ def audited(request: pytest.FixtureRequest) -> Cell:
 @pytest.fixture
 def clause(request: pytest.FixtureRequest) -> Clause:
     """One line of the contract of one unlearner."""
-    found: Clause = request.param
+    found: Clause = replace(request.param, store=store_of(request.config))
     request.node.stash[REPORTED] = {
         "contract": {"unlearner": found.method.id, "line": found.line, "kept": False, "sentence": ""}
     }

@@ -16,6 +16,7 @@ from harness.api import Cell
 from harness.plugin.progress import watched
 from harness.plugin.settings import Settings
 from harness.plugin.workers import SHARE
+from harness.store.artefacts import Store
 from harness.studies.notes import Notes
 from harness.studies.ray import Board
 
@@ -35,6 +36,9 @@ AUDITED = pytest.StashKey[Sequence[Cell]]()  # the cells of the audits that surv
 
 
 RUN = pytest.StashKey[str]()
+
+
+STORE = pytest.StashKey[Store]()
 
 
 def study_of(config: pytest.Config) -> Study:
@@ -68,6 +72,13 @@ def lab_of(config: pytest.Config) -> Lab:
     told = getattr(config, "workerinput", {})
     notes = Notes(notes_folder(config), told.get("workerid", "main"))
     return opening(config)(show=notes, share=told.get(SHARE, 1.0))
+
+
+def store_of(config: pytest.Config) -> Store:
+    """Return this run's store, for what is no trial."""
+    if STORE not in config.stash:
+        config.stash[STORE] = Store(str(config.stash[SETTINGS].store), run_id(config))
+    return config.stash[STORE]
 
 
 def opening(config: pytest.Config) -> functools.partial[Lab]:

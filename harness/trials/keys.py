@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "accuracy": ("trials/accuracy",),
     "metrics": ("trials/metrics",),
     "relearning": ("trials/relearning",),
-    "contract": ("contract/checks", "contract/examination", "contract/requests", "contract/watching"),
+    "contract": ("contract/checks", "contract/requests", "contract/watching"),
 }
 
 
@@ -122,6 +123,12 @@ def heuristics(
     """Return what the usual metrics of several seeds depend on."""
     blobs = [{arm: of[arm].blob for arm in of} for of in models]
     return {**on, "planted": [each.blob for each in planted], "models": blobs} | made_by("metrics")
+
+
+def contract(method: Registered, line: str, budget: float, epochs: int) -> dict[str, Any]:
+    """Return what the finding on a line of the contract depends on; hypothesis draws the requests."""
+    of = {"contract": line, "method": method.identity, "budget": budget, "epochs": epochs}
+    return of | {"hypothesis": metadata.version("hypothesis")} | made_by("training", "unlearning", "contract")
 
 
 def _reading(on: Mapping[str, Any], model: Artefact) -> dict[str, Any]:
