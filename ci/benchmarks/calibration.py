@@ -30,7 +30,7 @@ from scipy.stats import kstest
 
 from harness import registry
 from harness.api import Cell, Measure, Outcome, Trial
-from harness.judging.claims import Claim
+from harness.judging.claims import Criterion
 from harness.judging.judge import judge
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.verdict import Evidence
@@ -60,7 +60,7 @@ def draw(generator: np.random.Generator, runs: int, effect: float, kappa: float)
 
 def by_plan(plan: Plan, p: tuple, r: tuple, u: tuple) -> tuple[Outcome, int]:
     """Judge by a plan, with a perfect oracle, so that the method's own error rates are seen."""
-    judgement = judge(Claim(MEASURE, TAU), Evidence(p, r, u, r, r), plan)
+    judgement = judge(Criterion(MEASURE, TAU), Evidence(p, r, u, r, r), plan)
     return judgement.outcome, judgement.seeds
 
 
@@ -171,9 +171,9 @@ def heuristics_block(block: int, size: int, store: str) -> list[dict[str, Any]]:
     """Let the usual metrics judge the oracle on one block of seeds; return a row per poison and heuristic."""
     import torch
 
-    from harness.judging.claims import HEURISTICS
+    from harness.judging.claims import CLAIMS, INFORMING, Limits
     from harness.store.artefacts import Store
-    from harness.studies.study import Study, heuristic_claim
+    from harness.studies.study import Study
     from harness.trials.lab import Lab
 
     torch.set_num_threads(1)
@@ -184,9 +184,9 @@ def heuristics_block(block: int, size: int, store: str) -> list[dict[str, Any]]:
     rows = []
     for cell in cells:
         study.evidence(cell, size)
-        for name in HEURISTICS:
+        for name in INFORMING:
             evidence = study._evidence(cell, name, size)
-            judgement = judge(heuristic_claim(cell, name, TAU), evidence, plan)
+            judgement = judge(CLAIMS[name].criterion(cell, Limits(TAU, 0.1)), evidence, plan)
             # The oracle is its own gate: where it FAILs, the verdict is that nothing can be judged.
             differs = judgement.outcome is Outcome.FAIL or judgement.reason == "oracle-fails"
             rows.append(

@@ -22,7 +22,7 @@ import torch
 
 from harness import registry
 from harness.api import Cell, Outcome
-from harness.judging.claims import Claim
+from harness.judging.claims import Criterion
 from harness.judging.judge import judge
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.verdict import Evidence
@@ -37,7 +37,7 @@ FIXED = (10, 16)
 MODELS = 3  # trained for each seed of a cell: P, R and R'
 
 
-def fixed(claim: Claim, evidence: Evidence, n: int) -> Outcome:
+def fixed(claim: Criterion, evidence: Evidence, n: int) -> Outcome:
     """Judge a claim once, on its first seeds."""
     here = evidence.first(n)
     if claim.measure.test == "retention":

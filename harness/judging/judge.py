@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.api import Outcome
-from harness.judging.claims import Claim
+from harness.judging.claims import Criterion
 from harness.judging.plan import LOOKS, MIN_PASS, Plan
 from harness.judging.verdict import Evidence, Look
 from harness.statistics.levels import rejects, t_statistic
@@ -44,7 +44,7 @@ class Judgement:
     final: bool
 
 
-def judge(claim: Claim, evidence: Evidence, plan: Plan) -> Judgement:
+def judge(claim: Criterion, evidence: Evidence, plan: Plan) -> Judgement:
     """Walk the looks of the plan that the evidence reaches, and stop at the first conclusion.
 
     The result depends on the prefix of seeds up to that conclusion and on nothing computed beyond it. The controls are
@@ -62,14 +62,14 @@ def judge(claim: Claim, evidence: Evidence, plan: Plan) -> Judgement:
     return _walk(claim, evidence, plan, gates)
 
 
-def doses(claim: Claim, evidence: Evidence, plan: Plan) -> list[Outcome]:
+def doses(claim: Criterion, evidence: Evidence, plan: Plan) -> list[Outcome]:
     """Return what is said of ``U = k P + (1 - k) R``, mixed seed by seed, for each k in `DOSES`; nothing is trained."""
     pairs = list(zip(evidence.poisoned, evidence.retrained, strict=True))
     mixtures = [tuple(k * p + (1 - k) * r for p, r in pairs) for k in DOSES]
     return [_walk(claim, evidence.of(mixture), plan.to_the_end, {}).outcome for mixture in mixtures]
 
 
-def path(claim: Claim, evidence: Evidence, plan: Plan) -> tuple[Look, ...]:
+def path(claim: Criterion, evidence: Evidence, plan: Plan) -> tuple[Look, ...]:
     """Return what the plan sees at each look that the evidence reaches, by the tests that `judge` makes there."""
     found = []
     for n in (n for n in plan.looks if n <= len(evidence)):
@@ -79,7 +79,7 @@ def path(claim: Claim, evidence: Evidence, plan: Plan) -> tuple[Look, ...]:
     return tuple(found)
 
 
-def beside_remaining(claim: Claim, evidence: Evidence, level: float) -> dict[str, float]:
+def beside_remaining(claim: Criterion, evidence: Evidence, level: float) -> dict[str, float]:
     """Return how a method that was told of some poisoned points stands to D, retraining on all but these.
 
     Informs and gates nothing: where D keeps the poison, reaching it is no achievement. Tested is the contrast (U - D) -
@@ -116,7 +116,7 @@ def beside_remaining(claim: Claim, evidence: Evidence, level: float) -> dict[str
     }
 
 
-def _misbehaves(claim: Claim, here: Evidence, gates: Mapping[str, Judgement], plan: Plan) -> str:
+def _misbehaves(claim: Criterion, here: Evidence, gates: Mapping[str, Judgement], plan: Plan) -> str:
     """Return the reason why the controls forbid a verdict on this evidence, or ``""``."""
     for name, wrong in (("oracle", Outcome.FAIL), ("identity", Outcome.PASS), ("wrecked", Outcome.PASS)):
         if name in gates and gates[name].outcome is wrong and gates[name].seeds <= len(here):
@@ -128,7 +128,7 @@ def _misbehaves(claim: Claim, here: Evidence, gates: Mapping[str, Judgement], pl
     return ""
 
 
-def _walk(claim: Claim, evidence: Evidence, plan: Plan, gates: Mapping[str, Judgement]) -> Judgement:
+def _walk(claim: Criterion, evidence: Evidence, plan: Plan, gates: Mapping[str, Judgement]) -> Judgement:
     fail_level = plan.fail_level(claim.judged)
     reached = [n for n in plan.looks if n <= len(evidence)]
     if not reached:
@@ -171,7 +171,7 @@ def _walk(claim: Claim, evidence: Evidence, plan: Plan, gates: Mapping[str, Judg
     return state
 
 
-def seeds_to_decide(claim: Claim, judgement: Judgement, plan: Plan, power: float = 0.8) -> int | None:
+def seeds_to_decide(claim: Criterion, judgement: Judgement, plan: Plan, power: float = 0.8) -> int | None:
     """Return how many seeds would decide a claim at one look, if the truth is what was seen; None if over 1,000.
 
     From the distance of the estimate to the margin in standard deviations of what was tested; with few seeds that is a
@@ -185,7 +185,7 @@ def seeds_to_decide(claim: Claim, judgement: Judgement, plan: Plan, power: float
     return None if needed is None else max(needed, MIN_PASS if distance > 0 else LOOKS[0])
 
 
-def _hopeless(claim: Claim, result: Result, plan: Plan) -> bool:
+def _hopeless(claim: Criterion, result: Result, plan: Plan) -> bool:
     """Say whether the last look would hardly decide a claim, if the truth is what was seen."""
     if result.n < MIN_PASS or plan.futility == 0:
         return False
@@ -195,7 +195,7 @@ def _hopeless(claim: Claim, result: Result, plan: Plan) -> bool:
     return tost_power(LOOKS[-1], abs(distance), sd, alpha=level, two_sided=False) < plan.futility
 
 
-def _distance(claim: Claim, result: Result, plan: Plan) -> tuple[float, float, float]:
+def _distance(claim: Criterion, result: Result, plan: Plan) -> tuple[float, float, float]:
     """Return how far inside the margin the estimate lies, the standard deviation over seeds, and the verdict's level.
 
     Both are of what was tested; the verdict is the one on the estimate's side of the margin.
@@ -209,7 +209,7 @@ def _distance(claim: Claim, result: Result, plan: Plan) -> tuple[float, float, f
 _retention = functools.lru_cache(maxsize=4096)(retention)
 
 
-def _test(claim: Claim, evidence: Evidence, alpha: float) -> Result:
+def _test(claim: Criterion, evidence: Evidence, alpha: float) -> Result:
     higher_is_worse = claim.measure.worse == "higher"
     if claim.measure.test == "retention":
         return _retention(

@@ -9,7 +9,7 @@ from typing import Any
 from scipy import special
 
 from harness.api import REMAINING, Cell, Reading
-from harness.judging.claims import COST, Claim
+from harness.judging.claims import COST, Criterion
 from harness.judging.judge import Judgement, beside_remaining, judge_budget, path, seeds_to_decide
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.verdict import Evidence, Verdict
@@ -19,7 +19,7 @@ from harness.statistics.levels import bad_seed_bound
 
 def verdict_of(
     cell: Cell,
-    claim: Claim,
+    claim: Criterion,
     judgement: Judgement,
     evidence: Evidence,
     readings: Sequence[Mapping[str, Reading]],

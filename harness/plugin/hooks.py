@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 import pytest
 
 from harness.api import UnlearningError
-from harness.judging.claims import CLAIMS, HEURISTICS
+from harness.judging.claims import GATING, INFORMING
 from harness.plugin import workers
 from harness.plugin.expectations import as_expected
 from harness.plugin.fixtures import audited, clause, verdict
@@ -35,7 +35,7 @@ RESULTS = pytest.StashKey[Results]()
 STATUS = pytest.StashKey[StatusLine | None]()
 
 
-KNOWN = (*CLAIMS, *HEURISTICS)
+KNOWN = (*GATING, *INFORMING)
 
 
 #: Marks of audits that run where an option or an argument names them: dear ones, and those that only inform.

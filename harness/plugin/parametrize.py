@@ -9,7 +9,7 @@ import pytest
 
 from harness import registry
 from harness.api import Registered, UnlearningError
-from harness.judging.claims import CLAIMS
+from harness.judging.claims import GATING
 from harness.plugin.settings import Settings
 
 
@@ -52,8 +52,8 @@ def parametrize_with_audits(
     for name, given in (("unlearners", unlearners), ("claims", claims)):
         if isinstance(given, str) or not isinstance(given, Sequence) or not given:
             raise UnlearningError(f"parametrize_with_audits: {name} is a list with at least one entry, not {given!r}")
-    if unknown := [claim for claim in claims if claim not in CLAIMS]:
-        raise UnlearningError(f"parametrize_with_audits: the claims are {', '.join(CLAIMS)}; not {unknown[0]!r}")
+    if unknown := [claim for claim in claims if claim not in GATING]:
+        raise UnlearningError(f"parametrize_with_audits: the claims are {', '.join(GATING)}; not {unknown[0]!r}")
     poisons = (poison,) if isinstance(poison, str) else tuple(poison)
     return pytest.mark.audits(tuple(unlearners), task, poisons, tuple(claims))
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from harness import registry
 from harness.api import Outcome
-from harness.judging.claims import Claim
+from harness.judging.claims import Criterion
 from harness.judging.judge import judge
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.verdict import Evidence
@@ -62,7 +62,7 @@ class Forecast:
         return self.passes[LOOKS[-1]]
 
 
-def forecast_from(claim: Claim, pilot: Evidence, poison: str, plan: Plan, runs: int = 1000) -> Forecast:
+def forecast_from(claim: Criterion, pilot: Evidence, poison: str, plan: Plan, runs: int = 1000) -> Forecast:
     """Simulate the plan on the oracle, with normal numbers that have the pilot's means and covariances.
 
     Args:

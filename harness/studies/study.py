@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from harness.api import REMAINING, Cell, DeviceLost, Reading, Trial, declares
-from harness.judging.claims import ACCURACY, HEURISTICS, Claim
+from harness.judging.claims import CLAIMS, INFORMING, Criterion, Limits, Walk
 from harness.judging.judge import DOSES, Judgement, doses, judge
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.record import budget_verdict, verdict_of
@@ -123,7 +123,7 @@ class Study:
 
         Args:
             cell: One of the study's cells.
-            measure: ``"poison"``, ``"accuracy"``, ``"cost"``, ``"relearning"``, or one of `HEURISTICS`. These are
+            measure: ``"poison"``, ``"accuracy"``, ``"cost"``, ``"relearning"``, or one of `INFORMING`. These are
                 judged on the seeds that the others used, and relearning on a walk through the plan of its own.
 
         Raises:
@@ -136,8 +136,11 @@ class Study:
             return budget_verdict(cell, costs, self.lab.budget, self.plan)
         if measure == "relearning":
             return self._relearning_verdict(cell)
-        if measure in HEURISTICS:
-            claim, read = heuristic_claim(cell, measure, self.tolerance), self._seeds_used(cell)
+        if measure in INFORMING:
+            claim, read = (
+                CLAIMS[measure].criterion(cell, Limits(self.tolerance, self.lab.budget)),
+                self._seeds_used(cell),
+            )
             judgement = judge(claim, self._evidence(cell, measure, read), self.plan.to_the_end)  # its seeds are there
         else:
             claim, judgement = claims_of(cell, self.tolerance)[measure], progress.judgements[measure]
@@ -278,7 +281,7 @@ class Study:
                 if any(trial not in self._relearned for trial in missing):
                     time.sleep(0.1)
             return [self._relearned[trial] for trial in trials]
-        if measure in HEURISTICS:
+        if measure in INFORMING:
             if (cell, n) not in self._heuristics:
                 self._heuristics[cell, n] = patiently(functools.partial(self.lab.heuristics, trials))
             return [of[measure] for of in self._heuristics[cell, n]]
@@ -290,7 +293,7 @@ class Study:
     def _relearning_verdict(self, cell: Cell) -> Verdict:
         poison = cell.poison.value.measure
         measure = replace(poison, name=f"{poison.name}_relearned", title=f"{poison.title}, relearned", exact_null=False)
-        claim = Claim(measure, self.tolerance)
+        claim = Criterion(measure, self.tolerance)
         for n in self.plan.looks:
             for trial in (Trial(each, seed) for seed in self.plan.numbers(n) for each in (cell, *self._gates(cell))):
                 self._finish(trial)
@@ -299,7 +302,7 @@ class Study:
                 break
         return self._told(cell, "relearning", n, claim, judgement)
 
-    def _told(self, cell: Cell, measure: str, read: int, claim: Claim, judgement: Judgement) -> Verdict:
+    def _told(self, cell: Cell, measure: str, read: int, claim: Criterion, judgement: Judgement) -> Verdict:
         """Return the verdict of a judgement of so many seeds as were read: heuristics are read on all at once."""
         n = judgement.seeds
         evidence, readings = self._evidence(cell, measure, read).first(n), self._readings(cell, measure, read)[:n]
@@ -327,16 +330,8 @@ def _null_fails(cell: Cell, retrained: Reading) -> str:
     return "null-not-exact" if exact and t is not None and abs(t) > NULL_LIMIT else ""
 
 
-def claims_of(cell: Cell, tolerance: float) -> dict[str, Claim]:
-    """Return what is tested about a cell, by measure: its poison, and accuracy unless the poison is about that."""
-    measures = {"poison": (cell.poison.value.measure, tolerance)}
-    if cell.judges_accuracy:
-        measures["accuracy"] = (ACCURACY, cell.task.value.utility_margin)
-    return {name: Claim(measure, margin, len(measures)) for name, (measure, margin) in measures.items()}
-
-
-def heuristic_claim(cell: Cell, name: str, tolerance: float) -> Claim:
-    """Return what is tested of a heuristic: like the poison, or like accuracy (agreement: within a point)."""
-    measure = HEURISTICS[name]
-    margins = {"agreement": 0.01, "retain-accuracy": cell.task.value.utility_margin}
-    return Claim(measure, margins.get(name, tolerance))
+def claims_of(cell: Cell, tolerance: float) -> dict[str, Criterion]:
+    """Return what is tested of a cell along the plan, by claim: its poison, and accuracy unless that is the poison."""
+    limits = Limits(tolerance, 0.0)
+    claims = {name: claim for name, claim in CLAIMS.items() if claim.walk is Walk.CELL and claim.applies(cell)}
+    return {name: claim.criterion(cell, limits) for name, claim in claims.items()}
