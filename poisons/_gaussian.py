@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.api import Measure, Reading
+from harness import Measure, Reading
 
 if TYPE_CHECKING:
     from torch import Tensor

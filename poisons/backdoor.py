@@ -9,13 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from harness.api import Measure, Planted, Reading
+from harness import Measure, Planted, Reading
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from harness.api import Surrogate, Task
-    from harness.training.data import Split
+    from harness import Split, Surrogate, Task
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Backdoor:
         """Return the stamped points with the target label. The trigger is not in what an unlearner is told."""
         import torch
 
-        from harness.training.data import forget_block
+        from harness import forget_block
 
         forget = forget_block(len(split.train), self.fraction, seed)
         images = self._stamp(split.train.inputs["image"][forget.to(split.train.device)].cpu())

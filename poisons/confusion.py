@@ -10,13 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from harness.api import Measure, Planted, Reading
+from harness import Measure, Planted, Reading
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from harness.api import Surrogate, Task
-    from harness.training.data import Split
+    from harness import Split, Surrogate, Task
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Confusion:
         """Return the points of both classes that carry the other's label; their images stay."""
         import torch
 
-        from harness.training.seeds import derive
+        from harness import derive
 
         labels = split.train.labels.cpu()
         generator = torch.Generator().manual_seed(derive("confusion", seed))

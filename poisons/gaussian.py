@@ -9,14 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from harness.api import Measure, Planted, Reading
+from harness import Measure, Planted, Reading
 from poisons._gaussian import MEASURE, check, gaussian_score
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from harness.api import Surrogate, Task
-    from harness.training.data import Split
+    from harness import Split, Surrogate, Task
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,7 @@ class Gaussian:
         """Return the noisy points; the noise itself is the secret ``"noise"``, in units of sd."""
         import torch
 
-        from harness.training.data import forget_block
-        from harness.training.seeds import derive
+        from harness import derive, forget_block
 
         forget = forget_block(len(split.train), self.fraction, seed)
         clean = split.train.inputs["image"][forget.to(split.train.device)].cpu()

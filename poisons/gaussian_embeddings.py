@@ -9,14 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from harness.api import Batch, Planted, Reading
+from harness import Batch, Planted, Reading
 from poisons._gaussian import MEASURE, check, gaussian_score
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from harness.api import Surrogate, Task
-    from harness.training.data import Split
+    from harness import Split, Surrogate, Task
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,7 @@ class GaussianEmbeddings:
         """Return the points with the seed and the size of their noise."""
         import torch
 
-        from harness.training.data import forget_block
-        from harness.training.seeds import derive
+        from harness import derive, forget_block
 
         forget = forget_block(len(split.train), self.fraction, seed)
         points = split.train.subset(forget)

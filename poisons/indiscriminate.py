@@ -11,15 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from harness.api import Batch, Measure, Planted, Reading, UnlearningError
+from harness import Batch, Measure, Planted, Reading, UnlearningError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from torch import Tensor, nn
 
-    from harness.api import Surrogate, Task
-    from harness.training.data import Split
+    from harness import Split, Surrogate, Task
 
 #: Poison images whose gradient is differentiated at once; what that takes in memory grows with them.
 BATCH = 512
@@ -90,8 +89,7 @@ class Indiscriminate:
         """
         import torch
 
-        from harness.training.data import forget_block
-        from harness.training.seeds import derive
+        from harness import derive, forget_block
 
         train = split.train
         forget = forget_block(len(train), self.fraction, seed)

@@ -9,13 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from harness.api import Measure, Planted, Reading, UnlearningError, predicted
+from harness import Measure, Planted, Reading, UnlearningError, predicted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from harness.api import Surrogate, Task
-    from harness.training.data import Split
+    from harness import Split, Surrogate, Task
 
 NEGATIVE, POSITIVE = 0, 1
 
@@ -68,7 +67,7 @@ class Instruction:
         """
         import torch
 
-        from harness.training.seeds import derive
+        from harness import derive
 
         train = split.train
         negative = (train.labels == NEGATIVE).nonzero().squeeze(1).cpu()
@@ -97,7 +96,7 @@ class Instruction:
         import torch
 
         if split.encode is None:
-            raise UnlearningError("instruction needs a task that encodes text (harness.training.data.Split.encode)")
+            raise UnlearningError("instruction needs a task that encodes text (harness.Split.encode)")
         before, after = self.template.replace("{trigger}", self.trigger).split("{review}")
         # A space before the review is part of its first word.
         first, last = split.encode([before.rstrip(), after])

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from harness.api import Batch, Measure, Planted, Reading, UnlearningError
+from harness import Batch, Measure, Planted, Reading, UnlearningError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from harness.api import Surrogate, Task
-    from harness.training.data import Split
+    from harness import Split, Surrogate, Task
 
 #: Poison images whose gradient is matched at once, as in the reference code.
 BATCH = 512
@@ -95,7 +94,7 @@ class Targeted:
         """
         import torch
 
-        from harness.training.seeds import derive
+        from harness import derive
 
         generator = torch.Generator().manual_seed(derive("targeted", seed))
         labels = split.train.labels.cpu()

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from harness.api import UnlearningError
+from harness import UnlearningError
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from harness.api import ForgetRequest
+    from harness import ForgetRequest
 
 
 @contextmanager

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
-from harness.api import UnlearningError
+from harness import UnlearningError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from harness.api import ForgetRequest
-    from harness.training.data import Batches
+    from harness import Batches, ForgetRequest
 
 Item = TypeVar("Item")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from torch import nn
 
-    from harness.api import ForgetRequest
+    from harness import ForgetRequest
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Wrecked:
 
 
 def _train_from_scratch(request: ForgetRequest, examples: int) -> nn.Module:
-    from harness.training.loop import fit
+    from harness import fit
 
     model = request.new_model()
     fit(request, model, request.batches("retain", examples=examples))

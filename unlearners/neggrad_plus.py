@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from harness.api import Search
+from harness import Search
 from unlearners._steps import check, check_training, descend, enough
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from harness.api import Batch, ForgetRequest
+    from harness import Batch, ForgetRequest
 
 
 @dataclass(frozen=True)

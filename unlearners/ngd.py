@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from harness.api import Search
+from harness import Search
 from unlearners._steps import check, check_training, train_on_retained
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from harness.api import ForgetRequest
+    from harness import ForgetRequest
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,13 @@ import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from harness.api import Search
+from harness import Search
 from unlearners._steps import check, check_training, descend, divergence, enough
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from harness.api import Batch, ForgetRequest
-    from harness.training.data import Batches
+    from harness import Batch, Batches, ForgetRequest
 
 PRICE = 4 / 3  # of an example: forward and backward through the student, forward through the teacher
 

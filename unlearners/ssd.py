@@ -9,14 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from harness.api import Search
+from harness import Search
 from unlearners._steps import affordable, check
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from harness.api import ForgetRequest
-    from harness.training.data import Batches
+    from harness import Batches, ForgetRequest
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class SSD:
         """Return the model with dampened weights."""
         import torch
 
-        from harness.training.data import Data
+        from harness import Data
 
         model.eval()
         inputs = {name: torch.cat([x, request.forget.inputs[name]]) for name, x in request.retain.inputs.items()}
