@@ -35,8 +35,7 @@ from harness.judging.judge import judge
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.verdict import Evidence
 from harness.report.words import versions
-from harness.statistics.bounds import clopper_pearson
-from harness.statistics.tests import retention
+from harness.statistics import clopper_pearson, retention
 
 FIRST_SEED = 10_000
 FIRST_SEED_OF_HEURISTICS = 20_000

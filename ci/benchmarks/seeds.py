@@ -27,7 +27,7 @@ from harness.judging.judge import judge
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.verdict import Evidence
 from harness.report.words import versions
-from harness.statistics.tests import equivalence_paired, retention
+from harness.statistics import equivalence_paired, retention
 from harness.studies.study import Study
 from harness.trials.lab import open_lab
 

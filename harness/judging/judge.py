@@ -13,9 +13,7 @@ from harness.judging.claims import Criterion
 from harness.judging.plan import LOOKS, MIN_PASS, Plan
 from harness.judging.reasons import Reason
 from harness.judging.verdict import Evidence, Look
-from harness.statistics.levels import rejects, t_statistic
-from harness.statistics.power import seeds_needed, tost_power
-from harness.statistics.tests import Result, equivalence_paired, retention
+from harness.statistics import Result, equivalence_paired, rejects, retention, seeds_needed, t_statistic, tost_power
 
 #: Shares of the poisoned model's measure in the mixtures that are judged as a control.
 DOSES = (0.0, 0.1, 0.2, 0.5, 1.0)

@@ -14,8 +14,7 @@ from harness.judging.judge import Judgement, beside_remaining, judge_budget, pat
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.reasons import Reason
 from harness.judging.verdict import Evidence, Verdict
-from harness.statistics.bounds import eps_lower_single, mu_lower
-from harness.statistics.levels import bad_seed_bound
+from harness.statistics import bad_seed_bound, eps_lower_single, mu_lower
 
 
 def verdict_of(

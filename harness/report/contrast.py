@@ -160,7 +160,7 @@ def _fractions(name: str, methods: _Pairs) -> Panel:
 
 def t_interval(values: Iterable[float | None]) -> Point | None:
     """Return a mean over seeds with its t interval at `CONFIDENCE`; None where a value is missing or all are."""
-    from harness.statistics.levels import t_statistic  # here, because listing audits loads no scipy
+    from harness.statistics import t_statistic  # here, because listing audits loads no scipy
 
     known = list(values)
     if not known or None in known:

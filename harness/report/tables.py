@@ -107,7 +107,7 @@ def methods_that_pass(audits: Sequence[Mapping[str, Any]], alpha: float) -> str 
     methods = dict.fromkeys(a["unlearner"] for a in audits)
     if len(methods) < 2:
         return None
-    from harness.statistics.levels import holm, rejects
+    from harness.statistics import holm, rejects
 
     looks = sum(n >= MIN_PASS for n in LOOKS)
     p = []

@@ -16,7 +16,7 @@ from harness.judging.claims import Criterion, walking
 from harness.judging.judge import judge
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.verdict import Evidence
-from harness.statistics.power import seeds_needed
+from harness.statistics import seeds_needed
 from harness.studies.study import Study
 from harness.trials.lab import open_lab
 
