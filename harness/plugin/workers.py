@@ -54,6 +54,25 @@ def share_of(worker: Any, specs: Sequence[Any]) -> float:
     return 1.0 if own is None else 1 / max(1, sum(spec.env.get("CUDA_VISIBLE_DEVICES") == own for spec in specs))
 
 
+def take(told: dict[str, Any], gpus: Sequence[str]) -> None:
+    """Take a GPU, or a share of the cores, in a worker that its controller told nothing.
+
+    The controller of xdist collects nothing. If no option speaks of audits it does not know of them, and each worker
+    finds out by itself. It takes its part by its number; one that replaces a crashed worker may share a GPU unevenly.
+
+    Args:
+        told: What xdist tells a worker; the share is added.
+        gpus: The GPUs of the run.
+    """
+    number, count = int(told["workerid"].removeprefix("gw")), told["workercount"]
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
+        told[SHARE] = 1 / max(1, sum(other % len(gpus) == number % len(gpus) for other in range(count)))
+    else:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+        told[SHARE] = 1.0
+
+
 def in_words(workers: int, gpus: Sequence[str]) -> str:
     """Return what a run computes on, e.g. ``"2 workers on cpu, 1 thread each"``."""
     on = f"{len(gpus)} GPU{'s' * (len(gpus) > 1)}" if gpus else "cpu, 1 thread each"
