@@ -11,7 +11,7 @@ import pytest
 from harness.api import UnlearningError
 from harness.plugin.session import Session
 from harness.report.document import write_text
-from harness.report.words import forecast_lines, score_line, tuned_lines, tuning_head
+from harness.report.planning import forecast_lines, score_line, tuned_lines, tuning_head
 
 
 def forecast(session: Session, writer: Any) -> None:

@@ -56,10 +56,14 @@ def summarise(session: Session, reporter: Any) -> None:
     if results.contract:
         _section(reporter, "unlearning contract", tables.contract_lines(list(results.contract.values())))
     if results.heuristics:
-        _section(reporter, "what the usual metrics say", tables.heuristic_lines(list(results.heuristics.values())))
+        _section(reporter, "usual metrics", tables.heuristic_lines(results.methods()))
     if audits:
-        together = tables.methods_that_pass(audits, settings.plan.alpha)
-        _section(reporter, "unlearning audits", [*tables.table(audits), *([together] if together is not None else [])])
+        together = tables.methods_that_pass(results.methods(), settings.plan.alpha)
+        _section(
+            reporter,
+            "unlearning audits",
+            [*tables.table(results.methods()), *([together] if together is not None else [])],
+        )
     if not settings.judging or not session.asked:
         return
     stale, elsewhere = settings.unmatched(audits)
@@ -91,7 +95,7 @@ def conclude(session: Session, exitstatus: int | pytest.ExitCode) -> int | pytes
         elif stale and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
             exitstatus = pytest.ExitCode.TESTS_FAILED
     if session.asked:
-        _write(session, results.document(session.config, settings, session.devices))
+        _write(session, results.document(session.config.invocation_params.args, settings, session.devices))
     return exitstatus
 
 
