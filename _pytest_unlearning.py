@@ -261,7 +261,7 @@ def pytest_collection_modifyitems(config: pytest.Config) -> None:
 @hookimpl(optionalhook=True, tryfirst=True)
 def pytest_report_from_serializable(config: pytest.Config, data: dict[str, Any]) -> None:
     """Load the plugin on xdist's controller, which collects nothing, as soon as a worker reports an audit."""
-    if "unlearning" in data:
+    if "unlearning" in data and not config.pluginmanager.has_plugin(NAME):
         load(config).join()
 
 

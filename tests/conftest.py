@@ -23,6 +23,9 @@ TINY = ("--task=tiny:Tiny", "--poison=backdoor:size=1")
 #: Here and not in pyproject.toml, which would hold for runs of the suites too, with whatever plugins are installed.
 STRICT = ("error", "default::harness.store.artefacts.DamagedArtefact")
 
+#: Plugins that tests/runs/test_installation.py runs audits beside.
+WITHOUT = ("-p", "no:benchmark", "-p", "no:randomly", "-p", "no:rerunfailures", "-p", "no:timeout")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let a warning fail a test; what a test says of warnings itself goes before."""
@@ -85,7 +88,7 @@ class Folder:
         # A cache of its own: that of the checkout, whose suites are run, is everybody's.
         cache = [] if "no:cacheprovider" in args else ["-o", f"cache_dir={self.path / 'cache'}"]
         strict = [word for each in STRICT for word in ("-W", each)]
-        return [sys.executable, "-m", "pytest", *strict, *cache, *own, *args]
+        return [sys.executable, "-m", "pytest", *strict, *WITHOUT, *cache, *own, *args]
 
     def environment(self) -> dict[str, str]:
         paths = (self.path, self.path / "methods")

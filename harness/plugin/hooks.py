@@ -140,7 +140,8 @@ class Hooks:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """Tell a worker its share of its GPU."""
+        """Tell a worker which run it belongs to, and its share of its GPU."""
+        node.workerinput[workers.RUN] = self.session.run_id
         node.workerinput[workers.SHARE] = workers.share_of(node.gateway.spec, self.session.specs)
 
     @pytest.hookimpl(optionalhook=True)
@@ -226,7 +227,9 @@ class Hooks:
             self.session.begin()
 
     def join(self) -> None:
-        """Take part in a session of xdist's controller: a worker has reported an audit."""
+        """Take part in a session of xdist's controller that has begun: a worker has reported an audit."""
+        xdist: Any = self.config.pluginmanager.get_plugin("dsession")
+        self.session.run_id = xdist.nodemanager.testrunuid
         self.session.begin()
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:

@@ -133,10 +133,10 @@ class Session:
     @cached_property
     def run_id(self) -> str:
         """An id of this run, the same in all of its processes."""
-        if self.worker is not None:
-            return str(self.worker["testrunuid"])
-        manager = getattr(self.config.pluginmanager.get_plugin("dsession"), "nodemanager", None)
-        return str(manager.testrunuid) if manager is not None else f"{time.time_ns():x}-{os.getpid()}"
+        told = self.worker
+        if told is not None:  # by its controller, or by xdist if the controller did not know of audits
+            return str(told.get(workers.RUN, told["testrunuid"]))
+        return f"{time.time_ns():x}-{os.getpid()}"
 
     @property
     def notes_folder(self) -> Path:

@@ -11,6 +11,8 @@ from typing import Any
 
 #: What a worker is told of its share of a GPU, in (0, 1].
 SHARE = "unlearning_gpu_share"
+#: The run that it belongs to.
+RUN = "unlearning_run"
 
 
 def visible_gpus() -> list[str]:
