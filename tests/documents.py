@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from harness.api import Measure, Outcome
-from harness.judging.claims import ACCURACY, COST, HEURISTICS, Claim
+from harness.judging.claims import ACCURACY, CLAIMS, COST, Criterion
 from harness.judging.judge import judge, path
 from harness.judging.plan import Plan
 from harness.judging.verdict import Evidence, Verdict
@@ -24,7 +24,7 @@ def judged(measure, margin, effect, left, rng, *, judged=2, cell=("mine", "task"
     oracle = [rng.gauss(0.1, 0.02) for _ in range(16)]
     wrecked = [r - 50 for r in retrained]
     evidence = Evidence(*map(tuple, (poisoned, retrained, unlearned, oracle, wrecked)))
-    claim = Claim(measure, margin, judged)
+    claim = Criterion(measure, margin, judged)
     judgement = judge(claim, evidence, PLAN)
     n, result = judgement.seeds, judgement.result
     evidence = evidence.first(n)
@@ -72,7 +72,7 @@ def document(methods=("good", "bad"), poisons=("noise",), heuristics=False, seed
                 entry(cost(0.5 if i % 3 == 2 else 0.08, cell), "cost"),
             ]
             if heuristics:
-                found = judged(HEURISTICS["membership"], 0.2, 1.0, 0.05, rng, judged=1, cell=cell)
+                found = judged(CLAIMS["membership"].measure(None), 0.2, 1.0, 0.05, rng, judged=1, cell=cell)
                 said.append(entry(found, "membership", poison_verdict=verdict.outcome.value))
     cost_of = {
         "train_examples": 100, "unlearn_examples": 8.0, "unlearn_fraction": 0.08,

@@ -30,13 +30,12 @@ from scipy.stats import kstest
 
 from harness import registry
 from harness.api import Cell, Measure, Outcome, Trial
-from harness.judging.claims import Claim
+from harness.judging.claims import CLAIMS, INFORMING, Criterion, walking
 from harness.judging.judge import judge
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.verdict import Evidence
-from harness.report.words import versions
-from harness.statistics.bounds import clopper_pearson
-from harness.statistics.tests import retention
+from harness.report.document import versions
+from harness.statistics import clopper_pearson, retention
 
 FIRST_SEED = 10_000
 FIRST_SEED_OF_HEURISTICS = 20_000
@@ -60,7 +59,7 @@ def draw(generator: np.random.Generator, runs: int, effect: float, kappa: float)
 
 def by_plan(plan: Plan, p: tuple, r: tuple, u: tuple) -> tuple[Outcome, int]:
     """Judge by a plan, with a perfect oracle, so that the method's own error rates are seen."""
-    judgement = judge(Claim(MEASURE, TAU), Evidence(p, r, u, r, r), plan)
+    judgement = judge(Criterion(MEASURE, TAU), Evidence(p, r, u, r, r), plan)
     return judgement.outcome, judgement.seeds
 
 
@@ -100,7 +99,7 @@ def simulate(runs: int) -> list[dict[str, Any]]:
 
 def audit_block(block: int, store: str) -> list[dict[str, Any]]:
     """Audit the controls on one block of seeds; return a row per control, poison and measure."""
-    from harness.studies.study import Study, claims_of
+    from harness.studies.study import Study
     from harness.trials.lab import Lab
 
     task = registry.resolve("task", "digits-cnn")
@@ -113,20 +112,20 @@ def audit_block(block: int, store: str) -> list[dict[str, Any]]:
     study = Study(cells, lab, Plan(first=FIRST_SEED + LOOKS[-1] * block), TAU)
     rows = []
     for cell in cells:
-        for measure in claims_of(cell, TAU):
-            verdict = study.verdict(cell, measure)
+        for claim in walking(cell):
+            verdict = study.verdict(cell, claim.name)
             rows.append(
                 {
                     "block": block,
                     "method": cell.unlearner.id,
                     "poison": cell.poison.id,
-                    "measure": measure,
+                    "measure": claim.name,
                     "verdict": verdict.outcome.value,
                     "reason": verdict.reason,
                     "seeds": len(verdict.seeds),
                     "estimate": verdict.estimate,
                     "t_retrained": [
-                        study.result(Trial(cell, seed)).readings[measure]["R"].details.get("T")
+                        study.result(Trial(cell, seed)).readings[claim.name]["R"].details.get("T")
                         for seed in verdict.seeds
                     ],
                 }
@@ -168,8 +167,7 @@ def heuristics_block(block: int, size: int, store: str) -> list[dict[str, Any]]:
     """Let the usual metrics judge the oracle on one block of seeds; return a row per poison and heuristic."""
     import torch
 
-    from harness.judging.claims import HEURISTICS
-    from harness.studies.study import Study, heuristic_claim
+    from harness.studies.study import Study
     from harness.trials.lab import Lab
 
     torch.set_num_threads(1)
@@ -180,16 +178,16 @@ def heuristics_block(block: int, size: int, store: str) -> list[dict[str, Any]]:
     rows = []
     for cell in cells:
         study.evidence(cell, size)
-        for name in HEURISTICS:
-            evidence = study._evidence(cell, name, size)
-            judgement = judge(heuristic_claim(cell, name, TAU), evidence, plan)
+        for claim in (CLAIMS[name] for name in INFORMING if CLAIMS[name].applies(cell)):
+            evidence = study._evidence(cell, claim, size)
+            judgement = judge(claim.criterion(cell, study.limits), evidence, plan)
             # The oracle is its own gate: where it FAILs, the verdict is that nothing can be judged.
             differs = judgement.outcome is Outcome.FAIL or judgement.reason == "oracle-fails"
             rows.append(
                 {
                     "block": block,
                     "poison": cell.poison.id,
-                    "heuristic": name,
+                    "heuristic": claim.name,
                     "differs": differs,
                     "verdict": judgement.outcome.value,
                     "reason": judgement.reason,

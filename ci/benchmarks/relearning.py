@@ -26,10 +26,9 @@ import torch
 
 from harness import registry
 from harness.api import Trial
-from harness.judging.claims import Claim
+from harness.judging.claims import CLAIMS, Criterion
 from harness.judging.plan import Plan
-from harness.report.document import finite_tree
-from harness.report.words import versions
+from harness.report.document import finite_tree, versions
 from harness.studies.pilot import forecast_from
 from harness.studies.study import Study
 from harness.trials.lab import Lab
@@ -48,8 +47,8 @@ def pilot(store: Path, seeds: int, first: int, task: str, poisons: list[str]) ->
     for cell in cells:
         study.evidence(cell, seeds)
         by_arm = [study.lab.relearned(Trial(cell, seed)) for seed in plan.numbers(seeds)]
-        evidence = study._evidence(cell, "relearning", seeds)
-        forecast = forecast_from(Claim(cell.poison.value.measure, TOLERANCE), evidence, cell.poison.id, plan)
+        evidence = study._evidence(cell, CLAIMS["relearning"], seeds)
+        forecast = forecast_from(Criterion(cell.poison.value.measure, TOLERANCE), evidence, cell.poison.id, plan)
         alone = {arm: fmean(each[arm].details["retained_alone"] for each in by_arm) for arm in "PRU"}
         draws = fmean(each["R"].details["sd_over_draws"] for each in by_arm)
         found.append(finite_tree({**asdict(forecast), "retained_alone": alone, "sd_over_draws_of_R": draws}))

@@ -1,52 +1,198 @@
-"""What is claimed of a cell, and by which measure."""
+"""What an audit claims of a cell: one record per claim, in one table.
+
+A claim is a column of the tables, an argument of ``@pytest.mark.audit`` and an entry of an expectations file. To add
+one, add its record here, the test that requires it in ``test_suites``, and, if it reads something new, that reading in
+`harness.trials`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import Enum
 
-from harness.api import Measure
-
-#: Claims whose verdicts turn a run red.
-CLAIMS = ("poison", "accuracy", "cost", "relearning")
-
-
-#: Utility: test accuracy, judged by non-inferiority to retraining within the task's margin.
-ACCURACY = Measure("accuracy", "test accuracy", worse="lower", test="non-inferiority", unit="%")
-
-
-#: Compute that an unlearner used, as a fraction of retraining; a bound, without a test.
-COST = Measure("cost", "compute, of retraining", worse="higher", test="budget", unit="%")
-
-
-#: What the usual metrics measure, by the name that an audit of them claims; `harness.heuristics` computes them.
-HEURISTICS = {
-    "membership": Measure("membership_auc", "membership inference by loss (AUC)", worse="higher", test="retention"),
-    "likelihood": Measure(
-        "likelihood_auc", "membership inference by likelihood ratio (AUC)", worse="higher", test="retention"
-    ),
-    "forget-accuracy": Measure(
-        "forget_accuracy", "accuracy on the poisoned points as labelled", worse="higher", test="retention", unit="%"
-    ),
-    "agreement": Measure(
-        "agreement", "agreement with a retrained model", worse="lower", test="non-inferiority", unit="%"
-    ),
-    "retain-accuracy": Measure(
-        "retain_accuracy", "accuracy on the kept points", worse="lower", test="non-inferiority", unit="%"
-    ),
-}
+from harness.api import Cell, Measure
 
 
 @dataclass(frozen=True)
-class Claim:
-    """What an audit asserts: a measure within a margin of retraining.
+class Limits:
+    """What a run tolerates, beside the margins that tasks declare.
+
+    Attributes:
+        tolerance: Fraction of a poison's effect that still passes, in [0, 1).
+        budget: Compute that a method may use, as a fraction of retraining, > 0.
+    """
+
+    tolerance: float
+    budget: float
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """What is tested: a measure within a margin of retraining.
 
     Attributes:
         measure: The measure.
         margin: Retention: largest fraction of the poison's effect that may be left, in [0, 1). Non-inferiority:
-            largest loss against retraining, in the measure's unit.
+            largest loss against retraining, in the measure's unit. Budget: largest fraction of retraining.
         judged: Number of claims in the cell that are tested, over which the error rate of FAIL is split.
     """
 
     measure: Measure
     margin: float
     judged: int = 1
+
+
+class Source(Enum):
+    """Where the numbers of a claim come from."""
+
+    TRIAL = "every trial reads them"
+    COST = "the cost of every trial"
+    RELEARNED = "models that are trained on"
+    METRICS = "the usual metrics, read of several trials together"
+
+
+class Walk(Enum):
+    """How a claim moves through the seed plan."""
+
+    CELL = "its looks decide how many seeds the cell takes"
+    ALONE = "it takes the seeds that it needs itself"
+    AFTER = "it is judged on the seeds that the cell took"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What an audit claims of a cell.
+
+    Attributes:
+        name: As in ``@pytest.mark.audit(name)``, in results and in expectations.
+        title: Title of its column in every table.
+        measure: The measure of a cell that is judged.
+        margin: The margin of a cell, under the limits of the run.
+        source: Where its numbers come from.
+        walk: How it moves through the seed plan.
+        gates: Whether a verdict other than the required one turns the run red. The others inform.
+        mark: The pytest mark that selects it; ``""`` if it always runs.
+        applies: Whether it is judged on a cell at all.
+        passes, fails: What a PASS and a FAIL mean, as a phrase after the name of a method. ``{}`` stands for poisons.
+    """
+
+    name: str
+    title: str
+    measure: Callable[[Cell], Measure]
+    margin: Callable[[Cell, Limits], float]
+    source: Source
+    walk: Walk
+    gates: bool = True
+    mark: str = ""
+    applies: Callable[[Cell], bool] = lambda cell: True
+    passes: str = ""
+    fails: str = ""
+
+    def criterion(self, cell: Cell, limits: Limits) -> Criterion:
+        """Return what is tested of a cell."""
+        judged = len(walking(cell)) if self.walk is Walk.CELL else 1
+        return Criterion(self.measure(cell), self.margin(cell, limits), judged)
+
+
+#: Utility: test accuracy, judged by non-inferiority to retraining within the task's margin.
+ACCURACY = Measure("accuracy", "test accuracy", worse="lower", test="non-inferiority", unit="%")
+#: Compute that an unlearner used, as a fraction of retraining; a bound, without a test.
+COST = Measure("cost", "compute, of retraining", worse="higher", test="budget", unit="%")
+#: Agreement with a retrained model may be a point lower than that of another retrained model.
+AGREEMENT_MARGIN = 0.01
+
+
+def _tolerance(cell: Cell, limits: Limits) -> float:
+    return limits.tolerance
+
+
+def _utility_margin(cell: Cell, limits: Limits) -> float:
+    margin: float = cell.task.value.utility_margin
+    return margin
+
+
+def _poison_measure(cell: Cell) -> Measure:
+    measure: Measure = cell.poison.value.measure
+    return measure
+
+
+def _relearned_measure(cell: Cell) -> Measure:
+    poison = _poison_measure(cell)
+    return replace(poison, name=f"{poison.name}_relearned", title=f"{poison.title}, relearned", exact_null=False)
+
+
+def _judges_accuracy(cell: Cell) -> bool:
+    """Accuracy is no claim of its own if it is what the poison is measured by."""
+    return _poison_measure(cell).name != ACCURACY.name
+
+
+def _metric(
+    name: str,
+    measure: Measure,
+    margin: Callable[[Cell, Limits], float] = _tolerance,
+    applies: Callable[[Cell], bool] = lambda cell: True,
+) -> Claim:
+    """Return the claim of a usual metric, which informs and does not gate."""
+    read = (Source.METRICS, Walk.AFTER)
+    return Claim(name, name, lambda cell: measure, margin, *read, gates=False, mark="heuristic", applies=applies)
+
+
+#: At most the tolerated fraction of the poison's effect is left.
+POISON = Claim(
+    "poison", "poison left", _poison_measure, _tolerance, Source.TRIAL, Walk.CELL,
+    passes="removes {}", fails="leaves {} in the model",
+)  # fmt: skip
+#: Accuracy is kept within the task's margin.
+UTILITY = Claim(
+    "accuracy", "accuracy", lambda cell: ACCURACY, _utility_margin, Source.TRIAL, Walk.CELL,
+    applies=_judges_accuracy, fails="costs more accuracy than is allowed ({})",
+)  # fmt: skip
+
+_TABLE = (
+    POISON,
+    UTILITY,
+    Claim(
+        "cost", "cost", lambda cell: COST, lambda cell, limits: limits.budget, Source.COST, Walk.AFTER,
+        fails="uses more compute than its budget ({})",
+    ),
+    Claim(
+        "relearning", "left, relearned", _relearned_measure, _tolerance, Source.RELEARNED, Walk.ALONE,
+        mark="relearning", passes="keeps {} away", fails="only hides {}, which comes back",
+    ),
+    _metric(
+        "membership",
+        Measure("membership_auc", "membership inference by loss (AUC)", worse="higher", test="retention"),
+    ),
+    _metric(
+        "likelihood",
+        Measure("likelihood_auc", "membership inference by likelihood ratio (AUC)", worse="higher", test="retention"),
+    ),
+    _metric(
+        "forget-accuracy",
+        Measure(
+            "forget_accuracy", "accuracy on the poisoned points as labelled", worse="higher", test="retention", unit="%"
+        ),
+    ),
+    _metric(
+        "agreement",
+        Measure("agreement", "agreement with a retrained model", worse="lower", test="non-inferiority", unit="%"),
+        lambda cell, limits: AGREEMENT_MARGIN,
+    ),
+    _metric(
+        "retain-accuracy",
+        Measure("retain_accuracy", "accuracy on the kept points", worse="lower", test="non-inferiority", unit="%"),
+        _utility_margin,
+    ),
+)  # fmt: skip
+
+#: Every claim by name, in the order of columns.
+CLAIMS: dict[str, Claim] = {claim.name: claim for claim in _TABLE}
+#: Names of the claims that gate, and of those that inform.
+GATING = tuple(name for name, claim in CLAIMS.items() if claim.gates)
+INFORMING = tuple(name for name, claim in CLAIMS.items() if not claim.gates)
+
+
+def walking(cell: Cell) -> list[Claim]:
+    """Return the claims of a cell whose looks decide how many seeds it takes."""
+    return [claim for claim in CLAIMS.values() if claim.walk is Walk.CELL and claim.applies(cell)]

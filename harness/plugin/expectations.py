@@ -26,7 +26,7 @@ from typing import Any
 
 from harness import registry
 from harness.api import Cell, Outcome, UnlearningError
-from harness.judging.claims import CLAIMS
+from harness.judging.claims import CLAIMS, GATING
 
 HEADER = re.compile(r"\s*\[\[\s*expected\s*\]\]")
 
@@ -120,8 +120,8 @@ class Expectations:
         if verdict not in list(Outcome):
             hint = "; an ERROR is red whatever is expected" if verdict == "ERROR" else ""
             raise self._error(line, f"the verdict is {', '.join(Outcome)}, not {verdict!r}{hint}")
-        if claim not in CLAIMS:
-            raise self._error(line, f"the claim is {', '.join(CLAIMS)}, not {claim!r}")
+        if claim not in GATING:
+            raise self._error(line, f"the claim is {', '.join(GATING)}, not {claim!r}")
         key = (entry["unlearner"], entry["task"], entry["poison"], claim)
         return Expectation(key, Outcome(verdict), entry.get("reason", "").strip(), line)
 
@@ -148,9 +148,7 @@ class Expectations:
         """
         cells = list(cells)
         ran = {_key(audit) for audit in audits}
-        known = ran | {
-            (*_ids(cell), claim) for cell in cells for claim in CLAIMS if claim != "accuracy" or cell.judges_accuracy
-        }
+        known = ran | {(*_ids(cell), claim) for cell in cells for claim in GATING if CLAIMS[claim].applies(cell)}
         methods = {cell.unlearner.id for cell in cells}
         kinds: tuple[tuple[int, registry.Kind], ...] = ((1, "task"), (2, "poison"))
         stale: list[Expectation] = []

@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from _pytest_unlearning import DEFAULTS
 from harness import registry
 from harness.api import Outcome
-from harness.judging.claims import Claim
+from harness.judging.claims import Criterion, walking
 from harness.judging.judge import judge
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.verdict import Evidence
-from harness.statistics.power import seeds_needed
-from harness.studies.study import Study, claims_of
+from harness.statistics import seeds_needed
+from harness.studies.study import Study
 from harness.trials.lab import Lab, new_run
 
 #: Pilots begin here, far from the seeds of audits.
@@ -62,7 +63,7 @@ class Forecast:
         return self.passes[LOOKS[-1]]
 
 
-def forecast_from(claim: Claim, pilot: Evidence, poison: str, plan: Plan, runs: int = 1000) -> Forecast:
+def forecast_from(claim: Criterion, pilot: Evidence, poison: str, plan: Plan, runs: int = 1000) -> Forecast:
     """Simulate the plan on the oracle, with normal numbers that have the pilot's means and covariances.
 
     Args:
@@ -122,16 +123,16 @@ def _needed(inside: Sequence[float], floor: float, plan: Plan, power: float) -> 
 
 
 def plan_study(
-    task: str = "digits-cnn",
+    task: str = DEFAULTS["task"],
     poison: str | Sequence[str] | None = None,
     *,
     seeds: int = 10,
     first: int = PILOT_SEED,
-    alpha: float = 0.05,
-    tolerance: float = 0.2,
+    alpha: float = DEFAULTS["alpha"],
+    tolerance: float = DEFAULTS["tolerance"],
     store: str | Path | None = None,
     data: str | Path | None = None,
-    device: str = "auto",
+    device: str = DEFAULTS["device"],
 ) -> list[Forecast]:
     """Run a pilot and say what audits on it can expect, claim by claim.
 
@@ -163,6 +164,7 @@ def plan_study(
     forecasts: list[Any] = []
     for cell in cells:
         evidence = study.evidence(cell, seeds)
-        for name, claim in claims_of(cell, tolerance).items():
-            forecasts.append(forecast_from(claim, evidence[name], cell.poison.id, plan))
+        for claim in walking(cell):
+            criterion = claim.criterion(cell, study.limits)
+            forecasts.append(forecast_from(criterion, evidence[claim.name], cell.poison.id, plan))
     return forecasts

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from _pytest_unlearning import DEFAULTS
 from harness.api import ARMS, REMAINING, ContractError, Planted, Reading, Registered, Trial
 from harness.store.artefacts import Artefact, Gone, Store, ask_all, default_root
 from harness.trials.bench import Bench, Show
@@ -78,7 +79,7 @@ class Lab:
         *,
         data: str | Path | None = None,
         device: str = "auto",
-        budget: float = 0.1,
+        budget: float = DEFAULTS["budget"],
         run: str | None = None,
         show: Show = lambda *_: None,
         share: float = 1.0,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from _pytest_unlearning import DEFAULTS
 from harness import registry
 from harness.api import Planted, Trial, UnlearningError
 from harness.store.artefacts import patiently
@@ -45,11 +46,11 @@ class Models:
 def load_models(
     unlearner: str | Callable[..., Any],
     *,
-    task: str = "digits-cnn",
+    task: str = DEFAULTS["task"],
     poison: str,
     seed: int,
-    budget: float = 0.1,
-    discovery: float = 1.0,
+    budget: float = DEFAULTS["budget"],
+    discovery: float = DEFAULTS["discovery"],
     store: str | Path | None = None,
     data: str | Path | None = None,
     device: str = "cpu",

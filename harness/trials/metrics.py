@@ -74,7 +74,7 @@ def asked(model: nn.Module, task: Task, data: Data) -> tuple[Tensor, Tensor]:
 
 
 def readings(own: Sequence[Mapping[str, Answers]], retrained: Sequence[Sequence[Tensor]]) -> list[dict[str, Any]]:
-    """Return what every heuristic reads, seed by seed: by its name in `harness.judging.claims.HEURISTICS`, and by arm.
+    """Return what every heuristic reads, seed by seed: by its name in `harness.judging.claims.INFORMING`, and by arm.
 
     ``membership``: Yeom et al. 2018 (arXiv 1709.01604), and equation 1 of Pawelczyk et al.: a point is a member if its
     loss is small. Area under the curve of poisoned against test points; beside it the rate of true positives at 1 % of

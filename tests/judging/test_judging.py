@@ -12,7 +12,7 @@ from scipy import optimize, stats
 
 from harness import registry
 from harness.api import Measure, Outcome
-from harness.judging.claims import Claim
+from harness.judging.claims import Criterion
 from harness.judging.judge import doses, judge, judge_budget, seeds_to_decide
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.verdict import AuditFailure, Evidence, InconclusiveAudit, Verdict
@@ -25,8 +25,8 @@ NAN, INF = math.nan, math.inf
 LEFT = Measure("left", "what is left", worse="higher", test="retention")
 RIGHT = Measure("right", "what is right", worse="lower", test="non-inferiority")
 ERROR = Measure("error", "error", worse="higher", test="non-inferiority")
-RETENTION = Claim(LEFT, 0.2, 2)
-ACCURACY = Claim(RIGHT, 0.01, 2)
+RETENTION = Criterion(LEFT, 0.2, 2)
+ACCURACY = Criterion(RIGHT, 0.01, 2)
 PLAN = Plan()
 
 
@@ -192,10 +192,10 @@ def test_nothing_is_judged_by_fewer_than_three_seeds(n, u):
 
 @pytest.mark.parametrize(("margin", "u", "outcome"), [(0.5, EDGE, PASS), (0.2, EDGE, INCONCLUSIVE), (0.01, GOOD, FAIL)])
 def test_the_margin_is_that_of_the_claim(margin, u, outcome):
-    assert judge(Claim(LEFT, margin), evidence(u, oracle=R), PLAN).outcome is outcome
+    assert judge(Criterion(LEFT, margin), evidence(u, oracle=R), PLAN).outcome is outcome
 
 
-@pytest.mark.parametrize("claim", [RETENTION, Claim(LEFT, 0.2, 1), Claim(LEFT, 0.2, 3)])
+@pytest.mark.parametrize("claim", [RETENTION, Criterion(LEFT, 0.2, 1), Criterion(LEFT, 0.2, 3)])
 def test_directions_mirror(claim):
     mirrored = replace(claim, measure=replace(LEFT, worse="lower"))
 
@@ -234,7 +234,7 @@ def test_fail_is_held_against_alpha_over_looks_and_judged_audits(judged, p, fail
     beyond = spread(0.5, stats.t.isf(p, 2), 3)
     r = (0.9, 0.91, 0.92)
     u = tuple(x - 0.01 - d for x, d in zip(r, beyond, strict=True))
-    judgement = judge(Claim(RIGHT, 0.01, judged), made(r, r, u, r), PLAN)
+    judgement = judge(Criterion(RIGHT, 0.01, judged), made(r, r, u, r), PLAN)
     assert judgement.result.p_fail == pytest.approx(p, rel=1e-9)
     assert (judgement.outcome is FAIL) == fails
 
@@ -307,8 +307,8 @@ def test_accuracy_may_be_better_and_error_smaller():
     better, worse, far = (tuple(x + d for x in r) for d in (0.3, -0.3, 0.9))
     assert judge(ACCURACY, made(r, r, better, r), PLAN).outcome is PASS
     assert judge(ACCURACY, made(r, r, worse, r), PLAN).outcome is FAIL
-    assert judge(Claim(ERROR, 0.01), made(r, r, better, r, wrecked=far), PLAN).outcome is FAIL
-    assert judge(Claim(ERROR, 0.01), made(r, r, worse, r, wrecked=far), PLAN).outcome is PASS
+    assert judge(Criterion(ERROR, 0.01), made(r, r, better, r, wrecked=far), PLAN).outcome is FAIL
+    assert judge(Criterion(ERROR, 0.01), made(r, r, worse, r, wrecked=far), PLAN).outcome is PASS
 
 
 # ---- the order of reasons
@@ -387,11 +387,11 @@ def test_a_pass_is_latched_while_the_oracle_is_awaited(later):
     oracle = tuple(r + x for r, x in zip(R, LATE, strict=True))
     both = evidence(spliced(GOOD, (5, later)), oracle=oracle)
     for n in (5, 8):
-        waiting = judge(Claim(LEFT, 0.2), both.first(n), PLAN)
+        waiting = judge(Criterion(LEFT, 0.2), both.first(n), PLAN)
         assert (waiting.outcome, waiting.reason, waiting.final) == (INCONCLUSIVE, "oracle-not-pass", False)
         assert (waiting.seeds, waiting.looked) == (5, n)
     for n in (12, 16):
-        confirmed = judge(Claim(LEFT, 0.2), both.first(n), PLAN)
+        confirmed = judge(Criterion(LEFT, 0.2), both.first(n), PLAN)
         assert said(confirmed) == (PASS, "equivalent", 5)
         assert confirmed.looked == 12
 
@@ -460,7 +460,9 @@ def evidences(draw, identity=False):
     return made(tuple(p), tuple(r), tuple(u), tuple(o), draw(st.sampled_from([0.0, 0.005])))
 
 
-claims = st.builds(Claim, st.sampled_from([LEFT, RIGHT, ERROR]), st.sampled_from([0.05, 0.2, 0.5]), st.integers(1, 3))
+claims = st.builds(
+    Criterion, st.sampled_from([LEFT, RIGHT, ERROR]), st.sampled_from([0.05, 0.2, 0.5]), st.integers(1, 3)
+)
 plans = st.builds(
     Plan, seeds=st.integers(3, 16), alpha=st.sampled_from([0.05, 0.01, 0.3]), futility=st.sampled_from([0.1, 0, 0.5])
 )
@@ -511,7 +513,7 @@ def test_a_smaller_alpha_turns_no_verdict_round(claim, found, plan):
 
 @given(evidences(identity=True), plans, st.sampled_from([0.0, 0.2, 0.9]), st.integers(0, 16))
 def test_doing_nothing_never_passes(found, plan, margin, n):
-    assert judge(Claim(LEFT, margin), found.first(n), plan).outcome is not PASS
+    assert judge(Criterion(LEFT, margin), found.first(n), plan).outcome is not PASS
 
 
 @given(claims, evidences(), plans)
@@ -522,7 +524,7 @@ def test_nothing_passes_unless_the_oracle_passes(claim, found, plan):
 
 @given(evidences(), plans, st.integers(1, 3))
 def test_more_judged_audits_only_make_a_failure_rarer(found, plan, judged):
-    one, more = (judge(Claim(LEFT, 0.2, j), found, plan) for j in (judged, judged + 1))
+    one, more = (judge(Criterion(LEFT, 0.2, j), found, plan) for j in (judged, judged + 1))
     if more.outcome is FAIL:
         assert one.outcome is FAIL or one.reason == "oracle-fails"
         assert one.seeds <= more.seeds

@@ -9,13 +9,13 @@ import pytest
 
 import harness
 from harness.api import Measure
-from harness.judging.claims import Claim
+from harness.judging.claims import Criterion
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.verdict import Evidence
 from harness.studies.pilot import PILOT_SEED, forecast_from
 
-LEFT = Claim(Measure("left", "what is left", worse="higher", test="retention"), 0.2, 2)
-RIGHT = Claim(Measure("right", "what is right", worse="lower", test="non-inferiority"), 0.01, 2)
+LEFT = Criterion(Measure("left", "what is left", worse="higher", test="retention"), 0.2, 2)
+RIGHT = Criterion(Measure("right", "what is right", worse="lower", test="non-inferiority"), 0.01, 2)
 
 
 def pilot(effect, noise, n=12, seed=0):

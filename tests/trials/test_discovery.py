@@ -11,11 +11,11 @@ import harness
 from conftest import TINY
 from harness import registry
 from harness.api import Cell, Measure, Outcome, Trial
-from harness.judging.claims import Claim
+from harness.judging.claims import Criterion
 from harness.judging.judge import beside_remaining
 from harness.judging.plan import Plan
 from harness.judging.verdict import Evidence
-from harness.statistics.tests import fieller
+from harness.statistics import fieller
 from harness.studies.forecast import remaining_cost
 from harness.studies.study import Study
 from harness.training.loop import train
@@ -25,7 +25,7 @@ from harness.trials.planting import handed_over
 TASK = registry.resolve("task", "tiny:Tiny")
 BACKDOOR = registry.resolve("poison", "backdoor:size=1")
 TRAIN = Tiny().load(None).train
-CLAIM = Claim(Measure("left", "what is left", worse="higher", test="retention"), 0.2, 2)
+CLAIM = Criterion(Measure("left", "what is left", worse="higher", test="retention"), 0.2, 2)
 
 
 def cell(method, discovery=0.5):

@@ -11,11 +11,11 @@ from tiny import Tiny
 from conftest import TINY
 from harness import registry
 from harness.api import Cell, Trial
-from harness.judging.claims import HEURISTICS
+from harness.judging.claims import CLAIMS, INFORMING, Limits
 from harness.judging.judge import judge
 from harness.judging.plan import Plan
 from harness.judging.verdict import Evidence
-from harness.studies.study import Study, heuristic_claim
+from harness.studies.study import Study
 from harness.training.data import Data
 from harness.trials.lab import Lab
 from harness.trials.metrics import Answers, answers, area, asked, attack, logit_margin, readings, true_positives
@@ -159,15 +159,15 @@ def test_agreement_is_with_the_next_seeds_retrained_model():
             assert reading.resolution == 0.5 / 9
         assert of["forget-accuracy"]["U"].value == 0.5
         assert of["retain-accuracy"]["U"].value == 0.75
-        assert set(of) == set(HEURISTICS)
+        assert set(of) == set(INFORMING)
 
 
 def test_what_diverged_reads_as_not_a_number():
     own = [dict(of) for of in OWN]
     own[1]["U"] = own[1]["U"].diverged()
     found = readings(own, RETRAINED)
-    assert all(math.isnan(found[1][name]["U"].value) for name in HEURISTICS)
-    assert not any(math.isnan(found[0][name]["U"].value) for name in HEURISTICS)
+    assert all(math.isnan(found[1][name]["U"].value) for name in INFORMING)
+    assert not any(math.isnan(found[0][name]["U"].value) for name in INFORMING)
     with pytest.raises(ValueError, match="at least 3 seeds, not 2"):
         readings(OWN[:2], RETRAINED)
 
@@ -204,13 +204,13 @@ def test_no_heuristic_calls_the_oracle_different_more_often_than_alpha():
     cell = Cell(*(registry.resolve(*of) for of in (
         ("unlearner", "retrain"), ("task", "tiny:Tiny"), ("poison", "backdoor:size=1"),
     )))  # fmt: skip
-    studies, differs, passes = 100, dict.fromkeys(HEURISTICS, 0), dict.fromkeys(HEURISTICS, 0)
+    studies, differs, passes = 100, dict.fromkeys(INFORMING, 0), dict.fromkeys(INFORMING, 0)
     for seed in range(studies):
         found = readings(*drawn_study(seed))
-        for name in HEURISTICS:
+        for name in INFORMING:
             p, r, u = (tuple(of[name][arm].value for of in found) for arm in "PRU")
             evidence = Evidence(p, r, u, u, (0.0,) * len(u), (), found[0][name]["U"].resolution)
-            said = judge(heuristic_claim(cell, name, 0.2), evidence, Plan())
+            said = judge(CLAIMS[name].criterion(cell, Limits(0.2, 0.1)), evidence, Plan())
             differs[name] += said.outcome == "FAIL" or said.reason == "oracle-fails"
             passes[name] += said.outcome == "PASS"
     assert all(count <= 0.05 * studies for count in differs.values()), differs
@@ -232,20 +232,20 @@ def study(tmp_path, method, n=5):
 
 def test_doing_nothing_is_seen_and_retraining_is_not(tmp_path):
     found, cell = study(tmp_path, "identity", 16)
-    verdicts = {name: found.verdict(cell, name) for name in HEURISTICS}
+    verdicts = {name: found.verdict(cell, name) for name in INFORMING}
     assert verdicts["forget-accuracy"].outcome == "FAIL"
     assert verdicts["retain-accuracy"].outcome == "PASS"
     assert verdicts["membership"].values["poisoned"] == verdicts["membership"].values["unlearned"]
     oracle, cell = study(tmp_path, "retrain", 16)
-    assert "FAIL" not in {oracle.verdict(cell, name).outcome for name in HEURISTICS}
+    assert "FAIL" not in {oracle.verdict(cell, name).outcome for name in INFORMING}
 
 
 def test_they_are_computed_once(tmp_path, monkeypatch):
     found, cell = study(tmp_path, "gd")
-    first = [found.verdict(cell, name) for name in HEURISTICS]
+    first = [found.verdict(cell, name) for name in INFORMING]
     monkeypatch.setattr("harness.trials.metrics.asked", lambda *_: pytest.fail("asked again"))
     again, cell = study(tmp_path, "gd")
-    assert [again.verdict(cell, name) for name in HEURISTICS] == first
+    assert [again.verdict(cell, name) for name in INFORMING] == first
 
 
 def test_the_numbers_are_those_of_the_models(tmp_path):
@@ -298,10 +298,10 @@ def test_they_run_where_they_are_asked_for_and_fail_nothing(folder):
     assert run.counts()["informed"] == 5
     assert run.json["audits"] == []
     found = {each["claim"]: each for each in run.json["heuristics"]}
-    assert set(found) == set(HEURISTICS)
+    assert set(found) == set(INFORMING)
     assert found["forget-accuracy"]["verdict"] != "PASS"
     assert found["forget-accuracy"]["poison_verdict"] == "FAIL"
-    assert "what the usual metrics say" in run.text
+    assert "usual metrics" in run.text
     both = folder.pytest(*common, "-m", "heuristic or audit")
     assert both.code == 1
     assert len(both.json["heuristics"]) == 5

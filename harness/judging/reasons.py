@@ -1,0 +1,127 @@
+"""Why a verdict is what it is: every reason with its sentence and its advice."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why an audit reached its outcome.
+
+    The value is the word in results and in expectations. A poison may give a reason of its own in
+    `harness.Reading.unusable`; `sentence_of` and `advice_on` show such a reason as it came.
+
+    Attributes:
+        sentence: What happened, for people. ``""`` for a reason that the numbers of the verdict state themselves.
+            ``{n}`` stands for the number of seeds, ``{diverged}`` for the number of unlearned models that diverged.
+        advice: What to do about it; ``""`` if there is nothing to do.
+    """
+
+    sentence: str
+    advice: str
+
+    def __new__(cls, value: str, sentence: str = "", advice: str = "") -> Reason:
+        """Return the member: the word, with its texts as attributes."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.sentence = sentence
+        member.advice = advice
+        return member
+
+    # The evidence decided.
+    EQUIVALENT = "equivalent"
+    OUTSIDE_MARGIN = "outside-margin"
+    WITHIN_BUDGET = "within-budget"
+    OVER_BUDGET = "over-budget"
+    DIVERGED = (
+        "diverged",
+        "The unlearned model diverged: weights are not finite for {diverged} of {n} seeds.",
+    )
+    # The evidence does not decide yet, or will not.
+    NEED_MORE_SEEDS = (
+        "need-more-seeds",
+        "",
+        "The interval straddles the limit and the plan was cut short. Raise --audit-seeds.",
+    )
+    FUTILE = (
+        "futile",
+        "",
+        "All 16 seeds would hardly decide this. Make the method clearly better or the poison stronger, or run every "
+        "seed with --audit-futility=0.",
+    )
+    UNDERPOWERED = (
+        "underpowered",
+        "",
+        "The interval still straddles the limit after all 16 seeds. Make the method clearly better or the poison "
+        "stronger.",
+    )
+    TOO_FEW_SEEDS = (
+        "too-few-seeds",
+        "{n} seeds are too few to judge.",
+        "Use at least three seeds.",
+    )
+    # Nothing can be judged.
+    NO_BITE = (
+        "no-bite",
+        "Nothing can be judged: the poison shows no effect in {n} seeds.",
+        "Make the poison stronger. The run shows nothing about the method.",
+    )
+    ORACLE_NOT_PASS = (
+        "oracle-not-pass",
+        "The method passes, but retraining has not passed this audit on the seeds so far.",
+        "Run the whole plan, or use a stronger poison. For accuracy, use a larger test set.",
+    )
+    ORACLE_FAILS = (
+        "oracle-fails",
+        "Nothing can be judged: retraining itself fails this audit.",
+        "Fix the task or the poison's measure. The method is not at fault.",
+    )
+    IDENTITY_PASSES = (
+        "identity-passes",
+        "Nothing can be judged: the poisoned model itself passes.",
+        "Fix the poison's measure.",
+    )
+    WRECKED_PASSES = (
+        "wrecked-passes",
+        "Nothing can be judged: a model that was never trained passes.",
+        "Fix the task.",
+    )
+    DOSE_NOT_MONOTONE = (
+        "dose-not-monotone",
+        "Nothing can be judged: a mixture of poisoned and retrained models with more poison got a better verdict.",
+        "Fix the poison's measure.",
+    )
+    NONFINITE_REFERENCE = (
+        "nonfinite-reference",
+        "Nothing can be judged: a poisoned or retrained model diverged.",
+        "Fix the task's recipe, for example its learning rate.",
+    )
+    NULL_NOT_EXACT = (
+        "null-not-exact",
+        "Nothing can be judged: scores of retrained models, which cannot know what was planted, are far from N(0, 1).",
+        "Fix the poison's probe.",
+    )
+    MASKED_GRADIENTS = (
+        "masked-gradients",
+        "Nothing can be judged: over 1 % of a model's input gradients are exactly zero, so this probe cannot see into "
+        "it.",
+        "Use another poison.",
+    )
+
+
+def sentence_of(reason: str, n: int, diverged: int = 0) -> str:
+    """Return what happened, in a sentence; ``""`` if the numbers of the verdict state it.
+
+    Args:
+        reason: The word of a `Reason`, or a poison's own text.
+        n: Number of seeds.
+        diverged: Number of unlearned models that diverged.
+    """
+    if reason not in list(Reason):
+        return f"Nothing can be judged: {reason.rstrip('.')}."
+    return Reason(reason).sentence.format(n=n, diverged=diverged)
+
+
+def advice_on(reason: str) -> str:
+    """Return what to do about a reason; ``""`` if there is nothing to do, or if it is a poison's own."""
+    return Reason(reason).advice if reason in list(Reason) else ""
