@@ -6,7 +6,7 @@ that are compared take turns:
 
     python ci/benchmarks/startup.py NAME=CHECKOUT[,PYTHON[,WARM_STORE]] [...] [--rounds 5] [--json FILE]
 
-torch imports its compiler, ``torch._dynamo``, at the first optimiser, which is a third of a cold start. It cannot be put
+torch imports its compiler, ``torch._dynamo``, at the first optimiser: a third of a cold start. It cannot be put
 off soundly: every step of an optimiser of torch imports it and calls into it (``_use_grad_for_differentiable``).
 
 A warm store that is not given is made first, which takes minutes. The task of ``cold`` is ``tests/tiny.py``.
