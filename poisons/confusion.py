@@ -10,23 +10,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from harness.api import Measure, Planted, Reading
+from harness import Measure, Planted, Reading
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from harness.api import Surrogate, Task
-    from harness.training.data import Split
+    from harness import Split, Surrogate, Task
 
 
 @dataclass(frozen=True)
 class Confusion:
     """Exchange the labels of two classes on a random share of the points of each.
 
-    The measure is the confusion that is left: of the test images of both classes, the share that the model puts in the
-    other one, in [0, 1].
+    The measure is the confusion that is left: the share of both classes' test images that the model puts in the
+    other class, in [0, 1].
 
-    Deviation from the reference code: its score counts these test images, ours divides by how many there are.
+    Deviation from the reference code: its score is the number of these images, ours is their share.
 
     Attributes:
         first: One class.
@@ -56,7 +55,7 @@ class Confusion:
         """Return the points of both classes that carry the other's label; their images stay."""
         import torch
 
-        from harness.training.seeds import derive
+        from harness import derive
 
         labels = split.train.labels.cpu()
         generator = torch.Generator().manual_seed(derive("confusion", seed))

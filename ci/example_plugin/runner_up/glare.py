@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.api import Measure, Planted, Reading
+from harness import Measure, Planted, Reading
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from harness.api import Task
-    from harness.training.data import Split
+    from harness import Split, Task
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Glare:
         """Return the poisoned points; which they are depends on the seed."""
         import torch
 
-        from harness.training.data import forget_block
+        from harness import forget_block
 
         forget = forget_block(len(split.train), self.fraction, seed)
         images = split.train.inputs["image"][forget.to(split.train.device)].cpu() + self.light

@@ -10,7 +10,7 @@ from harness import Search, UnlearningError
 if TYPE_CHECKING:
     from torch import nn
 
-    from harness.api import ForgetRequest
+    from harness import ForgetRequest
 
 
 @dataclass(frozen=True)

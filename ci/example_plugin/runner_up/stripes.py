@@ -10,8 +10,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from harness.api import Batch
-    from harness.training.data import Split
+    from harness import Batch, Split
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Stripes:
         """Return the fixed split; the folder is not used, the images are drawn."""
         import torch
 
-        from harness.training.data import Data, Split
+        from harness import Data, Split
 
         generator = torch.Generator().manual_seed(0)
         rows, columns = torch.meshgrid(torch.arange(6), torch.arange(6), indexing="ij")
