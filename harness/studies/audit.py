@@ -6,27 +6,29 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from _pytest_unlearning import DEFAULTS
 from harness import registry
-from harness.judging.plan import LOOKS, Plan
+from harness.judging.claims import CLAIMS
+from harness.judging.plan import Plan
 from harness.judging.verdict import Verdict
-from harness.studies.study import Study, claims_of
+from harness.studies.study import Study
 from harness.trials.lab import open_lab
 
 
 def audit(
     unlearner: str | Callable[..., Any],
     *,
-    task: str = "digits-cnn",
+    task: str = DEFAULTS["task"],
     poison: str | Sequence[str] | None = None,
-    seeds: int = LOOKS[-1],
-    alpha: float = 0.05,
-    futility: float = Plan.futility,
-    tolerance: float = 0.2,
-    budget: float = 0.1,
-    discovery: float = 1.0,
+    seeds: int = DEFAULTS["seeds"],
+    alpha: float = DEFAULTS["alpha"],
+    futility: float = DEFAULTS["futility"],
+    tolerance: float = DEFAULTS["tolerance"],
+    budget: float = DEFAULTS["budget"],
+    discovery: float = DEFAULTS["discovery"],
     store: str | Path | None = None,
     data: str | Path | None = None,
-    device: str = "auto",
+    device: str = DEFAULTS["device"],
 ) -> list[Verdict]:
     """Audit an unlearner: plant poisons, let it remove them, and judge the result against retraining.
 
@@ -35,8 +37,8 @@ def audit(
         task: Spec of a task.
         poison: Specs of poisons; None for those the task lists.
         seeds: Stop the plan after so many seeds, 3 to 16.
-        alpha: Error rate of a PASS and of a FAIL, in (0, .5).
-        futility: Give up what 16 seeds would decide with less probability, in [0, 1); 0 gives nothing up.
+        alpha: Error rate of a PASS and of a FAIL, in (0, 0.5).
+        futility: Stop early if all 16 seeds would decide with a lower probability than this, in [0, 1); 0 never does.
         tolerance: Fraction of a poison's effect that still passes, in [0, 1).
         budget: Compute the unlearner may use, as a fraction of retraining, > 0.
         discovery: Share of the poisoned points that it is told of, in (0, 1]; the others stay in its retain set.
@@ -59,4 +61,5 @@ def audit(
     poisons = [poison] if isinstance(poison, str) else poison or ()
     cells = registry.cells([method], [registry.resolve("task", task)], poisons, discovery)
     study = Study(cells, open_lab(store, data, device, budget, "python"), plan, tolerance)
-    return [study.verdict(cell, measure) for cell in cells for measure in (*claims_of(cell, tolerance), "cost")]
+    claims = [claim for claim in CLAIMS.values() if claim.gates and not claim.mark]
+    return [study.verdict(cell, claim.name) for cell in cells for claim in claims if claim.applies(cell)]

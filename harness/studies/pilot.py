@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from _pytest_unlearning import DEFAULTS
 from harness import registry
 from harness.api import Outcome
-from harness.judging.claims import Criterion
+from harness.judging.claims import Criterion, walking
 from harness.judging.judge import judge
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.verdict import Evidence
-from harness.statistics.power import seeds_needed
-from harness.studies.study import Study, claims_of
+from harness.statistics import seeds_needed
+from harness.studies.study import Study
 from harness.trials.lab import open_lab
 
 #: Pilots begin here, far from the seeds of audits.
@@ -122,16 +123,16 @@ def _needed(inside: Sequence[float], floor: float, plan: Plan, power: float) -> 
 
 
 def plan_study(
-    task: str = "digits-cnn",
+    task: str = DEFAULTS["task"],
     poison: str | Sequence[str] | None = None,
     *,
     seeds: int = 10,
     first: int = PILOT_SEED,
-    alpha: float = 0.05,
-    tolerance: float = 0.2,
+    alpha: float = DEFAULTS["alpha"],
+    tolerance: float = DEFAULTS["tolerance"],
     store: str | Path | None = None,
     data: str | Path | None = None,
-    device: str = "auto",
+    device: str = DEFAULTS["device"],
 ) -> list[Forecast]:
     """Run a pilot and say what audits on it can expect, claim by claim.
 
@@ -158,11 +159,12 @@ def plan_study(
     oracle = registry.resolve("unlearner", "retrain")
     poisons = [poison] if isinstance(poison, str) else poison or ()
     cells = registry.cells([oracle], [registry.resolve("task", task)], poisons)
-    lab = open_lab(store, data, device, budget=0.1, run="pilot")
+    lab = open_lab(store, data, device, budget=DEFAULTS["budget"], run="pilot")
     study = Study(cells, lab, plan, tolerance)
     forecasts: list[Any] = []
     for cell in cells:
         evidence = study.evidence(cell, seeds)
-        for name, claim in claims_of(cell, tolerance).items():
-            forecasts.append(forecast_from(claim, evidence[name], cell.poison.id, plan))
+        for claim in walking(cell):
+            criterion = claim.criterion(cell, study.limits)
+            forecasts.append(forecast_from(criterion, evidence[claim.name], cell.poison.id, plan))
     return forecasts

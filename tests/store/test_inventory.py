@@ -22,7 +22,7 @@ from harness.registry import cells, resolve
 from harness.store.artefacts import DamagedArtefact, Store
 from harness.store.files import Local, Remote, files_at
 from harness.store.inventory import GRACE, Inventory
-from harness.studies.study import Study, claims_of
+from harness.studies.study import Study
 from harness.trials.lab import Lab
 
 GD = "gd:lr=0.01"
@@ -221,7 +221,7 @@ def test_a_disk_that_becomes_read_only_costs_no_verdict(mount, undisturbed, stor
     (cell,) = cells([resolve("unlearner", GD)], [resolve("task", AUDIT["task"])], [AUDIT["poison"]])
     study = Study([cell], Lab(opened, torch.device("cpu"), 0.1), Plan(3, 0.05), 0.2)
     with pytest.warns(UserWarning, match="Read-only file system"):
-        found = [study.verdict(cell, measure) for measure in (*claims_of(cell, 0.2), "cost")]
+        found = [study.verdict(cell, claim) for claim in ("poison", "accuracy", "cost")]
     assert [(v.outcome, v.estimate, v.values) for v in found] == [(v[1], v[3], v[5]) for v in undisturbed[1]]
     assert snapshot(disk) == before
 
@@ -386,7 +386,7 @@ def test_prune_does_nothing_without_a_criterion(store, capsys, arguments, said):
 
 def test_a_store_that_is_not_there_is_a_sentence_and_is_not_made(tmp_path, capsys):
     code, said = run(capsys, tmp_path / "typo", "list")
-    assert (code, said) == (2, f"python -m harness: error: there is no store at {tmp_path / 'typo'}\n")
+    assert (code, said) == (2, f"pytest-unlearning: error: there is no store at {tmp_path / 'typo'}\n")
     assert not (tmp_path / "typo").exists()
 
 
