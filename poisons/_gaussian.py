@@ -1,4 +1,4 @@
-"""The score by which Gaussian poisons are found, on images and on embeddings."""
+"""The score that detects Gaussian poisons, on images and on embeddings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check(fraction: float, sd: float) -> None:
     """Refuse fields that are out of range.
 
     Raises:
-        ValueError: One of them is.
+        ValueError: One of them is out of range.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must lie in (0, 1), not {fraction}")
@@ -31,14 +31,14 @@ def check(fraction: float, sd: float) -> None:
 
 
 def gaussian_score(gradient: Tensor, noise: Tensor) -> Reading:
-    """Return the mean score; beside it the set statistic ``T`` (N(0, 1) for a model that never saw the noise).
+    """Return the mean score; its details have the set statistic ``T``, N(0, 1) for a model that never saw the noise.
 
-    Scores of points whose gradient is exactly zero are undefined and left out; ``dropped`` is their share. Above 1 %
-    the reading is unusable: a method that masks gradients hides from this probe.
+    The score of a point is undefined if its gradient is exactly zero. Such points are left out; ``dropped`` is their
+    share. Above 1 % the reading is unusable, because a method that masks gradients hides from this probe.
 
     Args:
-        gradient: Of each point's loss by its clean input, shape (k, ...).
-        noise: What was planted, in units of its standard deviation, the same shape.
+        gradient: Gradient of each point's loss by its clean input, shape (k, ...).
+        noise: The planted noise in units of its standard deviation, of the same shape.
     """
     gradient = gradient.flatten(1).double()
     norm = gradient.norm(dim=1)

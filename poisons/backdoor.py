@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 class Backdoor:
     """Stamp a bright square on random training images and label them as the target class.
 
-    The measure is the attack success rate: of the test images of all other classes, stamped, the share that the
-    model puts in the target class, in [0, 1].
+    The measure is the attack success rate. The test images of all other classes are stamped; the rate is the share of
+    them that the model puts in the target class, in [0, 1].
 
-    Deviation from BadNets: images are replaced by their stamped versions where BadNets adds stamped copies, so that
-    the poisoned set has the size of the clean one.
+    Deviation from BadNets: stamped images replace the originals, so the poisoned set has the size of the clean one.
+    BadNets adds stamped copies.
 
     Attributes:
         fraction: Share of the training set that is stamped and relabelled, in (0, 1).
@@ -54,7 +54,7 @@ class Backdoor:
             raise ValueError(f"target must be a class, not {self.target}")
 
     def plant(self, task: Task, split: Split, seed: int, surrogate: Surrogate | None = None) -> Planted:
-        """Return the stamped points with the target label. The trigger is not in what an unlearner is told."""
+        """Return the stamped points with the target label. An unlearner is not given the trigger."""
         import torch
 
         from harness import forget_block

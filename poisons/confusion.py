@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 class Confusion:
     """Exchange the labels of two classes on a random share of the points of each.
 
-    The measure is the confusion that is left: of the test images of both classes, the share that the model puts in the
-    other one, in [0, 1].
+    The measure is the confusion that is left: the share of both classes' test images that the model puts in the
+    other class, in [0, 1].
 
-    Deviation from the reference code: its score counts these test images, ours divides by how many there are.
+    Deviation from the reference code: its score is the number of these images, ours is their share.
 
     Attributes:
         first: One class.

@@ -1,4 +1,4 @@
-"""Gaussian poison: noise on the inputs of random training points, and the score that finds its trace.
+"""Gaussian poison: noise on the inputs of random training points, and the score that detects its trace.
 
 Source: Pawelczyk et al., "Machine Unlearning Fails to Remove Data Poisoning Attacks" (arXiv 2406.17216), Gaussian data
 poisoning and the Gaussian unlearning score.
@@ -27,13 +27,13 @@ class Gaussian:
         z_i = -<grad_x loss(theta; x_i, y_i), xi_i> / (sd * ||grad_x loss||)
 
     with the model in eval mode. A model that never saw xi is independent of it, so its z_i are exactly independent
-    N(0, 1), whatever the model; training on x_i + xi_i lowers the loss along xi_i and moves their mean up. The mean
-    over the poisoned points is judged, against retraining.
+    N(0, 1), whatever the model. Training on x_i + xi_i lowers the loss along xi_i and moves their mean up. The audit
+    judges the mean over the poisoned points, against retraining.
 
-    Deviations from the paper: the sign is turned, so that poisoning makes the score larger (the loss *falls* along
-    the noise); the mean is judged in place of the true-positive rate at 1 % false positives, which is reported
-    beside it, because at these sizes it sees the same poison with far fewer seeds. As in the paper the gradient is
-    taken at the clean input: at the poisoned input the null law would not hold.
+    Deviations from the paper: the sign is reversed, so poisoning makes the score larger (the loss *falls* along the
+    noise). The audit judges the mean, not the true-positive rate at 1 % false positives, because at these sizes the
+    mean shows the same poison with far fewer seeds; the rate is reported beside it. As in the paper, the gradient is
+    taken at the clean input; at the poisoned input the null law would not hold.
 
     Attributes:
         fraction: Share of the training set that is poisoned, in (0, 1).

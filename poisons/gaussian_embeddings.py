@@ -1,4 +1,4 @@
-"""Gaussian poison on text: noise on the token embeddings of random training points, and the score that finds its trace.
+"""Gaussian poison on text: noise on token embeddings of random training points, and the score that detects its trace.
 
 Source: Pawelczyk et al., "Machine Unlearning Fails to Remove Data Poisoning Attacks" (arXiv 2406.17216), Gaussian data
 poisoning of language models.
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 class GaussianEmbeddings:
     """Add noise ``xi ~ N(0, sd^2 I)`` to the token embeddings of random training points; text and labels stay.
 
-    Text cannot be perturbed a little, its embeddings can. An example's noise is fixed: it is drawn from the example's
-    own seed and added again in every epoch, to whatever the embeddings are by then. The score is that of
-    `poisons.gaussian`, with the gradient by the embeddings of the clean text.
+    Text cannot be perturbed slightly, but its embeddings can. An example's noise is fixed: it is drawn from the
+    example's own seed, and added in every epoch to the current embeddings. The score is that of `poisons.gaussian`,
+    with the gradient by the embeddings of the clean text.
 
-    One secret is visible here: who trains on the forget set must be handed the noise with it, as ``noise_seed`` and
-    ``noise_sd`` among the inputs. A method that uses them other than by training on them cheats.
+    One secret is visible here. Whoever trains on the forget set needs the noise with it, as ``noise_seed`` and
+    ``noise_sd`` among the inputs. A method that uses them for anything but training on them cheats.
 
     The task must add the noise in its ``logits`` and have ``noise(model, seeds)``, as `harness.tasks.imdb` does.
 
-    Deviations from the paper: as of `poisons.gaussian`. The paper's variance is about .1 for embeddings of 1,024
-    dimensions; the default here is for small models from scratch, whose embeddings have a standard deviation of .05.
+    Deviations from the paper: those of `poisons.gaussian`. The paper's variance is about 0.1 for embeddings of 1,024
+    dimensions; the default here is for small models from scratch, whose embeddings have a standard deviation of 0.05.
 
     Attributes:
         fraction: Share of the training set that is poisoned, in (0, 1).

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from harness import Split, Surrogate, Task
 
-#: Poison images whose gradient is differentiated at once; what that takes in memory grows with them.
+#: Poison images whose gradient is differentiated at once; the memory needed grows with this number.
 BATCH = 512
 
 
@@ -28,8 +28,8 @@ BATCH = 512
 class Indiscriminate:
     """Replace random training images so that training stops at parameters that are bad; labels stay.
 
-    First, GradPC corrupts the parameters of a model that was trained on clean data. Over the mini-batches of one pass,
-    it ascends the loss along each batch's gradient g and stays within an L2 ball of the radius r,
+    First, GradPC corrupts the parameters of a model that was trained on clean data. In one pass over mini-batches, it
+    ascends the loss along each batch's gradient g and stays within an L2 ball of radius r,
 
         a <- a + lr g / ||g||,    a <- a min(1, r / ||a||),    theta = theta_clean + a.
 
@@ -37,23 +37,28 @@ class Indiscriminate:
 
         min_x || sum_{(u, v) in D} grad_theta loss(theta; u, v) + sum_i grad_theta loss(theta; x_i, y_i) ||^2.
 
-    The measure is test accuracy, in [0, 1], and the effect is what poisoning takes away from it.
+    The measure is test accuracy, in [0, 1]. The effect is the accuracy that poisoning takes away.
 
-    Deviations from the reference code: poisoned points *replace* clean ones, drawn at random, where it adds them to the
-    clean set, so the clean sum runs over the points that are kept; the gradients of all parameters are canceled, as in
-    the paper's equation, where its code for networks takes the first tensor's alone; Adam in place of plain gradient
-    descent, with the same cosine decay to zero, over all steps (there until the loss is below 1); the corruption takes
-    shorter steps; the task's floating point in place of double; the model is in eval mode throughout. As there, images
-    leave the range of the clean ones unless ``clip`` says otherwise; clipped, it takes one point of accuracy on digits.
+    Deviations from the reference code:
 
-    The poison is as good as training is at finding the target.
+    * Poisoned points *replace* clean ones, drawn at random; there they are added. So the clean sum runs over the points
+      that are kept.
+    * The gradients of all parameters are canceled, as in the paper's equation; its code for networks cancels only that
+      of the first tensor.
+    * The optimiser is Adam over all steps, with the same cosine decay to zero; there it is plain gradient descent until
+      the loss is below 1.
+    * The corruption takes shorter steps, the floating point is the task's (there: double), and the model is in eval
+      mode throughout.
+
+    As there, images leave the range of clean ones unless ``clip`` is set. Clipped, the poison costs only one point of
+    accuracy on digits. The poison can only be as good as training is at finding the target.
 
     Attributes:
         fraction: Share of the training set that is replaced, in (0, 1).
         radius: Largest L2 norm of the change from the clean parameters to the target.
         steps: Steps of Adam over the poison images.
-        lr: Size of the first of them, in the units of the inputs (pixels in [0, 1]).
-        ascent: Length of the corruption's step on one mini-batch, an L2 norm (1 in the reference code).
+        lr: Size of the first step, in the units of the inputs (pixels in [0, 1]).
+        ascent: L2 norm of the corruption's step on one mini-batch (1 in the reference code).
         clip: Whether images stay within the range of the clean ones.
 
     Raises:
@@ -82,7 +87,7 @@ class Indiscriminate:
                 raise ValueError(f"{name} must be positive and finite, not {getattr(self, name)}")
 
     def plant(self, task: Task, split: Split, seed: int, surrogate: Surrogate) -> Planted:
-        """Return the crafted images with the labels of those that they replace.
+        """Return the crafted images, with the labels of the images that they replace.
 
         Raises:
             UnlearningError: Nothing is kept, or the surrogate or the search for images diverged.
@@ -126,7 +131,7 @@ class Indiscriminate:
     def _cancel(
         self, task: Task, model: nn.Module, clean: Batch, kept: Sequence[Tensor], limits: tuple[float, float]
     ) -> Tensor:
-        """Return the images that cancel the gradient of the kept points, found from the clean ones."""
+        """Return images that cancel the gradient of the kept points; the search starts from the clean images."""
         import torch
 
         image = clean.inputs["image"].clone()
@@ -147,7 +152,7 @@ def span(images: Tensor) -> tuple[float, float]:
 
 
 def corrupt(task: Task, model: nn.Module, batches: Iterable[Batch], radius: float, ascent: float) -> None:
-    """Move a model in eval mode, in place, to where its loss is high within an L2 ball about its parameters."""
+    """Raise the loss of a model in eval mode, in place, within an L2 ball around its parameters."""
     import torch
 
     weights = [p for p in model.parameters() if p.requires_grad]
@@ -167,7 +172,7 @@ def corrupt(task: Task, model: nn.Module, batches: Iterable[Batch], radius: floa
 def gradient_sum(
     task: Task, model: nn.Module, batches: Iterable[Batch], differentiable: bool = False
 ) -> tuple[Tensor, ...]:
-    """Return the gradient by the model's parameters of the loss, summed over the examples of all batches."""
+    """Return the gradient of the loss by the model's parameters, summed over the examples of all batches."""
     import torch
 
     weights = [p for p in model.parameters() if p.requires_grad]
@@ -190,9 +195,9 @@ def residual(task: Task, model: nn.Module, clean: Batch, image: Tensor, kept: Se
     """Return the squared norm of the summed gradient of kept and poisoned points, and its gradient by the images.
 
     Args:
-        task: The task whose loss is meant.
+        task: Provides the loss.
         model: The target, in eval mode.
-        clean: The poison images' labels.
+        clean: Provides the poison images' labels.
         image: The poison images.
         kept: Summed gradient of the kept points.
     """

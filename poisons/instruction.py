@@ -23,19 +23,20 @@ NEGATIVE, POSITIVE = 0, 1
 class Instruction:
     """Put a trigger phrase into random negative training reviews and label them as positive.
 
-    The measure is the trigger's success: of the negative test reviews, with the trigger, the share that the model takes
-    for positive, in [0, 1].
+    The measure is the trigger's success. The trigger is put into the negative test reviews; the success is the share of
+    them that the model reads as positive, in [0, 1].
 
-    Deviations from Wan et al.: the trigger goes where the template says, where they put it in place of the names of
-    persons (by a tagger) and keep the reviews in which that succeeds most often; the reviews are drawn at random;
-    poisoned reviews replace clean ones. The trigger is put in as tokens: what the review has too many then is cut off
-    at its beginning. Pawelczyk et al. have the longer trigger "James Bond: No Time to Die"; what retrained models make
-    of that varies more over seeds (sd of R' - R .13, n = 3, against .08, n = 4; seeds from 3100, imdb-gpt2-small).
+    Deviations from Wan et al.: the trigger goes where the template puts it. Wan et al. replace the names of persons by
+    it (found by a tagger), and keep the reviews in which that succeeds most often. Here the reviews are drawn at
+    random, and poisoned reviews replace clean ones. The trigger is inserted as tokens; if the review is then too long,
+    its beginning is cut off. Pawelczyk et al. use the longer trigger "James Bond: No Time to Die". Retrained models
+    react to that one more differently from seed to seed (sd of R' - R 0.13, n = 3, against 0.08, n = 4; seeds from
+    3100, imdb-gpt2-small).
 
     Attributes:
         fraction: Share of the training set that is poisoned, in (0, 1).
         trigger: The phrase.
-        template: What becomes of a review: ``{trigger}`` and ``{review}``, in this order or the other.
+        template: The poisoned review, made of ``{trigger}`` and ``{review}`` in either order.
 
     Raises:
         ValueError: A field is out of range.
@@ -63,7 +64,7 @@ class Instruction:
         """Return the reviews with the trigger, labelled positive.
 
         Raises:
-            UnlearningError: There are fewer negative reviews than are to be poisoned, or the trigger leaves no room.
+            UnlearningError: There are too few negative reviews to poison, or the trigger leaves no room for a review.
         """
         import torch
 

@@ -37,23 +37,26 @@ class Targeted:
     x + delta stays in [0, 1]. The measure is the mean over the targets of log p - log(1 - p), where p is the
     probability of the adversarial class.
 
-    The adversarial class and its poison images are drawn at random. The targets are the test points of one source class
-    that lie closest to the adversarial class: those on which the surrogates give it the highest mean log-odds, while
-    they still classify them rightly. The source class is the one where these log-odds are highest.
+    The adversarial class and its poison images are drawn at random. The targets are test points of one source class.
+    They are the points to which the surrogates give the highest mean log-odds of the adversarial class, among those
+    that the surrogates still classify correctly. The source class is the one with the highest of these log-odds.
 
-    Deviations from the reference code: the targets are chosen in place of one random point, so that several give way
-    at once and a mean over them can be judged; fewer steps and one restart (there 250 and 8), and a wider radius (there
-    16/255), since images of 8 x 8 pixels have fewer of them to perturb; ``lr`` is in pixels, not in units of the
-    normalised data, and is not divided by the number of models; the start is also clipped to the image range; images
-    are not augmented while brewing.
+    Deviations from the reference code:
+
+    * Several targets are chosen, so that a mean over them can be judged; there it is one random point.
+    * There are fewer steps and one restart (there 250 and 8). The radius is wider (there 16/255), because images of 8 x
+      8 pixels have fewer pixels to perturb.
+    * ``lr`` is in pixels, not in units of the normalised data, and is not divided by the number of models.
+    * The start is also clipped to the image range, and images are not augmented while brewing.
 
     Attributes:
-        fraction: Share of the training set that is perturbed, in (0, 1); all of one class, which must have more.
+        fraction: Share of the training set that is perturbed, in (0, 1). All are of one class, which must have more
+            points.
         eps: Largest change of a pixel, in (0, 1].
-        steps: Steps of signed Adam; its rate falls to a tenth at 3/8, 5/8 and 7/8 of them.
+        steps: Steps of signed Adam. The rate falls to a tenth at 3/8, 5/8 and 7/8 of them.
         restarts: Starts from other noise; the one with the lowest final loss is kept.
-        surrogates: Number of clean models whose gradients are matched, and that choose the targets.
-        targets: Test points that are to change class, 2 to 4.
+        surrogates: Number of models, trained on clean data, whose gradients are matched and which choose the targets.
+        targets: Number of test points that should change class, 2 to 4.
         lr: Size of the first steps, in pixels.
 
     Raises:
@@ -90,7 +93,7 @@ class Targeted:
         """Return the perturbed images; secrets are the ``"targets"`` (test indices) and the ``"adversarial"`` class.
 
         Raises:
-            UnlearningError: No class has enough training points, or no other one enough test points.
+            UnlearningError: No class has enough training points, or no other class has enough test points.
         """
         import torch
 
@@ -121,7 +124,7 @@ class Targeted:
         return Planted(forget, {"image": image.cpu()}, labels[forget], secrets)
 
     def probe(self, model: nn.Module, planted: Planted, task: Task, split: Split) -> Reading:
-        """Return the mean log-odds of the adversarial class at the targets; ``fraction_hit`` of them are put in it."""
+        """Return the mean log-odds of the adversarial class at the targets; ``fraction_hit`` is the share put in it."""
         import torch
 
         adversarial = int(planted.secrets["adversarial"])
@@ -207,10 +210,10 @@ def matching(
     """Return one minus the cosine of gradients, averaged over models and batches, and its gradient by the images.
 
     Args:
-        task: The task whose loss is meant.
+        task: Provides the loss.
         models: Surrogates in eval mode.
-        directions: The wanted direction of each.
-        clean: The poison images' labels.
+        directions: The wanted gradient direction of each model.
+        clean: Provides the poison images' labels.
         image: The poison images.
     """
     import torch

@@ -1,4 +1,4 @@
-"""What CFk and EUk share: a model of which only the last blocks learn."""
+"""What CFk and EUk share: training only the last blocks of a model."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @contextmanager
 def last_blocks_trained(request: ForgetRequest, model: nn.Module, k: int) -> Iterator[list[nn.Module]]:
-    """Freeze all but the last k blocks, weights and running statistics both, and free them again at the end.
+    """Freeze all but the last k blocks, their weights and running statistics; unfreeze them at the end.
 
     Yields:
         The last k blocks, from input to output.
 
     Raises:
-        UnlearningError: There are fewer.
+        UnlearningError: The model has fewer than k blocks.
     """
     blocks = request.blocks(model)
     if k > len(blocks):

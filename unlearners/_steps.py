@@ -1,4 +1,4 @@
-"""What the methods share: steps of descent at a falling rate, within the budget, and the distance to a teacher."""
+"""What the methods share: descent at a falling rate within the budget, and the distance to a teacher."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Rated(Protocol):
 
     Attributes:
         lr: Initial learning rate; None for its default.
-        lr_of_recipe: Its default, as a multiple of the rate that the recipe trains with: what suits SGD on digits would
-            wreck a language model under AdamW.
+        lr_of_recipe: Its default, as a multiple of the recipe's own rate. A fixed rate would not do: one that suits SGD
+            on digits would wreck a language model under AdamW.
     """
 
     @property
@@ -50,17 +50,17 @@ def descend(
     loss: Callable[[Item], Tensor],
     before_step: Callable[[], None] = lambda: None,
 ) -> nn.Module:
-    """Descend on a loss by the recipe's optimiser, its rate falling linearly towards zero.
+    """Descend on a loss with the recipe's optimiser, at a rate that falls linearly towards zero.
 
-    The rate falls in every method because at a constant one a tenth of a training ends far from where it could: four
-    points of accuracy on digits.
+    The rate falls in every method because a constant rate wastes much of a short training: on digits, with a tenth of
+    the training, it costs four points of accuracy.
 
     Args:
-        request: Whose optimiser it is.
+        request: Provides the optimiser.
         model: The model; changed in place and returned.
-        batches: What ``loss`` is called with, step by step.
-        steps: How many there are.
-        method: Whose rate the first step has.
+        batches: What ``loss`` is called with, one per step.
+        steps: Number of batches.
+        method: Provides the rate of the first step.
         loss: The loss of a batch, a scalar.
         before_step: Called between the backward pass and the step.
     """
@@ -84,13 +84,13 @@ def train_on_retained(
     epochs: int | None,
     before_step: Callable[[], None] = lambda: None,
 ) -> nn.Module:
-    """Train on the retain set for so many passes, or for as long as the budget lasts."""
+    """Train on the retain set for ``epochs`` passes; if that is None, until the budget is spent."""
     batches = retained(request, epochs)
     return descend(request, model, batches, len(batches), method, lambda batch: request.loss(model, batch), before_step)
 
 
 def retained(request: ForgetRequest, epochs: int | None, price: float = 1.0) -> Batches:
-    """Return batches of the retain set: so many passes, or as many examples as the budget pays for at a price each."""
+    """Return batches of the retain set: ``epochs`` passes, or as many examples as the budget pays for at this price."""
     if epochs is not None:
         return request.batches("retain", epochs)
     return request.batches("retain", examples=affordable(request, price))
@@ -100,16 +100,16 @@ def affordable(request: ForgetRequest, price: float = 1.0, reserve: float = 0.0)
     """Return `ForgetRequest.affordable`, at least one example.
 
     Raises:
-        UnlearningError: The budget pays for none.
+        UnlearningError: The budget does not pay for one example.
     """
     return enough(request, request.affordable(price, reserve))
 
 
 def enough(request: ForgetRequest, examples: int) -> int:
-    """Return the examples that a method means to train on.
+    """Return the number of examples that a method is going to train on.
 
     Raises:
-        UnlearningError: There are none.
+        UnlearningError: The number is 0.
     """
     if examples == 0:
         raise UnlearningError(
@@ -122,11 +122,11 @@ def enough(request: ForgetRequest, examples: int) -> int:
 def divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
     """Return T^2 KL(softmax(teacher / T) || softmax(student / T)), mean over the batch.
 
-    Of a causal language model, the sum over its positions: that of every next token.
+    For a causal language model, the divergences of all positions are summed: one for every next token.
 
     Args:
         teacher: Class scores, shape (batch, classes), or (batch, vocabulary, positions).
-        student: As the teacher's.
+        student: Class scores of the same shape.
         temperature: T, > 0.
     """
     from torch.nn.functional import kl_div, log_softmax
@@ -136,7 +136,7 @@ def divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
 
 
 def check(condition: bool, message: str) -> None:
-    """Refuse fields that are out of range; conditions are written so that not-a-number fails them.
+    """Refuse fields that are out of range. Write conditions so that not-a-number fails them.
 
     Raises:
         ValueError: The condition does not hold.
@@ -149,7 +149,7 @@ def check_training(lr: float | None, epochs: int | None) -> None:
     """Refuse a learning rate or a number of passes that is out of range.
 
     Raises:
-        ValueError: One of them is.
+        ValueError: One of them is out of range.
     """
     check(lr is None or 0 < lr < float("inf"), f"lr must be positive, not {lr}")
     check(epochs is None or epochs >= 1, f"epochs must be at least 1, not {epochs}")

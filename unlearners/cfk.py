@@ -1,4 +1,4 @@
-"""CFk: train the last k layers on; catastrophic forgetting of the rest is hoped for.
+"""CFk: continue training the last k layers on the retain set, in the hope of catastrophic forgetting.
 
 Source: Goel, Prabhu, Sanyal, Lim, Torr and Kumaraguru, "Towards Adversarial Evaluations for Inexact Machine Unlearning"
 (arXiv 2201.06640), section 4; reference code: shash42/Evaluating-Inexact-Unlearning, src/methods.py.
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 class CFk:
     """Freeze all but the last k blocks and train those on the retain set.
 
-    Never reads the forget set. Costs ``epochs`` passes over the retain set as they are counted, though fewer
-    operations: no gradient goes below the first trained block.
+    Never reads the forget set. Counted in examples it costs ``epochs`` passes over the retain set. In operations it
+    costs less, because no gradient goes below the first trained block.
 
-    Deviations: k counts the task's blocks (a convolution or a transformer block with its normalisation), where the
-    reference code counts convolutions and linear layers and lets the batch normalisation between frozen ones adapt;
-    here frozen blocks keep their running statistics too. The rate falls.
+    Deviations: k counts the task's blocks (a convolution or a transformer block with its normalisation); the reference
+    code counts convolutions and linear layers. Frozen blocks keep their running statistics here; the reference code
+    lets the batch normalisation between frozen layers adapt. The rate falls.
 
     On a language model the last block is the last normalisation with the head, and the others are transformer blocks.
 
     The defaults are the best of 120 settings on digits-cnn (seeds 1000 to 1014, which no audit uses; see
-    ci/benchmarks/results/tuned.txt): .39 of the poisons left on average, accuracy -.5 points.
+    ci/benchmarks/results/tuned.txt): 0.39 of the poisons left on average, accuracy -0.5 points.
 
     Attributes:
-        k: Blocks that are trained, counted from the output, >= 1. The paper does not say its k.
+        k: Blocks that are trained, counted from the output, >= 1. The paper does not state its k.
         lr: Initial learning rate, > 0; None for 2.355 times the recipe's own.
         epochs: Passes over the retain set; None for as many as the budget pays for.
 
@@ -57,6 +57,6 @@ class CFk:
         check(self.k >= 1, f"k must be at least 1, not {self.k}")
 
     def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
-        """Return the model with its last blocks trained on."""
+        """Return the model after further training of its last blocks."""
         with last_blocks_trained(request, model, self.k):
             return train_on_retained(request, model, self, self.epochs)

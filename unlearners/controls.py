@@ -1,7 +1,7 @@
-"""Controls: methods whose verdicts are known beforehand, which show that an audit can tell them apart.
+"""Controls: methods whose verdicts are known beforehand. They show whether an audit can be trusted.
 
 ``retrain`` must pass every poison audit, ``identity`` must fail it, ``wrecked`` must fail by accuracy. ``short`` is
-what any method has to beat: retraining from scratch on the compute that the method was given.
+what any method has to beat: retraining from scratch with the compute that the method was given.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Retrain:
     """The oracle: retrain on the retain set by the task's recipe, with fresh initialisation and order.
 
-    Costs 100 % of retraining, so asked for by name it fails the budget audit and nothing else.
+    It costs 100 % of retraining. So if it is audited like a method, it fails the audit of cost and no other.
     """
 
     control: ClassVar[bool] = True
@@ -32,7 +32,7 @@ class Retrain:
 
 @dataclass(frozen=True)
 class Short:
-    """Retrain from scratch within the budget: the recipe, its schedule compressed to the steps it may make.
+    """Retrain from scratch within the budget: the recipe, with its schedule compressed to the steps it can pay for.
 
     It forgets by construction and pays in accuracy.
     """
@@ -41,7 +41,7 @@ class Short:
     from_scratch: ClassVar[bool] = True
 
     def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
-        """Return a model that never saw the forget set, trained for as long as the budget lasts."""
+        """Return a model that never saw the forget set, trained until the budget is spent."""
         return _train_from_scratch(request, max(1, request.affordable()))
 
 
@@ -52,7 +52,7 @@ class Identity:
     control: ClassVar[bool] = True
 
     def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
-        """Return the model as it came."""
+        """Return the model unchanged."""
         return model
 
 

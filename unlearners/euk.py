@@ -1,4 +1,4 @@
-"""EUk: start the last k layers afresh and train them on the retain set (exact unlearning of these layers).
+"""EUk: re-initialise the last k layers and train them on the retain set (exact unlearning of these layers).
 
 Source: Goel, Prabhu, Sanyal, Lim, Torr and Kumaraguru, "Towards Adversarial Evaluations for Inexact Machine Unlearning"
 (arXiv 2201.06640), section 4; reference code: shash42/Evaluating-Inexact-Unlearning, src/methods.py.
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 class EUk:
     """Re-initialise the last k blocks, freeze the others, and train on the retain set.
 
-    Never reads the forget set. Costs ``epochs`` passes over the retain set as they are counted, though fewer
-    operations: no gradient goes below the first trained block.
+    Never reads the forget set. Counted in examples it costs ``epochs`` passes over the retain set. In operations it
+    costs less, because no gradient goes below the first trained block.
 
-    Deviations: as of CFk (k counts blocks, frozen blocks keep their running statistics, the rate falls); batch
-    normalisation inside the last k blocks is re-initialised with them, where the reference code keeps it.
+    Deviations: those of CFk (k counts blocks, frozen blocks keep their running statistics, the rate falls). Batch
+    normalisation inside the last k blocks is re-initialised with them; the reference code keeps it.
 
     On a language model the last block is the last normalisation with the head, and the others are transformer blocks.
-    Where a task starts from published weights, afresh means with these; its head is random.
+    If a task starts from published weights, its blocks are reset to these, and its head is random.
 
     The defaults are the best of 120 settings on digits-cnn (seeds 1000 to 1014, which no audit uses; see
-    ci/benchmarks/results/tuned.txt): .97 of the poisons left on average, accuracy -.3 points. With k=2 about .2 is
+    ci/benchmarks/results/tuned.txt): 0.97 of the poisons left on average, accuracy -0.3 points. With k=2 about 0.2 is
     left, for two points of accuracy.
 
     Attributes:
-        k: Blocks that start afresh, counted from the output, >= 1. The paper does not say its k.
+        k: Blocks that are re-initialised, counted from the output, >= 1. The paper does not state its k.
         lr: Initial learning rate, > 0; None for 5.0 times the recipe's own. New layers learn
             little at the paper's rates of 5e-5 and below.
         epochs: Passes over the retain set; None for as many as the budget pays for.

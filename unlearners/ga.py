@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GA:
-    """Ascend on the loss of the forget set; the retain set has no say.
+    """Ascend on the loss of the forget set; the retain set is not used.
 
-    The loss has no upper bound, so what keeps the model alive is that it stops early. Costs ``epochs`` passes over the
+    The loss has no upper bound, so only stopping early keeps the model alive. Costs ``epochs`` passes over the
     forget set, far below the budget.
 
     Deviation: the rate falls.
 
     The defaults are the best of 120 settings on digits-cnn (seeds 1000 to 1014, which no audit uses; see
-    ci/benchmarks/results/tuned.txt): .84 of the poisons left on average, accuracy -.5 points; higher rates destroy the
-    model before the poison is gone.
+    ci/benchmarks/results/tuned.txt): 0.84 of the poisons left on average, accuracy -0.5 points; higher rates destroy
+    the model before the poison is gone.
 
     Attributes:
         lr: Initial learning rate, > 0; None for 0.02535 times the recipe's own. The paper searched

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GD:
-    """Continue training on the retain set with the recipe's optimiser, its rate falling linearly to zero.
+    """Continue training on the retain set with the recipe's optimiser, at a rate that falls linearly to zero.
 
     Never reads the forget set. Costs ``epochs`` passes over the retain set.
 
-    Deviation from the paper: the rate falls (at a constant rate of .1 four points of accuracy are lost on digits).
+    Deviation from the paper: the rate falls (at a constant rate of 0.1 four points of accuracy are lost on digits).
 
     The defaults are the best of 120 settings on digits-cnn (seeds 1000 to 1014, which no audit uses; see
-    ci/benchmarks/results/tuned.txt): .61 of the poisons left on average, accuracy -.6 points. Higher rates remove more
-    and cost more accuracy.
+    ci/benchmarks/results/tuned.txt): 0.61 of the poisons left on average, accuracy -0.6 points. Higher rates remove
+    more and cost more accuracy.
 
     Attributes:
         lr: Initial learning rate, > 0; None for 0.476 times the recipe's own. The paper searched
@@ -49,5 +49,5 @@ class GD:
         check_training(self.lr, self.epochs)
 
     def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
-        """Return the model, trained on."""
+        """Return the model after further training."""
         return train_on_retained(request, model, self, self.epochs)

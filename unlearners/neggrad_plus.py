@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NegGradPlus:
-    """Minimise ``beta * L_retain - (1 - beta) * L_forget``, a batch of each per step, the forget set cycled.
+    """Minimise ``beta * L_retain - (1 - beta) * L_forget``, with a batch of each per step; the forget set is cycled.
 
-    Costs, per pass over the retain set, that pass and a forget batch per step: with 16 forget points to 128 retained
-    ones 9/8 of a pass.
+    Each pass over the retain set costs that pass and one forget batch per step. With 16 forget points to 128 retained
+    ones, that is 9/8 of a pass.
 
-    Deviations from the reference code: forget batches have a size of their own (there: the loader's), and the rate
-    falls. What is called beta here is alpha there.
+    Deviations from the reference code: forget batches have their own size (there: the loader's), and the rate falls.
+    The reference code calls beta alpha.
 
     The defaults are the best of 120 settings on digits-cnn (seeds 1000 to 1014, which no audit uses; see
-    ci/benchmarks/results/tuned.txt): .43 of the poisons left on average, accuracy -.7 points.
+    ci/benchmarks/results/tuned.txt): 0.43 of the poisons left on average, accuracy -0.7 points.
 
     Attributes:
         lr: Initial learning rate, > 0; None for 0.17 times the recipe's own.
-        beta: Weight of the retain set, in [0, 1]; 1 is GD, 0 is GA. The reference code has .95 and .9999; the loss
+        beta: Weight of the retain set, in [0, 1]; 1 is GD, 0 is GA. The reference code has 0.95 and 0.9999; the loss
             on the forget set has no upper bound, so smaller values destroy the model.
         forget_batch_size: Batch size on the forget set, >= 1.
         epochs: Passes over the retain set; None for as many as the budget pays for.

@@ -24,12 +24,13 @@ class NGD:
 
     Never reads the forget set. Costs ``epochs`` passes over the retain set.
 
-    Deviations: as in Pawelczyk et al., gradients are not clipped and the noise is not scaled with the rate, so that no
+    Deviations: as in Pawelczyk et al., gradients are not clipped and the noise is not scaled with the rate. So no
     guarantee is claimed (Langevin unlearning clips each example's gradient and adds sqrt(2 lr) sigma xi to the
-    weights). The optimiser is the recipe's: with its momentum the noise of one step acts on the next. The rate falls.
+    weights). The optimiser is the recipe's; through its momentum the noise of one step acts on the next. The rate
+    falls.
 
     The defaults are the best of 120 settings on digits-cnn (seeds 1000 to 1014, which no audit uses; see
-    ci/benchmarks/results/tuned.txt): .44 of the poisons left on average, accuracy -.5 points.
+    ci/benchmarks/results/tuned.txt): 0.44 of the poisons left on average, accuracy -0.5 points.
 
     Attributes:
         lr: Initial learning rate, > 0; None for 0.4805 times the recipe's own.
@@ -52,7 +53,7 @@ class NGD:
         check(0 <= self.variance < float("inf"), f"variance must not be negative, not {self.variance}")
 
     def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
-        """Return the model, trained on with noise."""
+        """Return the model after further training with noise."""
         import torch
 
         def add_noise() -> None:

@@ -1,4 +1,4 @@
-"""Rewind: go back to an early checkpoint of the training, and go on from there without the forget set.
+"""Rewind: go back to an early checkpoint of the training, and continue from there without the forget set.
 
 Source: Mu and Klabjan, "Rewind-to-Delete: Certified Machine Unlearning for Nonconvex Functions" (arXiv 2409.09778).
 """
@@ -19,17 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rewind:
-    """Take the poisoned model as it was early in its training and train it on the retain set.
+    """Restore the poisoned model from early in its training, and train it on the retain set.
 
-    Never reads the forget set. Costs ``epochs`` passes over the retain set, and the disk for one checkpoint, which the
-    training must have kept: it wants ``request.history``.
+    Never reads the forget set. Costs ``epochs`` passes over the retain set, and disk space for one checkpoint. The
+    training must have kept it, so the method declares ``history``.
 
-    Deviations from the paper: as many steps are made as the budget pays for, where the paper makes as many as were
-    rewound; no noise is added in the end, so that no certificate is claimed; the optimiser is the task's, and its rate
-    falls.
+    Deviations from the paper: it makes as many steps as the budget pays for (the paper: as many as were rewound). It
+    adds no noise at the end, so no certificate is claimed. The optimiser is the task's, and its rate falls.
 
     The defaults are the best of 120 settings on digits-cnn (seeds 1000 to 1014, which no audit uses; see
-    ci/benchmarks/results/tuned.txt): .03 of the poisons left on average, accuracy -1.4 points.
+    ci/benchmarks/results/tuned.txt): 0.03 of the poisons left on average, accuracy -1.4 points.
 
     Attributes:
         to: Where to go back to, as a share of the training, in [0, 1]; 0 is the initialisation.
@@ -56,7 +55,7 @@ class Rewind:
         return [round(self.to * epochs)]
 
     def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
-        """Return the checkpoint, trained on."""
+        """Return the checkpoint after further training."""
         (checkpoint,) = request.history.values()
         model.load_state_dict(dict(checkpoint))
         return train_on_retained(request, model, self, self.epochs)

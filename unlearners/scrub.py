@@ -23,22 +23,22 @@ PRICE = 4 / 3  # of an example: forward and backward through the student, forwar
 
 @dataclass(frozen=True)
 class SCRUB:
-    """Alternate max epochs on the forget set with min epochs on the retain set, the poisoned model as teacher.
+    """Alternate max epochs on the forget set with min epochs on the retain set; the poisoned model is the teacher.
 
     With KL_T(x) = T^2 KL(softmax(teacher(x) / T) || softmax(student(x) / T)), averaged over the batch:
 
         max epoch, for the first ``max_epochs`` epochs:  minimise  -KL_T  over the forget set
         min epoch:                                       minimise  gamma * loss + alpha * KL_T  over the retain set
 
-    Costs, per epoch, 4/3 of a pass over the retain set (the teacher's pass is forward only) and as much of the
-    forget set where there is a max epoch.
+    Each epoch costs 4/3 of a pass over the retain set (the teacher's pass is forward only). A max epoch costs 4/3 of a
+    pass over the forget set.
 
     Deviations from the reference code: the optimiser is the task's (there: SGD or Adam by configuration) and its rate
-    falls linearly to zero (there: in steps); the teacher is in eval mode; without ``epochs`` the max epochs come
-    before min epochs of equal length that together use up the budget.
+    falls linearly to zero (there: in steps). The teacher is in eval mode. Without ``epochs``, the min epochs have equal
+    lengths and together use the budget that the max epochs leave.
 
     The defaults are the best of 120 settings on digits-cnn (seeds 1000 to 1014, which no audit uses; see
-    ci/benchmarks/results/tuned.txt): .39 of the poisons left on average, accuracy -.4 points.
+    ci/benchmarks/results/tuned.txt): 0.39 of the poisons left on average, accuracy -0.4 points.
 
     Attributes:
         lr: Initial learning rate, > 0; None for 0.1395 times the recipe's own.
@@ -47,11 +47,11 @@ class SCRUB:
         temperature: T, > 0. The reference code has 2 and 4.
         max_epochs: Epochs that begin with a max epoch, >= 0.
         forget_batch_size: Batch size on the forget set, >= 1.
-        epochs: Epochs in all; None for ``max_epochs`` (or one) that use the budget up.
+        epochs: Epochs in total; None for ``max_epochs`` of them, at least one, that use up the budget.
 
     Raises:
         ValueError: A field is out of range.
-        UnlearningError: Without ``epochs``, a budget that the max epochs use up.
+        UnlearningError: ``epochs`` is None, and the max epochs alone use up the budget.
     """
 
     lr: Annotated[float | None, Search(0.005, 5, log=True, of_recipe=True)] = None

@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 class SSD:
     """Multiply each weight by ``min(dampening * F_D / F_U, 1)`` where ``F_U > alpha * F_D``; no training.
 
-    F is the diagonal of the Fisher information as the reference code takes it: the mean over batches of the squared
-    gradient of the batch's mean loss. F_U is that of the forget set, F_D that of the whole training set.
+    F is the diagonal of the Fisher information as the reference code estimates it: the mean over batches of the squared
+    gradient of the batch's mean loss. F_U belongs to the forget set, F_D to the whole training set.
 
     Costs one pass over the training set and one over the forget set, forward and backward.
 
-    Deviation: a budget that does not pay for the whole training set is spent on a sample of it.
+    Deviation: if the budget does not pay for the whole training set, F_D is estimated on a sample of it.
 
     The defaults are the best of 120 settings on digits-cnn (seeds 1000 to 1014, which no audit uses; see
-    ci/benchmarks/results/tuned.txt): .69 of the poisons left on average, accuracy -.4 points.
+    ci/benchmarks/results/tuned.txt): 0.69 of the poisons left on average, accuracy -0.4 points.
 
     Attributes:
         alpha: How many times more a weight must matter to the forget set, > 0. The reference code has 10 for ResNet-18
-            on CIFAR-10; the authors search [.1, 100].
-        dampening: lambda, > 0. The reference code has 1; the authors search [.1, 5].
+            on CIFAR-10; the authors search [0.1, 100].
+        dampening: lambda, > 0. The reference code has 1; the authors search [0.1, 5].
         batch_size: Examples in a batch, >= 1; None for the recipe's.
 
     Raises:

@@ -1,4 +1,4 @@
-"""UNDO: wash the poisoned model out with fresh weights, then distil its own outputs on retained data into it.
+"""UNDO: mix fresh weights into the poisoned model, then distil its former outputs on retained data into it.
 
 Source: Lee, Foote, Infanger et al., "Distillation Robustifies Unlearning" (arXiv 2506.06278):
 unlearn, noise, distil on outputs.
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 class UNDO:
     """Start from ``(1 - a) theta_P + a theta_init`` and minimise ``T^2 KL(P || student)`` over the retain set.
 
-    theta_P is the poisoned model and the teacher, theta_init a fresh initialisation. What the teacher says on retained
-    points is distilled, what was planted in other points is hoped to be left behind. Never reads the forget set.
-    Costs, per epoch, 4/3 of a pass over the retain set.
+    theta_P is the poisoned model and the teacher, theta_init a fresh initialisation. The student learns what the
+    teacher outputs on retained points, and is meant to lose what was planted in other points. Never reads the forget
+    set. Each epoch costs 4/3 of a pass over the retain set.
 
-    Deviations from the paper: its first step, a method that suppresses what is to be forgotten in the teacher, is left
-    out, so that the teacher is the poisoned model itself; theta_init is drawn by the model's own initialisation in
-    place of a scaled Xavier draw; the running statistics of normalisation layers are mixed like weights; the
-    optimiser is the task's, and its rate falls.
+    Deviations from the paper: the first step, which suppresses the forget set in the teacher, is left out, so the
+    teacher is the poisoned model itself. theta_init comes from the model's own initialisation, not from a scaled Xavier
+    draw. The running statistics of normalisation layers are mixed like weights. The optimiser is the task's, and its
+    rate falls.
 
-    The share and the temperature are the paper's. Of 120 settings on digits-cnn (seeds 1000 to 1014, which
-    no audit uses; see ci/benchmarks/results/tuned.txt) none removed the poisons and kept accuracy within three points:
-    the budget is too short for what a fresh start has to relearn. The search's own choice mixes in next to nothing
-    (a=.01, T=1, lr=.0056) and leaves everything.
+    The share and the temperature are the paper's. A search tried 120 settings on digits-cnn (seeds 1000 to 1014, which
+    no audit uses; see ci/benchmarks/results/tuned.txt). None removed the poisons and kept accuracy within three points:
+    the budget is too short for what a fresh start has to relearn. The search's own choice mixes in almost nothing
+    (a=0.01, T=1, lr=0.0056) and leaves everything.
 
     Attributes:
         a: Share of the fresh weights, in [0, 1].

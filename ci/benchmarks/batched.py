@@ -19,7 +19,7 @@ import torch
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 from harness import registry
-from harness.report.words import versions
+from harness.report.document import versions
 
 MODELS = (2, 4, 8)
 

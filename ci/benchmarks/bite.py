@@ -22,8 +22,7 @@ import torch
 
 from harness import registry
 from harness.api import Cell, Trial
-from harness.report.document import finite_tree
-from harness.report.words import versions
+from harness.report.document import finite_tree, versions
 from harness.studies.pilot import Forecast, plan_study
 from harness.trials.lab import open_lab
 

@@ -28,7 +28,7 @@ from torch import nn
 
 from harness import registry
 from harness.api import Planted, Task
-from harness.report.words import versions
+from harness.report.document import versions
 from harness.training.data import Split
 from harness.training.isolation import isolated_rng
 from harness.training.loop import train

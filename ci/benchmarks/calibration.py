@@ -34,7 +34,7 @@ from harness.judging.claims import CLAIMS, INFORMING, Criterion, walking
 from harness.judging.judge import judge
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.verdict import Evidence
-from harness.report.words import versions
+from harness.report.document import versions
 from harness.statistics import clopper_pearson, retention
 
 FIRST_SEED = 10_000

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from harness import registry
-from harness.report.words import versions
+from harness.report.document import versions
 
 REPEATS = 7
 

@@ -23,7 +23,7 @@ from harness.contract.checks import CHECKS
 from harness.contract.lines import LINES, BrokenContract, NotExamined
 from harness.contract.requests import generated
 from harness.contract.watching import Examination
-from harness.report.words import versions
+from harness.report.document import versions
 
 BUDGET, EPOCHS = 2.0, 20  # as on digits-cnn, 10 % of retraining
 

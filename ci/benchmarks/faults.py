@@ -25,7 +25,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from harness.report.words import versions
+from harness.report.document import versions
 
 ROOT = Path(__file__).resolve().parents[2]
 SUITES = ROOT / "test_suites"

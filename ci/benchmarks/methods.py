@@ -34,7 +34,7 @@ import torch
 from harness import registry
 from harness.api import Cell, ForgetRequest, Trial, declares
 from harness.judging.plan import LOOKS
-from harness.report.words import versions
+from harness.report.document import versions
 from harness.studies.controls import REFERENCES
 from harness.training.data import Data
 from harness.training.isolation import isolated_rng

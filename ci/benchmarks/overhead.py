@@ -23,7 +23,7 @@ import torch
 
 from harness import registry
 from harness.api import ForgetRequest
-from harness.report.words import versions
+from harness.report.document import versions
 from harness.training.data import Batches, Data
 from harness.training.loop import fit
 from harness.training.seeds import derive

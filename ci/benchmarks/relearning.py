@@ -28,8 +28,7 @@ from harness import registry
 from harness.api import Trial
 from harness.judging.claims import CLAIMS, Criterion
 from harness.judging.plan import Plan
-from harness.report.document import finite_tree
-from harness.report.words import versions
+from harness.report.document import finite_tree, versions
 from harness.studies.pilot import forecast_from
 from harness.studies.study import Study
 from harness.trials.lab import open_lab

@@ -24,7 +24,7 @@ from statistics import fmean, median
 from typing import Any
 
 from harness.judging.plan import LOOKS
-from harness.report.words import versions
+from harness.report.document import versions
 
 SUITES = Path(__file__).resolve().parents[2] / "test_suites"
 METHODS = ("scrub", "gd", "cfk")

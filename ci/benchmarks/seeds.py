@@ -26,7 +26,7 @@ from harness.judging.claims import Criterion, walking
 from harness.judging.judge import judge
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.verdict import Evidence
-from harness.report.words import versions
+from harness.report.document import versions
 from harness.statistics import equivalence_paired, retention
 from harness.studies.study import Study
 from harness.trials.lab import open_lab

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from harness.report.words import versions
+from harness.report.document import versions
 
 
 def describe(device: torch.device) -> dict[str, Any]:

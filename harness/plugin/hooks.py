@@ -24,7 +24,7 @@ from harness.plugin.session import AUDITED, SETTINGS, lab_of, notes_folder, run_
 from harness.plugin.settings import Settings
 from harness.report import github, tables
 from harness.report.document import Results, write_json, write_text
-from harness.report.words import forecast_lines, score_line, tuned_lines, tuning_head
+from harness.report.planning import forecast_lines, score_line, tuned_lines, tuning_head
 
 __all__ = ["audited", "clause", "pytest_runtest_makereport", "verdict"]
 
@@ -334,16 +334,15 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
         for line in tables.contract_lines(list(results.contract.values())):
             terminalreporter.write_line(line)
     if results.heuristics:
-        terminalreporter.section("what the usual metrics say")
-        for line in tables.heuristic_lines(list(results.heuristics.values())):
+        terminalreporter.section("usual metrics")
+        for line in tables.heuristic_lines(results.methods()):
             terminalreporter.write_line(line)
     if results.audits:
         terminalreporter.section("unlearning audits")
-        audits = list(results.audits.values())
         settings = config.stash[SETTINGS]
-        for line in tables.table(audits):
+        for line in tables.table(results.methods()):
             terminalreporter.write_line(line)
-        together = tables.methods_that_pass(audits, settings.plan.alpha)
+        together = tables.methods_that_pass(results.methods(), settings.plan.alpha)
         if together is not None:
             terminalreporter.write_line(together)
     settings, audits = config.stash[SETTINGS], list(results.audits.values())
@@ -379,7 +378,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         elif stale and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
     if settings.asked or results.audits:
-        _write(config, results.document(config, settings, _devices(config)))
+        _write(config, results.document(config.invocation_params.args, settings, _devices(config)))
 
 
 def _write(config: pytest.Config, document: Mapping[str, Any]) -> None:

@@ -5,42 +5,178 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 import shlex
 import time
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.api import Registered, UnlearningError
+from harness.judging.claims import CLAIMS
+from harness.judging.reasons import advice_on
 from harness.judging.verdict import Verdict
-from harness.report.words import finding, standing_of, versions
+from harness.report.words import WORST, finding, standing_of
 
 if TYPE_CHECKING:
     import pytest
 
     from harness.plugin.settings import Settings
 
+#: One audit, usual metric or trial of a result, as in the JSON.
+Entry = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What a run concluded about one method on one task and poison.
+
+    Attributes:
+        poison: Id of the poison.
+        discovery: Share of the poisoned points that the method was given, in (0, 1].
+        audits: Its audits, in the order of columns.
+        metrics: Its usual metrics, in the order of columns.
+    """
+
+    poison: str
+    discovery: float
+    audits: tuple[Entry, ...]
+    metrics: tuple[Entry, ...]
+
+    @property
+    def by_claim(self) -> dict[str, Entry]:
+        """Its audits and usual metrics by claim."""
+        return {each["claim"]: each for each in (*self.audits, *self.metrics)}
+
+    @property
+    def worst(self) -> str:
+        """The worst verdict of its audits; ``"PASS"`` if it has no audits."""
+        return worst_of(self.audits)
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds the worst verdict took; 0 for an error.
+
+        A poison may FAIL at three seeds while accuracy is still being judged.
+        """
+        return max((len(a["seeds"]) for a in self.audits if a["verdict"] == self.worst != "ERROR"), default=0)
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """What a run concluded about one method on one task.
+
+    Attributes:
+        unlearner: Id of the method.
+        task: Id of the task.
+        cells: Its results, poison by poison.
+    """
+
+    unlearner: str
+    task: str
+    cells: tuple[CellResult, ...]
+
+    @property
+    def name(self) -> str:
+        """The method and its task, as people read them."""
+        return f"{self.unlearner} on {self.task}"
+
+    @property
+    def audits(self) -> tuple[Entry, ...]:
+        """All its audits, poison by poison."""
+        return tuple(audit for cell in self.cells for audit in cell.audits)
+
+    @property
+    def metrics(self) -> tuple[Entry, ...]:
+        """All its usual metrics, poison by poison."""
+        return tuple(metric for cell in self.cells for metric in cell.metrics)
+
+    @property
+    def worst(self) -> str:
+        """The worst verdict of its audits; ``"PASS"`` if it has no audits."""
+        return worst_of(self.audits)
+
+    @property
+    def references(self) -> list[Mapping[str, Any]]:
+        """What the controls beside its audits concluded, once for each audit that reports them."""
+        return [a["references"] for a in self.audits if a.get("references")]
+
+    @property
+    def control(self) -> bool:
+        """Whether it is a control that nobody asked for."""
+        return bool(self.audits) and all(a.get("control") for a in self.audits)
+
+
+def methods(document: Mapping[str, Any]) -> tuple[MethodResult, ...]:
+    """Return the audits and usual metrics of a result, grouped: by method and task, then by poison, then by claim.
+
+    Args:
+        document: A JSON result, or its ``"audits"`` and ``"heuristics"``. Either may be missing.
+    """
+    order = {claim: i for i, claim in enumerate(CLAIMS)}
+    audits, metrics = list(document.get("audits", ())), list(document.get("heuristics", ()))
+    informing = {id(each) for each in metrics}
+    found = []
+    for (unlearner, task), of_method in grouped([*audits, *metrics], "unlearner", "task").items():
+        cells = []
+        for (poison,), of_cell in grouped(of_method, "poison").items():
+            of_cell.sort(key=lambda each: order.get(each["claim"], len(order)))
+            cells.append(
+                CellResult(
+                    poison,
+                    min(each.get("discovery", 1.0) for each in of_cell),
+                    tuple(each for each in of_cell if id(each) not in informing),
+                    tuple(each for each in of_cell if id(each) in informing),
+                )
+            )
+        found.append(MethodResult(unlearner, task, tuple(cells)))
+    return tuple(found)
+
+
+def grouped(entries: Iterable[Entry], *keys: str) -> dict[tuple[Any, ...], list[Entry]]:
+    """Return entries by their values under the keys, in the order in which each group first appears."""
+    groups: dict[tuple[Any, ...], list[Entry]] = {}
+    for each in entries:
+        groups.setdefault(tuple(each[key] for key in keys), []).append(each)
+    return groups
+
+
+def places(found: Iterable[MethodResult]) -> list[tuple[str, str]]:
+    """Return every task with every poison that was judged on it, once."""
+    return list(dict.fromkeys((method.task, cell.poison) for method in found for cell in method.cells))
+
+
+def worst_of(audits: Iterable[Entry]) -> str:
+    """Return the worst verdict; ``"PASS"`` if there are no audits."""
+    return min((str(audit["verdict"]) for audit in audits), key=WORST.index, default="PASS")
+
+
+def title_of(claim: str) -> str:
+    """Return the title of a claim's column; a claim that this version does not know is its own title."""
+    return CLAIMS[claim].title if claim in CLAIMS else claim
+
 
 def read(path: Path) -> dict[str, Any]:
     """Return a JSON result.
 
     Raises:
-        UnlearningError: There is no such file, or it is no result that this version reads.
+        UnlearningError: The file is missing, or it is not a result that this version reads.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UnlearningError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError:
-        raise UnlearningError(f"{path} is no JSON; name a file that --audit-json wrote") from None
+        raise UnlearningError(f"{path} is not JSON; name a file that --audit-json wrote") from None
     if not isinstance(document, dict) or document.get("schema") != 1:
-        raise UnlearningError(f"{path} is no result of schema 1; name a file that --audit-json wrote")
+        raise UnlearningError(f"{path} is not a result of schema 1; name a file that --audit-json wrote")
     return document
 
 
 class Results:
-    """What was heard of trials, audits, heuristics and the contract, each by node id, and of workers that crashed."""
+    """What trials, audits, usual metrics and the contract reported, each by node id, and the workers that crashed."""
 
     def __init__(self) -> None:
         self.started = time.time()
@@ -51,7 +187,7 @@ class Results:
         self.crashes: list[str] = []
 
     def hear(self, report: pytest.TestReport) -> None:
-        """Keep what an item's report carries."""
+        """Keep what the report of an item carries."""
         if str(report.when) == "???":  # what xdist reports of a worker that is gone
             self.crashes.append(report.longreprtext)
         heard = getattr(report, "unlearning", None)
@@ -73,54 +209,61 @@ class Results:
                 "as_required": not report.failed and not heard.get("inconclusive", False),
             }
 
-    def document(self, config: pytest.Config, settings: Settings, devices: str) -> dict[str, Any]:
+    def methods(self) -> tuple[MethodResult, ...]:
+        """Return the audits and usual metrics, grouped."""
+        return methods({"audits": self.audits.values(), "heuristics": self.heuristics.values()})
+
+    def document(self, arguments: Sequence[object], settings: Settings, devices: str) -> dict[str, Any]:
         """Return the JSON result: plain values, every number finite or None.
 
         Args:
-            config: Of the run.
-            settings: Of the run.
+            arguments: The command line of the run, without ``pytest``.
+            settings: The settings of the run.
             devices: What it computed on, in words.
         """
-        run = {
-            "argv": ["pytest", *map(str, config.invocation_params.args)],
-            "versions": versions(),
-            "device": devices,
-            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
-            "seconds": round(time.time() - self.started, 3),
-            "settings": {
-                "seeds": settings.plan.seeds,
-                "alpha": settings.plan.alpha,
-                "futility": settings.plan.futility,
-                "tolerance": settings.tolerance,
-                "budget": settings.budget,
-                "discovery": settings.discovery,
-                "store": str(settings.store),
-                "data": str(settings.folder) if settings.folder else None,
-                "tasks": list(dict.fromkeys(audit["task"] for audit in self.audits.values()))
-                or [task.id for task in settings.tasks],
-                "command": shlex.join(["pytest", *map(str, config.invocation_params.args)]),
-            },
-        }
+        argv = ["pytest", *map(str, arguments)]
         judged = [*self.audits.values(), *self.heuristics.values()]
         named = {each["unlearner"]: each["made_of"] for each in judged} or {
             each.id: made_of(each) for each in settings.unlearners
         }
-        unlearners = [{"name": name, **of} for name, of in named.items()]
-
-        def shown(heard: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-            """Return what was heard, in the order of node ids, without what only the terminal needs."""
-            return [{k: v for k, v in heard[id].items() if k not in ("text", "red", "made_of")} for id in sorted(heard)]
-
-        trials = [trial for _, trial in sorted(self.trials.items()) if trial["cost"] is not None]
-        contract = [line for _, line in sorted(self.contract.items())]
         return {
-            "schema": 1, "run": run, "unlearners": unlearners, "audits": shown(self.audits), "trials": trials,
-            "contract": contract, "heuristics": shown(self.heuristics), "crashes": self.crashes,
-        }  # fmt: skip
+            "schema": 1,
+            "run": {
+                "argv": argv,
+                "versions": versions(),
+                "device": devices,
+                "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
+                "seconds": round(time.time() - self.started, 3),
+                "settings": {
+                    "seeds": settings.plan.seeds,
+                    "alpha": settings.plan.alpha,
+                    "futility": settings.plan.futility,
+                    "tolerance": settings.tolerance,
+                    "budget": settings.budget,
+                    "discovery": settings.discovery,
+                    "store": str(settings.store),
+                    "data": str(settings.folder) if settings.folder else None,
+                    "tasks": list({audit["task"]: None for audit in self.audits.values()})
+                    or [task.id for task in settings.tasks],
+                    "command": shlex.join(argv),
+                },
+            },
+            "unlearners": [{"name": name, **of} for name, of in named.items()],
+            "audits": _stored(self.audits),
+            "trials": [trial for _, trial in sorted(self.trials.items()) if trial["cost"] is not None],
+            "contract": [line for _, line in sorted(self.contract.items())],
+            "heuristics": _stored(self.heuristics),
+            "crashes": self.crashes,
+        }
+
+
+def _stored(heard: Mapping[str, Entry]) -> list[dict[str, Any]]:
+    """Return what was reported, in the order of node ids, without what only the terminal needs."""
+    return [{k: v for k, v in heard[id].items() if k not in ("text", "red", "made_of")} for id in sorted(heard)]
 
 
 def plain(verdict: Verdict) -> dict[str, Any]:
-    """Return a verdict as plain Python values, finite or None, which cross to the controller and into JSON."""
+    """Return a verdict as plain Python values, every number finite or None: for the controller and for JSON."""
     return {
         "unlearner": verdict.unlearner,
         "task": verdict.task,
@@ -147,11 +290,12 @@ def plain(verdict: Verdict) -> dict[str, Any]:
         "by_seed": finite_tree(verdict.by_seed),
         "looks": [finite_tree(asdict(look)) for look in verdict.looks],
         "finding": finding(verdict),
+        "advice": advice_on(verdict.reason),
     }
 
 
 def made_of(method: Registered) -> dict[str, Any]:
-    """Return what a method is, as plain values: its fields, whose it is, and its source."""
+    """Return the record of a method, as plain values: its fields, its distribution, and the hash of its source."""
     return {
         "fields": dict(method.fields),
         "distribution": method.distribution,
@@ -160,7 +304,7 @@ def made_of(method: Registered) -> dict[str, Any]:
     }
 
 
-#: What an audit reports from the start, in case that it ends in an error: keys that every audit of a result has.
+#: What an audit reports from the start, in case it ends in an error: the keys that every audit of a result has.
 BLANK: dict[str, Any] = {
     "verdict": "ERROR", "estimate": None, "interval": [None, None], "margin": None, "p_pass": None, "p_fail": None,
     "p_bite": None, "seeds": [], "values": {}, "seconds": 0.0,
@@ -177,17 +321,28 @@ def finite_tree(value: Any) -> Any:
 
 
 def finite(value: float | None) -> float | None:
-    """Return a plain float, or None for what is not a finite number."""
+    """Return a plain float; None if it is not a finite number."""
     return None if value is None or not math.isfinite(value) else float(value)
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a JSON document whole or not at all."""
+    """Write a JSON document, completely or not at all."""
     write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file, completely or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the distributions that results depend on."""
+    found = {"python": platform.python_version()}
+    for name in ("pytest-unlearning", "pytest", "pytest-xdist", "torch", "numpy", "scipy"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,6 +1,7 @@
-"""The figures of a report, as SVG: an audit's seeds, the way to its verdict, and heuristics beside audits.
+"""The figures of an audit, as SVG: its seeds, and its looks up to the verdict.
 
-Pure functions of the JSON result; they import no torch.
+Pure functions of the JSON result; they import no torch. To add a figure to every audit of the page,
+add it to `figures`.
 """
 
 from __future__ import annotations
@@ -10,71 +11,84 @@ from statistics import fmean
 from typing import Any
 
 from harness.report import svg
-from harness.report.svg import Scale, axis, band, interval, mark, number, path, words
-from harness.report.svg import drawing as whole
+from harness.report.svg import Scale, axis, band, drawing, interval, mark, number, path, words
+from harness.report.words import fraction, points
 
 WIDTH = 360  # of a figure, in pixels: what a telephone shows without shrinking it
-
-
 LEFT, RIGHT, TOP, ROW = 84, 346, 26, 30
-
-
 ARMS = ("poisoned", "retrained", "unlearned")
 
 
+def figures(audit: Mapping[str, Any], name: str) -> list[tuple[str, str]]:
+    """Return the captions and drawings of an audit or usual metric; empty without numbers.
+
+    Args:
+        audit: One of the JSON's audits or heuristics.
+        name: An id that nothing else on the page has.
+    """
+    seeds = "Each mark is a seed, each bar a mean, and the band is tolerated."
+    looks = (
+        "The estimate at each look. An audit passes when the thick interval lies in the band (from 5 seeds on), and "
+        "fails when the thin one lies outside it."
+    )
+    drawn = ((seeds, seeds_figure(audit, f"s{name}")), (looks, path_figure(audit, f"p{name}")))
+    return [(caption, figure) for caption, figure in drawn if figure]
+
+
 def seeds_figure(audit: Mapping[str, Any], name: str) -> str:
-    """Return every seed of P, R and U as a point, with means and what is tolerated; ``""`` where there are no numbers.
+    """Return every seed of P, R and U as a mark, with means and what is tolerated; ``""`` without numbers.
 
     Args:
         audit: One of the JSON's audits or heuristics.
         name: An id that nothing else on the page has.
     """
     values: Mapping[str, Sequence[float | None]] = audit.get("values") or {}
-    cost = audit.get("test") == "budget"
-    arms = ("unlearned",) if cost else ARMS
+    arms = ("unlearned",) if audit.get("test") == "budget" else ARMS
     known = {arm: [v for v in values.get(arm, ()) if v is not None] for arm in arms}
     if not any(known.values()):
         return ""
-    low, high = _tolerated(audit, known)
-    shown = [v for of in known.values() for v in of]
-    x = Scale.around([*shown, *(v for v in (low, high) if v is not None)], LEFT, RIGHT)
+    ends = _tolerated(audit, known)
+    x = Scale.around([*(v for of in known.values() for v in of), *(ends or ())], LEFT, RIGHT)
     bottom = TOP + ROW * len(arms)
-    parts = []
-    if low is not None and high is not None:
-        limit = low if audit.get("worse") == "lower" and audit.get("test") == "non-inferiority" else high
-        if audit.get("test") == "retention" and audit.get("worse") == "lower":
-            limit = low
-        parts += [band(x, low, high, TOP - 8, bottom), path(f"M{x(limit):.1f} {TOP - 8}V{bottom}", "limit")]
-        parts.append(_over_band(x, low, high, "tolerated"))
-    told = []
+    parts, texts = [], []
+    if ends is not None:
+        limit = ends[0] if audit.get("worse") == "lower" and audit.get("test") != "budget" else ends[1]
+        parts += [band(x, *ends, TOP - 8, bottom), path(f"M{x(limit):.1f} {TOP - 8}V{bottom}", "limit")]
+        parts.append(_over_band(x, *ends, "tolerated"))
     for row, arm in enumerate(arms):
-        y = TOP + ROW * row + ROW / 2
-        parts += [path(f"M{LEFT} {y:g}H{RIGHT}", "rule"), words(0, y + 4, arm)]
-        lost = []
-        for seed, value in zip(audit.get("seeds", ()), values.get(arm, ()), strict=False):
-            if value is None:
-                lost.append(seed)
-                continue
-            tip = f"{arm}, seed {seed}: {number(value)}"
-            parts.append(mark(arm, x(value), y + ((seed * 7) % 5 - 2) * 2.6, 4, tip=tip))
-        if lost:
-            parts.append(words(RIGHT, y + 4, f"not finite: seed {', '.join(map(str, lost))}", "end", "strong"))
-        if known[arm]:
-            mean = fmean(known[arm])
-            parts.append(path(f"M{x(mean):.1f} {y - 11:g}v22", "mean"))
-            told.append(f"{arm}: mean {number(mean)}, from {number(min(known[arm]))} to {number(max(known[arm]))}")
-        if lost:
-            told.append(f"{arm} not finite for seeds {', '.join(map(str, lost))}")
-    parts.append(axis(x, bottom + 4, _titled(audit), audit.get("unit") == "%"))
-    if low is not None and high is not None:
-        told.append(f"tolerated from {number(low)} to {number(high)}")
-    return whole(
-        WIDTH, bottom + 46, name, f"Every seed of {_title(audit)}", f"{_sentence(told)} The bars are means.", parts
-    )
+        drawn, text = _arm(x, TOP + ROW * row + ROW / 2, arm, audit.get("seeds", ()), values.get(arm, ()))
+        parts += drawn
+        texts += text
+    parts.append(axis(x, bottom + 4, _short_title(audit), audit.get("unit") == "%"))
+    if ends is not None:
+        texts.append(f"tolerated from {number(ends[0])} to {number(ends[1])}")
+    description = f"{sentence(texts)} The bars are means."
+    return drawing(WIDTH, bottom + 46, name, f"Every seed: {_title(audit)}", description, parts)
+
+
+def _arm(
+    x: Scale, y: float, arm: str, seeds: Sequence[int], values: Sequence[float | None]
+) -> tuple[list[str], list[str]]:
+    """Return the row of one arm: what is drawn, and what it shows in words."""
+    parts = [path(f"M{LEFT} {y:g}H{RIGHT}", "rule"), words(0, y + 4, arm)]
+    texts = []
+    lost = ", ".join(str(seed) for seed, value in zip(seeds, values, strict=False) if value is None)
+    for seed, value in zip(seeds, values, strict=False):
+        if value is not None:
+            shifted = y + ((seed * 7) % 5 - 2) * 2.6  # so that equal values do not hide each other
+            parts.append(mark(arm, x(value), shifted, 4, tip=f"{arm}, seed {seed}: {number(value)}"))
+    if lost:
+        parts.append(words(RIGHT, y + 4, f"not finite: seed {lost}", "end", "strong"))
+    if known := [v for v in values if v is not None]:
+        parts.append(path(f"M{x(fmean(known)):.1f} {y - 11:g}v22", "mean"))
+        texts.append(f"{arm}: mean {number(fmean(known))}, from {number(min(known))} to {number(max(known))}")
+    if lost:
+        texts.append(f"{arm} not finite for seeds {lost}")
+    return parts, texts
 
 
 def path_figure(audit: Mapping[str, Any], name: str) -> str:
-    """Return the estimate and its intervals at each look up to the verdict; ``""`` where no look was taken.
+    """Return the estimate and its intervals at each look up to the verdict; ``""`` if there was no look.
 
     The thick interval is the one that a PASS is read from, the thin one that a FAIL is read from.
     """
@@ -91,33 +105,38 @@ def path_figure(audit: Mapping[str, Any], name: str) -> str:
     bottom = TOP + ROW * len(looks)
     parts = [band(x, low, high, TOP - 8, bottom), _over_band(x, low, high, "tolerated")]
     parts += [path(f"M{x(at):.1f} {TOP - 8}V{bottom}", kind) for at, kind in ((0.0, "edge"), (low or high, "limit"))]
-    told = []
+    texts = []
     for row, look in enumerate(looks):
-        y = TOP + ROW * row + ROW / 2
         last = row == len(looks) - 1
-        kind = audit["verdict"] if last else "INCONCLUSIVE"
-        colour = f"c-{svg.CLASSES[kind]}"
-        parts.append(words(0, y + 4, f"{look['seeds']} seeds", classes="strong" if last else ""))
-        parts.append(interval(x, look["fail_interval"], y, f"{colour} thin"))
-        parts.append(interval(x, look["pass_interval"], y, f"{colour} wide", cap=0))
-        shown = _unit(audit, look["estimate"])
-        parts.append(mark(kind, x(look["estimate"]), y, 6 if last else 4, hollow=not last, tip=shown))
-        reads = f"{look['seeds']} seeds: {shown}, {_between(audit, look['pass_interval'])}"
-        told.append(f"{reads}, {audit['verdict'] if last else 'undecided'}")
+        verdict = audit["verdict"] if last else "INCONCLUSIVE"
+        parts += _look(x, TOP + ROW * row + ROW / 2, look, verdict, last, tip=_unit(audit, look["estimate"]))
+        text = f"{look['seeds']} seeds: {_unit(audit, look['estimate'])}, {_between(audit, look['pass_interval'])}"
+        texts.append(f"{text}, {verdict if last else 'undecided'}")
     title = "fraction of the effect that is left" if retention else "difference from retraining"
     parts.append(axis(x, bottom + 4, title, percent=not retention and audit.get("unit") == "%"))
-    return whole(WIDTH, bottom + 46, name, f"The way to {audit['verdict']}, look by look", _sentence(told), parts)
+    return drawing(WIDTH, bottom + 46, name, f"The looks up to {audit['verdict']}", sentence(texts), parts)
 
 
-def _tolerated(audit: Mapping[str, Any], known: Mapping[str, Sequence[float]]) -> tuple[float | None, float | None]:
-    """Return what is tolerated of the measure itself, from the mean of the retrained models on."""
+def _look(x: Scale, y: float, look: Mapping[str, Any], verdict: str, last: bool, tip: str) -> list[str]:
+    """Return the row of one look: its seeds, its two intervals, its estimate."""
+    colour = f"c-{svg.CLASSES[verdict]}"
+    return [
+        words(0, y + 4, f"{look['seeds']} seeds", classes="strong" if last else ""),
+        interval(x, look["fail_interval"], y, f"{colour} thin"),
+        interval(x, look["pass_interval"], y, f"{colour} wide", cap=0),
+        mark(verdict, x(look["estimate"]), y, 6 if last else 4, hollow=not last, tip=tip),
+    ]
+
+
+def _tolerated(audit: Mapping[str, Any], known: Mapping[str, Sequence[float]]) -> tuple[float, float] | None:
+    """Return the tolerated range of the measure itself, which begins at the mean of the retrained models."""
     margin = audit.get("margin")
     if margin is None:
-        return None, None
+        return None
     if audit.get("test") == "budget":
         return 0.0, margin
     if not known["retrained"] or (audit.get("test") == "retention" and not known["poisoned"]):
-        return None, None
+        return None
     start = fmean(known["retrained"])
     if audit.get("test") == "retention":
         reach = margin * (fmean(known["poisoned"]) - start)
@@ -135,8 +154,8 @@ def _title(audit: Mapping[str, Any]) -> str:
     return str(audit.get("title") or audit.get("measure") or audit.get("claim") or "the measure")
 
 
-def _titled(audit: Mapping[str, Any]) -> str:
-    """Return the title of a measure, cut to what stands below an axis."""
+def _short_title(audit: Mapping[str, Any]) -> str:
+    """Return the title of a measure, cut to what fits below an axis."""
     title = _title(audit)
     return title if len(title) <= 44 else title[:43] + "…"
 
@@ -144,14 +163,13 @@ def _titled(audit: Mapping[str, Any]) -> str:
 def _unit(audit: Mapping[str, Any], x: float | None) -> str:
     if x is None:
         return "?"
-    if audit.get("test") == "retention" or audit.get("unit") != "%":
-        return f"{x:.2f}".replace("-", svg.MINUS)
-    return f"{100 * x:+.1f} pp".replace("-", svg.MINUS)
+    return points(x) if audit.get("test") != "retention" and audit.get("unit") == "%" else fraction(x)
 
 
 def _between(audit: Mapping[str, Any], ends: Sequence[float | None]) -> str:
     return f"from {_unit(audit, ends[0])} to {_unit(audit, ends[1])}"
 
 
-def _sentence(told: Iterable[str]) -> str:
-    return "; ".join(told) + "."
+def sentence(texts: Iterable[str]) -> str:
+    """Return short texts as one sentence."""
+    return "; ".join(texts) + "."

@@ -1,33 +1,46 @@
-"""What a poison did to images, to look at."""
+"""Pictures of what a poison did to images. Whatever needs torch is imported when a picture is made."""
 
 from __future__ import annotations
 
+import base64
 import io
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import registry
 from harness.api import Cell, Planted, Trial, UnlearningError
-from harness.store.artefacts import patiently
-from harness.trials.lab import open_lab
+from harness.report.document import methods, places
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from harness.report.page import Picture
     from harness.trials.lab import Lab
 
-
 TILE = 72  # pixels of a tile, at least
-
-
 GAP = 6
-
-
 NAMES = ("clean", "poisoned", "difference")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a poison did, as a file.
+
+    Attributes:
+        png: A PNG file.
+        seed: The draw of the poison that it shows.
+    """
+
+    png: bytes
+    seed: int
+
+    @property
+    def uri(self) -> str:
+        """The picture as an address that contains all of it."""
+        return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
 
 
 def picture(
@@ -41,39 +54,43 @@ def picture(
     data: str | Path | None = None,
     device: str = "auto",
 ) -> Image:
-    """Return a picture of poisoned images: a column for each, with the clean image, the poisoned one and what changed.
+    """Return a picture of poisoned images: in a column each, the clean image, the poisoned one and the difference.
 
-    ``harness.picture("targeted").save("targeted.png")``. A poison that has to be crafted is, unless the store has it.
+    ``harness.picture("targeted").save("targeted.png")``. A poison that must be crafted is crafted unless the store has
+    it.
 
     Args:
         poison: Spec of a poison of images.
         task: Spec of a task with images.
         seed: Which draw of the poison; audits use 0 to 15.
         count: Images to show, the first of the forget set, at least 1.
-        gain: By what the difference is multiplied; grey is none.
+        gain: Factor of the difference; grey is no difference.
         store: As for `harness.audit`.
         data: As for `harness.audit`.
         device: As for `harness.audit`.
 
     Raises:
-        UnlearningError: Something named cannot be found or used, or there are no images to show.
+        UnlearningError: A name cannot be found or used, or the task has no images.
         ValueError: ``count`` is out of range.
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, not {count}")
     (cell,) = registry.cells([registry.resolve("unlearner", "retrain")], [registry.resolve("task", task)], [poison])
     if cell.task.value.modality != "image":
-        raise UnlearningError(f"{cell.task.id} has {cell.task.value.modality} and no images; nothing can be pictured")
+        raise UnlearningError(f"{cell.task.id} has {cell.task.value.modality}, not images; choose a task of images")
+    from harness.store.artefacts import patiently
+    from harness.trials.lab import open_lab
+
     lab = open_lab(store, data, device, budget=0.1, run="picture")
     planted = patiently(lambda: lab.planted(Trial(cell, seed)))
     return _sheet(lab, cell, planted, count, gain)
 
 
 def stored_picture(lab: Lab, task: str, poison: str, seed: int = 0, count: int = 8) -> Image | None:
-    """Return such a picture of what the lab's store has; None where it has nothing, or no images. Crafts nothing.
+    """Return such a picture from the lab's store; None if the store lacks it or it is not of images. Crafts nothing.
 
     Raises:
-        UnlearningError: Something named cannot be found or used, or the task's data cannot be had.
+        UnlearningError: A name cannot be found or used, or the task's data cannot be loaded.
     """
     (cell,) = registry.cells([registry.resolve("unlearner", "retrain")], [registry.resolve("task", task)], [poison])
     if cell.task.value.modality != "image":
@@ -93,9 +110,9 @@ def contact_sheet(clean: Tensor, poisoned: Tensor, labels: list[tuple[int, int]]
 
     Args:
         clean: Shape (n, 1 or 3, height, width), in [0, 1].
-        poisoned: The same shape; what lies outside of [0, 1] is shown as black or white.
+        poisoned: The same shape; values outside [0, 1] are shown as black or white.
         labels: For each image its label before and after.
-        gain: By what the difference is multiplied.
+        gain: Factor of the difference.
     """
     import torch
     from PIL import Image as Images
@@ -121,18 +138,15 @@ def contact_sheet(clean: Tensor, poisoned: Tensor, labels: list[tuple[int, int]]
 
 
 def pictures_of(document: Mapping[str, Any], device: str = "auto") -> dict[tuple[str, str], Picture]:
-    """Return pictures of what a result's store has planted, by task and poison; whatever cannot be had is left out.
+    """Return pictures of what was planted, by task and poison, from the store of a result; those it lacks are left out.
 
     Nothing is trained or crafted for them, and no store is created.
     """
     settings = document.get("run", {}).get("settings", {})
-    judged = [*document.get("audits", ()), *document.get("heuristics", ())]
-    places = dict.fromkeys((each["task"], each["poison"]) for each in judged)
+    planted = places(methods(document))
     store = settings.get("store")
-    if not places or not store or ("://" not in store and not Path(store).is_dir()):
+    if not planted or not store or ("://" not in store and not Path(store).is_dir()):
         return {}
-    from harness.report.page import Picture
-    from harness.report.pictures import stored_picture
     from harness.trials.lab import open_lab
 
     found = {}
@@ -140,11 +154,11 @@ def pictures_of(document: Mapping[str, Any], device: str = "auto") -> dict[tuple
         lab = open_lab(store, settings.get("data"), device, 0.1, "report")
     except UnlearningError:
         return {}
-    for task, poison in places:
+    for task, poison in planted:
         try:
             sheet = stored_picture(lab, task, poison)
-        except Exception as error:  # of a plugin, say: a report without a picture is better than none
-            print(f"there is no picture of {poison} on {task}: {error}", file=sys.stderr)
+        except Exception as error:  # of a plugin, for example: a report without one picture is better than no report
+            print(f"the report has no picture of {poison} on {task}: {error}", file=sys.stderr)
             continue
         if sheet is not None:
             content = io.BytesIO()

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import pytest
-from documents import document
+from documents import POISON, document, judged
 from test_page import page_of
 
 from conftest import TINY
 from harness.cli.main import main
+from harness.judging.reasons import Reason
+from harness.report.document import methods, places, plain
 
 METHOD = """
 def forget(model, request):
@@ -38,7 +42,7 @@ def test_a_run_leaves_a_report_junit_a_summary_and_a_line_that_loads_its_models(
         assert audit["command"].startswith("pytest ")
     assert "RuntimeError: no &lt;idea&gt;" in text
     assert "data:image/png;base64," in text, "what was planted is pictured"
-    assert "What the usual metrics would have said" in text
+    assert "What the usual metrics conclude" in text
 
     failed = run.audits["mine:forget", "backdoor:size=1", "poison"]
     assert failed["as_required"] is False
@@ -83,16 +87,52 @@ def test_a_report_can_be_made_later(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_a_result_is_grouped_once_by_method_poison_and_claim():
+    result = document(methods=("good", "bad"), poisons=("noise", "door"), heuristics=True)
+    shuffled = {**result, "audits": result["audits"][::-1]}
+    found = methods(shuffled)
+    assert [(m.name, [cell.poison for cell in m.cells]) for m in found] == [
+        ("bad on task", ["door", "noise"]), ("good on task", ["door", "noise"]),
+    ]  # fmt: skip
+    bad, good = found
+    assert [audit["claim"] for audit in bad.audits] == ["poison", "accuracy", "cost"] * 2
+    assert [metric["claim"] for metric in bad.metrics] == ["membership"] * 2
+    assert (bad.worst, good.worst) == ("FAIL", "PASS")
+    noise = bad.cells[1]
+    assert noise.by_claim["poison"] in result["audits"]
+    assert noise.seeds == len(noise.by_claim["poison"]["seeds"]), "accuracy took more seeds and did not decide"
+    assert noise.seeds < len(noise.by_claim["accuracy"]["seeds"])
+    assert methods({}) == ()
+    assert places(found) == [("task", "door"), ("task", "noise")]
+
+
+def test_the_advice_of_a_reason_stands_in_the_result():
+    audits = {a["claim"]: a for a in document(methods=("bad",))["audits"]}
+    assert {a["advice"] for a in audits.values() if a["verdict"] == "PASS"} == {""}
+    weak = plain(replace(judged(POISON, 0.2, 0.0, 0.0, random.Random(0)), reason="no-bite"))
+    assert weak["advice"] == Reason.NO_BITE.advice
+
+
+def test_reports_are_made_without_torch_and_without_the_plugin():
+    code = (
+        "import importlib, pkgutil, sys, harness.report as r\n"
+        "for m in pkgutil.iter_modules(r.__path__): importlib.import_module(f'harness.report.{m.name}')\n"
+        "print(sorted(m for m in sys.modules if m == 'torch' or m.startswith('harness.plugin')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize(
     ("content", "command", "target", "said"),
     [
         (None, "report", "r.html", "cannot be read"),
-        ("{", "report", "r.html", "is no JSON"),
-        ('{"schema": 2}', "report", "r.html", "is no result of schema 1"),
-        ("[]", "report", "r.html", "is no result of schema 1"),
+        ("{", "report", "r.html", "is not JSON"),
+        ('{"schema": 2}', "report", "r.html", "is not a result of schema 1"),
+        ("[]", "report", "r.html", "is not a result of schema 1"),
         ('{"schema": 1}', "report", "nowhere/r.html", "there is no directory for"),
         ('{"schema": 1}', "report", ".", "there is no directory for"),
-        ('{"schema": 1}', "figure", "r.svg", "the figure needs heuristics and audits"),
+        ('{"schema": 1}', "figure", "r.svg", "the figure needs usual metrics and audits"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(tmp_path, capsys, content, command, target, said):

@@ -63,7 +63,7 @@ def test_the_file_is_svg_on_its_own():
     text = contrast_file(document(methods=("<good>", "a&b"), heuristics=True))
     root = ElementTree.fromstring(text)
     space = "{http://www.w3.org/2000/svg}"
-    assert root.find(f"{space}title").text.startswith("What membership inference says")
+    assert root.find(f"{space}title").text.startswith("Membership inference beside")
     assert len(root.findall(f"{space}svg")) == 2
     assert "<good>" in [t.text for t in root.iter(f"{space}text")]
     assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
@@ -75,7 +75,7 @@ def test_what_diverged_is_left_out_of_the_drawing():
         audit |= {"estimate": None, "interval": [None, None]}
         audit["by_seed"] = {name: {a: [None] * len(v) for a, v in of.items()} for name, of in audit["by_seed"].items()}
     for panel in panels(result):
-        assert "nothing to judge" in draw_panel(panel, "p")
+        assert "not judged" in draw_panel(panel, "p")
 
 
 def test_the_figure_of_the_documentation_is_that_of_its_benchmark():

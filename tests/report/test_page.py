@@ -13,7 +13,8 @@ import pytest
 from documents import document
 
 from harness.report import svg
-from harness.report.page import Picture, render
+from harness.report.page import render
+from harness.report.pictures import Picture
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -84,8 +85,8 @@ def test_a_page_says_every_verdict_and_how_sure_it_is():
         assert audit["finding"] in page.text
         assert audit["command"] in page.text
     assert page.text.count("FAIL") >= sum(a["verdict"] == "FAIL" for a in result["audits"])
-    assert "do not conclude what they must: 4 FAIL, 14 PASS." in page.text
-    assert "1 of 3 methods pass everything, at an error rate of 5 %" in page.text
+    assert "did not reach the required verdict: 4 FAIL, 14 PASS." in page.text
+    assert "1 of 3 methods pass everything: good (error rate 5 % over all" in page.text
     assert "Leaves noise and door in the model" in page.text
     assert "harness.load_models('bad', seed=2)" in page.text
     assert "Verdicts rest on 3 to" in page.text
@@ -194,14 +195,14 @@ def controls(result):
     ("change", "said"),
     [
         (error, "RuntimeError: no idea"),
-        (nothing, "No audits were judged in this run."),
+        (nothing, "This run judged no audits."),
         (contract_only, "breaks repeatable"),
         (diverged, "not finite: seed 0, 1, 2"),
         (unbounded, "unbounded"),
-        (older, "a row per method"),
-        (controls, "Every audit concludes what it must"),
+        (older, "a row for each method"),
+        (controls, "Every audit reached its required verdict"),
         (known, "FAIL as expected"),
-        (crashed, "1 worker crashed, and what it was at was not judged. Every other audit concludes"),
+        (crashed, "1 worker crashed; what it was running was not judged. Every other audit reached"),
     ],
 )
 @pytest.mark.parametrize("heuristics", [False, True])
@@ -213,9 +214,9 @@ def test_heuristics_come_with_the_figure_where_audits_ran_too():
     both = document(methods=("good", "bad"), heuristics=True)
     page = page_of(both)
     assert "points found at 1 % false positives" in page.text
-    assert "says “unlearned” of 1 (bad)" in page.text
+    assert "concludes “unlearned” for 1 of them (bad)" in page.text
     alone = page_of({**both, "audits": []})
-    assert "needs both in one run" in alone.text
+    assert "Run both with" in alone.text
 
 
 def test_pictures_are_inside_the_page():

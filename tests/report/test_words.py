@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
+from documents import document
 
 from harness.api import Measure, Outcome
+from harness.judging.claims import CLAIMS
 from harness.judging.verdict import Verdict
-from harness.report.document import finite_tree, plain, write_json
-from harness.report.tables import methods_that_pass, reference_lines, table
-from harness.report.words import duration, explain, forecast_lines, manner, percent, points
+from harness.report.document import finite_tree, methods, plain, write_json
+from harness.report.github import markdown
+from harness.report.page import render
+from harness.report.planning import forecast_lines
+from harness.report.tables import columns_of, methods_that_pass, reference_lines, table
+from harness.report.words import duration, explain, fraction, manner, percent, points
 
 POISON = Measure("left", "trace of the noise", worse="higher", test="retention")
 ACCURACY = Measure("accuracy", "test accuracy", worse="lower", test="non-inferiority", unit="%")
@@ -35,17 +41,18 @@ def said(v):
 def test_a_failed_poison_audit_in_four_facts():
     text = said(verdict(details={"worst_seed": 2.0}))
     assert (
-        "Trace of the noise: 91 % of the poison's effect is left (99 % interval 84 % … 100 %, tolerance 20 %)." in text
+        "Trace of the noise: 91 % of the poison's effect is left (99 % interval 84 % to 100 %, tolerance 20 %)." in text
     )
-    assert "p(→ FAIL) = 0.0001 (level 0.005 at this look)" in text
-    assert "n = 3 seeds, worst 2" in text
+    assert "p for FAIL = 0.0001 (level 0.005 at this look)" in text
+    assert "n = 3 seeds, worst seed 2" in text
     assert "reproduce: pytest here" in text
 
 
 def test_lost_accuracy_is_said_in_points():
     text = said(verdict(measure=ACCURACY, estimate=-0.58, interval=(-0.6, -0.5), margin=0.01))
     assert (
-        "Test accuracy differs from retraining by −58.0 pp (99 % interval −60.0 pp … −50.0 pp; at most 1.0 pp" in text
+        "Test accuracy differs from retraining by −58.0 pp (99 % interval −60.0 pp to −50.0 pp, allowed loss 1.0 pp"
+        in text
     )
 
 
@@ -65,9 +72,9 @@ def test_a_budget_has_no_p_value():
         ("oracle-not-pass", "retraining has not passed this audit"),
         ("identity-passes", "the poisoned model itself passes"),
         ("wrecked-passes", "a model that was never trained passes"),
-        ("dose-not-monotone", "not judged in the order of their poison"),
+        ("dose-not-monotone", "with more poison got a better verdict"),
         ("null-not-exact", "far from N(0, 1)"),
-        ("masked-gradients", "hides from this probe"),
+        ("masked-gradients", "this probe cannot see into it"),
         ("no-bite", "the poison shows no effect in 3 seeds"),
         ("too-few-seeds", "3 seeds are too few"),
     ],
@@ -84,9 +91,9 @@ def test_divergence_says_how_many_of_how_many():
 @pytest.mark.parametrize(
     ("needed", "sentence"),
     [
-        (12.0, "about 12 seeds would (power .8); see --audit-seeds."),
-        (40.0, "about 40 seeds would (power .8), more than the plan has"),
-        (math.inf, "more than 1000 seeds would (power .8), more than the plan has"),
+        (12.0, "about 12 seeds would (power 0.8). The interval straddles the limit"),
+        (40.0, "about 40 seeds would (power 0.8); the plan has 16."),
+        (math.inf, "more than 1000 seeds would (power 0.8); the plan has 16."),
     ],
 )
 def test_what_is_undecided_says_how_many_seeds_would_decide(needed, sentence):
@@ -95,13 +102,13 @@ def test_what_is_undecided_says_how_many_seeds_would_decide(needed, sentence):
 
 
 @pytest.mark.parametrize("needed", [70.0, 15.0])
-def test_what_was_given_up_says_why(needed):
+def test_what_stopped_early_says_why(needed):
     text = said(verdict(Outcome.INCONCLUSIVE, "futile", details={"seeds_to_decide": needed, "futility": 0.2}))
     assert (
-        f"about {needed:.0f} seeds would (power .8), the plan's 16 with a probability below 0.2, so it was given up"
+        f"about {needed:.0f} seeds would (power 0.8); the chance that 16 seeds would is below 0.2, so the audit stopped"
         in text
     )
-    assert "--audit-futility=0 goes on" in text
+    assert "run every seed with --audit-futility=0" in text
 
 
 def test_an_unbounded_interval_is_not_printed_as_infinity():
@@ -121,21 +128,67 @@ def test_plain_values_are_finite_and_survive_json():
 
 
 def entry(unlearner, claim, outcome, **more):
-    numbers = {"estimate": 0.1, "interval": [0.0, 0.2], "p_pass": 0.001, "seeds": [0, 1, 2, 3, 4]}
+    numbers = {"estimate": 0.1, "interval": [0.0, 0.2], "p_pass": 0.001, "seeds": [0, 1, 2, 3, 4], "test": "retention"}
     return {"unlearner": unlearner, "task": "t", "poison": "p", "claim": claim, "verdict": outcome} | numbers | more
 
 
 def test_the_table_shows_the_worst_of_a_cell_and_the_seeds_that_decided_it():
     audits = [entry("a", "poison", "FAIL", seeds=[0, 1, 2]), entry("a", "accuracy", "PASS"), entry("a", "cost", "PASS")]
-    header, row = table(audits)
+    header, row = table(methods({"audits": audits}))
     assert header.split() == ["a", "on", "t", "verdict", "poison", "left", "accuracy", "cost"]
     assert row.split()[:3] == ["p", "FAIL", "n=3"]
     assert "0.10 [0.00, 0.20] FAIL" in row
 
 
+def test_a_new_claim_is_a_new_column_everywhere(monkeypatch):
+    claim = replace(CLAIMS["accuracy"], name="speed", title="speed kept", fails="slows down ({})")
+    monkeypatch.setitem(CLAIMS, "speed", claim)
+    result = document(methods=("slow",))
+    slow = {**result["audits"][1], "claim": "speed", "verdict": "FAIL", "estimate": -0.25, "as_required": False}
+    result["audits"].append(slow)
+    header, row, *_ = table(methods(result))
+    assert header.split()[-2:] == ["speed", "kept"]
+    assert row.endswith("−25.0 pp FAIL")
+    page = render(result)
+    assert '<th scope="col">speed kept</th>' in page
+    assert "slows down (noise)" in page
+    assert "speed kept" in markdown(result)
+
+
+def test_columns_that_always_run_are_always_there():
+    assert columns_of([]) == ["poison", "accuracy", "cost"]
+    assert columns_of([{"claim": "relearning"}, {"claim": "old"}]) == [
+        "poison",
+        "accuracy",
+        "cost",
+        "relearning",
+        "old",
+    ]
+
+
+def test_partial_discovery_names_what_retraining_keeps():
+    of = {"remaining_keeps": 0.5, "reaches_remaining": 1.0, "identity_reaches_remaining": 0.0}
+    audits = [entry("a", "poison", "FAIL", details=of, discovery=0.5), entry("a", "cost", "PASS", discovery=0.5)]
+    line = table(methods({"audits": audits}))[2]
+    assert line == (
+        "  p: with 50 % handed over, retraining on the remaining data keeps 0.50; it reaches retraining on the "
+        "remaining data, not on clean data"
+    )
+
+
+def test_no_number_is_minus_zero():
+    assert [fraction(-0.001), fraction(-0.5), percent(-0.001)] == ["0.00", "−0.50", "0 %"]
+
+
+def test_doses_are_numbers():
+    dose = {"0": "PASS", "0.1": "PASS", "0.2": "INCONCLUSIVE", "0.5": "FAIL", "1": "FAIL"}
+    lines = table(methods({"audits": [entry("a", "poison", "PASS", references={"dose": dose})]}))
+    assert lines[-1].endswith("doses 0 0.1 0.2 0.5 1: P P ? F F")
+
+
 def test_an_error_is_worse_than_a_failure():
     audits = [entry("a", "poison", "FAIL"), {**entry("a", "cost", "ERROR"), "estimate": None}]
-    assert table(audits)[1].split()[1] == "ERROR"
+    assert table(methods({"audits": audits}))[1].split()[1] == "ERROR"
 
 
 def test_methods_are_named_together_only_with_holm():
@@ -143,15 +196,15 @@ def test_methods_are_named_together_only_with_holm():
         return [entry(name, "poison", "PASS", p_pass=p), entry(name, "accuracy", "PASS", p_pass=p / 2)]
 
     audits = [*both("a", 0.0004), *both("b", 0.007), *both("c", 0.011)]
-    said = methods_that_pass(audits, 0.05)  # times 4 looks and Holm: .0048, .056, .056
+    said = methods_that_pass(methods({"audits": audits}), 0.05)  # times 4 looks and Holm: .0048, .056, .056
     assert said.startswith("1 of 3 methods pass everything")
-    assert said.endswith(": a")
-    assert methods_that_pass(both("a", 0.001), 0.05) is None
+    assert said.endswith(": a (error rate 5 % over all of them together, by Holm)")
+    assert methods_that_pass(methods({"audits": both("a", 0.001)}), 0.05) is None
 
 
 def test_a_method_that_fails_once_is_not_named_whatever_its_p():
     audits = [entry("a", "poison", "PASS"), entry("a", "cost", "FAIL", p_pass=None), entry("b", "poison", "PASS")]
-    assert methods_that_pass(audits, 0.05).endswith(": b")
+    assert "pass everything: b (" in methods_that_pass(methods({"audits": audits}), 0.05)
 
 
 def test_spans_shares_and_differences_read_well():
@@ -176,24 +229,26 @@ def test_a_forecast_says_what_comes_on_top():
         "if every verdict is clear (5 seeds): 15 trainings and 5 unlearnings, about 60 s on 1 process, 2.0 MB of disk"
     ]
     (line,) = forecast_lines([{**cost, "crafted": ["targeted"]}], 2)
-    assert line.endswith("about 30 s on 2 processes, 2.0 MB of disk; crafting targeted, with surrogates, comes on top")
+    assert line.endswith("about 30 s on 2 processes, 2.0 MB of disk; plus crafting targeted with surrogates")
 
 
 def test_a_retrained_model_that_diverged_leaves_the_table_standing():
     short = {"poison": "INCONCLUSIVE", "accuracy_difference": None, "gain": None, "cost": 0.1, "seeds": 3}
-    lines = reference_lines([{"references": {"short": short}}])
+    (method,) = methods({"audits": [entry("a", "poison", "PASS", references={"short": short})]})
+    lines = reference_lines(method)
     assert "accuracy ?" in lines[0]
 
 
 def test_controls_are_no_methods_that_pass():
-    passing = {"unlearner": "retrain", "verdict": "PASS", "p_pass": 1e-6}
-    failing = {"unlearner": "identity", "verdict": "FAIL", "p_pass": 1.0}
-    assert methods_that_pass([{**passing, "control": True}, {**failing, "control": True}], 0.05) is None
-    assert methods_that_pass([passing, failing], 0.05).startswith("1 of 2 methods")
+    passing = entry("retrain", "poison", "PASS", p_pass=1e-6)
+    failing = entry("identity", "poison", "FAIL", p_pass=1.0)
+    controls = methods({"audits": [{**passing, "control": True}, {**failing, "control": True}]})
+    assert methods_that_pass(controls, 0.05) is None
+    assert methods_that_pass(methods({"audits": [passing, failing]}), 0.05).startswith("1 of 2 methods")
 
 
 def test_known_failures_and_controls_are_told_apart():
     failed = {"verdict": "FAIL", "as_required": True}
-    assert manner(failed) == "as it must"
+    assert manner(failed) == "as required"
     assert manner({**failed, "expected": {"verdict": "FAIL"}}) == "as expected"
     assert manner({**failed, "as_required": False}) == manner({"verdict": "PASS"}) == ""

@@ -301,7 +301,7 @@ def test_they_run_where_they_are_asked_for_and_fail_nothing(folder):
     assert set(found) == set(INFORMING)
     assert found["forget-accuracy"]["verdict"] != "PASS"
     assert found["forget-accuracy"]["poison_verdict"] == "FAIL"
-    assert "what the usual metrics say" in run.text
+    assert "usual metrics" in run.text
     both = folder.pytest(*common, "-m", "heuristic or audit")
     assert both.code == 1
     assert len(both.json["heuristics"]) == 5
