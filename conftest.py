@@ -1,3 +1,3 @@
 """Makes ``pytest`` work from a bare checkout, where the plugin is not installed."""
 
-pytest_plugins = ["harness.plugin.hooks"]
+pytest_plugins = ["_pytest_unlearning"]  # the name of its entry point, so that it is registered once

@@ -16,10 +16,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# The suite must not fail by a draw. HYPOTHESIS_PROFILE=search draws anew, and ten times as many: for whoever looks.
+settings.register_profile("fixed", derandomize=True, deadline=None)
+settings.register_profile("search", max_examples=1000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 ROOT = Path(__file__).resolve().parent.parent
 SUITES = str(ROOT / "test_suites")
 TINY = ("--task=tiny:Tiny", "--poison=backdoor:size=1")
+#: Here and not in pyproject.toml, which would hold for runs of the suites too, with whatever plugins are installed.
+STRICT = ("error", "default::harness.store.artefacts.DamagedArtefact")
+
+#: Plugins that tests/runs/test_installation.py runs audits beside.
+WITHOUT = ("-p", "no:benchmark", "-p", "no:randomly", "-p", "no:rerunfailures", "-p", "no:timeout")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let a warning fail a test; what a test says of warnings itself goes before."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            own = item.get_closest_marker("filterwarnings")
+            item.add_marker(pytest.mark.filterwarnings(*STRICT, *(own.args if own else ())), append=True)
 
 
 @dataclass
@@ -73,7 +93,8 @@ class Folder:
         own = [] if any(a.startswith("--audit-store") for a in args) else [f"--audit-store={self.store}"]
         # A cache of its own: that of the checkout, whose suites are run, is everybody's.
         cache = [] if "no:cacheprovider" in args else ["-o", f"cache_dir={self.path / 'cache'}"]
-        return [sys.executable, "-m", "pytest", *cache, *own, *args]
+        strict = [word for each in STRICT for word in ("-W", each)]
+        return [sys.executable, "-m", "pytest", *strict, *WITHOUT, *cache, *own, *args]
 
     def environment(self) -> dict[str, str]:
         paths = (self.path, self.path / "methods")

@@ -1,13 +1,14 @@
 """The gate for a new method, in one command: its contract, the controls, the audits, and a report.
 
-``python -m harness gate --unlearner=mine:forget`` runs ``test_suites`` in three stages, each a pytest of its own, and
-stops at the first that is red:
+``pytest-unlearning gate --unlearner=mine:forget`` runs ``test_suites`` in three stages, each a pytest of its own, and
+stops at the first stage that is red:
 
-1. the contract, in seconds: what breaks it is not worth an audit;
-2. the controls: where retraining fails or doing nothing passes, no verdict on a method means anything;
-3. the audits of the poison, of accuracy and of the budget. What they need was mostly trained for the controls.
+1. the contract, in seconds: a method that breaks it is not worth an audit;
+2. the controls: if retraining fails or doing nothing passes, no verdict on a method means anything;
+3. the audits of the poison, of accuracy and of the budget. Most of the models that they need were trained for the
+   controls.
 
-The exit code is pytest's: 0 where everything passes or fails as expected, 1 where not, 4 for a bad command line.
+The exit code is pytest's: 0 if everything passes or fails as expected, 1 if not, 4 for an invalid command line.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Stage:
     Attributes:
         name: What it is called.
         arguments: What is run, for pytest.
-        red: What it means where it is red.
+        red: What a red stage means.
     """
 
     name: str
@@ -50,12 +51,12 @@ STAGES = (
     Stage(
         "controls",
         ("test_suites.test_controls",),
-        "the audits cannot tell here: the task or the poison is at fault, not the method, which was not audited",
+        "the audits do not work here: the task or the poison is at fault; the method was not audited",
     ),
     Stage(
         "audits",
         ("test_suites", "-m", "not contract"),
-        "the method does not pass, or does not as expected; the table says where",
+        "the method does not pass, or not as expected; the table shows where",
     ),
 )
 
@@ -69,16 +70,20 @@ def add_gate(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     noun = "NAME[:FIELD=VALUE,...]"
-    parser.add_argument("--unlearner", action="append", required=True, metavar=noun, help="The method. Repeatable")
-    parser.add_argument("--task", action="append", default=[], metavar=noun, help="What is learned. Repeatable")
-    parser.add_argument("--poison", action="append", default=[], metavar=noun, help="What is planted. Repeatable")
-    parser.add_argument("--expect", metavar="FILE", help="Verdicts that are expected (pytest's --audit-expect)")
+    parser.add_argument("--unlearner", action="append", required=True, metavar=noun, help="Method to audit. Repeatable")
+    parser.add_argument(
+        "--task", action="append", default=[], metavar=noun, help="Task that the models learn. Repeatable"
+    )
+    parser.add_argument("--poison", action="append", default=[], metavar=noun, help="Poison to plant. Repeatable")
+    parser.add_argument(
+        "--expect", metavar="FILE", help="TOML file of the verdicts that are expected (pytest's --audit-expect)"
+    )
     parser.add_argument("--store", metavar="PATH", help="Where trained models are kept (pytest's --audit-store)")
     parser.add_argument("--report", metavar="DIR", type=Path, help="Folder for the report of the audits")
     parser.add_argument("--workers", metavar="N", help="Worker processes (pytest's -n)")
     parser.add_argument(
-        "pytest", nargs="*", metavar="-- OPTION=VALUE", help="Further options for pytest; those that begin with "
-        "--audit- hold for every stage, the others for the audits",
+        "pytest", nargs="*", metavar="-- OPTION=VALUE", help="Further options for pytest. Those that begin with "
+        "--audit- apply to every stage, the others to the audits",
     )  # fmt: skip
     parser.set_defaults(run=run)
 
@@ -94,8 +99,8 @@ def run(options: argparse.Namespace) -> int:
             break
     code, last = codes[-1], STAGES[len(codes) - 1]
     end = "everything passes, or fails as expected" if code == 0 else f"{last.name}: {last.red}"
-    if code not in (0, 1):  # no test told of it
-        end = f"{last.name}: pytest could not run them to the end (exit code {code}); the log says why"
+    if code not in (0, 1):  # no test reports it
+        end = f"{last.name}: pytest did not finish (exit code {code}); the log shows why"
         if github.wanted():
             print(github.command("error", "unlearning gate", end))
     print(f"\ngate: {'GREEN' if code == 0 else 'RED'}: {end}", flush=True)
@@ -104,7 +109,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:
-    """Return the exit code of a pytest. It hears Ctrl-C too, and is given the time to end in its own way."""
+    """Return the exit code of a pytest. Ctrl-C reaches it too, and it is given the time to end in its own way."""
     while True:
         try:
             return process.wait()
@@ -132,7 +137,7 @@ def _arguments(stage: Stage, options: argparse.Namespace) -> list[str]:
 
 
 def _summarise(options: argparse.Namespace, codes: Sequence[int], end: str) -> None:
-    """Say in GitHub's summary of the step how far the gate came."""
+    """Report in GitHub's summary of the step how far the gate came."""
     path = os.environ.get("GITHUB_STEP_SUMMARY")
     if not path:
         return

@@ -16,8 +16,8 @@ COMMANDS = (add_gate, add_report, add_figure, add_store)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code; 2 where it cannot be run."""
-    parser = argparse.ArgumentParser(prog="python -m harness", description=__doc__)
+    """Run a command and return its exit code, 2 if it cannot be run."""
+    parser = argparse.ArgumentParser(prog="pytest-unlearning", description=__doc__)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in COMMANDS:
         add(subparsers)

@@ -13,7 +13,7 @@ from harness.store.inventory import DAY, Criteria, Inventory, Record, removable,
 
 
 def add_store(commands: Any) -> None:
-    """Add ``store`` to the commands of ``python -m harness``."""
+    """Add ``store`` to the commands."""
     parser = commands.add_parser(
         "store", help="List, measure, verify and prune what trained models are kept", description=__doc__
     )

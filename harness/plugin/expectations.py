@@ -26,7 +26,7 @@ from typing import Any
 
 from harness import registry
 from harness.api import Cell, Outcome, UnlearningError
-from harness.judging.claims import GATING
+from harness.judging.claims import CLAIMS, GATING
 
 HEADER = re.compile(r"\s*\[\[\s*expected\s*\]\]")
 
@@ -148,9 +148,7 @@ class Expectations:
         """
         cells = list(cells)
         ran = {_key(audit) for audit in audits}
-        known = ran | {
-            (*_ids(cell), claim) for cell in cells for claim in GATING if claim != "accuracy" or cell.judges_accuracy
-        }
+        known = ran | {(*_ids(cell), claim) for cell in cells for claim in GATING if CLAIMS[claim].applies(cell)}
         methods = {cell.unlearner.id for cell in cells}
         kinds: tuple[tuple[int, registry.Kind], ...] = ((1, "task"), (2, "poison"))
         stale: list[Expectation] = []

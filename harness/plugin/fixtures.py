@@ -9,8 +9,9 @@ import pytest
 
 from harness.api import Cell
 from harness.contract.lines import Clause
+from harness.judging.claims import CLAIMS
 from harness.plugin.items import REPORTED, claim_of, is_control
-from harness.plugin.session import SETTINGS, study_of
+from harness.plugin.session import session_of
 from harness.report.document import BLANK, finite_tree, made_of, plain
 from harness.report.words import properties, worst_seed
 
@@ -35,28 +36,28 @@ def clause(request: pytest.FixtureRequest) -> Clause:
 @pytest.fixture
 def verdict(request: pytest.FixtureRequest, audited: Cell) -> Any:
     """The verdict of the audit; what its unlearner raises is an error of this fixture, not a failure of the test."""
-    study = study_of(request.config)
-    item = request.node
-    settings = item.config.stash[SETTINGS]
-    # An error leaves this much in the report.
+    session, item = session_of(request.config), request.node
+    study, settings = session.study, session.settings
+    name = claim_of(item)
+    claim = CLAIMS[name]
+    kind = "audit" if claim.gates else "heuristic"
     cell = {"unlearner": audited.unlearner.id, "task": audited.task.id, "poison": audited.poison.id}
     common = {
         **cell,
         "discovery": audited.discovery,
-        "claim": claim_of(item),
+        "claim": name,
         "control": is_control(item),
         "command": settings.command(item, audited.unlearner.id),
         "made_of": made_of(audited.unlearner),
     }
-    measure = audited.poison.value.measure.name if claim_of(item) == "poison" else claim_of(item)
-    kind = "heuristic" if item.get_closest_marker("heuristic") else "audit"
-    item.stash[REPORTED] = {kind: {**BLANK, **common, "measure": measure}}
+    # An error leaves this much in the report.
+    item.stash[REPORTED] = {kind: {**BLANK, **common, "measure": claim.measure(audited).name}}
     started = time.perf_counter()
-    found = study.verdict(audited, claim_of(item))
-    # Beside a heuristic stands what the audit of the poison says of the same models.
+    found = study.verdict(audited, name)
+    # Beside a claim that only informs stands what the audit of the poison concludes from the same models.
     beside = (
         {"references": finite_tree(study.references(audited))}
-        if kind == "audit"
+        if claim.gates
         else {"poison_verdict": study.verdict(audited, "poison").outcome.value}
     )
     numbers = {**plain(found), "seconds": round(time.perf_counter() - started, 4)}

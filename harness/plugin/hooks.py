@@ -1,393 +1,248 @@
-"""The pytest plugin: options, collection, devices, what the terminal shows. Imports neither torch nor scipy."""
+"""The hooks of the plugin, thin: each asks the session, the items, the outcomes or the terminal.
+
+Imports neither torch nor scipy.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, TypeGuard
+from collections.abc import Generator
+from typing import Any
 
 import pytest
 
-from harness.api import UnlearningError
-from harness.judging.claims import GATING, INFORMING
-from harness.plugin import workers
-from harness.plugin.expectations import as_expected
-from harness.plugin.fixtures import audited, clause, verdict
-from harness.plugin.items import TRIALS, cell_of, with_trials
-from harness.plugin.options import add_options
-from harness.plugin.outcomes import pytest_runtest_makereport
-from harness.plugin.parametrize import parametrize
-from harness.plugin.progress import StatusLine, status_line
-from harness.plugin.session import AUDITED, SETTINGS, lab_of, notes_folder, run_id, study_of
-from harness.plugin.settings import Settings
-from harness.report import github, tables
-from harness.report.document import Results, write_json, write_text
-from harness.report.planning import forecast_lines, score_line, tuned_lines, tuning_head
+import _pytest_unlearning as entry
+from harness.api import DeviceLost
+from harness.judging.claims import CLAIMS
+from harness.plugin import fixtures, instead, outcomes, terminal, workers
+from harness.plugin.items import REPORTED, TRIALS, add_trials, cell_of, is_control
+from harness.plugin.parametrize import claim_in, parametrize
+from harness.plugin.session import SESSION, Session
 
-__all__ = ["audited", "clause", "pytest_runtest_makereport", "verdict"]
+#: Marks of the audits that run only if they are asked for: they take long, or inform and do not gate.
+OPTIONAL = tuple(dict.fromkeys(claim.mark for claim in CLAIMS.values() if claim.mark))
 
 
-RESULTS = pytest.StashKey[Results]()
+def register(config: pytest.Config) -> Hooks:
+    """Register the plugin and its fixtures, and return it."""
+    session = config.stash[SESSION] = Session(config)
+    hooks = Hooks(session)
+    if session.settings.one_process:
+        hooks.keep_to_one_process()
+    if session.worker is not None and workers.SHARE not in session.worker:
+        workers.take(session.worker, workers.usable_gpus(session.settings.option.audit_device))
+    config.pluginmanager.register(fixtures, f"{entry.NAME}-fixtures")
+    config.pluginmanager.register(hooks, entry.NAME)
+    return hooks
 
 
-STATUS = pytest.StashKey[StatusLine | None]()
+class Hooks:
+    """The plugin: what pytest and xdist call in a run with audits.
 
+    Args:
+        session: What this process holds.
+    """
 
-KNOWN = (*GATING, *INFORMING)
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.config = session.config
+        self._introduced = False
 
+    # ---- the command line
 
-#: Marks of audits that run where an option or an argument names them: dear ones, and those that only inform.
-OPTIONAL = ("heuristic", "relearning")
-
-
-PROCESSES = pytest.StashKey[int]()
-
-
-SPECS = pytest.StashKey[list[Any]]()
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Register the command line."""
-    add_options(parser)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Dry runs, searches and a cluster need one process: remember how many were asked for, and start none."""
-    if config.option.audit_dry_run or config.option.audit_tune or config.option.audit_executor != "local":
-        asked = getattr(config.option, "numprocesses", None)
-        config.stash[PROCESSES] = (
+    def keep_to_one_process(self) -> None:
+        """Start no workers, and remember how many were asked for."""
+        option = self.config.option
+        asked = getattr(option, "numprocesses", None)
+        self.session.processes = (
             asked if isinstance(asked, int) and asked > 0 else (os.cpu_count() or 1 if asked else 1)
         )
-        config.option.numprocesses, config.option.dist, config.option.tx = None, "no", []
+        option.numprocesses, option.dist, option.tx = None, "no", []
 
+    def auto_workers(self) -> int | None:
+        """Return what ``-n auto`` means: one worker per GPU; None without a GPU."""
+        return len(workers.usable_gpus(self.session.settings.option.audit_device)) or None
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Check the command line before anything costs time."""
-    config.addinivalue_line(
-        "markers",
-        "audit(claim, control=None): the test judges 'poison', 'accuracy' or 'cost' of a cell; with a control it "
-        "runs where no unlearner is asked for, on that control",
-    )
-    config.addinivalue_line(
-        "markers", "heuristic: the audit informs and fails no run; it runs where it is asked for (-m heuristic)"
-    )
-    config.addinivalue_line(
-        "markers", "relearning: the audit trains models on; it runs where it is asked for (-m relearning)"
-    )
-    config.addinivalue_line("markers", "audits(...): what harness.parametrize_with_audits gives a test")
-    config.addinivalue_line("markers", "contract: the test asserts a line of an unlearner's contract, `clause`")
-    config.stash[SETTINGS] = Settings(config)
-    config.stash[RESULTS] = Results()
-    if config.stash[SETTINGS].asked and not is_worker(config) and not config.option.help:
-        config.stash[SETTINGS].check()
+    def pytest_configure(self, config: pytest.Config) -> None:
+        """Register the marks, and check the command line before anything costs time."""
+        for mark in OPTIONAL:
+            claims = ", ".join(name for name, claim in CLAIMS.items() if claim.mark == mark)
+            config.addinivalue_line("markers", f"{mark}: an audit of {claims}; it runs if it is asked for (-m {mark}).")
+        self.session.check()
 
+    # ---- collection
 
-def is_worker(config: pytest.Config) -> bool:
-    """Say whether this process is a worker of xdist."""
-    return hasattr(config, "workerinput")
+    def pytest_pycollect_makeitem(
+        self, collector: pytest.Module | pytest.Class, name: str, obj: object
+    ) -> list[Any] | None:
+        """Leave out audits of methods if only controls run, and audits of controls if a method is asked for."""
+        marks = {mark.name: mark for mark in getattr(obj, "pytestmark", []) if isinstance(mark, pytest.Mark)}
+        if "contract" in marks:  # controls break it on purpose
+            return [] if self.session.settings.controls_only else None
+        mark = marks.get("audit")
+        if mark is None or claim_in(mark) is None:
+            return None  # a mark of that name may be somebody else's
+        is_control = mark.kwargs.get("control") is not None
+        return [] if is_control != self.session.settings.controls_only else None
 
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Give every audit its cells, and the contract its methods and lines."""
+        parametrize(metafunc, self.session.settings)
 
-def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str, obj: object) -> list[Any] | None:
-    """Leave out audits of methods where only controls run, and audits of controls where a method is asked for."""
-    marks = getattr(obj, "pytestmark", [])
-    if any(getattr(m, "name", "") == "contract" for m in marks):  # controls break it on purpose
-        return [] if collector.config.stash[SETTINGS].controls_only else None
-    mark = next((m for m in marks if getattr(m, "name", "") == "audit"), None)
-    if not _is_ours(mark):
-        return None  # a mark of that name may be somebody else's
-    is_control = mark.kwargs.get("control") is not None
-    return [] if is_control != collector.config.stash[SETTINGS].controls_only else None
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Leave out optional audits, unless a mark, a keyword or the name of their file asks for them."""
+        words = [*re.findall(r"\w+", config.option.markexpr), *re.findall(r"\w+", config.option.keyword)]
+        optional = [mark for mark in OPTIONAL if not any(mark in word for word in words)]
+        files = entry.named(config)
+        left_out = [
+            item
+            for item in items
+            if cell_of(item) is not None
+            and any(item.get_closest_marker(mark) for mark in optional)
+            and item.path.resolve() not in files
+        ]
+        if left_out:
+            items[:] = [item for item in items if item not in left_out]
+            config.hook.pytest_deselected(items=left_out)
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Put the trials before the audits that survived deselection; a listing shows the audits alone.
 
-def _is_ours(mark: pytest.Mark | None) -> TypeGuard[pytest.Mark]:
-    return mark is not None and mark.args[:1] in [(claim,) for claim in KNOWN]
+        Here and not while items are modified, because ``--lf`` and its like deselect and reorder last of all.
+        """
+        self.session.of_suites |= any(item.path.parent == entry.SUITES for item in session.items)
+        if not self.config.option.collectonly:
+            add_trials(self.session, session)
+            if self.session.asked:
+                self.session.check()
+                self.session.begin()
 
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give every audit its cells, and the contract its methods and lines."""
-    settings = metafunc.config.stash[SETTINGS]
-    if (audits := metafunc.definition.get_closest_marker("audits")) is not None:
-        parametrize(metafunc, audits, settings)
-        return
-    if "clause" in metafunc.fixturenames:
-        clauses = settings.clauses(settings.unlearners, settings.tasks[0])
-        metafunc.parametrize("clause", clauses, ids=map(str, clauses), indirect=True)
-    mark = metafunc.definition.get_closest_marker("audit")
-    if "audited" not in metafunc.fixturenames:
-        return
-    if not _is_ours(mark):
-        raise pytest.UsageError(
-            f"{metafunc.definition.nodeid} asks for a verdict; mark it with @pytest.mark.audit(claim), "
-            f"claim one of {', '.join(map(repr, KNOWN))}"
-        )
-    control = mark.kwargs.get("control")
-    cells = [
-        cell
-        for cell in settings.cells
-        if (control is None or cell.unlearner.name == control) and (mark.args[0] != "accuracy" or cell.judges_accuracy)
-    ]
-    metafunc.parametrize("audited", cells, ids=[cell.id for cell in cells], indirect=True)
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out optional audits unless an option or an argument names them."""
-    # Of the arguments the files, modules, and what is in them: a folder may have any name.
-    pyargs = config.option.pyargs
-    files = [str(arg).replace("\\", "/").rpartition("/")[2] for arg in config.args if ".py" in str(arg) or pyargs]
-    named = " ".join([config.option.markexpr, config.option.keyword, *files])
-    unnamed = [mark for mark in OPTIONAL if mark not in named]
-    left_out = [i for i in items if cell_of(i) is not None and any(i.get_closest_marker(mark) for mark in unnamed)]
-    if left_out:
-        items[:] = [item for item in items if item not in left_out]
-        config.hook.pytest_deselected(items=left_out)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Put the trials before the audits that survived deselection; a listing shows the audits alone.
-
-    Here and not while items are modified, because ``--lf`` and its like deselect and reorder last of all.
-    """
-    if not session.config.option.collectonly:
-        with_trials(session, session.items)
-
-
-def pytest_runtestloop(session: pytest.Session) -> bool | None:
-    """In a dry run, say what the run would cost, and stop; search fields where that is asked for."""
-    config = session.config
-    if config.option.collectonly or not (config.option.audit_dry_run or config.option.audit_tune):
-        return None
-    writer = config.get_terminal_writer()
-    writer.line()
-    if config.option.audit_tune:
-        _tune(config, writer)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        """Forecast or search in place of running the audits, if that is asked for."""
+        option = self.session.settings.option
+        if self.config.option.collectonly or not (option.audit_dry_run or option.audit_tune):
+            return None
+        writer = self.config.get_terminal_writer()
+        writer.line()
+        (instead.tune if option.audit_tune else instead.forecast)(self.session, writer)
         return True
-    from harness.studies.forecast import remaining_cost
 
-    if AUDITED not in config.stash:
-        writer.line("no audits are selected: there is nothing to forecast")
-        return True
-    for line in forecast_lines(remaining_cost(study_of(config)), config.stash[PROCESSES]):
-        writer.line(line)
-    return True
+    # ---- xdist
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_setupnodes(self, specs: list[Any]) -> None:
+        """Give each worker its GPU, or its share of the cores, before it imports anything."""
+        workers.assign(specs, workers.usable_gpus(self.session.settings.option.audit_device))
+        self.session.specs = specs
 
-def _tune(config: pytest.Config, writer: Any) -> None:
-    """Search the fields of every method that is asked for, and write what was chosen after each of them."""
-    from harness.studies.tuning import FINAL_SEEDS, TUNING_SEEDS, tune
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell a worker which run it belongs to, and its share of its GPU."""
+        node.workerinput[workers.RUN] = self.session.run_id
+        node.workerinput[workers.SHARE] = workers.share_of(node.gateway.spec, self.session.specs)
 
-    settings, n = config.stash[SETTINGS], config.option.audit_tune
-    (task,) = settings.tasks
-    poisons = list(dict.fromkeys(cell.poison for cell in settings.cells))
-    file = Path(config.option.audit_tune_file).absolute()
-    text = tuning_head(task.id, [each.id for each in poisons], n, TUNING_SEEDS, FINAL_SEEDS, settings.budget)
-    lab = lab_of(config)
-    written = False
-    for method in settings.unlearners:
-        writer.line(f"{method.id}: {n} settings, seeds {TUNING_SEEDS[0]} to {TUNING_SEEDS[-1]}")
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
+        """Leave a trial whose worker died to the audits that need it: only what they conclude makes a run red."""
+        if crashitem.startswith(f"{TRIALS}::"):
+            report.outcome = "passed"
+            report.unlearning = {"crashed": True, "shown": outcomes.CRASHED}  # type: ignore[attr-defined]
 
-        def show(tried: int, setting: Any, score: Any) -> None:
-            writer.line(f"  {tried:>4}/{n}  {score_line(score):<60}  {setting.id}")
+    # ---- reports
 
-        try:
-            tuned = tune(method, task, poisons, lab, n, show)
-        except UnlearningError as error:
-            writer.line(f"  {error}", red=True)
-            continue
-        text += tuned_lines(tuned)
-        write_text(file, text)
-        written = True
-        writer.line(tuned_lines(tuned).strip(), bold=True)
-    if not written:
-        raise pytest.UsageError("nothing was tuned, and nothing written")
-    writer.line(f"written to {file}; audit it with --unlearner=@{os.path.relpath(file)}")
-
-
-def pytest_report_header(config: pytest.Config) -> list[str] | None:
-    """Say what is audited, of whose making, and where the artefacts go."""
-    settings = config.stash[SETTINGS]
-    if not settings.asked or config.option.collectonly:
-        return None
-    lines = []
-    if settings.controls_only and not settings.of_suites:  # tests of somebody's own name what they audit
-        return [f"devices: {_devices(config)}   store: {settings.store.in_words()}"]
-    if settings.controls_only:
-        names = ", ".join(control.id for control in settings.unlearners)
-        lines.append(f"unlearner: none asked for (--unlearner=NAME), so the controls: {names}")
-    else:
-        for method in settings.unlearners:
-            fields = ", ".join(f"{name}={value}" for name, value in method.fields.items())
-            lines.append(
-                f"unlearner: {method.name}({fields})  {method.distribution} {method.version}".rstrip()
-                + f", source {method.source[:8]}"
-            )
-    looks = ", ".join(map(str, settings.plan.looks))
-    for task in settings.tasks:
-        poisons = dict.fromkeys(cell.poison.id for cell in settings.cells if cell.task == task)
-        lines.append(
-            f"task: {task.id}   poisons: {', '.join(poisons)}   seeds: {looks}   "
-            f"budget: {100 * settings.budget:g} % of retraining"
-            + (f"   discovery: {100 * settings.discovery:g} %" if settings.discovery < 1 else "")
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[Any]) -> Generator[None, Any, Any]:
+        """Report failures in sentences, and attach what the controller needs."""
+        report = yield
+        error, headline = None, ""
+        if call.excinfo is not None:
+            error, headline = call.excinfo.value, call.excinfo.exconly().splitlines()[0]
+        if isinstance(error, DeviceLost):
+            self._lose_device(error)
+        settings, reported = self.session.settings, item.stash.get(REPORTED, None)
+        expected = None
+        if settings.expectations is not None and reported is not None and "audit" in reported and not is_control(item):
+            file = settings.expectations
+            expected = outcomes.Expected(file.of(reported["audit"]), file.path, file.updating)
+        verdict = getattr(item, "funcargs", {}).get("verdict")
+        decided = outcomes.decide(
+            outcomes.Happened(
+                report.when, report.outcome, report.longrepr, reported, error, headline, str(item.path), verdict
+            ),
+            lambda unlearner: settings.command(item, unlearner),
+            expected,
+            settings.option.audit_inconclusive == "warn",
         )
-    lines.append(f"devices: {_devices(config)}   store: {settings.store.in_words()}")
-    return lines
+        report.outcome, report.longrepr = decided.outcome, decided.text
+        if decided.heard is not None:
+            report.unlearning = {**decided.heard, "nodeid": report.nodeid}
+        return report
 
+    def _lose_device(self, error: DeviceLost) -> None:
+        """End this process: nothing more can be computed in it, and what was stored is not lost."""
+        if self.session.worker is not None:
+            os._exit(1)  # xdist starts another worker on the same device
+        pytest.exit(f"{error}; run again, everything finished is stored", returncode=3)
 
-def _devices(config: pytest.Config) -> str:
-    if config.stash[SETTINGS].on_ray:
-        return f"Ray cluster ({config.option.audit_executor})"
-    specs = getattr(config.option, "tx", None) or []
-    count = sum(int(spec.partition("*")[0]) if "*" in spec else 1 for spec in specs)
-    return workers.in_words(count, workers.usable_gpus(config.option.audit_device))
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep what an item reported; a worker has no results to write."""
+        heard = getattr(report, "unlearning", None)
+        if self.session.worker is not None or (heard is not None and heard.get("crashed")):
+            return
+        results, status = self.session.results, self.session.status
+        results.hear(report)
+        if heard is not None and "trial" in heard and status is not None:
+            status.finished, status.trials = len(results.trials), heard["of"]
 
+    def pytest_report_teststatus(self, report: Any) -> tuple[str, str, Any] | None:
+        """Give trials and audits words of their own, unless another plugin runs the item again."""
+        shown = (getattr(report, "unlearning", None) or {}).get("shown")
+        if shown is None or report.outcome not in ("passed", "failed", "skipped"):
+            return None
+        word, letter, text, markup = shown
+        return word, letter, (text, markup)
 
-@pytest.hookimpl(optionalhook=True, tryfirst=True)
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Let ``-n auto`` mean one worker per GPU; without one, xdist counts the cores."""
-    if not Settings(config).asked:
-        return None
-    return len(workers.usable_gpus(config.option.audit_device)) or None
+    # ---- the terminal, and the end
 
+    def pytest_report_header(self) -> list[str] | None:
+        """Print what is audited, if the command line asks for it."""
+        return self._introduction()
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
-    """Give each worker its GPU, or its share of the cores, before it imports anything."""
-    workers.assign(specs, workers.usable_gpus(config.option.audit_device))
-    config.stash[SPECS] = specs
+    def pytest_report_collectionfinish(self) -> list[str] | None:
+        """Print what is audited, if only the collection shows it."""
+        return self._introduction()
 
+    def _introduction(self) -> list[str] | None:
+        if not self.session.asked or self.config.option.collectonly or self._introduced:
+            return None
+        self._introduced = True
+        return terminal.header(self.session)
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_configure_node(node: Any) -> None:
-    """Tell a worker which run it belongs to."""
-    node.workerinput["unlearning_run"] = run_id(node.config)
-    node.workerinput[workers.SHARE] = workers.share_of(node.gateway.spec, node.config.stash[SPECS])
+    def pytest_sessionstart(self) -> None:
+        """Begin to show progress, if the command line asks for audits."""
+        if self.session.asked:
+            self.session.begin()
 
+    def join(self) -> None:
+        """Take part in a session of xdist's controller that has begun: a worker has reported an audit."""
+        xdist: Any = self.config.pluginmanager.get_plugin("dsession")
+        self.session.run_id = xdist.nodemanager.testrunuid
+        self.session.begin()
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_handlecrashitem(crashitem: str, report: pytest.TestReport) -> None:
-    """Let a trial whose worker died be made by the audits that need it: only what they say makes a run red."""
-    if crashitem.startswith(f"{TRIALS}::"):
-        report.outcome = "passed"
-        report.unlearning = {"crashed": True}  # type: ignore[attr-defined]
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Print what the audits concluded."""
+        terminal.summarise(self.session, terminalreporter)
 
-
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Keep what an item reported; workers have no results to write."""
-    heard = getattr(report, "unlearning", None)
-    if CONTROLLER is None or (heard is not None and heard.get("crashed")):
-        return
-    results = CONTROLLER.stash[RESULTS]
-    results.hear(report)
-    status = CONTROLLER.stash.get(STATUS, None)
-    if heard is not None and "trial" in heard and status is not None:
-        status.finished, status.trials = len(results.trials), heard["of"]
-
-
-#: The configuration of the process that writes results; report hooks are not handed one.
-CONTROLLER: pytest.Config | None = None
-
-
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """Remember who writes results, and begin to show progress."""
-    global CONTROLLER
-    config = session.config
-    CONTROLLER = None if is_worker(config) else config
-    if CONTROLLER and config.stash[SETTINGS].asked and config.stash[SETTINGS].judging:
-        config.stash[STATUS] = status_line(config, notes_folder(config))
-
-
-def pytest_report_teststatus(report: Any) -> tuple[str, str, Any] | None:
-    """Give trials and inconclusive audits words of their own."""
-    heard = getattr(report, "unlearning", None)
-    if heard is None:
-        return None
-    if heard.get("crashed"):
-        return "crashed", "c", ("CRASHED", {"yellow": True})
-    if "trial" in heard and report.when == "call":
-        word = heard["word"]
-        return word, {"trained": "t", "stored": "s", "raised": "r"}.get(word, "-"), (word.upper(), {"cyan": True})
-    if "heuristic" in heard and report.when == "call" and report.passed:
-        return "informed", "i", ("INFORMED", {"cyan": True})
-    if "expected" in heard and report.when == "call":
-        return "expected", "e", (f"EXPECTED {heard['expected']}", {"green": True})
-    if heard.get("inconclusive"):
-        return "inconclusive", "?", ("INCONCLUSIVE", {"yellow": True})
-    return None
-
-
-def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
-    """Show inconclusive audits in words, and the closing table."""
-    results = config.stash[RESULTS]
-    unclear = [
-        a for a in results.audits.values() if a["verdict"] == "INCONCLUSIVE" and a["text"] and not as_expected(a)
-    ]
-    if unclear:
-        terminalreporter.section("inconclusive audits")
-        for audit in unclear:
-            terminalreporter.section(audit["id"].partition("::")[2], sep="_")
-            terminalreporter.write_line(audit["text"])
-    if results.contract:
-        terminalreporter.section("unlearning contract")
-        for line in tables.contract_lines(list(results.contract.values())):
-            terminalreporter.write_line(line)
-    if results.heuristics:
-        terminalreporter.section("usual metrics")
-        for line in tables.heuristic_lines(results.methods()):
-            terminalreporter.write_line(line)
-    if results.audits:
-        terminalreporter.section("unlearning audits")
-        settings = config.stash[SETTINGS]
-        for line in tables.table(results.methods()):
-            terminalreporter.write_line(line)
-        together = tables.methods_that_pass(results.methods(), settings.plan.alpha)
-        if together is not None:
-            terminalreporter.write_line(together)
-    settings, audits = config.stash[SETTINGS], list(results.audits.values())
-    if not settings.judging or not (settings.asked or audits):
-        return
-    stale, elsewhere = settings.unmatched(audits)
-    if settings.expectations is not None:
-        terminalreporter.section("expected verdicts")
-        for line, markup in settings.expectations.lines(audits, stale, elsewhere):
-            terminalreporter.write_line(line, **markup)
-    if github.wanted():
-        alone = not config.pluginmanager.hasplugin(github.ANNOTATE_FAILURES)
-        contract, methods = results.contract.values(), settings.unlearners
-        broken = [{**each, "red": True} for each in results.heuristics.values() if each["verdict"] == "ERROR"]
-        for line in github.failing([*audits, *broken], contract, results.crashes, stale, methods, failures=alone):
-            terminalreporter.write_line(line)
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """End the progress and write the machine-readable result."""
-    config = session.config
-    if (status := config.stash.get(STATUS, None)) is not None:
-        status.stop()
-    if not is_worker(config) and (config.stash[SETTINGS].asked or config.stash[RESULTS].trials):
-        shutil.rmtree(notes_folder(config), ignore_errors=True)
-    if is_worker(config) or not config.stash[SETTINGS].judging:
-        return
-    settings, results = config.stash[SETTINGS], config.stash[RESULTS]
-    if settings.expectations is not None:
-        stale, _ = settings.unmatched(results.audits.values())
-        if settings.expectations.updating:
-            write_text(settings.expectations.path, settings.expectations.updated(results.audits.values(), stale))
-        elif stale and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
-    if settings.asked or results.audits:
-        _write(config, results.document(config.invocation_params.args, settings, _devices(config)))
-
-
-def _write(config: pytest.Config, document: Mapping[str, Any]) -> None:
-    """Write what the options and the environment ask for; called once, in the process that has the results."""
-    if config.option.audit_json:
-        write_json(Path(config.option.audit_json).expanduser().absolute(), document)
-    if config.option.audit_html:
-        from harness.report.page import write_report
-
-        write_report(document, Path(config.option.audit_html).expanduser().absolute(), config.option.audit_device)
-    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-        github.append_summary(document, Path(summary))
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """End the progress, and write the results."""
+        if self.session.status is not None:
+            self.session.status.stop()
+        if self.session.worker is not None:
+            return
+        if self.session.asked:
+            shutil.rmtree(self.session.notes_folder, ignore_errors=True)
+        if self.session.settings.judging:
+            session.exitstatus = terminal.conclude(self.session, session.exitstatus)

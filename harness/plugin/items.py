@@ -8,16 +8,11 @@ from typing import Any
 
 import pytest
 
-from harness.api import Cell
-from harness.plugin.session import AUDITED, SETTINGS, study_of
+from harness.api import Cell, Trial
+from harness.plugin.session import Session
 
 REPORTED = pytest.StashKey[dict[str, Any]]()  # per item: what its report carries to the controller
-
-
 TRIALS = "trials"  # where trials stand in node ids
-
-
-FROZEN = pytest.StashKey[bool]()
 
 
 class TrialHooks:
@@ -46,9 +41,12 @@ class TrialHooks:
 class TrialItem(pytest.Item):
     """One trial. It is put before the audits that need it, reports under a word of its own, and never fails."""
 
-    def __init__(self, *, trial: Any, hooks: TrialHooks, **kwargs: Any) -> None:
+    _frozen = False  # of the class: once a process
+
+    def __init__(self, *, trial: Trial, run: Session, hooks: TrialHooks, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.trial = trial
+        self._run = run
         self._hooks = hooks
 
     @property
@@ -60,7 +58,7 @@ class TrialItem(pytest.Item):
         """Compute and store what the trial lacks, unless its audits are conclusive without it."""
         from harness.studies.study import Status
 
-        study = study_of(self.config)
+        study = self._run.study
         status = study.work(self.trial)
         result, error = study.result(self.trial), study.error(self.trial)
         if status is Status.NOT_NEEDED:
@@ -69,10 +67,10 @@ class TrialItem(pytest.Item):
             word = "raised"
         else:
             word = "trained" if result is not None and result.made_here else "stored"
-        if FROZEN not in self.config.stash:
-            # By now torch and its like are loaded for good: half a million objects, .1 s for every full collection.
+        if not TrialItem._frozen:
+            # By now torch and its like are loaded for good: half a million objects, 0.1 s for every full collection.
             gc.freeze()
-            self.config.stash[FROZEN] = True
+            TrialItem._frozen = True
         cell = self.trial.cell
         self.stash[REPORTED] = {
             "trial": {
@@ -88,28 +86,25 @@ class TrialItem(pytest.Item):
         }
 
     def reportinfo(self) -> tuple[str, None, str]:
-        """Say where it is from: nowhere in a file."""
+        """Return where it is from: not from a file."""
         return TRIALS, None, self.name
 
 
-def with_trials(session: pytest.Session, items: list[pytest.Item]) -> None:
+def add_trials(run: Session, session: pytest.Session) -> None:
     """Insert, before the first audit, one item per trial that the audits can need."""
+    items = session.items
     audits = [item for item in items if cell_of(item) is not None]
     if not audits:
         return
     from harness.studies.controls import trials_of
 
-    settings = session.config.stash[SETTINGS]
-    cells = list(dict.fromkeys(cell for item in audits if (cell := cell_of(item)) is not None))
-    session.config.stash[AUDITED] = cells
-    trials = trials_of(cells, settings.plan)
+    run.cells = list(dict.fromkeys(cell for item in audits if (cell := cell_of(item)) is not None))
     hooks = TrialHooks(session)
-    new = [
-        TrialItem.from_parent(session, name=trial.id, nodeid=f"{TRIALS}::{trial.id}", trial=trial, hooks=hooks)
-        for trial in trials
-    ]
     at = items.index(audits[0])
-    items[at:at] = new
+    items[at:at] = [
+        TrialItem.from_parent(session, name=trial.id, nodeid=f"{TRIALS}::{trial.id}", trial=trial, run=run, hooks=hooks)
+        for trial in trials_of(run.cells, run.settings.plan)
+    ]
 
 
 def cell_of(item: pytest.Item) -> Cell | None:
@@ -120,13 +115,13 @@ def cell_of(item: pytest.Item) -> Cell | None:
 
 
 def claim_of(item: pytest.Item) -> str:
-    """Return what an audit judges: ``"poison"``, ``"accuracy"`` or ``"cost"``."""
+    """Return the name of the claim that an audit judges, e.g. ``"poison"``."""
     marker = item.get_closest_marker("audit")
     assert marker is not None
     return str(marker.args[0])
 
 
 def is_control(item: pytest.Item) -> bool:
-    """Say whether an audit is of a control, which must do what stands in its test."""
+    """Return whether an audit is of a control, whose test says what it must conclude."""
     marker = item.get_closest_marker("audit")
     return marker is not None and marker.kwargs.get("control") is not None

@@ -1,80 +1,171 @@
-"""What a report says of an item."""
+"""What a report says of an item. `decide` needs no pytest: it takes what happened and returns what is reported."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Generator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-import pytest
-
-from harness.api import DeviceLost, Outcome, UnlearningError
+from harness.api import Outcome, UnlearningError
 from harness.contract.lines import BrokenContract, NotExamined
-from harness.judging.verdict import AuditFailure, InconclusiveAudit
-from harness.plugin.expectations import deviation
-from harness.plugin.items import REPORTED, is_control
-from harness.plugin.session import SETTINGS
+from harness.judging.verdict import AuditFailure, InconclusiveAudit, Verdict
+from harness.plugin.expectations import Expectation, deviation
 from harness.report.words import explain
 
+#: What the terminal shows of a report: the word that is counted, the letter, the word of ``-v``, and its colour.
+Shown = tuple[str, str, str, dict[str, bool]]
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Generator[None, Any, Any]:
-    """Attach what the controller needs, and say failures in sentences."""
-    report = yield
-    reported = item.stash.get(REPORTED, None)
-    if reported is not None and (report.when == "call" or report.failed):
-        report.unlearning = {**reported, "nodeid": report.nodeid}
-        for kind in ("audit", "heuristic"):
-            if call.excinfo is not None and kind in reported:
-                report.unlearning[kind] = {"reason": call.excinfo.exconly().splitlines()[0], **reported[kind]}
-    error = call.excinfo.value if call.excinfo is not None else None
-    if isinstance(error, DeviceLost):
-        if hasattr(item.config, "workerinput"):
-            os._exit(1)  # xdist starts another worker on the same device, and what was stored is not lost
-        pytest.exit(f"{error}; run again, everything finished is stored", returncode=3)
-    if reported is not None and "contract" in reported and report.when == "call":
-        kept = None if isinstance(error, NotExamined) else report.passed
-        report.unlearning["contract"] = {**reported["contract"], "kept": kept, "sentence": str(error or "")}
-    if isinstance(error, NotExamined):
-        report.outcome, report.longrepr = "skipped", (str(item.path), 0, f"Skipped: {error}")
-    if isinstance(error, BrokenContract):
-        report.longrepr = error.explain()
-    elif isinstance(error, UnlearningError) and reported is not None:
-        report.longrepr = f"{error.__cause__ or ''}\n{error}".strip()
-    if isinstance(error, AuditFailure):
-        command = item.config.stash[SETTINGS].command(item, error.verdict.unlearner)
-        load = (reported or {}).get("audit", {}).get("load", "")
-        report.longrepr = explain(error.verdict, command, error.expected, load)
-        if reported is not None:  # somebody's own test may ask `harness.audit` for its verdict
-            report.unlearning |= {"text": report.longrepr, "inconclusive": isinstance(error, InconclusiveAudit)}
-        if reported is not None and "heuristic" in reported:
-            report.outcome, report.longrepr = "passed", None
-        elif isinstance(error, InconclusiveAudit) and item.config.option.audit_inconclusive == "warn":
-            report.outcome = "passed"
-    if reported is not None and "audit" in reported and (report.when == "call" or report.failed):
-        _hold_against_expectation(item, report, error)
-    return report
+CRASHED: Shown = ("crashed", "c", "CRASHED", {"yellow": True})
+_LETTERS = {"trained": "t", "stored": "s", "raised": "r"}
 
 
-def _hold_against_expectation(item: pytest.Item, report: Any, error: BaseException | None) -> None:
-    """Let an audit that concluded what was expected pass, and one that was expected to conclude something else fail."""
-    settings = item.config.stash[SETTINGS]
-    if settings.expectations is None or is_control(item):
-        return
-    audit = report.unlearning["audit"]
-    seen, expected = audit["verdict"], settings.expectations.of(audit)
-    met = expected is not None and expected.verdict == seen
-    audit["expected"] = {**expected.plain, "met": met} if expected is not None else None
-    if report.when != "call" or not isinstance(error, AuditFailure | None):
-        return
-    if error is not None and (met or settings.expectations.updating):
-        report.outcome, report.longrepr = "passed", None
-        report.unlearning |= {"inconclusive": False, "expected": seen}
-    elif expected is not None and not met and not settings.expectations.updating:
-        verdict = item.funcargs["verdict"]  # type: ignore[attr-defined]
-        text = report.longrepr or explain(verdict, settings.command(item, verdict.unlearner))
-        report.longrepr = f"{deviation(expected, seen, settings.expectations.path)}\n{text}"
-        report.unlearning["text"] = report.longrepr
-        if report.outcome == "passed" and (error is None or expected.verdict is not Outcome.PASS):
-            report.outcome = "failed"  # --audit-inconclusive=warn softens what should have passed, and nothing else
-            report.unlearning["inconclusive"] = False
+@dataclass(frozen=True)
+class Happened:
+    """What happened in one phase of an item.
+
+    Attributes:
+        when: ``"setup"``, ``"call"`` or ``"teardown"``.
+        outcome: pytest's: ``"passed"``, ``"failed"`` or ``"skipped"``.
+        text: pytest's text of a failure.
+        reported: What our fixtures and trials report of the item; None for other items.
+        error: What was raised.
+        headline: Its type and message, in one line.
+        path: File of the item.
+        verdict: The verdict that the item judged, if there is one.
+    """
+
+    when: str
+    outcome: str
+    text: Any = None
+    reported: Mapping[str, Any] | None = None
+    error: BaseException | None = None
+    headline: str = ""
+    path: str = ""
+    verdict: Verdict | None = None
+
+    @property
+    def heard(self) -> dict[str, Any] | None:
+        """What the report carries to the controller; None for phases and items that it need not hear of."""
+        if self.reported is None or not (self.when == "call" or self.outcome == "failed"):
+            return None
+        heard = dict(self.reported)
+        for kind in heard.keys() & {"audit", "heuristic"}:
+            heard[kind] = ({"reason": self.headline} if self.error is not None else {}) | heard[kind]
+        if "contract" in heard and self.when == "call":
+            kept = None if isinstance(self.error, NotExamined) else self.outcome == "passed"
+            heard["contract"] = {**heard["contract"], "kept": kept, "sentence": str(self.error or "")}
+        return heard
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a file expects of an audit.
+
+    Attributes:
+        expectation: Its entry; None if the file does not speak of the audit.
+        path: The file.
+        updating: Whether the run writes the file, so that a deviation is not a failure.
+    """
+
+    expectation: Expectation | None
+    path: Path
+    updating: bool = False
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a report says.
+
+    Attributes:
+        outcome: ``"passed"``, ``"failed"`` or ``"skipped"``.
+        text: The text of a failure, or why the item was skipped, as pytest has it.
+        heard: What the report carries to the controller, or None.
+    """
+
+    outcome: str
+    text: Any
+    heard: dict[str, Any] | None
+
+    def noting(self, **more: Any) -> Decision:
+        """Return the decision with more to carry, if it carries anything."""
+        return replace(self, heard=None if self.heard is None else self.heard | more)
+
+
+def decide(
+    happened: Happened, command: Callable[[str], str], expected: Expected | None = None, warn: bool = False
+) -> Decision:
+    """Return what the report of a phase says.
+
+    Args:
+        happened: What happened.
+        command: From the id of an unlearner to the command that repeats the item.
+        expected: What the file of expectations says of the audit; None without a file, and for controls.
+        warn: Whether an inconclusive audit passes.
+    """
+    found = _explained(happened, command, warn)
+    if expected is not None and found.heard is not None and "audit" in found.heard:
+        found = _held_against(found, happened, command, expected)
+    shown = _shown(found, happened.when)
+    return found.noting(shown=shown) if shown else found
+
+
+def _explained(happened: Happened, command: Callable[[str], str], warn: bool) -> Decision:
+    """Return what is reported before any expectation: failures in sentences."""
+    error, found = happened.error, Decision(happened.outcome, happened.text, happened.heard)
+    match error:
+        case NotExamined():
+            return replace(found, outcome="skipped", text=(happened.path, 0, f"Skipped: {error}"))
+        case BrokenContract():
+            return replace(found, text=error.explain())
+        case UnlearningError() if happened.reported is not None:
+            return replace(found, text=f"{error.__cause__ or ''}\n{error}".strip())
+        case AuditFailure():
+            load = (happened.reported or {}).get("audit", {}).get("load", "")
+            text = explain(error.verdict, command(error.verdict.unlearner), error.expected, load)
+            inconclusive = isinstance(error, InconclusiveAudit)
+            found = replace(found, text=text).noting(text=text, inconclusive=inconclusive)
+            if happened.reported is not None and "heuristic" in happened.reported:
+                return replace(found, outcome="passed", text=None)
+            return replace(found, outcome="passed") if inconclusive and warn else found
+    return found
+
+
+def _held_against(found: Decision, happened: Happened, command: Callable[[str], str], expected: Expected) -> Decision:
+    """Let an audit pass that concluded what was expected, and fail one that was expected to conclude something else."""
+    assert found.heard is not None
+    expectation, error = expected.expectation, happened.error
+    seen = found.heard["audit"]["verdict"]
+    met = expectation is not None and expectation.verdict == seen
+    entry = {**expectation.plain, "met": met} if expectation is not None else None
+    found = found.noting(audit={**found.heard["audit"], "expected": entry})
+    if happened.when != "call" or not isinstance(error, AuditFailure | None):
+        return found
+    if error is not None and (met or expected.updating):
+        return replace(found, outcome="passed", text=None).noting(inconclusive=False, expected=seen)
+    if expectation is not None and not met and not expected.updating:
+        assert happened.verdict is not None
+        text = found.text or explain(happened.verdict, command(happened.verdict.unlearner))
+        text = f"{deviation(expectation, seen, expected.path)}\n{text}"
+        found = replace(found, text=text).noting(text=text)
+        if found.outcome == "passed" and (error is None or expectation.verdict is not Outcome.PASS):
+            # --audit-inconclusive=warn lets pass what should have passed, and nothing else.
+            return replace(found, outcome="failed").noting(inconclusive=False)
+    return found
+
+
+def _shown(found: Decision, when: str) -> Shown | None:
+    """Return what the terminal shows in place of pytest's own words."""
+    heard = found.heard
+    if heard is None or when != "call":
+        return None
+    if "trial" in heard:
+        word = heard["word"]
+        return word, _LETTERS.get(word, "-"), word.upper(), {"cyan": True}
+    if "heuristic" in heard and found.outcome == "passed":
+        return "informed", "i", "INFORMED", {"cyan": True}
+    if "expected" in heard:
+        return "expected", "e", f"EXPECTED {heard['expected']}", {"green": True}
+    if heard.get("inconclusive"):
+        return "inconclusive", "?", "INCONCLUSIVE", {"yellow": True}
+    return None

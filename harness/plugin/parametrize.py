@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 
+from _pytest_unlearning import DEFAULTS
 from harness import registry
 from harness.api import Registered, UnlearningError
-from harness.judging.claims import GATING
+from harness.judging.claims import CLAIMS, GATING, Claim
 from harness.plugin.settings import Settings
 
 
 def parametrize_with_audits(
     unlearners: Sequence[str | Callable[..., Any]],
     *,
-    task: str = "digits-cnn",
+    task: str = DEFAULTS["task"],
     poison: str | Sequence[str] = (),
     claims: Sequence[str] = ("poison", "accuracy", "cost"),
 ) -> pytest.MarkDecorator:
@@ -34,20 +35,20 @@ def parametrize_with_audits(
             harness.examine(clause)
 
     A test that asks for ``verdict`` is an audit like those of ``test_suites``: trials run before it, as items of their
-    own, and the ``--audit-*`` options of the run hold for it. ``--unlearner``, ``--task`` and ``--poison`` do not.
+    own, and the ``--audit-*`` options of the run apply to it. ``--unlearner``, ``--task`` and ``--poison`` do not.
 
     Args:
         unlearners: Callables ``(model, request) -> model``, or specs as on the command line.
         task: Spec of a task.
-        poison: Specs of poisons; none for those that the task lists.
+        poison: Specs of poisons; empty for those that the task lists.
         claims: Any of ``"poison"``, ``"accuracy"``, ``"cost"`` and ``"relearning"``.
 
     Returns:
-        The decorator. What it names is looked up when tests are collected; what cannot be found or used is an error of
+        The decorator. Names are looked up when tests are collected. A name that cannot be found or used is an error of
         the collection.
 
     Raises:
-        UnlearningError: A claim is not known, or a lone spec stands in the place of a sequence.
+        UnlearningError: A claim is unknown, or a single spec is given in place of a list.
     """
     for name, given in (("unlearners", unlearners), ("claims", claims)):
         if isinstance(given, str) or not isinstance(given, Sequence) or not given:
@@ -58,12 +59,41 @@ def parametrize_with_audits(
     return pytest.mark.audits(tuple(unlearners), task, poisons, tuple(claims))
 
 
-def parametrize(metafunc: pytest.Metafunc, mark: pytest.Mark, settings: Settings) -> None:
-    """Give a decorated test its cases.
+def parametrize(metafunc: pytest.Metafunc, settings: Settings) -> None:
+    """Give an audit its cells, and a test of the contract its methods and lines; other tests are left alone.
 
     Raises:
-        CollectError: A method, task or poison cannot be found or used, or a method is another one in every process.
+        pytest.UsageError: The test asks for a verdict and names no claim; a name of the command line cannot be used.
+        CollectError: A name of the decorator cannot be found or used, or its method is not the same in every process.
     """
+    if (decorated := metafunc.definition.get_closest_marker("audits")) is not None:
+        _parametrize_decorated(metafunc, decorated, settings)
+        return
+    if "clause" in metafunc.fixturenames:
+        _give_clauses(metafunc, settings, settings.unlearners, settings.tasks[0])
+    if "audited" not in metafunc.fixturenames:
+        return
+    mark = metafunc.definition.get_closest_marker("audit")
+    claim = claim_in(mark) if mark is not None else None
+    if mark is None or claim is None:
+        raise pytest.UsageError(
+            f"{metafunc.definition.nodeid} asks for a verdict; mark it with @pytest.mark.audit(claim), "
+            f"claim one of {', '.join(map(repr, CLAIMS))}"
+        )
+    control = mark.kwargs.get("control")
+    cells = [
+        cell for cell in settings.cells if (control is None or cell.unlearner.name == control) and claim.applies(cell)
+    ]
+    metafunc.parametrize("audited", cells, ids=[cell.id for cell in cells], indirect=True)
+
+
+def claim_in(mark: pytest.Mark) -> Claim | None:
+    """Return the claim that a mark ``audit`` names; None for a mark of that name that is somebody else's."""
+    name = mark.args[0] if mark.args else None
+    return CLAIMS.get(name) if isinstance(name, str) else None
+
+
+def _parametrize_decorated(metafunc: pytest.Metafunc, mark: pytest.Mark, settings: Settings) -> None:
     unlearners, spec, poisons, claims = mark.args
     try:
         methods, task = [_method(each) for each in unlearners], registry.resolve("task", spec)
@@ -71,23 +101,29 @@ def parametrize(metafunc: pytest.Metafunc, mark: pytest.Mark, settings: Settings
     except UnlearningError as error:
         raise pytest.Collector.CollectError("\n".join([str(error), *registry.trace(error.__cause__)])) from None
     if "clause" in metafunc.fixturenames:
-        clauses = settings.clauses(methods, task)
-        metafunc.parametrize("clause", clauses, ids=map(str, clauses), indirect=True)
+        _give_clauses(metafunc, settings, methods, task)
         return
     cases = [
         pytest.param(cell, marks=pytest.mark.audit(claim), id=f"{cell.id}-{claim}")
         for cell in cells
         for claim in claims
-        if claim != "accuracy" or cell.judges_accuracy
+        if CLAIMS[claim].applies(cell)
     ]
     metafunc.parametrize("audited", cases, indirect=True)
+
+
+def _give_clauses(
+    metafunc: pytest.Metafunc, settings: Settings, methods: Sequence[Registered], task: Registered
+) -> None:
+    clauses = settings.clauses(methods, task)
+    metafunc.parametrize("clause", clauses, ids=map(str, clauses), indirect=True)
 
 
 def _method(unlearner: str | Callable[..., Any]) -> Registered:
     found = registry.method(unlearner)
     if found.identity != registry.method(unlearner).identity:
         raise UnlearningError(
-            f"{found.name} is made with objects that are no plain values, so that no other process can know it for the "
-            "same: name it by a spec, or make it a dataclass with plain fields"
+            f"{found.name} is made with objects that are not plain values, so another process cannot recognise it: "
+            "name it by a spec, or make it a dataclass with plain fields"
         )
     return found

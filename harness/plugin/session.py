@@ -1,4 +1,4 @@
-"""What one process of a run has: its lab, its study, its id."""
+"""What one process of a run holds: its settings, its study, what it has heard, its id."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import _pytest_unlearning as entry
 from harness.api import Cell
-from harness.plugin.progress import watched
+from harness.plugin import workers
+from harness.plugin.progress import StatusLine, status_line, watched
 from harness.plugin.settings import Settings
-from harness.plugin.workers import SHARE
+from harness.report.document import Results
 from harness.studies.notes import Notes
 from harness.studies.ray import Board
 
@@ -24,72 +27,128 @@ if TYPE_CHECKING:
     from harness.studies.study import Study
     from harness.trials.lab import Lab
 
-
-SETTINGS = pytest.StashKey[Settings]()
-
-
-STUDY = pytest.StashKey["Study"]()
+SESSION = pytest.StashKey["Session"]()
 
 
-AUDITED = pytest.StashKey[Sequence[Cell]]()  # the cells of the audits that survived deselection
+def session_of(config: pytest.Config) -> Session:
+    """Return what this process holds."""
+    return config.stash[SESSION]
 
 
-RUN = pytest.StashKey[str]()
+class Session:
+    """What one process of a run holds: the controller, a worker of xdist, or the only one.
 
+    Args:
+        config: pytest's configuration.
 
-def study_of(config: pytest.Config) -> Study:
-    """Return this process's study; torch is imported when the first item asks for it."""
-    if STUDY not in config.stash:
+    Attributes:
+        config: The same.
+        settings: What the command line asks for.
+        results: What the reports of the run have told.
+        cells: The cells of the audits that survived deselection.
+        of_suites: Whether suites of this project run, and not only tests of the user's own.
+        processes: How many processes were asked for.
+        specs: xdist's specifications of the workers; empty without workers.
+        status: The last line of the terminal, if it is shown.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.settings = Settings(config)
+        self.results = Results()
+        self.cells: Sequence[Cell] = ()
+        self.of_suites = any(entry.SUITES in (path, *path.parents) for path in entry.named(config))
+        self.processes = 1
+        self.specs: Sequence[Any] = ()
+        self.status: StatusLine | None = None
+        self._checked = False
+        self._begun = False
+
+    @property
+    def asked(self) -> bool:
+        """Whether the run has audits: the command line asks for them, or some were collected or reported."""
+        results = self.results
+        heard = results.audits or results.trials or results.contract or results.heuristics
+        return bool(self.of_suites or entry.given(self.config) or self.cells or heard)
+
+    @property
+    def worker(self) -> dict[str, Any] | None:
+        """What xdist's controller has told this worker; None in a process that is not a worker."""
+        told: dict[str, Any] | None = getattr(self.config, "workerinput", None)
+        return told
+
+    def check(self) -> None:
+        """Stop early, in one sentence, if the run cannot work.
+
+        Raises:
+            pytest.UsageError: A name, field, directory or device cannot be used.
+        """
+        if self.asked and self.worker is None and not self.config.option.help and not self._checked:
+            self._checked = True
+            self.settings.check()
+
+    def begin(self) -> None:
+        """Begin to show progress, in the process that reports."""
+        if self.worker is None and self.settings.judging and not self._begun:
+            self._begun = True
+            self.status = status_line(self.config, self.notes_folder)
+
+    @cached_property
+    def study(self) -> Study:
+        """The study of this process; the first item that asks for it imports torch."""
         from harness.studies.study import Study
 
-        settings = config.stash[SETTINGS]
-        config.stash[STUDY] = Study(config.stash[AUDITED], executor_of(config), settings.plan, settings.tolerance)
-    return config.stash[STUDY]
+        return Study(self.cells, self._executor(), self.settings.plan, self.settings.tolerance)
 
+    def _executor(self) -> Executor:
+        """Return what runs this process's trials: its own lab, or a Ray cluster."""
+        if not self.settings.on_ray:
+            return self.lab()
+        from harness.studies.ray import Cluster, Ray
 
-def executor_of(config: pytest.Config) -> Executor:
-    """Return what runs this process's trials: its own lab, or a Ray cluster."""
-    settings = config.stash[SETTINGS]
-    if not settings.on_ray:
-        return lab_of(config)
-    from harness.studies.ray import Cluster, Ray
+        cluster = Cluster.of(self.settings.option.audit_executor)
+        if self.settings.option.audit_device == "cpu":
+            cluster = replace(cluster, gpus=0.0)
+        if not watched(self.config):
+            return Ray(self._lab_maker(), cluster, self.settings.budget)
+        board = Board(self.notes_folder)
+        maker = functools.partial(self._lab_maker(), on_epoch=board.notes)
+        return Ray(maker, cluster, self.settings.budget, board)
 
-    cluster = Cluster.of(config.option.audit_executor)
-    if config.option.audit_device == "cpu":
-        cluster = replace(cluster, gpus=0.0)
-    if not watched(config):
-        return Ray(lab_maker(config), cluster, settings.budget)
-    board = Board(notes_folder(config))
-    return Ray(functools.partial(lab_maker(config), on_epoch=board.notes), cluster, settings.budget, board)
+    def lab(self) -> Lab:
+        """Return a lab over this run's store, on this process's device."""
+        told = self.worker or {}
+        notes = Notes(self.notes_folder, told.get("workerid", "main"))
+        lab: Lab = self._lab_maker()(on_epoch=notes, share=told.get(workers.SHARE, 1.0))
+        return lab
 
+    def _lab_maker(self) -> functools.partial[Lab]:
+        from harness.trials.lab import make_lab
 
-def lab_of(config: pytest.Config) -> Lab:
-    """Return a lab over this run's store, on this process's device."""
-    told = getattr(config, "workerinput", {})
-    notes = Notes(notes_folder(config), told.get("workerid", "main"))
-    lab: Lab = lab_maker(config)(on_epoch=notes, share=told.get(SHARE, 1.0))
-    return lab
+        settings = self.settings
+        return functools.partial(
+            make_lab, str(settings.store), self.run_id, settings.option.audit_device, settings.budget, settings.folder
+        )
 
+    @cached_property
+    def run_id(self) -> str:
+        """An id of this run, the same in all of its processes."""
+        told = self.worker
+        if told is not None:  # by its controller, or by xdist if the controller did not know of audits
+            return str(told.get(workers.RUN, told["testrunuid"]))
+        return f"{time.time_ns():x}-{os.getpid()}"
 
-def lab_maker(config: pytest.Config) -> functools.partial[Lab]:
-    from harness.trials.lab import make_lab
+    @property
+    def notes_folder(self) -> Path:
+        """Where the processes of this run note what they do."""
+        return self.settings.store.scratch / "progress" / self.run_id
 
-    settings = config.stash[SETTINGS]
-    return functools.partial(
-        make_lab, str(settings.store), run_id(config), config.option.audit_device, settings.budget, settings.folder
-    )
-
-
-def run_id(config: pytest.Config) -> str:
-    """Return an id of this run, the same on all of its workers."""
-    worker = getattr(config, "workerinput", None)
-    if worker is not None:
-        return str(worker["unlearning_run"])
-    if RUN not in config.stash:
-        config.stash[RUN] = f"{time.time_ns():x}-{os.getpid()}"
-    return config.stash[RUN]
-
-
-def notes_folder(config: pytest.Config) -> Path:
-    """Return where the workers of this run note what they do."""
-    return config.stash[SETTINGS].store.scratch / "progress" / run_id(config)
+    @property
+    def devices(self) -> str:
+        """What the run computes on, in words."""
+        option = self.settings.option
+        if self.settings.on_ray:
+            return f"Ray cluster ({option.audit_executor})"
+        specs = getattr(self.config.option, "tx", None) or []
+        count = sum(int(spec.partition("*")[0]) if "*" in spec else 1 for spec in specs)
+        return workers.in_words(count, workers.usable_gpus(option.audit_device))

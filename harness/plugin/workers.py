@@ -11,6 +11,8 @@ from typing import Any
 
 #: What a worker is told of its share of a GPU, in (0, 1].
 SHARE = "unlearning_gpu_share"
+#: The run that it belongs to.
+RUN = "unlearning_run"
 
 
 def visible_gpus() -> list[str]:
@@ -52,6 +54,25 @@ def share_of(worker: Any, specs: Sequence[Any]) -> float:
     """Return the part of its GPU that a worker may fill: all of it, unless others were handed the same one."""
     own = worker.env.get("CUDA_VISIBLE_DEVICES")
     return 1.0 if own is None else 1 / max(1, sum(spec.env.get("CUDA_VISIBLE_DEVICES") == own for spec in specs))
+
+
+def take(told: dict[str, Any], gpus: Sequence[str]) -> None:
+    """Take a GPU, or a share of the cores, in a worker that its controller told nothing.
+
+    The controller of xdist collects nothing. If no option speaks of audits it does not know of them, and each worker
+    finds out by itself. It takes its part by its number; one that replaces a crashed worker may share a GPU unevenly.
+
+    Args:
+        told: What xdist tells a worker; the share is added.
+        gpus: The GPUs of the run.
+    """
+    number, count = int(told["workerid"].removeprefix("gw")), told["workercount"]
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
+        told[SHARE] = 1 / max(1, sum(other % len(gpus) == number % len(gpus) for other in range(count)))
+    else:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+        told[SHARE] = 1.0
 
 
 def in_words(workers: int, gpus: Sequence[str]) -> str:

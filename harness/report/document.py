@@ -235,14 +235,7 @@ class Results:
                 "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
                 "seconds": round(time.time() - self.started, 3),
                 "settings": {
-                    "seeds": settings.plan.seeds,
-                    "alpha": settings.plan.alpha,
-                    "futility": settings.plan.futility,
-                    "tolerance": settings.tolerance,
-                    "budget": settings.budget,
-                    "discovery": settings.discovery,
-                    "store": str(settings.store),
-                    "data": str(settings.folder) if settings.folder else None,
+                    **settings.recorded,
                     "tasks": list({audit["task"]: None for audit in self.audits.values()})
                     or [task.id for task in settings.tasks],
                     "command": shlex.join(argv),

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from _pytest_unlearning import DEFAULTS
 from harness import registry
 from harness.judging.claims import CLAIMS
-from harness.judging.plan import LOOKS, Plan
+from harness.judging.plan import Plan
 from harness.judging.verdict import Verdict
 from harness.studies.study import Study
 from harness.trials.lab import open_lab
@@ -17,17 +18,17 @@ from harness.trials.lab import open_lab
 def audit(
     unlearner: str | Callable[..., Any],
     *,
-    task: str = "digits-cnn",
+    task: str = DEFAULTS["task"],
     poison: str | Sequence[str] | None = None,
-    seeds: int = LOOKS[-1],
-    alpha: float = 0.05,
-    futility: float = Plan.futility,
-    tolerance: float = 0.2,
-    budget: float = 0.1,
-    discovery: float = 1.0,
+    seeds: int = DEFAULTS["seeds"],
+    alpha: float = DEFAULTS["alpha"],
+    futility: float = DEFAULTS["futility"],
+    tolerance: float = DEFAULTS["tolerance"],
+    budget: float = DEFAULTS["budget"],
+    discovery: float = DEFAULTS["discovery"],
     store: str | Path | None = None,
     data: str | Path | None = None,
-    device: str = "auto",
+    device: str = DEFAULTS["device"],
 ) -> list[Verdict]:
     """Audit an unlearner: plant poisons, let it remove them, and judge the result against retraining.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from _pytest_unlearning import DEFAULTS
 from harness import registry
 from harness.api import Outcome
 from harness.judging.claims import Criterion, walking
@@ -122,16 +123,16 @@ def _needed(inside: Sequence[float], floor: float, plan: Plan, power: float) -> 
 
 
 def plan_study(
-    task: str = "digits-cnn",
+    task: str = DEFAULTS["task"],
     poison: str | Sequence[str] | None = None,
     *,
     seeds: int = 10,
     first: int = PILOT_SEED,
-    alpha: float = 0.05,
-    tolerance: float = 0.2,
+    alpha: float = DEFAULTS["alpha"],
+    tolerance: float = DEFAULTS["tolerance"],
     store: str | Path | None = None,
     data: str | Path | None = None,
-    device: str = "auto",
+    device: str = DEFAULTS["device"],
 ) -> list[Forecast]:
     """Run a pilot and say what audits on it can expect, claim by claim.
 
@@ -158,7 +159,7 @@ def plan_study(
     oracle = registry.resolve("unlearner", "retrain")
     poisons = [poison] if isinstance(poison, str) else poison or ()
     cells = registry.cells([oracle], [registry.resolve("task", task)], poisons)
-    lab = open_lab(store, data, device, budget=0.1, run="pilot")
+    lab = open_lab(store, data, device, budget=DEFAULTS["budget"], run="pilot")
     study = Study(cells, lab, plan, tolerance)
     forecasts: list[Any] = []
     for cell in cells:

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from _pytest_unlearning import DEFAULTS
 from harness import registry
 from harness.api import Planted, Trial, UnlearningError
 from harness.store.artefacts import patiently
@@ -42,11 +43,11 @@ class Models:
 def load_models(
     unlearner: str | Callable[..., Any],
     *,
-    task: str = "digits-cnn",
+    task: str = DEFAULTS["task"],
     poison: str,
     seed: int,
-    budget: float = 0.1,
-    discovery: float = 1.0,
+    budget: float = DEFAULTS["budget"],
+    discovery: float = DEFAULTS["discovery"],
     store: str | Path | None = None,
     data: str | Path | None = None,
     device: str = "cpu",

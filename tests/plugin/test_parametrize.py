@@ -92,7 +92,7 @@ def test_unlearning(verdict):
     [
         ("'srub'", "tiny:Tiny", "unknown unlearner 'srub'; did you mean scrub"),
         ("'gd'", "tiny:Tin", "the task 'tiny:Tin': tiny has no attribute 'Tin'; did you mean Tiny?"),
-        ("(lambda thing: lambda *_: thing)(object())", "tiny:Tiny", "made with objects that are no plain"),
+        ("(lambda thing: lambda *_: thing)(object())", "tiny:Tiny", "made with objects that are not plain"),
     ],
     ids=["unlearner", "task", "object"],
 )  # fmt: skip

@@ -255,7 +255,7 @@ def test_a_flipped_byte_is_noticed_and_made_again(folder):
         (["--poison=gausian"], "unknown poison 'gausian'; did you mean gaussian"),
         (["--audit-seeds=2"], "takes 3 to 16 seeds, not '2'"),
         (["--audit-futility=1"], "takes a number in [0, 1), not '1'"),
-        (["--audit-alpha=2"], "takes a number in (0, .5), not '2'"),
+        (["--audit-alpha=2"], "takes a number in (0, 0.5), not '2'"),
         (["--audit-store=/dev/null/store"], "the store /dev/null/store cannot be written"),
         (["--audit-device=cuda"], "no GPU can be used here"),
         (["--audit-data=/nowhere"], "there is no directory /nowhere"),

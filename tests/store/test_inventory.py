@@ -386,7 +386,7 @@ def test_prune_does_nothing_without_a_criterion(store, capsys, arguments, said):
 
 def test_a_store_that_is_not_there_is_a_sentence_and_is_not_made(tmp_path, capsys):
     code, said = run(capsys, tmp_path / "typo", "list")
-    assert (code, said) == (2, f"python -m harness: error: there is no store at {tmp_path / 'typo'}\n")
+    assert (code, said) == (2, f"pytest-unlearning: error: there is no store at {tmp_path / 'typo'}\n")
     assert not (tmp_path / "typo").exists()
 
 
