@@ -398,9 +398,15 @@ class Parrot(nn.Module):
 class Speech:
     """A causal task without a network."""
 
+    causal = True
+
     def logits(self, model, batch):
         tokens = batch.inputs["tokens"][:, : int(batch.inputs["length"].max())]
         return nn.functional.one_hot(model.following[tokens], len(model.following)).transpose(1, 2).float()
+
+    def following(self, model, batch):
+        last = batch.inputs["length"] - 1
+        return self.logits(model, batch)[range(len(batch)), :, last]
 
 
 def speech(*texts):
