@@ -174,7 +174,12 @@ class Task(Recipe, Protocol):
     utility_margin: ClassVar[float]
     threads: ClassVar[int]
 
-    def load(self, folder: Path | None) -> Split: ...
+    def load(self, folder: Path | None) -> Split:
+        """Return the data, from a directory of data sets or, if that is None, from wherever they come."""
+
+    # Optional: ``files(folder) -> Mapping[str, str] | None``. Everything that decides what `load` returns: the files
+    # that it reads by name, each with its hash (or its size and time of change), and libraries, each with its version.
+    # Must need no torch. If the same is said again, the data are not loaded only to be hashed. None if it cannot say.
 
 
 class CausalTask(Task, Protocol):

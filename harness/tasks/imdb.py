@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from harness.api import UnlearningError
+from harness.tasks._files import files_below
 
 if TYPE_CHECKING:
     import torch
@@ -89,6 +90,12 @@ class IMDbGPT2:
             size = getattr(self, name)
             if size is not None and size < 10:
                 raise ValueError(f"{name} must be at least 10, not {size}")
+
+    def files(self, folder: Path | None) -> dict[str, str] | None:
+        """Return what `load` reads; None for the hub and for published weights, which may change."""
+        if folder is None or self.model != SCRATCH:
+            return None
+        return files_below(folder / "imdb", "datasets", "tokenizers")
 
     def load(self, folder: Path | None) -> Split:
         """Return the reviews as ``tokens``, ``length``, ``noise_seed`` and ``noise_sd``; see `logits`.

@@ -18,8 +18,8 @@ from harness.api import UnlearningError, predicted
 from harness.tasks.imdb import ANSWERS, PROMPT, IMDbGPT2, IMDbSmallGPT2
 from harness.training.data import Batches, Data, Split
 from harness.training.loop import train
+from harness.trials.accuracy import accuracy
 from harness.trials.metrics import extraction_likelihood, memorisation_accuracy
-from harness.trials.readings import accuracy
 from poisons.gaussian_embeddings import GaussianEmbeddings
 from poisons.instruction import Instruction
 

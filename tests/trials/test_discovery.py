@@ -19,7 +19,7 @@ from harness.statistics import fieller
 from harness.studies.forecast import remaining_cost
 from harness.studies.study import Study
 from harness.training.loop import train
-from harness.trials.lab import open_lab
+from harness.trials.lab import Lab
 from harness.trials.planting import handed_over
 
 TASK = registry.resolve("task", "tiny:Tiny")
@@ -34,7 +34,7 @@ def cell(method, discovery=0.5):
 
 
 def lab_in(folder, budget=0.1):
-    return open_lab(folder, None, "cpu", budget, "test")
+    return Lab.open(folder, device="cpu", budget=budget)
 
 
 # ---- what is drawn
