@@ -8,29 +8,27 @@ from dataclasses import FrozenInstanceError, asdict, astuple, replace
 
 import numpy as np
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
+import harness.statistics
 from harness.api import Outcome
-from harness.statistics.bounds import (
-    boschloo,
+from harness.statistics import (
+    bad_seed_bound,
     clopper_pearson,
-    cp_lower,
-    cp_upper,
     eps_lower_single,
-    eps_lower_threshold,
-    exact_ni,
-    gaussian_set_statistic,
-    gdp_delta,
-    gdp_eps,
+    equivalence,
+    equivalence_paired,
+    fieller,
+    holm,
     mu_lower,
-    newcombe,
     one_run_eps,
+    rejects,
+    retention,
+    seeds_needed,
+    tost_power,
 )
-from harness.statistics.levels import bad_seed_bound, holm, rejects
-from harness.statistics.power import seeds_needed, tost_power
-from harness.statistics.tests import bh, equivalence, equivalence_paired, equivalence_welch, fieller, retention
 
 PASS, FAIL, INCONCLUSIVE = Outcome.PASS, Outcome.FAIL, Outcome.INCONCLUSIVE
 INF, NAN = math.inf, math.nan
@@ -81,12 +79,12 @@ def decided(*results):
 # ---- properties of equivalence
 
 
-@given(runs, bounds, bounds, level, level)
-def test_a_wider_margin_only_moves_towards_pass(d, narrow, other, alpha, alpha_fail):
+@given(runs, bounds, bounds, level)
+def test_a_wider_margin_only_moves_towards_pass(d, narrow, other, alpha):
     wide = (min(narrow[0], other[0]), max(narrow[1], other[1]))
     assume(wide != (-INF, INF))
-    before = equivalence(d, *narrow, alpha=alpha, alpha_fail=alpha_fail)
-    after = equivalence(d, *wide, alpha=alpha, alpha_fail=alpha_fail)
+    before = equivalence(d, *narrow, alpha=alpha)
+    after = equivalence(d, *wide, alpha=alpha)
     assert ORDER.index(after.outcome) <= ORDER.index(before.outcome)
     assert after.p_pass <= before.p_pass
     assert after.p_fail >= before.p_fail
@@ -95,11 +93,10 @@ def test_a_wider_margin_only_moves_towards_pass(d, narrow, other, alpha, alpha_f
 @given(pairs, value.filter(lambda m: m > 0))
 def test_the_arms_can_be_swapped_under_a_symmetric_margin(arms, margin):
     u, r = arms
-    for test in (equivalence_paired, equivalence_welch):
-        one, other = test(u, r, -margin, margin), test(r, u, -margin, margin)
-        assert one.outcome is other.outcome
-        assert (one.p_pass, one.p_fail, one.se) == close((other.p_pass, other.p_fail, other.se))
-        assert one.interval == close(tuple(-x for x in reversed(other.interval)))
+    one, other = equivalence_paired(u, r, -margin, margin), equivalence_paired(r, u, -margin, margin)
+    assert one.outcome is other.outcome
+    assert (one.p_pass, one.p_fail, one.se) == close((other.p_pass, other.p_fail, other.se))
+    assert one.interval == close(tuple(-x for x in reversed(other.interval)))
 
 
 @given(runs, bounds)
@@ -126,7 +123,6 @@ def test_the_order_of_seeds_does_not_matter(arms, margin, random):
     lo, hi = margin
     beyond = [max(lo - (a - b), (a - b) - hi) for a, b in zip(u, r, strict=True)]
     assert beyond[one.worst] == max(beyond) == beyond[order[other.worst]]
-    assert equivalence_welch(u, r, *margin) == equivalence_welch(u, sr, *margin)  # Welch knows of no pairs
 
 
 @given(pairs, bounds, st.integers(-8, 8))
@@ -134,13 +130,11 @@ def test_units_do_not_matter(arms, margin, exponent):
     k = 2.0**exponent
     u, r = ([x * k for x in arm] for arm in arms)
     lo, hi = margin
-    for test in (equivalence_paired, equivalence_welch):
-        one, other = test(*arms, lo, hi), test(u, r, lo * k, hi * k)
-        assert decided(one)
-        assume(all(abs(b - one.estimate) > 1e-9 for b in margin))
-        interval = tuple(x * k for x in one.interval)
-        scaled = replace(one, estimate=one.estimate * k, interval=interval, se=one.se * k, bounds=other.bounds)
-        assert same(other, scaled)
+    one, other = equivalence_paired(*arms, lo, hi), equivalence_paired(u, r, lo * k, hi * k)
+    assert decided(one)
+    assume(all(abs(b - one.estimate) > 1e-9 for b in margin))
+    interval = tuple(x * k for x in one.interval)
+    assert same(other, replace(one, estimate=one.estimate * k, interval=interval, se=one.se * k, bounds=other.bounds))
 
 
 @given(runs, bounds, level)
@@ -169,11 +163,10 @@ def test_a_smaller_alpha_or_a_larger_floor_only_moves_towards_inconclusive(d, ma
 @given(pairs, margins)
 def test_two_sided_is_the_worse_and_failing_the_better_of_the_sides(arms, margin):
     lo, hi = margin
-    for test in (equivalence_paired, equivalence_welch):
-        both, lower, upper = test(*arms, lo, hi), test(*arms, lo, INF), test(*arms, -INF, hi)
-        assert both.p_pass == max(lower.p_pass, upper.p_pass)
-        assert both.p_fail == min(lower.p_fail, upper.p_fail)
-        assert both.interval == lower.interval == upper.interval
+    both, lower, upper = (equivalence_paired(*arms, *m) for m in ((lo, hi), (lo, INF), (-INF, hi)))
+    assert both.p_pass == max(lower.p_pass, upper.p_pass)
+    assert both.p_fail == min(lower.p_fail, upper.p_fail)
+    assert both.interval == lower.interval == upper.interval
 
 
 @given(runs, bounds, st.floats(0.001, 5))
@@ -187,37 +180,32 @@ def test_the_floor_replaces_a_smaller_standard_deviation(d, margin, floor):
 # ---- properties of retention
 
 
-@given(biting(), st.floats(0, 0.99), st.none() | st.floats(0.01, 2), st.floats(0.001, 2))
-def test_retention_is_a_t_test_of_the_contrast_behind_one_of_the_bite(arms, tau, tau_over, floor):
+@given(biting(), st.floats(0, 0.99), st.floats(0.001, 2))
+def test_retention_is_a_t_test_of_the_contrast_behind_one_of_the_bite(arms, tau, floor):
     p, r, u = map(np.array, arms)
-    result = retention(*arms, tau=tau, tau_over=tau_over, sd_floor=floor)
+    result = retention(*arms, tau=tau, sd_floor=floor)
     below = equivalence(u - r - tau * (p - r), -INF, 0, sd_floor=floor)
-    p_pass, p_fail = below.p_pass, below.p_fail
-    if tau_over is not None:
-        above = equivalence(u - r + tau_over * (p - r), 0, INF, sd_floor=floor)
-        p_pass, p_fail = max(p_pass, above.p_pass), min(p_fail, above.p_fail)
     bite = equivalence(p - r, -INF, 0, sd_floor=floor).p_fail
-    assert (result.p_pass, result.p_fail, result.p_bite) == close((p_pass, p_fail, bite))
+    assert (result.p_pass, result.p_fail, result.p_bite) == close((below.p_pass, below.p_fail, bite))
     assert (result.se, result.df, result.n) == close((below.se, below.df, below.n))
-    assert result.bounds == (-INF if tau_over is None else -tau_over, tau)
-    expected = INCONCLUSIVE if bite > 0.05 else FAIL if p_fail <= 0.05 else PASS if p_pass <= 0.05 else INCONCLUSIVE
+    assert result.bounds == (-INF, tau)
     assert decided(result)
-    assert result.outcome is expected
+    assert result.outcome is (INCONCLUSIVE if bite > 0.05 else below.outcome)
     assert (result.reason == "no-bite") == (bite > 0.05)
 
 
-@given(biting(), st.floats(0, 0.99), st.none() | st.floats(0.01, 2), st.floats(0, 2), level)
-def test_outcome_and_fiellers_interval_are_dual(arms, tau, tau_over, floor, alpha):
-    result = retention(*arms, tau=tau, tau_over=tau_over, sd_floor=floor, alpha=alpha)
-    (lo, hi), (low, high), eps = result.bounds, result.interval, 1e-7
+@given(biting(), st.floats(0, 0.99), st.floats(0, 2), level)
+def test_outcome_and_fiellers_interval_are_dual(arms, tau, floor, alpha):
+    result = retention(*arms, tau=tau, sd_floor=floor, alpha=alpha)
+    (low, high), eps = result.interval, 1e-7
     assert math.isnan(result.estimate) or low <= result.estimate <= high
     if result.reason == "no-bite":
         assert result.outcome is INCONCLUSIVE
-    elif lo + eps < low and high < hi - eps:
+    elif high < tau - eps:
         assert result.outcome is PASS
-    elif high < lo - eps or low > hi + eps:
+    elif low > tau + eps:
         assert result.outcome is FAIL
-    elif low < lo - eps or high > hi + eps:
+    elif low < tau - eps and high > tau + eps:
         assert result.outcome is INCONCLUSIVE
 
 
@@ -238,12 +226,12 @@ def test_fieller_holds_what_a_t_test_does_not_reject(arms, alpha):
         assert abs(float(residual.mean())) == pytest.approx(t * se, rel=1e-6, abs=1e-6 * max(1, abs(end)))
 
 
-@given(biting(), st.integers(-8, 8), value, st.sampled_from([None, 0.3]))
-def test_retention_ignores_unit_origin_and_direction(arms, exponent, shift, tau_over):
+@given(biting(), st.integers(-8, 8), value)
+def test_retention_ignores_unit_origin_and_direction(arms, exponent, shift):
     k = 2.0**exponent
-    one = retention(*arms, tau_over=tau_over)
-    moved = retention(*([x * k + shift for x in arm] for arm in arms), tau_over=tau_over)
-    mirror = retention(*([-x for x in arm] for arm in arms), tau_over=tau_over, direction=-1)
+    one = retention(*arms)
+    moved = retention(*([x * k + shift for x in arm] for arm in arms))
+    mirror = retention(*([-x for x in arm] for arm in arms), direction=-1)
     assert decided(one)
     assume(one.se > 1e-6 and abs(one.p_bite - 1) > 1e-9)
     assert (moved.outcome, moved.reason, mirror.outcome, mirror.reason) == 2 * (one.outcome, one.reason)
@@ -253,10 +241,10 @@ def test_retention_ignores_unit_origin_and_direction(arms, exponent, shift, tau_
         )
 
 
-@given(triples, st.floats(0, 0.999), level, level, st.floats(0, 1))
-def test_doing_nothing_never_passes(arms, tau, alpha, alpha_bite, floor):
+@given(triples, st.floats(0, 0.999), level, st.floats(0, 1))
+def test_doing_nothing_never_passes(arms, tau, alpha, floor):
     p, r, _ = arms
-    assert retention(p, r, p, tau=tau, alpha=alpha, alpha_bite=alpha_bite, sd_floor=floor).outcome is not PASS
+    assert retention(p, r, p, tau=tau, alpha=alpha, sd_floor=floor).outcome is not PASS
 
 
 @given(biting(), st.lists(st.floats(-0.5, 1.5), min_size=2, max_size=5))
@@ -273,40 +261,33 @@ def test_a_synthetic_dose_is_recovered_and_judged_monotonically(arms, doses):
 
 @given(biting(), st.floats(0, 0.9), st.floats(0, 0.09), st.floats(0, 1), st.floats(0, 1))
 def test_retention_moves_with_its_margins_and_floor(arms, tau, wider, floor, more):
-    before = retention(*arms, tau=tau, tau_over=0.1, sd_floor=floor)
-    after = retention(*arms, tau=tau + wider, tau_over=0.1 + wider, sd_floor=floor)
+    before = retention(*arms, tau=tau, sd_floor=floor)
+    after = retention(*arms, tau=tau + wider, sd_floor=floor)
     assert ORDER.index(after.outcome) <= ORDER.index(before.outcome)
-    assert retention(*arms, tau=tau, tau_over=0.1, sd_floor=floor + more).outcome in (before.outcome, INCONCLUSIVE)
+    assert retention(*arms, tau=tau, sd_floor=floor + more).outcome in (before.outcome, INCONCLUSIVE)
 
 
-def test_over_recovery_fails_only_where_it_is_tested():
+def test_over_recovery_passes():
     p, r, u = [1.0, 0.9, 1.1, 1.0], [0.0, 0.1, 0.0, 0.1], [-0.5, -0.4, -0.6, -0.4]
-    free, tested = retention(p, r, u), retention(p, r, u, tau_over=0.2)
-    assert (free.outcome, free.reason, free.worst) == (PASS, "equivalent", 1)
-    assert (tested.outcome, tested.reason, tested.worst) == (FAIL, "outside-margin", 2)
-    assert free.estimate == tested.estimate == close(-2.1 / 3.8)
-    assert retention(p, r, u, tau=0, tau_over=0.7).outcome is PASS
+    found = retention(p, r, u)
+    assert (found.outcome, found.reason, found.worst) == (PASS, "equivalent", 1)
+    assert found.estimate == close(-2.1 / 3.8)
 
 
-def test_the_bite_has_a_threshold_and_a_level_of_its_own():
-    p, r, u = [1.0, 2.0, 3.0, 2.5], [0.0, 0.0, 0.0, 0.0], [0.0, 0.1, 0.0, 0.1]
-    assert retention(p, r, u).p_bite == close(stats.ttest_1samp(p, 0, alternative="greater").pvalue)
-    strict = retention(p, r, u, bite_min=1.5)
-    assert strict.p_bite == close(stats.ttest_1samp(p, 1.5, alternative="greater").pvalue)
-    assert strict.reason == "no-bite"
-    assert strict.p_pass == retention(p, r, u).p_pass < 0.05  # the other p-values are told all the same
-    assert retention(p, r, u, bite_min=1.5, alpha_bite=0.2).outcome is PASS
-    assert retention(p, r, u, alpha=0.2, bite_min=1.5).outcome is PASS  # alpha_bite follows alpha
-    assert retention(p, r, u, alpha=0.2, alpha_bite=0.05, bite_min=1.5).reason == "no-bite"
+def test_the_bite_comes_first_and_the_other_p_values_are_there_all_the_same():
+    p, r, u = [1.0, -2.0, 3.0, 2.5], [0.0, 0.0, 0.0, 0.0], [-1.0, -2.1, -1.4, -1.2]
+    found = retention(p, r, u)
+    assert found.p_bite == close(stats.ttest_1samp(p, 0, alternative="greater").pvalue)
+    assert found.reason == "no-bite"
+    assert found.p_pass < 0.05 < found.p_bite < 0.2
+    assert retention(p, r, u, alpha=0.2).outcome is PASS
 
 
-def test_retention_fails_at_a_level_of_its_own():
+def test_retention_fails_at_its_level():
     p, r, u = [1.0, 1.1, 0.9, 1.0], [0.0] * 4, [0.2, 0.5, 0.3, 0.4]
     assert 0.01 < retention(p, r, u).p_fail < 0.05
     assert retention(p, r, u).outcome is FAIL
-    assert retention(p, r, u, alpha_fail=0.01).outcome is INCONCLUSIVE
-    assert retention(p, r, u, alpha=0.01).outcome is INCONCLUSIVE  # alpha_fail follows alpha
-    assert retention(p, r, u, alpha=0.01, alpha_fail=0.05).outcome is FAIL
+    assert retention(p, r, u, alpha=0.01).outcome is INCONCLUSIVE
 
 
 # ---- too few, not finite, without spread
@@ -314,7 +295,6 @@ def test_retention_fails_at_a_level_of_its_own():
 TESTS = {
     "equivalence": lambda u, r, **kw: equivalence([a - b for a, b in zip(u, r, strict=True)], -1, 1, **kw),
     "paired": lambda u, r, **kw: equivalence_paired(u, r, -1, 1, **kw),
-    "welch": lambda u, r, **kw: equivalence_welch(u, r, -1, 1, **kw),
     "retention": lambda u, r, **kw: retention([x + 5 for x in r], r, u, **kw),
 }
 every_test = pytest.mark.parametrize("test", TESTS.values(), ids=TESTS)
@@ -340,22 +320,6 @@ def test_fewer_than_three_seeds_are_not_judged(test, n):
 
 
 @every_test
-def test_the_fewest_seeds_can_be_declared(test):
-    u, r = [0.01, 0.02, 0.02, 0.01], [0.0, 0.0, 0.01, 0.0]
-    assert test(u[:3], r[:3]).outcome is PASS
-    assert test(u[:2], r[:2], min_n=2).outcome is PASS
-    assert test(u, r, min_n=5).reason == "too-few-seeds"
-    assert test(u, r, min_n=4).outcome is PASS
-
-
-def test_welch_counts_the_smaller_arm():
-    assert equivalence_welch([0.0] * 5, [0.0, 0.1], -1, 1).reason == "too-few-seeds"
-    assert equivalence_welch([0.0, 0.1], [0.0] * 5, -1, 1).n == 2
-    assert math.isnan(equivalence_welch([], [0.0] * 5, -1, 1).estimate)
-    assert equivalence_welch([0.0, 0.2, 0.1, 0.1], [0.0] * 3, -1, 1).n == 3
-
-
-@every_test
 @pytest.mark.parametrize("bad", [NAN, INF, -INF, 1e200, -1e150])
 @pytest.mark.parametrize("n", [1, 4])
 def test_a_diverged_model_fails_and_is_named(test, bad, n):
@@ -377,7 +341,6 @@ def test_a_reference_that_is_not_finite_is_nobodys_failure(bad, u):
     good, broken = [0.0, 0.1, 0.0, 0.1], [0.0, 0.1, bad, bad]
     for result in (
         equivalence_paired(u, broken, -1, 1),
-        equivalence_welch(u, broken, -1, 1),
         retention(broken, good, u),
         retention(good, broken, u),
     ):
@@ -404,7 +367,6 @@ def test_values_without_spread_are_judged_by_where_they_lie(mean, lo, hi, outcom
     for result in (
         equivalence([mean] * 3, lo, hi),
         equivalence_paired([mean + 0.25] * 3, [0.25] * 3, lo, hi),
-        equivalence_welch([mean + 0.25] * 3, [0.25] * 4, lo, hi),
     ):
         assert result.outcome is outcome
         assert result.degenerate
@@ -413,19 +375,10 @@ def test_values_without_spread_are_judged_by_where_they_lie(mean, lo, hi, outcom
         assert (result.p_pass, result.p_fail) == (float(outcome is not PASS), float(outcome is not FAIL))
 
 
-def test_degrees_of_freedom_of_arms_without_spread():
-    assert equivalence_welch([0.5] * 3, [0.0] * 5, -1, 1).df == close(1 / (0.25 / 2 + 0.25 / 4))
-
-
 def test_the_worst_run_is_the_farthest_beyond_a_margin():
     u = [0.3, 0.9, -0.2, 0.5]
     assert [equivalence(u, *m).worst for m in ((-1, 1), (-0.3, 2), (-INF, 0), (0, INF))] == [1, 2, 1, 2]
-    r = [10.0, 10.1, 10.2]
-    assert equivalence_welch([x + 10.1 for x in u], r, -1, 1).worst == 1
-    assert equivalence_welch([x + 10.1 for x in u], r, -0.3, 2).worst == 2
-    p, r = [1.0] * 4, [0.0] * 4
-    assert retention(p, r, u).worst == retention(p, r, u, tau_over=0.2).worst == 1
-    assert retention(p, r, u, tau=0.9, tau_over=0.1).worst == 2
+    assert retention([1.0] * 4, [0.0] * 4, u).worst == 1
 
 
 def test_a_floor_decides_where_nothing_varies():
@@ -433,8 +386,6 @@ def test_a_floor_decides_where_nothing_varies():
     floored = equivalence([0.5] * 3, -1, 1, sd_floor=2)
     assert (floored.outcome, floored.degenerate) == (INCONCLUSIVE, False)
     assert floored.se == close(2 / math.sqrt(3))
-    welch = equivalence_welch([0.5] * 3, [0.0] * 5, -1, 1, sd_floor=2)
-    assert (welch.se, welch.df) == close((2 * math.sqrt(1 / 3 + 1 / 5), (8 / 15) ** 2 / (1 / 18 + 1 / 100)))
 
 
 @pytest.mark.parametrize("target", [0.0, 0.3, 0.8])
@@ -464,9 +415,6 @@ def test_rounding_error_is_relative_to_the_numbers_that_were_subtracted():
     assert equivalence_paired([9000.0] * 3, [0.0, 0.0, 1e5 * eps], -1, 1).degenerate
     assert equivalence_paired([0.0, 0.0, 1e5 * eps], [9000.0] * 3, -1, 1).degenerate
     large, dust = [9000.0] * 3, [0.0, 0.0, 2000 * eps]
-    assert equivalence_welch(large, dust, -1, 1).degenerate
-    assert equivalence_welch(dust, large, -1, 1).degenerate
-    assert not equivalence_welch(dust, dust, -1, 1).degenerate
     one, none, shaky = [1.0] * 3, [0.0] * 3, [9000.0, 9000.0, 9000.0 + 1e5 * eps]
     assert retention(shaky, none, none).degenerate
     assert retention(none, shaky, none).degenerate
@@ -523,7 +471,7 @@ def test_a_p_value_of_exactly_alpha_rejects():
     result = equivalence(d, -2, 1)
     assert equivalence(d, -2, 1, alpha=result.p_pass).outcome is PASS
     beyond = equivalence(d, -2, 0.2)
-    assert equivalence(d, -2, 0.2, alpha_fail=beyond.p_fail).outcome is FAIL
+    assert equivalence(d, -2, 0.2, alpha=beyond.p_fail).outcome is FAIL
 
 
 # ---- the plain API
@@ -534,8 +482,8 @@ def test_results_are_plain_python():
     arms[0] += 3
     for result in (
         equivalence(arms[0], 2, 4), equivalence([], -1, 1), equivalence([NAN], -1, 1),
-        equivalence_welch(arms[2], arms[1], -np.float64(1), np.float64(1), sd_floor=np.float64(2)),
-        retention(*arms, tau=np.float64(0.2), tau_over=np.float64(1), sd_floor=np.float64(2), alpha=np.float64(0.1)),
+        equivalence_paired(arms[2], arms[1], -np.float64(1), np.float64(1), sd_floor=np.float64(2)),
+        retention(*arms, tau=np.float64(0.2), sd_floor=np.float64(2), alpha=np.float64(0.1)),
     ):  # fmt: skip
         json.dumps(asdict(result))
         fields = [*astuple(result), *result.interval, *result.bounds]
@@ -545,89 +493,77 @@ def test_results_are_plain_python():
         with pytest.raises(FrozenInstanceError):
             result.outcome = PASS
     numbers = [
-        tost_power(5, 1, 1), bad_seed_bound(5), exact_ni(0, 5, 0, 5, 0.2), cp_lower(1, 5, 0.1), cp_upper(1, 5, 0.1),
-        boschloo(3, 3, 0, 3), gaussian_set_statistic([1.0]), mu_lower([4.0]), eps_lower_single(1e-4),
-        eps_lower_threshold(9, 9, 0.01), one_run_eps(9, 9, 9), gdp_delta(1, 1), gdp_eps(1),
-        *newcombe(3, 5, 1, 5), *clopper_pearson(1, 5), *fieller([1, 2, 3], [9, 8, 9]), *holm([0.1]), *bh([0.1]),
+        tost_power(5, 1, 1), bad_seed_bound(5), mu_lower([4.0]), eps_lower_single(1e-4), one_run_eps(9, 9, 9),
+        *clopper_pearson(0, 5), *clopper_pearson(1, 5), *fieller([1, 2, 3], [9, 8, 9]), *holm([0.1]),
     ]  # fmt: skip
     assert {type(x) for x in numbers} == {float}
     assert type(seeds_needed(1, 1)) is int
 
 
 def test_importing_is_cheap():
-    code = "import harness.statistics, harness.bounds, sys; print(*sys.modules)"
+    code = "import harness.statistics, sys; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "scipy.special" in modules
     assert not {"torch", "scipy.stats", "scipy.optimize"} & set(modules)
 
 
+def test_every_public_name_is_there_and_described():
+    for name in harness.statistics.__all__:
+        public = getattr(harness.statistics, name)
+        assert name == "Why" or public.__doc__
+
+
 @given(st.integers(1, 12), st.integers(0, 12), st.floats(0.01, 0.49))
 def test_clopper_pearson_bounds_mirror_and_invert_the_binomial(n, k, alpha):
     k = min(k, n)
-    low, high = cp_lower(k, n, alpha), cp_upper(k, n, alpha)
-    assert low == close(1 - cp_upper(n - k, n, alpha))
+    low, high = clopper_pearson(k, n, 1 - 2 * alpha)
+    assert (low, high) == close(tuple(1 - x for x in reversed(clopper_pearson(n - k, n, 1 - 2 * alpha))))
     assert 0 <= low < high <= 1
     assert low == 0 if k == 0 else stats.binom.sf(k - 1, n, low) == pytest.approx(alpha)
     assert high == 1 if k == n else stats.binom.cdf(k, n, high) == pytest.approx(alpha)
-    assert clopper_pearson(k, n, 1 - 2 * alpha) == close((low, high))
 
 
-@given(st.lists(st.floats(0, 1), max_size=12), st.booleans())
-def test_adjusted_p_values_keep_the_order_and_do_not_shrink(p, dependent):
-    for adjusted in (holm(p), bh(p, dependent)):
-        assert all(a <= b <= 1 for a, b in zip([x * (1 - 1e-12) for x in p], adjusted, strict=True))
-        assert [b for _, b in sorted(zip(p, adjusted, strict=True))] == sorted(adjusted)
+@given(st.lists(st.floats(0, 1), max_size=12))
+def test_adjusted_p_values_keep_the_order_and_do_not_shrink(p):
+    adjusted = holm(p)
+    assert all(a <= b <= 1 for a, b in zip([x * (1 - 1e-12) for x in p], adjusted, strict=True))
+    assert [b for _, b in sorted(zip(p, adjusted, strict=True))] == sorted(adjusted)
 
 
-@given(st.integers(2, 40), st.floats(0.1, 5), st.floats(0, 5), st.floats(-5, 5), level, st.booleans())
-@example(3, 1.0, 0.0, 1.0, 0.05, True)
-def test_power_is_a_probability_that_grows_with_seeds_and_margin(n, margin, sd, true, alpha, two_sided):
-    power = tost_power(n, margin, sd, true, alpha, two_sided)
+@given(st.integers(2, 40), st.floats(0.1, 5), st.floats(0, 5), level, st.booleans())
+def test_power_is_a_probability_that_grows_with_seeds_and_margin(n, margin, sd, alpha, two_sided):
+    power = tost_power(n, margin, sd, alpha, two_sided)
     assert 0 <= power <= 1
-    assert tost_power(n, margin * 1.1, sd, true, alpha, two_sided) >= power - 1e-8
-    if true < margin and not two_sided:  # two-sided power may fall with a seed more, where it is next to nothing
-        assert tost_power(n + 1, margin, sd, true, alpha, two_sided) >= power - 1e-8
-    if true >= margin:
-        assert power <= alpha + 1e-8
-    assert tost_power(n, margin, sd, -true, alpha) == close(tost_power(n, margin, sd, true, alpha))
+    assert tost_power(n, margin * 1.1, sd, alpha, two_sided) >= power - 1e-8
+    if not two_sided:  # two-sided power may fall with a seed more, where it is next to nothing
+        assert tost_power(n + 1, margin, sd, alpha, two_sided) >= power - 1e-8
+        assert tost_power(n, margin, sd, alpha) <= power + 1e-8
 
 
 def test_power_without_spread_is_certain():
-    assert [tost_power(3, 1, 0, true) for true in (-1, -0.9, 0, 0.9, 1)] == [0, 1, 1, 1, 0]
-    assert [tost_power(3, 1, 0, true, two_sided=False) for true in (-9, 0.9, 1)] == [1, 1, 0]
+    assert tost_power(3, 1, 0) == tost_power(3, 1, 0, two_sided=False) == 1
     assert seeds_needed(1, 0) == 3
 
 
 def test_seeds_needed_is_the_first_number_that_suffices():
-    n = seeds_needed(1, 1.3, 0.2, 0.02, 0.7)
-    assert tost_power(n - 1, 1, 1.3, 0.2, 0.02) < 0.7 <= tost_power(n, 1, 1.3, 0.2, 0.02)
-    assert seeds_needed(1, 1.3, 0.2, 0.02, 0.7, n_max=n) == n
-    assert seeds_needed(1, 1.3, 0.2, 0.02, 0.7, n_max=n - 1) is None
-    assert seeds_needed(1, 1, true=1) is None
+    n = seeds_needed(1, 1.3, 0.02, 0.7)
+    assert tost_power(n - 1, 1, 1.3, 0.02) < 0.7 <= tost_power(n, 1, 1.3, 0.02)
     assert seeds_needed(1, 1.3, power=tost_power(7, 1, 1.3)) == 7
-    assert seeds_needed(0.09261, 1) == 1000  # the default limit
+    assert seeds_needed(0.09261, 1) == 1000  # the limit
     assert seeds_needed(0.09256, 1) is None  # 1001 would do
     assert tost_power(1001, 0.09256, 1) > 0.8
 
 
 def test_a_p_value_of_one_is_one():
-    assert holm([1.0]) == bh([1.0, 1.0])[:1] == [1.0]
+    assert holm([1.0]) == [1.0]
     assert holm([0.0, 1.0]) == [0.0, 1.0]
-    assert {exact_ni(n, n, 0, n, 0.2) for n in (2, 3, 4, 5, 6)} == {1.0}  # not 1.0000000000000002
 
 
 def test_lower_bounds_prove_nothing_without_evidence():
     assert mu_lower([]) == mu_lower([NAN, 5.0]) == mu_lower([INF]) == 0
-    assert math.isnan(gaussian_set_statistic([1.0, NAN]))
-    assert math.isnan(gaussian_set_statistic([INF, -INF]))
     assert eps_lower_single(0.0) == INF
     assert eps_lower_single(0.9) == eps_lower_single(0.01, 0.05, 0.05) == eps_lower_single(0.0, 0.05, 0.06) == 0
     assert eps_lower_single(0.05, 0.05, 0.0) == eps_lower_single(1.0) == 0
-    assert eps_lower_threshold(0, 9, 0.01) == eps_lower_threshold(1, 9, 0.01) == 0
-    assert eps_lower_threshold(5, 9, 0.1, delta=0.5) == 0
-    assert gdp_eps(0.0) == gdp_eps(0.0, 0.0) == gdp_delta(0, 1) == gdp_eps(0.001, 0.1) == 0
-    assert gdp_eps(0.001, 0.0) == INF
-    assert gdp_delta(3e-16, 1e-15) == 0  # where rounding would make it negative
 
 
 @given(st.integers(1, 60), st.data(), st.floats(0.01, 0.4), st.sampled_from([0, 1e-6, 1e-3]))
@@ -646,57 +582,34 @@ ERRORS = [
     (lambda: equivalence(THREE, -INF, INF), BOUNDS + "(-inf, inf)."),
     (lambda: equivalence(THREE, NAN, 1), BOUNDS + "(nan, 1)."),
     (lambda: equivalence(THREE, -1, NAN), BOUNDS + "(-1, nan)."),
-    (lambda: equivalence_welch(THREE, THREE, INF, INF), BOUNDS + "(inf, inf)."),
-    (lambda: equivalence(THREE, -1, 1, alpha=0), "alpha must be in (0, .5), not 0."),
-    (lambda: equivalence(THREE, -1, 1, alpha=0.5), "alpha must be in (0, .5), not 0.5."),
-    (lambda: equivalence(THREE, -1, 1, alpha=NAN), "alpha must be in (0, .5), not nan."),
-    (lambda: equivalence_welch(THREE, THREE, -1, 1, alpha_fail=0.5), "alpha_fail must be in (0, .5), not 0.5."),
-    (lambda: equivalence([], -1, 1, alpha_fail=0), "alpha_fail must be in (0, .5), not 0."),
-    (lambda: retention(THREE, THREE, THREE, alpha_bite=0.5), "alpha_bite must be in (0, .5), not 0.5."),
-    (lambda: fieller(THREE, THREE, 0.5), "alpha must be in (0, .5), not 0.5."),
+    (lambda: equivalence(THREE, -1, 1, alpha=0), "alpha must be in (0, 0.5), not 0."),
+    (lambda: equivalence(THREE, -1, 1, alpha=0.5), "alpha must be in (0, 0.5), not 0.5."),
+    (lambda: equivalence(THREE, -1, 1, alpha=NAN), "alpha must be in (0, 0.5), not nan."),
+    (lambda: fieller(THREE, THREE, 0.5), "alpha must be in (0, 0.5), not 0.5."),
     (lambda: equivalence(THREE, -1, 1, sd_floor=-0.1), "sd_floor must be finite and at least 0, not -0.1."),
     (lambda: equivalence(THREE, -1, 1, sd_floor=INF), "sd_floor must be finite and at least 0, not inf."),
-    (lambda: equivalence_welch(THREE, THREE, -1, 1, min_n=1), "min_n must be at least 2, not 1."),
     (lambda: equivalence_paired(THREE, THREE[:2], -1, 1), LENGTHS + "u has 3, r has 2."),
     (lambda: retention(THREE, THREE, []), LENGTHS + "p has 3, r has 3, u has 0."),
     (lambda: retention([], THREE, THREE), LENGTHS + "p has 0, r has 3, u has 3."),
     (lambda: fieller(THREE, []), LENGTHS + "q has 3, e has 0."),
     (lambda: retention(THREE, THREE, THREE, tau=1), "tau must be in [0, 1), not 1."),
     (lambda: retention(THREE, THREE, THREE, tau=-0.1), "tau must be in [0, 1), not -0.1."),
-    (lambda: retention(THREE, THREE, THREE, tau_over=-1), "tau_over must be None or finite and at least 0, not -1."),
-    (lambda: retention(THREE, THREE, THREE, tau_over=INF), "tau_over must be None or finite and at least 0, not inf."),
-    (lambda: retention(THREE, THREE, THREE, tau=0, tau_over=0), BOUNDS + "(0, 0)."),
-    (lambda: retention(THREE, THREE, THREE, bite_min=-1), "bite_min must be finite and at least 0, not -1."),
-    (lambda: retention(THREE, THREE, THREE, bite_min=INF), "bite_min must be finite and at least 0, not inf."),
     (lambda: retention(THREE, THREE, THREE, direction=0), "direction must be +1 or -1, not 0."),
     (lambda: tost_power(1, 1, 1), "n must be at least 2, not 1."),
-    (lambda: tost_power(5, 0, 1), "margin must be positive, sd at least 0, true finite; not 0, 1, 0.0."),
-    (lambda: tost_power(5, INF, 1), "margin must be positive, sd at least 0, true finite; not inf, 1, 0.0."),
-    (lambda: tost_power(5, 1, -1), "margin must be positive, sd at least 0, true finite; not 1, -1, 0.0."),
-    (lambda: tost_power(5, 1, INF), "margin must be positive, sd at least 0, true finite; not 1, inf, 0.0."),
-    (lambda: tost_power(5, 1, 1, INF), "margin must be positive, sd at least 0, true finite; not 1, 1, inf."),
-    (lambda: tost_power(5, 1, 1, alpha=0.5), "alpha must be in (0, .5), not 0.5."),
+    (lambda: tost_power(5, 0, 1), "margin must be positive and sd at least 0, not 0 and 1."),
+    (lambda: tost_power(5, INF, 1), "margin must be positive and sd at least 0, not inf and 1."),
+    (lambda: tost_power(5, 1, -1), "margin must be positive and sd at least 0, not 1 and -1."),
+    (lambda: tost_power(5, 1, INF), "margin must be positive and sd at least 0, not 1 and inf."),
+    (lambda: tost_power(5, NAN, 1), "margin must be positive and sd at least 0, not nan and 1."),
+    (lambda: tost_power(5, 1, 1, alpha=0.5), "alpha must be in (0, 0.5), not 0.5."),
     (lambda: seeds_needed(1, 1, power=1), "power must be in (0, 1), not 1."),
     (lambda: seeds_needed(1, 1, power=0), "power must be in (0, 1), not 0."),
-    (lambda: bad_seed_bound(-1), "n must be at least 0 and alpha in (0, 1), not -1 and 0.05."),
-    (lambda: bad_seed_bound(3, 1), "n must be at least 0 and alpha in (0, 1), not 3 and 1."),
-    (lambda: bad_seed_bound(3, 0), "n must be at least 0 and alpha in (0, 1), not 3 and 0."),
+    (lambda: bad_seed_bound(-1), "n must be at least 0, not -1."),
     (lambda: holm([0.1, 1.1]), "a p-value must be in [0, 1], not 1.1."),
-    (lambda: bh([-0.1, 0.1]), "a p-value must be in [0, 1], not -0.1."),
-    (lambda: bh([NAN]), "a p-value must be in [0, 1], not nan."),
-    (lambda: cp_lower(4, 3, 0.05), "a count must satisfy 0 <= k <= n with n >= 1, not k=4, n=3."),
-    (lambda: cp_upper(0, 0, 0.05), "a count must satisfy 0 <= k <= n with n >= 1, not k=0, n=0."),
-    (lambda: newcombe(1, 2, -1, 2), "a count must satisfy 0 <= k <= n with n >= 1, not k=-1, n=2."),
-    (lambda: exact_ni(3, 2, 0, 2, 0.2), "a count must satisfy 0 <= k <= n with n >= 1, not k=3, n=2."),
-    (lambda: exact_ni(0, 2, 3, 2, 0.2), "a count must satisfy 0 <= k <= n with n >= 1, not k=3, n=2."),
-    (lambda: boschloo(3, 2, 0, 2), "a count must satisfy 0 <= k <= n with n >= 1, not k=3, n=2."),
-    (lambda: boschloo(0, 2, 3, 2), "a count must satisfy 0 <= k <= n with n >= 1, not k=3, n=2."),
-    (lambda: exact_ni(0, 2, 0, 2, 0), "delta must be in (0, 1), not 0."),
-    (lambda: exact_ni(0, 2, 0, 2, 1), "delta must be in (0, 1), not 1."),
-    (lambda: cp_lower(0, 2, 0), "alpha must be in (0, 1), not 0."),
+    (lambda: holm([NAN]), "a p-value must be in [0, 1], not nan."),
+    (lambda: clopper_pearson(4, 3), "a count must satisfy 0 <= k <= n with n >= 1, not k=4, n=3."),
+    (lambda: clopper_pearson(0, 0), "a count must satisfy 0 <= k <= n with n >= 1, not k=0, n=0."),
     (lambda: clopper_pearson(1, 2, 1), "conf must be in (0, 1), not 1."),
-    (lambda: newcombe(1, 2, 1, 2, 0), "conf must be in (0, 1), not 0."),
-    (lambda: gaussian_set_statistic([]), "a Gaussian set statistic needs at least one score."),
     (lambda: mu_lower([1.0], 1), "alpha must be in (0, 1), not 1."),
     (lambda: eps_lower_single(0.1, 0), "alpha must be in (0, 1), not 0."),
     (lambda: eps_lower_single(1.1), "p_null must be in [0, 1], not 1.1."),
@@ -704,18 +617,11 @@ ERRORS = [
     (lambda: eps_lower_single(NAN), "p_null must be in [0, 1], not nan."),
     (lambda: eps_lower_single(0.1, 0.05, 1), "delta must be in [0, 1), not 1."),
     (lambda: eps_lower_single(0.1, 0.05, -0.1), "delta must be in [0, 1), not -0.1."),
-    (lambda: eps_lower_threshold(1, 2, 0), "null_prob must be in (0, 1), not 0."),
-    (lambda: eps_lower_threshold(1, 2, 0.1, 0.05, 1), "delta must be in [0, 1), not 1."),
     (lambda: one_run_eps(3, 2, 3), "counts must satisfy 0 <= v <= r <= m, not v=3, r=2, m=3."),
     (lambda: one_run_eps(3, 4, 3), "counts must satisfy 0 <= v <= r <= m, not v=3, r=4, m=3."),
     (lambda: one_run_eps(3, 2, -1), "counts must satisfy 0 <= v <= r <= m, not v=-1, r=2, m=3."),
     (lambda: one_run_eps(3, 2, 1, 1), "alpha must be in (0, 1), not 1."),
     (lambda: one_run_eps(3, 2, 1, 0.05, 1), "delta must be in [0, 1), not 1."),
-    (lambda: gdp_delta(-1, 1), "mu and eps must be finite and at least 0, not -1 and 1."),
-    (lambda: gdp_delta(INF, 1), "mu and eps must be finite and at least 0, not inf and 1."),
-    (lambda: gdp_delta(1, -1), "mu and eps must be finite and at least 0, not 1 and -1."),
-    (lambda: gdp_delta(1, INF), "mu and eps must be finite and at least 0, not 1 and inf."),
-    (lambda: gdp_eps(1, 1), "delta must be in [0, 1), not 1."),
 ]  # fmt: skip
 
 

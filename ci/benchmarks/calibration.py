@@ -30,13 +30,12 @@ from scipy.stats import kstest
 
 from harness import registry
 from harness.api import Cell, Measure, Outcome, Trial
-from harness.judging.claims import Criterion
+from harness.judging.claims import CLAIMS, INFORMING, Criterion, walking
 from harness.judging.judge import judge
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.verdict import Evidence
 from harness.report.document import versions
-from harness.statistics.bounds import clopper_pearson
-from harness.statistics.tests import retention
+from harness.statistics import clopper_pearson, retention
 
 FIRST_SEED = 10_000
 FIRST_SEED_OF_HEURISTICS = 20_000
@@ -103,7 +102,7 @@ def audit_block(block: int, store: str) -> list[dict[str, Any]]:
     import torch
 
     from harness.store.artefacts import Store
-    from harness.studies.study import Study, claims_of
+    from harness.studies.study import Study
     from harness.trials.lab import Lab
 
     task = registry.resolve("task", "digits-cnn")
@@ -116,20 +115,20 @@ def audit_block(block: int, store: str) -> list[dict[str, Any]]:
     study = Study(cells, lab, Plan(first=FIRST_SEED + LOOKS[-1] * block), TAU)
     rows = []
     for cell in cells:
-        for measure in claims_of(cell, TAU):
-            verdict = study.verdict(cell, measure)
+        for claim in walking(cell):
+            verdict = study.verdict(cell, claim.name)
             rows.append(
                 {
                     "block": block,
                     "method": cell.unlearner.id,
                     "poison": cell.poison.id,
-                    "measure": measure,
+                    "measure": claim.name,
                     "verdict": verdict.outcome.value,
                     "reason": verdict.reason,
                     "seeds": len(verdict.seeds),
                     "estimate": verdict.estimate,
                     "t_retrained": [
-                        study.result(Trial(cell, seed)).readings[measure]["R"].details.get("T")
+                        study.result(Trial(cell, seed)).readings[claim.name]["R"].details.get("T")
                         for seed in verdict.seeds
                     ],
                 }
@@ -171,7 +170,6 @@ def heuristics_block(block: int, size: int, store: str) -> list[dict[str, Any]]:
     """Let the usual metrics judge the oracle on one block of seeds; return a row per poison and heuristic."""
     import torch
 
-    from harness.judging.claims import CLAIMS, INFORMING, Limits
     from harness.store.artefacts import Store
     from harness.studies.study import Study
     from harness.trials.lab import Lab
@@ -184,16 +182,16 @@ def heuristics_block(block: int, size: int, store: str) -> list[dict[str, Any]]:
     rows = []
     for cell in cells:
         study.evidence(cell, size)
-        for name in INFORMING:
-            evidence = study._evidence(cell, name, size)
-            judgement = judge(CLAIMS[name].criterion(cell, Limits(TAU, 0.1)), evidence, plan)
+        for claim in (CLAIMS[name] for name in INFORMING if CLAIMS[name].applies(cell)):
+            evidence = study._evidence(cell, claim, size)
+            judgement = judge(claim.criterion(cell, study.limits), evidence, plan)
             # The oracle is its own gate: where it FAILs, the verdict is that nothing can be judged.
             differs = judgement.outcome is Outcome.FAIL or judgement.reason == "oracle-fails"
             rows.append(
                 {
                     "block": block,
                     "poison": cell.poison.id,
-                    "heuristic": name,
+                    "heuristic": claim.name,
                     "differs": differs,
                     "verdict": judgement.outcome.value,
                     "reason": judgement.reason,

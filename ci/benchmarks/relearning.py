@@ -26,7 +26,7 @@ import torch
 
 from harness import registry
 from harness.api import Trial
-from harness.judging.claims import Criterion
+from harness.judging.claims import CLAIMS, Criterion
 from harness.judging.plan import Plan
 from harness.report.document import finite_tree, versions
 from harness.studies.pilot import forecast_from
@@ -47,7 +47,7 @@ def pilot(store: Path, seeds: int, first: int, task: str, poisons: list[str]) ->
     for cell in cells:
         study.evidence(cell, seeds)
         by_arm = [study.lab.relearned(Trial(cell, seed)) for seed in plan.numbers(seeds)]
-        evidence = study._evidence(cell, "relearning", seeds)
+        evidence = study._evidence(cell, CLAIMS["relearning"], seeds)
         forecast = forecast_from(Criterion(cell.poison.value.measure, TOLERANCE), evidence, cell.poison.id, plan)
         alone = {arm: fmean(each[arm].details["retained_alone"] for each in by_arm) for arm in "PRU"}
         draws = fmean(each["R"].details["sd_over_draws"] for each in by_arm)

@@ -22,13 +22,13 @@ import torch
 
 from harness import registry
 from harness.api import Cell, Outcome
-from harness.judging.claims import Criterion
+from harness.judging.claims import Criterion, walking
 from harness.judging.judge import judge
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.verdict import Evidence
 from harness.report.document import versions
-from harness.statistics.tests import equivalence_paired, retention
-from harness.studies.study import Study, claims_of
+from harness.statistics import equivalence_paired, retention
+from harness.studies.study import Study
 from harness.trials.lab import open_lab
 
 TASK = "digits-cnn"
@@ -53,10 +53,11 @@ def fixed(claim: Criterion, evidence: Evidence, n: int) -> Outcome:
 def row(study: Study, cell: Cell) -> dict[str, Any]:
     """Return what the plan and fixed numbers of seeds say of a cell, and what each takes."""
     evidence = study.evidence(cell, LOOKS[-1])
-    verdicts = {name: study.verdict(cell, name) for name in claims_of(cell, TOLERANCE)}
+    criteria = {claim.name: claim.criterion(cell, study.limits) for claim in walking(cell)}
+    verdicts = {name: study.verdict(cell, name) for name in criteria}
     said = {name: {"plan": verdict.outcome.value} for name, verdict in verdicts.items()}
     through = {}
-    for name, claim in claims_of(cell, TOLERANCE).items():
+    for name, claim in criteria.items():
         through[name] = judge(claim, evidence[name], Plan(futility=0))
         said[name]["to the end"] = through[name].outcome.value
         said[name] |= {f"fixed {n}": fixed(claim, evidence[name], n).value for n in FIXED}

@@ -91,8 +91,7 @@ class Claim:
 
     def criterion(self, cell: Cell, limits: Limits) -> Criterion:
         """Return what is tested of a cell."""
-        together = [each for each in CLAIMS.values() if each.walk is Walk.CELL and each.applies(cell)]
-        judged = len(together) if self.walk is Walk.CELL else 1
+        judged = len(walking(cell)) if self.walk is Walk.CELL else 1
         return Criterion(self.measure(cell), self.margin(cell, limits), judged)
 
 
@@ -139,15 +138,20 @@ def _metric(
     return Claim(name, name, lambda cell: measure, margin, *read, gates=False, mark="heuristic", applies=applies)
 
 
+#: At most the tolerated fraction of the poison's effect is left.
+POISON = Claim(
+    "poison", "poison left", _poison_measure, _tolerance, Source.TRIAL, Walk.CELL,
+    passes="removes {}", fails="leaves {} in the model",
+)  # fmt: skip
+#: Accuracy is kept within the task's margin.
+UTILITY = Claim(
+    "accuracy", "accuracy", lambda cell: ACCURACY, _utility_margin, Source.TRIAL, Walk.CELL,
+    applies=_judges_accuracy, fails="costs more accuracy than is allowed ({})",
+)  # fmt: skip
+
 _TABLE = (
-    Claim(
-        "poison", "poison left", _poison_measure, _tolerance, Source.TRIAL, Walk.CELL,
-        passes="removes {}", fails="leaves {} in the model",
-    ),
-    Claim(
-        "accuracy", "accuracy", lambda cell: ACCURACY, _utility_margin, Source.TRIAL, Walk.CELL,
-        applies=_judges_accuracy, fails="costs more accuracy than is allowed ({})",
-    ),
+    POISON,
+    UTILITY,
     Claim(
         "cost", "cost", lambda cell: COST, lambda cell, limits: limits.budget, Source.COST, Walk.AFTER,
         fails="uses more compute than its budget ({})",
@@ -187,3 +191,8 @@ CLAIMS: dict[str, Claim] = {claim.name: claim for claim in _TABLE}
 #: Names of the claims that gate, and of those that inform.
 GATING = tuple(name for name, claim in CLAIMS.items() if claim.gates)
 INFORMING = tuple(name for name, claim in CLAIMS.items() if not claim.gates)
+
+
+def walking(cell: Cell) -> list[Claim]:
+    """Return the claims of a cell whose looks decide how many seeds it takes."""
+    return [claim for claim in CLAIMS.values() if claim.walk is Walk.CELL and claim.applies(cell)]

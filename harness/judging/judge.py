@@ -6,14 +6,14 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from harness.api import Outcome
 from harness.judging.claims import Criterion
 from harness.judging.plan import LOOKS, MIN_PASS, Plan
+from harness.judging.reasons import Reason
 from harness.judging.verdict import Evidence, Look
-from harness.statistics.levels import rejects, t_statistic
-from harness.statistics.power import seeds_needed, tost_power
-from harness.statistics.tests import Result, equivalence_paired, retention
+from harness.statistics import Result, equivalence_paired, rejects, retention, seeds_needed, t_statistic, tost_power
 
 #: Shares of the poisoned model's measure in the mixtures that are judged as a control.
 DOSES = (0.0, 0.1, 0.2, 0.5, 1.0)
@@ -27,7 +27,8 @@ class Judgement:
     """The state of a claim after the looks that the evidence allows.
 
     Attributes:
-        outcome, reason: What is concluded, and why.
+        outcome: What is concluded.
+        reason: Why: a `Reason`, or a poison's own text.
         result: The test at the look that decided, with its interval at ``level``.
         level: What the deciding p-value was held against.
         seeds: Seeds that it rests on.
@@ -45,13 +46,13 @@ class Judgement:
 
 
 def judge(claim: Criterion, evidence: Evidence, plan: Plan) -> Judgement:
-    """Walk the looks of the plan that the evidence reaches, and stop at the first conclusion.
+    """Go through the looks of the plan that the evidence reaches, and stop at the first conclusion.
 
-    The result depends on the prefix of seeds up to that conclusion and on nothing computed beyond it. The controls are
-    judged by the same claim: while the oracle has not passed nothing can, and where the oracle fails, a control that
-    must fail passes, or mixtures of P and R are not judged in the order of their poison, nothing is judged at all.
-    Stopping without a verdict where there is no hope of one (futility) takes nothing from the error rates. Controls are
-    not given up: they are trained as far as the method is.
+    The result depends on the seeds up to that conclusion and on nothing computed beyond it. The controls are judged by
+    the same claim. Until the oracle has passed, nothing can pass. If the oracle fails, if a control that must fail
+    passes, or if a mixture of P and R with more poison gets a better verdict, nothing is judged at all. Stopping early
+    without a verdict (futility) leaves the error rates as they are. Controls do not stop early: they are trained as far
+    as the method is.
     """
     through = plan.to_the_end
     gates = {"oracle": _walk(claim, evidence.of(evidence.oracle), through, {})}
@@ -63,7 +64,7 @@ def judge(claim: Criterion, evidence: Evidence, plan: Plan) -> Judgement:
 
 
 def doses(claim: Criterion, evidence: Evidence, plan: Plan) -> list[Outcome]:
-    """Return what is said of ``U = k P + (1 - k) R``, mixed seed by seed, for each k in `DOSES`; nothing is trained."""
+    """Return the outcome of ``U = k P + (1 - k) R``, mixed seed by seed, for each k in `DOSES`; nothing is trained."""
     pairs = list(zip(evidence.poisoned, evidence.retrained, strict=True))
     mixtures = [tuple(k * p + (1 - k) * r for p, r in pairs) for k in DOSES]
     return [_walk(claim, evidence.of(mixture), plan.to_the_end, {}).outcome for mixture in mixtures]
@@ -116,59 +117,87 @@ def beside_remaining(claim: Criterion, evidence: Evidence, level: float) -> dict
     }
 
 
+#: Outcomes of the controls that forbid a verdict.
+_WRONG = (
+    ("oracle", Outcome.FAIL, Reason.ORACLE_FAILS),
+    ("identity", Outcome.PASS, Reason.IDENTITY_PASSES),
+    ("wrecked", Outcome.PASS, Reason.WRECKED_PASSES),
+)
+
+
 def _misbehaves(claim: Criterion, here: Evidence, gates: Mapping[str, Judgement], plan: Plan) -> str:
     """Return the reason why the controls forbid a verdict on this evidence, or ``""``."""
-    for name, wrong in (("oracle", Outcome.FAIL), ("identity", Outcome.PASS), ("wrecked", Outcome.PASS)):
+    for name, wrong, reason in _WRONG:
         if name in gates and gates[name].outcome is wrong and gates[name].seeds <= len(here):
-            return f"{name}-{'fails' if wrong is Outcome.FAIL else 'passes'}"
+            return reason
     if gates and claim.measure.test == "retention":
         order = [_ORDER[outcome] for outcome in doses(claim, here, plan)]
         if order != sorted(order):
-            return "dose-not-monotone"
+            return Reason.DOSE_NOT_MONOTONE
     return ""
 
 
-def _walk(claim: Criterion, evidence: Evidence, plan: Plan, gates: Mapping[str, Judgement]) -> Judgement:
-    fail_level = plan.fail_level(claim.judged)
-    reached = [n for n in plan.looks if n <= len(evidence)]
-    if not reached:
-        result = _test(claim, evidence, plan.pass_level)
-        return Judgement(
-            Outcome.INCONCLUSIVE, "too-few-seeds", result, plan.pass_level, len(evidence), len(evidence), final=False
-        )  # fmt: skip
-    oracle = gates.get("oracle")
-    bites = False
+class _Carried(NamedTuple):
+    """What one look leaves to the next.
+
+    Attributes:
+        bites: Whether the poison's effect was shown; what was shown stays shown.
+        passed: A PASS that waits for the oracle's. It is latched: the method is not tested again.
+    """
+
+    bites: bool = False
     passed: Judgement | None = None
-    for n in reached:
-        here = evidence.first(n)
-        result = _test(claim, here, plan.pass_level)
-        state = Judgement(Outcome.INCONCLUSIVE, "need-more-seeds", result, plan.pass_level, n, n, final=False)
-        if result.reason == "nonfinite-reference":
-            return replace(state, reason=result.reason, final=True)
-        if result.reason == "diverged" and passed is None:
-            return replace(state, outcome=Outcome.FAIL, reason="diverged", level=fail_level, final=True)
-        unusable = next(filter(None, here.unusable), "") if passed is None else ""
-        if reason := unusable or _misbehaves(claim, here, gates, plan):
-            return replace(state, reason=reason, final=True)
-        bites = bites or result.p_bite is None or rejects(result.p_bite, plan.bite_level)
-        if passed is None and not bites:
-            state = replace(state, reason="no-bite")
-        elif passed is None and rejects(result.p_fail, fail_level):
-            failed = _test(claim, here, fail_level)
-            return Judgement(Outcome.FAIL, "outside-margin", failed, fail_level, n, n, final=True)
-        elif passed is None and n >= MIN_PASS and rejects(result.p_pass, plan.pass_level):
-            passed = replace(state, outcome=Outcome.PASS, reason="equivalent", final=True)
-        # A PASS is latched: later seeds of the oracle may confirm it, its own are not looked at again.
-        if passed is not None:
-            if oracle is None or (oracle.outcome is Outcome.PASS and oracle.seeds <= n):
-                return replace(passed, looked=n)
-            state = replace(passed, outcome=Outcome.INCONCLUSIVE, reason="oracle-not-pass", looked=n, final=False)
-        elif state.reason == "need-more-seeds" and n < plan.looks[-1] and _hopeless(claim, result, plan):
-            return replace(state, reason="futile", final=True)
-    if reached[-1] == plan.looks[-1]:
-        reason = "underpowered" if state.reason == "need-more-seeds" and reached[-1] == LOOKS[-1] else state.reason
-        return replace(state, reason=reason, final=True)
-    return state
+
+
+def _walk(claim: Criterion, evidence: Evidence, plan: Plan, gates: Mapping[str, Judgement]) -> Judgement:
+    """Go from look to look, as far as the evidence reaches, and stop at the first judgement that is final."""
+    n, level = len(evidence), plan.pass_level
+    looks = [look for look in plan.looks if look <= n]
+    if not looks:
+        result = _test(claim, evidence, level)
+        return Judgement(Outcome.INCONCLUSIVE, Reason.TOO_FEW_SEEDS, result, level, n, n, final=False)
+    carried = _Carried()
+    for look in looks:
+        judgement, carried = _look(claim, evidence.first(look), plan, gates, carried)
+        if judgement.final:
+            break
+    return judgement
+
+
+def _look(
+    claim: Criterion, here: Evidence, plan: Plan, gates: Mapping[str, Judgement], carried: _Carried
+) -> tuple[Judgement, _Carried]:
+    """Judge the evidence of one look."""
+    n, level, fail_level = len(here), plan.pass_level, plan.fail_level(claim.judged)
+    bites, passed = carried
+    result = _test(claim, here, level)
+    now = Judgement(Outcome.INCONCLUSIVE, Reason.NEED_MORE_SEEDS, result, level, n, n, final=False)
+    if result.reason == Reason.NONFINITE_REFERENCE:
+        return replace(now, reason=Reason.NONFINITE_REFERENCE, final=True), carried
+    if passed is None and result.reason == Reason.DIVERGED:
+        return replace(now, outcome=Outcome.FAIL, reason=Reason.DIVERGED, level=fail_level, final=True), carried
+    unusable = next(filter(None, here.unusable), "") if passed is None else ""
+    if reason := unusable or _misbehaves(claim, here, gates, plan):
+        return replace(now, reason=reason, final=True), carried
+    bites = bites or result.p_bite is None or rejects(result.p_bite, plan.bite_level)
+    if passed is None and not bites:
+        now = replace(now, reason=Reason.NO_BITE)
+    elif passed is None and rejects(result.p_fail, fail_level):
+        failed = _test(claim, here, fail_level)
+        return Judgement(Outcome.FAIL, Reason.OUTSIDE_MARGIN, failed, fail_level, n, n, final=True), carried
+    elif passed is None and n >= MIN_PASS and rejects(result.p_pass, level):
+        passed = replace(now, outcome=Outcome.PASS, reason=Reason.EQUIVALENT, final=True)
+    if passed is not None:
+        oracle = gates.get("oracle")
+        if oracle is None or (oracle.outcome is Outcome.PASS and oracle.seeds <= n):
+            return replace(passed, looked=n), carried
+        now = replace(passed, outcome=Outcome.INCONCLUSIVE, reason=Reason.ORACLE_NOT_PASS, looked=n, final=False)
+    elif now.reason == Reason.NEED_MORE_SEEDS:
+        if n < plan.looks[-1] and _hopeless(claim, result, plan):
+            return replace(now, reason=Reason.FUTILE, final=True), carried
+        if n == LOOKS[-1]:
+            now = replace(now, reason=Reason.UNDERPOWERED)
+    return replace(now, final=n == plan.looks[-1]), _Carried(bites, passed)
 
 
 def seeds_to_decide(claim: Criterion, judgement: Judgement, plan: Plan, power: float = 0.8) -> int | None:
@@ -186,7 +215,7 @@ def seeds_to_decide(claim: Criterion, judgement: Judgement, plan: Plan, power: f
 
 
 def _hopeless(claim: Criterion, result: Result, plan: Plan) -> bool:
-    """Say whether the last look would hardly decide a claim, if the truth is what was seen."""
+    """Return whether the last look would hardly decide a claim, if the truth is what was seen."""
     if result.n < MIN_PASS or plan.futility == 0:
         return False
     distance, sd, level = _distance(claim, result, plan)
@@ -220,7 +249,7 @@ def _test(claim: Criterion, evidence: Evidence, alpha: float) -> Result:
     return equivalence_paired(evidence.unlearned, evidence.retrained, lo, hi, alpha=alpha, sd_floor=evidence.resolution)
 
 
-def judge_budget(fractions: Sequence[float], budget: float) -> tuple[Outcome, str]:
-    """Say whether every seed kept to the budget, both as fractions of retraining. A bound, not a test."""
+def judge_budget(fractions: Sequence[float], budget: float) -> tuple[Outcome, Reason]:
+    """Judge whether every seed kept to the budget, both as fractions of retraining. A bound, not a test."""
     over = max(fractions) > budget * (1 + 1e-6)
-    return (Outcome.FAIL, "over-budget") if over else (Outcome.PASS, "within-budget")
+    return (Outcome.FAIL, Reason.OVER_BUDGET) if over else (Outcome.PASS, Reason.WITHIN_BUDGET)

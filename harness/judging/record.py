@@ -9,12 +9,12 @@ from typing import Any
 from scipy import special
 
 from harness.api import REMAINING, Cell, Reading
-from harness.judging.claims import COST, Criterion
+from harness.judging.claims import Criterion
 from harness.judging.judge import Judgement, beside_remaining, judge_budget, path, seeds_to_decide
 from harness.judging.plan import LOOKS, Plan
+from harness.judging.reasons import Reason
 from harness.judging.verdict import Evidence, Verdict
-from harness.statistics.bounds import eps_lower_single, mu_lower
-from harness.statistics.levels import bad_seed_bound
+from harness.statistics import bad_seed_bound, eps_lower_single, mu_lower
 
 
 def verdict_of(
@@ -46,10 +46,10 @@ def verdict_of(
     }
     if claim.measure.exact_null and "T" in details:
         details |= residue([by_arm["U"].details["T"] for by_arm in readings], plan.alpha)
-    if judgement.reason in ("need-more-seeds", "underpowered", "futile"):
+    if judgement.reason in (Reason.NEED_MORE_SEEDS, Reason.UNDERPOWERED, Reason.FUTILE):
         needed = seeds_to_decide(claim, judgement, plan)
         details["seeds_to_decide"] = float("inf") if needed is None else float(needed)
-    if judgement.reason == "futile":
+    if judgement.reason == Reason.FUTILE:
         details["futility"] = plan.futility
     values = {
         "poisoned": evidence.poisoned,
@@ -68,7 +68,7 @@ def verdict_of(
         **_names(cell),
         measure=claim.measure,
         outcome=judgement.outcome,
-        reason=judgement.reason,
+        reason=str(judgement.reason),  # a plain string, as it goes from process to process
         estimate=result.estimate,
         interval=result.interval,
         margin=claim.margin,
@@ -84,18 +84,18 @@ def verdict_of(
     )
 
 
-def budget_verdict(cell: Cell, costs: Sequence[Mapping[str, Any]], budget: float, plan: Plan) -> Verdict:
+def budget_verdict(cell: Cell, claim: Criterion, costs: Sequence[Mapping[str, Any]], plan: Plan) -> Verdict:
     """Return the verdict on what a method cost, seed by seed, as a fraction of retraining; it has no p-values."""
     fractions = tuple(cost["unlearn_fraction"] for cost in costs)
-    outcome, reason = judge_budget(fractions, budget)
+    outcome, reason = judge_budget(fractions, claim.margin)
     return Verdict(
         **_names(cell),
-        measure=COST,
+        measure=claim.measure,
         outcome=outcome,
-        reason=reason,
+        reason=str(reason),
         estimate=max(fractions),
         interval=(min(fractions), max(fractions)),
-        margin=budget,
+        margin=claim.margin,
         p_pass=None,
         p_fail=None,
         p_bite=None,

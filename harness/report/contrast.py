@@ -158,7 +158,7 @@ def _fractions(name: str, pairs: _Pairs) -> Panel:
 
 def t_interval(values: Iterable[float | None]) -> Point | None:
     """Return a mean over seeds with its t interval at `CONFIDENCE`; None without values, or if one is missing."""
-    from harness.statistics.levels import t_statistic  # here, because listing audits loads no scipy
+    from harness.statistics import t_statistic  # here, because listing audits loads no scipy
 
     known = list(values)
     if not known or None in known:

@@ -166,7 +166,7 @@ def methods_that_pass(methods: Iterable[MethodResult], alpha: float) -> str | No
             by_method.setdefault(method.unlearner, []).extend(method.audits)
     if len(by_method) < 2:
         return None
-    from harness.statistics.levels import holm, rejects  # here, because a run without audits needs no scipy
+    from harness.statistics import holm, rejects  # here, because a run without audits needs no scipy
 
     looks = sum(n >= MIN_PASS for n in LOOKS)
     p = []

@@ -1,1 +1,25 @@
-"""Judge by tests of equivalence: pure functions on floats."""
+"""Tests of equivalence, their power, and proven bounds: functions on floats, which need numpy and scipy alone."""
+
+from harness.statistics.bounds import clopper_pearson, eps_lower_single, mu_lower, one_run_eps
+from harness.statistics.equivalence import Result, Why, equivalence, equivalence_paired, fieller, retention
+from harness.statistics.levels import bad_seed_bound, holm, rejects, t_statistic
+from harness.statistics.power import seeds_needed, tost_power
+
+__all__ = [
+    "Result",
+    "Why",
+    "bad_seed_bound",
+    "clopper_pearson",
+    "eps_lower_single",
+    "equivalence",
+    "equivalence_paired",
+    "fieller",
+    "holm",
+    "mu_lower",
+    "one_run_eps",
+    "rejects",
+    "retention",
+    "seeds_needed",
+    "t_statistic",
+    "tost_power",
+]

@@ -12,10 +12,8 @@ from harness.statistics.levels import checked_level, t_quantile
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(200)
 
 
-def tost_power(
-    n: int, margin: float, sd: float, true: float = 0.0, alpha: float = 0.05, two_sided: bool = True
-) -> float:
-    """Return the probability that `equivalence` PASSes `n` normal differences.
+def tost_power(n: int, margin: float, sd: float, alpha: float = 0.05, two_sided: bool = True) -> float:
+    """Return the probability that `equivalence` PASSes `n` normal differences whose mean is 0.
 
     Exact up to quadrature: the normal probability of the mean, integrated over the law of the standard deviation.
 
@@ -23,8 +21,7 @@ def tost_power(
         n: number of seeds, at least 2.
         margin: margin, in the unit of `sd`; the bounds are (-margin, margin), or (-inf, margin) if not `two_sided`.
         sd: standard deviation of one difference, at least 0.
-        true: mean difference, counted towards the margin.
-        alpha: error rate of PASS, in (0, .5).
+        alpha: error rate of PASS, in (0, 0.5).
         two_sided: whether both bounds are tested.
 
     Raises:
@@ -33,14 +30,14 @@ def tost_power(
     checked_level("alpha", alpha)
     if n < 2:
         raise ValueError(f"n must be at least 2, not {n}.")
-    if not (0 < margin < math.inf and 0 <= sd < math.inf and math.isfinite(true)):
-        raise ValueError(f"margin must be positive, sd at least 0, true finite; not {margin}, {sd}, {true}.")
+    if not (0 < margin < math.inf and 0 <= sd < math.inf):
+        raise ValueError(f"margin must be positive and sd at least 0, not {margin} and {sd}.")
     df, se = n - 1, sd / math.sqrt(n)
     if se == 0:
-        return float(true < margin and (not two_sided or true > -margin))
+        return 1.0
     t = -t_quantile(df, alpha)
-    above = (margin - true) / se  # PASS iff below + t s <= Z <= above - t s, for Z normal and s = estimated sd / sd
-    below = (-margin - true) / se if two_sided else -math.inf
+    above = margin / se  # PASS iff below + t s <= Z <= above - t s, for Z normal and s = estimated sd / sd
+    below = -above if two_sided else -math.inf
     # The integrand is 0 outside of these limits, to double precision.
     start = math.sqrt(special.chdtri(df, 1 - 1e-16) / df)
     stop = min(math.sqrt(special.chdtri(df, 1e-18) / df), (above - below) / (2 * t), (above + 9) / t)
@@ -53,10 +50,9 @@ def tost_power(
 
 
 def seeds_needed(
-    margin: float, sd_diff: float, true: float = 0.0, alpha: float = 0.05, power: float = 0.8,
-    two_sided: bool = True, n_max: int = 1000,
-) -> int | None:  # fmt: skip
-    """Return the fewest seeds, from 3, for which `tost_power` reaches `power`; None if `n_max` do not.
+    margin: float, sd_diff: float, alpha: float = 0.05, power: float = 0.8, two_sided: bool = True
+) -> int | None:
+    """Return the fewest seeds, 3 to 1,000, for which `tost_power` reaches `power`; None if these do not.
 
     With `sd_diff` from a small pilot plan for the upper end of its interval (1.56 times the estimate, at 5 seeds).
 
@@ -65,5 +61,5 @@ def seeds_needed(
     """
     if not 0 < power < 1:
         raise ValueError(f"power must be in (0, 1), not {power}.")
-    enough = (n for n in range(3, n_max + 1) if tost_power(n, margin, sd_diff, true, alpha, two_sided) >= power)
+    enough = (n for n in range(3, 1001) if tost_power(n, margin, sd_diff, alpha, two_sided) >= power)
     return next(enough, None)

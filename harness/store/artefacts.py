@@ -23,7 +23,7 @@ import json
 import re
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -44,13 +44,40 @@ class Busy(Exception):  # noqa: N818 - not an error: somebody else is at work
     """Another process is making it, or what it is made of; come back later."""
 
 
+#: Seconds before a busy artefact is asked for again: the first pause, which doubles up to the longest.
+FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.2
+
+
 def patiently(ask: Callable[[], Answer]) -> Answer:
-    """Ask until nobody else is making what is asked for, and return the answer."""
+    """Ask until nobody else is making what is asked for, and return the answer: the one way to wait for `Busy`."""
+    pause = FIRST_PAUSE
     while True:
         try:
             return ask()
         except Busy:
-            time.sleep(0.1)
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def ask_all(asks: Iterable[Callable[[], Answer]]) -> list[Answer]:
+    """Ask for several things, for all of them even if one is busy, and return the answers in order.
+
+    ``patiently(lambda: ask_all(asks))`` waits only if nothing else is left to do. What was answered is asked for again
+    after a pause, so an answer that is dear to have twice must be kept by whoever gives it.
+
+    Raises:
+        Busy: At least one is being made by another process.
+    """
+    answers: list[Answer] = []
+    busy: Busy | None = None
+    for ask in asks:
+        try:
+            answers.append(ask())
+        except Busy as error:
+            busy = busy or error
+    if busy is not None:
+        raise busy
+    return answers
 
 
 class DamagedArtefact(UserWarning):

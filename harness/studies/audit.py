@@ -8,9 +8,10 @@ from typing import Any
 
 from _pytest_unlearning import DEFAULTS
 from harness import registry
+from harness.judging.claims import CLAIMS
 from harness.judging.plan import Plan
 from harness.judging.verdict import Verdict
-from harness.studies.study import Study, claims_of
+from harness.studies.study import Study
 from harness.trials.lab import open_lab
 
 
@@ -36,8 +37,8 @@ def audit(
         task: Spec of a task.
         poison: Specs of poisons; None for those the task lists.
         seeds: Stop the plan after so many seeds, 3 to 16.
-        alpha: Error rate of a PASS and of a FAIL, in (0, .5).
-        futility: Give up what 16 seeds would decide with less probability, in [0, 1); 0 gives nothing up.
+        alpha: Error rate of a PASS and of a FAIL, in (0, 0.5).
+        futility: Stop early if all 16 seeds would decide with a lower probability than this, in [0, 1); 0 never does.
         tolerance: Fraction of a poison's effect that still passes, in [0, 1).
         budget: Compute the unlearner may use, as a fraction of retraining, > 0.
         discovery: Share of the poisoned points that it is told of, in (0, 1]; the others stay in its retain set.
@@ -60,4 +61,5 @@ def audit(
     poisons = [poison] if isinstance(poison, str) else poison or ()
     cells = registry.cells([method], [registry.resolve("task", task)], poisons, discovery)
     study = Study(cells, open_lab(store, data, device, budget, "python"), plan, tolerance)
-    return [study.verdict(cell, measure) for cell in cells for measure in (*claims_of(cell, tolerance), "cost")]
+    claims = [claim for claim in CLAIMS.values() if claim.gates and not claim.mark]
+    return [study.verdict(cell, claim.name) for cell in cells for claim in claims if claim.applies(cell)]

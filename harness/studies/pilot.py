@@ -13,12 +13,12 @@ import numpy as np
 from _pytest_unlearning import DEFAULTS
 from harness import registry
 from harness.api import Outcome
-from harness.judging.claims import Criterion
+from harness.judging.claims import Criterion, walking
 from harness.judging.judge import judge
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.verdict import Evidence
-from harness.statistics.power import seeds_needed
-from harness.studies.study import Study, claims_of
+from harness.statistics import seeds_needed
+from harness.studies.study import Study
 from harness.trials.lab import open_lab
 
 #: Pilots begin here, far from the seeds of audits.
@@ -164,6 +164,7 @@ def plan_study(
     forecasts: list[Any] = []
     for cell in cells:
         evidence = study.evidence(cell, seeds)
-        for name, claim in claims_of(cell, tolerance).items():
-            forecasts.append(forecast_from(claim, evidence[name], cell.poison.id, plan))
+        for claim in walking(cell):
+            criterion = claim.criterion(cell, study.limits)
+            forecasts.append(forecast_from(criterion, evidence[claim.name], cell.poison.id, plan))
     return forecasts

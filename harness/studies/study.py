@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.api import REMAINING, Cell, DeviceLost, Reading, Trial, declares
-from harness.judging.claims import CLAIMS, INFORMING, Criterion, Limits, Walk
+from harness.judging.claims import CLAIMS, POISON, UTILITY, Claim, Criterion, Limits, Source, Walk, walking
 from harness.judging.judge import DOSES, Judgement, doses, judge
 from harness.judging.plan import LOOKS, Plan
+from harness.judging.reasons import Reason
 from harness.judging.record import budget_verdict, verdict_of
 from harness.judging.verdict import Evidence, Verdict
-from harness.store.artefacts import Busy, patiently
+from harness.store.artefacts import Busy, ask_all, patiently
 from harness.studies.controls import GATES, controls_beside, trials_of
 from harness.studies.executors import Executor
-from harness.trials.lab import TrialResult
+
+if TYPE_CHECKING:
+    from harness.trials.lab import TrialResult
 
 #: A set statistic of the retrained model beyond this, where its law is N(0, 1), says that the scorer is wrong.
 NULL_LIMIT = 5.0
@@ -38,7 +40,14 @@ class Status(Enum):
 
 @dataclass
 class _Progress:
-    """How far a cell has come: seeds that are certainly needed, and its judgements so far."""
+    """How far a cell has come.
+
+    Attributes:
+        horizon: Seeds that are certainly needed.
+        judgements: By claim, of those that walk the plan with the cell.
+        closed: Whether all of them are final, or an unlearner raised.
+        error: What it raised.
+    """
 
     horizon: int = LOOKS[0]
     judgements: dict[str, Judgement] = field(default_factory=dict)
@@ -54,6 +63,9 @@ class Study:
         lab: Runs trials: a lab, or a cluster of them.
         plan: When evidence is looked at.
         tolerance: Fraction of a poison's effect that still passes, in [0, 1).
+
+    Attributes:
+        limits: What is tolerated: ``tolerance``, and the budget of the lab.
     """
 
     def __init__(self, cells: Sequence[Cell], lab: Executor, plan: Plan, tolerance: float) -> None:
@@ -61,12 +73,12 @@ class Study:
         self.lab = lab
         lab.will_need(self.cells)
         self.plan = plan
-        self.tolerance = tolerance
+        self.limits = Limits(tolerance, lab.budget)
         self._results: dict[Trial, TrialResult] = {}
         self._errors: dict[Trial, Exception] = {}
         self._relearned: dict[Trial, dict[str, Reading]] = {}
-        self._heuristics: dict[tuple[Cell, int], list[dict[str, dict[str, Reading]]]] = {}
-        self._said_beside: dict[Cell, dict[str, dict[str, Any]]] = {}
+        self._metrics: dict[tuple[Cell, int], list[dict[str, dict[str, Reading]]]] = {}
+        self._references: dict[Cell, dict[str, dict[str, Any]]] = {}
         self._progress = {cell: _Progress() for cell in self.cells}
         # What stands beside a cell, by name, and for what cells the trials of one stand: looked up for every trial.
         self._beside: dict[Cell, dict[str, Cell]] = {}
@@ -82,16 +94,13 @@ class Study:
         return trials_of(self.cells, self.plan)
 
     def status(self, trial: Trial) -> Status:
-        """Say whether a trial is done, or needed, as far as the store tells."""
-        if trial in self._results or trial in self._errors:
+        """Return whether a trial is done, and if not, whether the trials that are done have made it needed."""
+        if self._is_done(trial):
             return Status.DONE
-        open_cells = False
-        for cell in self._served.get(trial.cell, ()):
-            progress = self._update(cell)
-            if trial.seed in self.plan.numbers(progress.horizon) and progress.error is None:
-                return Status.NEEDED
-            open_cells = open_cells or not progress.closed
-        return Status.AHEAD if open_cells else Status.NOT_NEEDED
+        progress = [self._progress[cell] for cell in self._served.get(trial.cell, ())]
+        if any(trial.seed in self.plan.numbers(each.horizon) and each.error is None for each in progress):
+            return Status.NEEDED
+        return Status.NOT_NEEDED if all(each.closed for each in progress) else Status.AHEAD
 
     def work(self, trial: Trial) -> Status:
         """Work until the trial is done or known not to be needed.
@@ -99,16 +108,9 @@ class Study:
         What is being made by another process is not waited for while anything else is left: first other trials
         that are needed, then trials that may be.
         """
-        pause = 0.01
-        while True:
-            status = self.status(trial)
-            if status in (Status.DONE, Status.NOT_NEEDED):
-                return status
-            if self._advance(trial):
-                pause = 0.01
-            else:
-                time.sleep(pause)
-                pause = min(2 * pause, 0.2)
+        while (status := self.status(trial)) in (Status.NEEDED, Status.AHEAD):
+            patiently(functools.partial(self._advance, trial))
+        return status
 
     def result(self, trial: Trial) -> TrialResult | None:
         """Return what a finished trial shows; None if its unlearner raised."""
@@ -118,148 +120,190 @@ class Study:
         """Return what the trial's unlearner raised in this process, if it did."""
         return self._errors.get(trial)
 
-    def verdict(self, cell: Cell, measure: str) -> Verdict:
-        """Return the verdict of one audit, computing what is missing.
+    def verdict(self, cell: Cell, claim: str) -> Verdict:
+        """Return the verdict on one claim, computing what is missing.
 
         Args:
             cell: One of the study's cells.
-            measure: ``"poison"``, ``"accuracy"``, ``"cost"``, ``"relearning"``, or one of `INFORMING`. These are
-                judged on the seeds that the others used, and relearning on a walk through the plan of its own.
+            claim: Name of one of `CLAIMS`, which applies to the cell.
 
         Raises:
             Exception: What the cell's unlearner raised.
         """
         self._close(cell)
-        progress = self._progress[cell]
-        if measure == "cost":
+        of = CLAIMS[claim]
+        criterion = of.criterion(cell, self.limits)
+        if of.source is Source.COST:
             costs = [self._results[Trial(cell, seed)].cost for seed in self.plan.numbers(self._seeds_used(cell))]
-            return budget_verdict(cell, costs, self.lab.budget, self.plan)
-        if measure == "relearning":
-            return self._relearning_verdict(cell)
-        if measure in INFORMING:
-            claim, read = (
-                CLAIMS[measure].criterion(cell, Limits(self.tolerance, self.lab.budget)),
-                self._seeds_used(cell),
-            )
-            judgement = judge(claim, self._evidence(cell, measure, read), self.plan.to_the_end)  # its seeds are there
-        else:
-            claim, judgement = claims_of(cell, self.tolerance)[measure], progress.judgements[measure]
-            read = judgement.seeds
-        return self._told(cell, measure, read, claim, judgement)
+            return budget_verdict(cell, criterion, costs, self.plan)
+        judgement, read = self._judged(cell, of, criterion)
+        n = judgement.seeds
+        evidence, readings = self._evidence(cell, of, read).first(n), self._readings(cell, of, read)[:n]
+        partly = evidence.remaining and criterion.measure.test == "retention"
+        told = self._evidence(cell, POISON, self._seeds_used(cell)) if partly else None
+        return verdict_of(cell, criterion, judgement, evidence, readings, self.plan, told)
 
     def evidence(self, cell: Cell, n: int) -> dict[str, Evidence]:
-        """Return the evidence of the first ``n`` seeds by measure, whether or not a verdict needs them all.
+        """Return the evidence of the first ``n`` seeds by claim, whether or not a verdict needs them all.
 
         Raises:
             Exception: What an unlearner raised.
         """
-        for trial in (Trial(each, seed) for seed in self.plan.numbers(n) for each in (cell, *self._gates(cell))):
-            self._finish(trial)
-        return {measure: self._evidence(cell, measure, n) for measure in claims_of(cell, self.tolerance)}
+        self._finish(cell, n)
+        return {claim.name: self._evidence(cell, claim, n) for claim in walking(cell)}
 
     def references(self, cell: Cell) -> dict[str, dict[str, Any]]:
         """Return the controls beside a cell, on the seeds its verdicts used, as plain values.
 
-        Told of every poisoned point, but for ``short``, which is told of what the cell's method is. By control:
-        ``poison`` and ``accuracy`` outcomes with their ``seeds``, the mean ``accuracy_difference`` from
-        retraining in shares of 1, its ``cost``, and ``gain``: the cell's accuracy above it. Under ``"dose"`` what is
-        said of mixtures of P and R, by their share of P.
+        They are told of every poisoned point, except ``short``, which is told of what the cell's method is told. By
+        control: the outcome of each claim with the ``seeds`` they took, the mean ``accuracy_difference`` from
+        retraining in shares of 1, its ``cost``, and ``gain``: the cell's accuracy above it. ``"dose"`` holds the
+        outcomes of mixtures of P and R, by their share of P.
         """
-        if cell not in self._said_beside:
-            self._said_beside[cell] = self._stand_beside(cell)
-        return self._said_beside[cell]
+        if cell not in self._references:
+            self._close(cell)
+            n = self._seeds_used(cell)
+            outcomes = doses(POISON.criterion(cell, self.limits), self._evidence(cell, POISON, n), self.plan)
+            found = {"dose": {f"{share:g}": outcome.value for share, outcome in zip(DOSES, outcomes, strict=True)}}
+            beside = {name: self._reference(control, cell, n) for name, control in self._beside[cell].items()}
+            self._references[cell] = found | {name: entry for name, entry in beside.items() if entry}
+        return self._references[cell]
 
-    def _stand_beside(self, cell: Cell) -> dict[str, dict[str, Any]]:
-        self._close(cell)
-        n = self._seeds_used(cell)
-        claim = claims_of(cell, self.tolerance)["poison"]
-        said = doses(claim, self._evidence(cell, "poison", n), self.plan)
-        found: dict[str, dict[str, Any]] = {
-            "dose": {f"{share:g}": outcome.value for share, outcome in zip(DOSES, said, strict=True)}
-        }
-        for name, reference in self._beside[cell].items():
-            trials = [Trial(reference, seed) for seed in self.plan.numbers(n)]
-            for trial in trials:
-                self.work(trial)
-            results = [self._results[trial] for trial in trials if trial in self._results]
-            if len(results) < n:
-                continue
-            entry: dict[str, Any] = {"cost": fmean(r.cost["unlearn_fraction"] for r in results)}
-            for measure, of_control in claims_of(reference, self.tolerance).items():
-                judgement = judge(of_control, self._evidence(reference, measure, n), self._plan_of(reference))
-                entry[measure] = judgement.outcome.value
-                entry["seeds"] = max(entry.get("seeds", 0), judgement.seeds)
-            own = [r.readings["accuracy"]["U"].value for r in results]
-            retrained = [r.readings["accuracy"]["R"].value for r in results]
-            method = [self._results[Trial(cell, seed)].readings["accuracy"]["U"].value for seed in self.plan.numbers(n)]
-            entry["accuracy_difference"] = fmean(own) - fmean(retrained)
-            entry["gain"] = fmean(method) - fmean(own)
-            found[name] = entry
-        return found
+    def _reference(self, control: Cell, cell: Cell, n: int) -> dict[str, Any]:
+        """Return how a control stands beside a cell; nothing if it raised."""
+        trials = [Trial(control, seed) for seed in self.plan.numbers(n)]
+        for trial in trials:
+            self.work(trial)
+        results = [self._results[trial] for trial in trials if trial in self._results]
+        if len(results) < n:
+            return {}
+        entry: dict[str, Any] = {"cost": fmean(r.cost["unlearn_fraction"] for r in results)}
+        for claim in walking(control):
+            criterion, plan = claim.criterion(control, self.limits), self._plan_of(control)
+            judgement = judge(criterion, self._evidence(control, claim, n), plan)
+            entry[claim.name] = judgement.outcome.value
+            entry["seeds"] = max(entry.get("seeds", 0), judgement.seeds)
+        own, retrained = (fmean(r.readings[UTILITY.name][arm].value for r in results) for arm in "UR")
+        methods = (self._results[Trial(cell, seed)] for seed in self.plan.numbers(n))
+        entry["accuracy_difference"] = own - retrained
+        entry["gain"] = fmean(r.readings[UTILITY.name]["U"].value for r in methods) - own
+        return entry
 
-    def _advance(self, first: Trial) -> bool:
-        """Run one trial that nobody else is busy with, the most urgent first; say whether there was one."""
+    def _advance(self, first: Trial) -> None:
+        """Run one trial, the most urgent first.
+
+        Raises:
+            Busy: Other processes are busy with every trial that is left.
+        """
         for wanted in (Status.NEEDED, Status.AHEAD):
             for trial in (first, *self.trials):
-                if self.status(trial) is wanted and self._run(trial):
-                    return True
-        return False
+                if self.status(trial) is wanted:
+                    with contextlib.suppress(Busy):
+                        return self._run(trial)
+        raise Busy(first.id)
 
-    def _run(self, trial: Trial) -> bool:
+    def _is_done(self, trial: Trial) -> bool:
+        return trial in self._results or trial in self._errors
+
+    def _run(self, trial: Trial) -> None:
+        """Run a trial that is not done, and judge the cells that it stands for as far as they then can be.
+
+        Raises:
+            Busy: Another process is busy with it.
+        """
+        if self._is_done(trial):
+            return
         try:
             self._results[trial] = self.lab.run(trial)
-        except Busy:
-            return False
-        except DeviceLost:  # no fault of the method
+        except (Busy, DeviceLost):  # no fault of the method
             raise
         except Exception as error:  # of a plugin, as a rule: its audits raise it again, everything else goes on
             self._errors[trial] = error
-        return True
+        for cell in self._served.get(trial.cell, ()):
+            self._update(cell)
+
+    def _finish(self, cell: Cell, n: int) -> None:
+        """Run a cell's and its gates' first trials, whether or not a verdict needs them.
+
+        Raises:
+            Exception: What an unlearner raised.
+        """
+
+        def ask(trial: Trial) -> None:
+            self._run(trial)
+            if trial in self._errors:
+                raise self._errors[trial]
+
+        asks = [functools.partial(ask, trial) for trial in self._trials_behind(cell, n)]
+        patiently(lambda: ask_all(asks))
 
     def _close(self, cell: Cell) -> None:
-        """Compute until every claim of a cell is judged for good."""
-        while not self._update(cell).closed:
-            for seed in self.plan.numbers(self._progress[cell].horizon):
-                for each in (cell, *self._gates(cell)):
-                    self.work(Trial(each, seed))
-        error = self._progress[cell].error
-        if error is not None:
-            raise error
+        """Compute until every claim of a cell that walks the plan is judged for good.
 
-    def _update(self, cell: Cell) -> _Progress:
+        Raises:
+            Exception: What the cell's unlearner raised.
+        """
+        progress = self._progress[cell]
+        while not progress.closed:
+            for trial in self._trials_behind(cell, progress.horizon):
+                self.work(trial)
+        if progress.error is not None:
+            raise progress.error
+
+    def _update(self, cell: Cell) -> None:
         """Judge a cell as far as finished trials allow, and move its horizon from look to look."""
         progress = self._progress[cell]
-        gates = self._gates(cell)
         while not progress.closed:
-            for seed in self.plan.numbers(progress.horizon):
-                for trial in (Trial(each, seed) for each in (cell, *gates)):
-                    if trial in self._errors:
-                        progress.closed, progress.error = True, self._errors[trial]
-                        return progress
-                    if trial not in self._results:
-                        return progress
-            for measure, claim in claims_of(cell, self.tolerance).items():
-                known = progress.judgements.get(measure)
+            for trial in self._trials_behind(cell, progress.horizon):
+                if trial in self._errors:
+                    progress.closed, progress.error = True, self._errors[trial]
+                    return
+                if trial not in self._results:
+                    return
+            for claim in walking(cell):
+                known = progress.judgements.get(claim.name)
                 if known is None or not known.final:
-                    evidence = self._evidence(cell, measure, progress.horizon)
-                    progress.judgements[measure] = judge(claim, evidence, self._plan_of(cell))
+                    criterion = claim.criterion(cell, self.limits)
+                    evidence = self._evidence(cell, claim, progress.horizon)
+                    progress.judgements[claim.name] = judge(criterion, evidence, self._plan_of(cell))
             if all(judgement.final for judgement in progress.judgements.values()):
                 progress.closed = True
             else:
                 progress.horizon = next(n for n in self.plan.looks if n > progress.horizon)
-        return progress
+
+    def _trials_behind(self, cell: Cell, n: int) -> list[Trial]:
+        """Return the trials of the first ``n`` seeds that a verdict on a cell rests on."""
+        return [Trial(each, seed) for seed in self.plan.numbers(n) for each in (cell, *self._gates(cell))]
+
+    def _judged(self, cell: Cell, claim: Claim, criterion: Criterion) -> tuple[Judgement, int]:
+        """Return the judgement of a claim of a closed cell, and the number of seeds that were read for it.
+
+        The judgement may rest on fewer.
+        """
+        if claim.walk is Walk.CELL:
+            judgement = self._progress[cell].judgements[claim.name]
+            return judgement, judgement.seeds
+        if claim.walk is Walk.AFTER:  # its seeds are there: stopping early would save nothing
+            n = self._seeds_used(cell)
+            return judge(criterion, self._evidence(cell, claim, n), self.plan.to_the_end), n
+        for n in self.plan.looks:
+            self._finish(cell, n)
+            judgement = judge(criterion, self._evidence(cell, claim, n), self._plan_of(cell))
+            if judgement.final:
+                break
+        return judgement, n
 
     def _plan_of(self, cell: Cell) -> Plan:
-        """Return the plan by which a cell is judged: controls are not given up."""
+        """Return the plan by which a cell is judged: controls do not stop early."""
         return self.plan.to_the_end if declares(cell.unlearner.value, "control") else self.plan
 
     def _gates(self, cell: Cell) -> list[Cell]:
         return [self._beside[cell][name] for name in GATES]
 
-    def _evidence(self, cell: Cell, measure: str, n: int) -> Evidence:
-        own = self._readings(cell, measure, n)
+    def _evidence(self, cell: Cell, claim: Claim, n: int) -> Evidence:
+        own = self._readings(cell, claim, n)
         oracle, wrecked = (
-            tuple(by_arm["U"].value for by_arm in self._readings(gate, measure, n)) for gate in self._gates(cell)
+            tuple(by_arm["U"].value for by_arm in self._readings(gate, claim, n)) for gate in self._gates(cell)
         )
         poisoned, retrained, unlearned = (tuple(by_arm[arm].value for by_arm in own) for arm in ("P", "R", "U"))
         resolution = max(reading.resolution for by_arm in own for reading in by_arm.values())
@@ -270,68 +314,29 @@ class Study:
         remaining = tuple(by_arm[REMAINING].value for by_arm in own if REMAINING in by_arm)
         return Evidence(poisoned, retrained, unlearned, oracle, wrecked, unusable, resolution, remaining)
 
-    def _readings(self, cell: Cell, measure: str, n: int) -> list[Mapping[str, Reading]]:
-        """Return what a measure reads on a cell's first seeds, by arm; its trials are done."""
+    def _readings(self, cell: Cell, claim: Claim, n: int) -> list[Mapping[str, Reading]]:
+        """Return what a claim reads on a cell's first seeds, by arm; its trials are done."""
         trials = [Trial(cell, seed) for seed in self.plan.numbers(n)]
-        if measure == "relearning":
-            while missing := [trial for trial in trials if trial not in self._relearned]:
-                for trial in missing:  # all are asked for before one is waited for: a cluster makes them side by side
-                    with contextlib.suppress(Busy):
-                        self._relearned[trial] = self.lab.relearned(trial)
-                if any(trial not in self._relearned for trial in missing):
-                    time.sleep(0.1)
-            return [self._relearned[trial] for trial in trials]
-        if measure in INFORMING:
-            if (cell, n) not in self._heuristics:
-                self._heuristics[cell, n] = patiently(functools.partial(self.lab.heuristics, trials))
-            return [of[measure] for of in self._heuristics[cell, n]]
-        return [self._results[trial].readings[measure] for trial in trials]
+        if claim.source is Source.RELEARNED:
+            asks = [functools.partial(self._relearn, trial) for trial in trials]
+            return list(patiently(lambda: ask_all(asks)))
+        if claim.source is Source.METRICS:
+            if (cell, n) not in self._metrics:
+                self._metrics[cell, n] = patiently(functools.partial(self.lab.heuristics, trials))
+            return [of[claim.name] for of in self._metrics[cell, n]]
+        return [self._results[trial].readings[claim.name] for trial in trials]
+
+    def _relearn(self, trial: Trial) -> Mapping[str, Reading]:
+        if trial not in self._relearned:
+            self._relearned[trial] = self.lab.relearned(trial)
+        return self._relearned[trial]
 
     def _seeds_used(self, cell: Cell) -> int:
         return max(judgement.looked for judgement in self._progress[cell].judgements.values())
 
-    def _relearning_verdict(self, cell: Cell) -> Verdict:
-        poison = cell.poison.value.measure
-        measure = replace(poison, name=f"{poison.name}_relearned", title=f"{poison.title}, relearned", exact_null=False)
-        claim = Criterion(measure, self.tolerance)
-        for n in self.plan.looks:
-            for trial in (Trial(each, seed) for seed in self.plan.numbers(n) for each in (cell, *self._gates(cell))):
-                self._finish(trial)
-            judgement = judge(claim, self._evidence(cell, "relearning", n), self._plan_of(cell))
-            if judgement.final:
-                break
-        return self._told(cell, "relearning", n, claim, judgement)
-
-    def _told(self, cell: Cell, measure: str, read: int, claim: Criterion, judgement: Judgement) -> Verdict:
-        """Return the verdict of a judgement of so many seeds as were read: heuristics are read on all at once."""
-        n = judgement.seeds
-        evidence, readings = self._evidence(cell, measure, read).first(n), self._readings(cell, measure, read)[:n]
-        partly = evidence.remaining and claim.measure.test == "retention"
-        told = self._evidence(cell, "poison", self._seeds_used(cell)) if partly else None
-        return verdict_of(cell, claim, judgement, evidence, readings, self.plan, told)
-
-    def _finish(self, trial: Trial) -> None:
-        """Run a trial whether or not a verdict needs it.
-
-        Raises:
-            Exception: What its unlearner raised.
-        """
-        while trial not in self._results and trial not in self._errors:
-            if not self._run(trial):
-                time.sleep(0.1)
-        if trial in self._errors:
-            raise self._errors[trial]
-
 
 def _null_fails(cell: Cell, retrained: Reading) -> str:
-    """Return the reason against judging where a law that is exact does not hold for the retrained model."""
+    """Return the reason against judging if a law that is exact does not hold for the retrained model, or ``""``."""
     t = retrained.details.get("T")
     exact = cell.poison.value.measure.exact_null
-    return "null-not-exact" if exact and t is not None and abs(t) > NULL_LIMIT else ""
-
-
-def claims_of(cell: Cell, tolerance: float) -> dict[str, Criterion]:
-    """Return what is tested of a cell along the plan, by claim: its poison, and accuracy unless that is the poison."""
-    limits = Limits(tolerance, 0.0)
-    claims = {name: claim for name, claim in CLAIMS.items() if claim.walk is Walk.CELL and claim.applies(cell)}
-    return {name: claim.criterion(cell, limits) for name, claim in claims.items()}
+    return Reason.NULL_NOT_EXACT if exact and t is not None and abs(t) > NULL_LIMIT else ""

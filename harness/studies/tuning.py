@@ -12,6 +12,7 @@ from typing import Any
 
 from harness import registry
 from harness.api import Cell, Registered, Search, Trial, UnlearningError
+from harness.judging.claims import POISON, UTILITY
 from harness.store.artefacts import patiently
 from harness.studies.pilot import PILOT_SEED
 from harness.trials.lab import Lab, TrialResult
@@ -203,11 +204,11 @@ def _suggest(suggestion: Any, name: str, search: Search, value: Any) -> Any:
 def _score(results: dict[Cell, list[TrialResult]], budget: float) -> Score:
     left, accuracy = [], []
     for cell, of_cell in results.items():
-        p, r, u = (fmean(each.readings["poison"][arm].value for each in of_cell) for arm in "PRU")
+        p, r, u = (fmean(each.readings[POISON.name][arm].value for each in of_cell) for arm in "PRU")
         share = (u - r) / (p - r) if p != r else math.nan
         left.append(share if math.isnan(share) else max(0.0, share))  # the larger of 0 and not-a-number is 0
-        if cell.judges_accuracy:
-            u, r = (fmean(each.readings["accuracy"][arm].value for each in of_cell) for arm in "UR")
+        if UTILITY.applies(cell):
+            u, r = (fmean(each.readings[UTILITY.name][arm].value for each in of_cell) for arm in "UR")
             accuracy.append(u - r)
     cost = max(each.cost["unlearn_fraction"] for of_cell in results.values() for each in of_cell)
     margin = next(iter(results)).task.value.utility_margin

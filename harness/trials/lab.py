@@ -31,7 +31,7 @@ from harness.api import (
     declares,
 )
 from harness.judging.claims import ACCURACY
-from harness.store.artefacts import Artefact, Busy, Lock, Make, Store, default_root, key_of
+from harness.store.artefacts import Artefact, Busy, Lock, Make, Store, ask_all, default_root, key_of
 from harness.training import loop
 from harness.training.data import Data, Split, digest
 from harness.training.isolation import isolated_rng
@@ -455,17 +455,9 @@ class Lab:
         return self._each(trial, lambda arm: self._model(trial, planted, arm))
 
     def _each(self, trial: Trial, ask: Callable[[str], _Of]) -> dict[str, _Of]:
-        """Ask for something of every arm of a trial; for what is left, too, where somebody is busy with one."""
-        answers: dict[str, _Of] = {}
-        busy: Busy | None = None
-        for arm in _arms_of(trial.cell):
-            try:
-                answers[arm] = ask(arm)
-            except Busy as error:
-                busy = busy or error
-        if busy is not None:
-            raise busy
-        return answers
+        """Ask for something of every arm of a trial; for what is left, too, if somebody is busy with one."""
+        arms = _arms_of(trial.cell)
+        return dict(zip(arms, ask_all(functools.partial(ask, arm) for arm in arms), strict=True))
 
     def _arm(self, trial: Trial, planted: PlantedIn, arm: str) -> _Arm:
         """Return an arm's model, its accuracy, and what the poison's measure says of it.

@@ -6,7 +6,7 @@ from statistics import fmean
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
@@ -516,10 +516,27 @@ def test_doing_nothing_never_passes(found, plan, margin, n):
     assert judge(Criterion(LEFT, margin), found.first(n), plan).outcome is not PASS
 
 
+#: A method passes at 5 seeds of an oracle that, judged as a method, would be stopped early: as a gate it is not.
+STOPPED_EARLY = Evidence(
+    poisoned=(0.1,) * 4 + (0.059,) + (0.1,) * 11,
+    retrained=(0.0,) * 16,
+    unlearned=(0.0,) * 16,
+    oracle=(0.02,) * 3 + (0.044, 0.08) + (0.02,) * 11,
+    wrecked=(-0.9,) * 16,
+)
+
+
 @given(claims, evidences(), plans)
-def test_nothing_passes_unless_the_oracle_passes(claim, found, plan):
+@example(Criterion(LEFT, 0.5), STOPPED_EARLY, Plan(seeds=12))
+def test_nothing_passes_unless_the_oracle_passes_where_it_is_judged_to_the_end(claim, found, plan):
     if judge(claim, found, plan).outcome is PASS:
-        assert judge(claim, found.of(found.oracle), plan).outcome is PASS
+        assert judge(claim, found.of(found.oracle), plan.to_the_end).outcome is PASS
+
+
+def test_the_oracle_as_a_gate_is_judged_to_the_end_and_as_a_method_is_stopped_early():
+    claim, plan = Criterion(LEFT, 0.5), Plan(seeds=12)
+    assert judge(claim, STOPPED_EARLY, plan).outcome is PASS
+    assert judge(claim, STOPPED_EARLY.of(STOPPED_EARLY.oracle), plan).reason == "futile"
 
 
 @given(evidences(), plans, st.integers(1, 3))

@@ -22,7 +22,7 @@ from harness.registry import cells, resolve
 from harness.store.artefacts import DamagedArtefact, Store
 from harness.store.files import Local, Remote, files_at
 from harness.store.inventory import GRACE, Inventory
-from harness.studies.study import Study, claims_of
+from harness.studies.study import Study
 from harness.trials.lab import Lab
 
 GD = "gd:lr=0.01"
@@ -221,7 +221,7 @@ def test_a_disk_that_becomes_read_only_costs_no_verdict(mount, undisturbed, stor
     (cell,) = cells([resolve("unlearner", GD)], [resolve("task", AUDIT["task"])], [AUDIT["poison"]])
     study = Study([cell], Lab(opened, torch.device("cpu"), 0.1), Plan(3, 0.05), 0.2)
     with pytest.warns(UserWarning, match="Read-only file system"):
-        found = [study.verdict(cell, measure) for measure in (*claims_of(cell, 0.2), "cost")]
+        found = [study.verdict(cell, claim) for claim in ("poison", "accuracy", "cost")]
     assert [(v.outcome, v.estimate, v.values) for v in found] == [(v[1], v[3], v[5]) for v in undisturbed[1]]
     assert snapshot(disk) == before
 

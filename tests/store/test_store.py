@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.api import UnlearningError
-from harness.store.artefacts import Busy, DamagedArtefact, Store, canonical, key_of
+from harness.store.artefacts import Busy, DamagedArtefact, Store, ask_all, canonical, key_of, patiently
 
 SPAWN = multiprocessing.get_context("spawn")
 OF = {"seed": 0}
@@ -488,3 +489,17 @@ def test_what_was_just_written_is_read_once_without_the_disk(store):
         assert store.tensors(artefact) is None
     obtain(store, Maker(3.0))
     assert torch.equal(store.tensors(obtain(store, Maker(4.0), of={"seed": 1}))["w"], torch.full((3, 4), 4.0))
+
+
+def test_a_busy_artefact_does_not_keep_the_others_from_being_asked_for():
+    answers, asked = {"late": iter([Busy("late"), Busy("late"), 1]), "ready": iter([2, 2, 2])}, []
+
+    def ask(name):
+        asked.append(name)
+        answer = next(answers[name])
+        if isinstance(answer, Busy):
+            raise answer
+        return answer
+
+    assert patiently(lambda: ask_all(partial(ask, name) for name in answers)) == [1, 2]
+    assert asked == ["late", "ready"] * 3

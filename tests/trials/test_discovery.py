@@ -15,7 +15,7 @@ from harness.judging.claims import Criterion
 from harness.judging.judge import beside_remaining
 from harness.judging.plan import Plan
 from harness.judging.verdict import Evidence
-from harness.statistics.tests import fieller
+from harness.statistics import fieller
 from harness.studies.forecast import remaining_cost
 from harness.studies.study import Study
 from harness.training.loop import train
