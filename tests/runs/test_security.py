@@ -46,7 +46,7 @@ def test_no_module_can_unpickle_but_the_one_that_talks_to_ray():
         for name in names_in(path)
         if UNPICKLERS & set(name.split(".")) or name == "torch.load"
     }
-    assert found == {"harness/executors.py"}
+    assert found == {"harness/studies/ray.py"}
 
 
 def test_the_scan_sees_what_it_looks_for(tmp_path):
