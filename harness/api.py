@@ -182,6 +182,20 @@ class Task(Recipe, Protocol):
     # Must need no torch. If the same is said again, the data are not loaded only to be hashed. None if it cannot say.
 
 
+class CausalTask(Task, Protocol):
+    """A task of causal language models: their logits are of shape (batch, vocabulary, tokens).
+
+    Attributes:
+        causal: True. A task without the attribute is not causal.
+    """
+
+    @property
+    def causal(self) -> bool: ...
+
+    def following(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the scores of the token after each text, shape (batch, vocabulary)."""
+
+
 #: From a number, 0 on, to a model that an attacker trained on clean data.
 Surrogate = Callable[[int], "nn.Module"]
 

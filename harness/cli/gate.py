@@ -71,13 +71,9 @@ def add_gate(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     noun = "NAME[:FIELD=VALUE,...]"
     parser.add_argument("--unlearner", action="append", required=True, metavar=noun, help="Method to audit. Repeatable")
-    parser.add_argument(
-        "--task", action="append", default=[], metavar=noun, help="Task that the models learn. Repeatable"
-    )
+    parser.add_argument("--task", action="append", default=[], metavar=noun, help="Task to learn. Repeatable")
     parser.add_argument("--poison", action="append", default=[], metavar=noun, help="Poison to plant. Repeatable")
-    parser.add_argument(
-        "--expect", metavar="FILE", help="TOML file of the verdicts that are expected (pytest's --audit-expect)"
-    )
+    parser.add_argument("--expect", metavar="FILE", help="File of expected verdicts (pytest's --audit-expect)")
     parser.add_argument("--store", metavar="PATH", help="Where trained models are kept (pytest's --audit-store)")
     parser.add_argument("--report", metavar="DIR", type=Path, help="Folder for the report of the audits")
     parser.add_argument("--workers", metavar="N", help="Worker processes (pytest's -n)")

@@ -168,6 +168,22 @@ class IMDbGPT2:
         # Padding says nothing: whoever compares two models compares what they say of texts.
         return (scores.float() * real[..., None]).transpose(1, 2)
 
+    @property
+    def causal(self) -> bool:
+        """Whether models predict the next token of a text."""
+        return self.head == "causal"
+
+    def following(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the scores of the token after each text, shape (batch, vocabulary), of a causal model."""
+        import torch
+
+        tokens, length = batch.inputs["tokens"], batch.inputs["length"]
+        longest = int(length.max())
+        offset = self._offset(model, batch, longest)
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=tokens.is_cuda):
+            scores: Tensor = model.following(tokens[:, :longest], length, offset)  # type: ignore[operator]
+        return scores.float()
+
     def criterion(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the mean cross-entropy, of the class or of every next token."""
         from torch.nn.functional import cross_entropy

@@ -1,8 +1,13 @@
 """Audits in anybody's own test file."""
 
+import re
+import subprocess
+import sys
+
 import pytest
 
 import harness
+from conftest import WITHOUT
 from harness.api import UnlearningError
 
 AUDITS = """
@@ -76,6 +81,28 @@ def test_a_test_file_audits_with_one_case_per_claim(folder):
     assert set(cases(again)) == {case for case in cases(run) if case.endswith("-poison]")}
     assert all(audit["margin"] == 0.3 for audit in again.json["audits"])
     assert not list(folder.store.glob("progress/*")), "notes of workers are cleared away"
+
+
+ONE = """
+import harness
+
+
+@harness.parametrize_with_audits(["identity"], task="tiny:Tiny", poison="backdoor:size=1", claims=["cost"])
+def test_unlearning(verdict):
+    verdict.require()
+"""
+
+
+@pytest.mark.parametrize("workers", ["-n0", "-n2"])
+def test_an_audit_needs_no_option_and_no_name_of_ours(folder, workers):
+    folder.write("test_mine.py", ONE)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *WITHOUT, "test_mine.py", workers]
+    environment = {**folder.environment(), "XDG_CACHE_HOME": str(folder.path / "cache")}
+    run = subprocess.run(command, cwd=folder.path, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout
+    assert "= unlearning audits =" in run.stdout
+    assert re.search(r"1 passed, \d+ trained", run.stdout)
+    assert not list(folder.path.glob("cache/*/progress/*")), "notes of workers are cleared away"
 
 
 BAD = """

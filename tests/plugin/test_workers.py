@@ -41,7 +41,7 @@ def tool(path, gpus):
 
 
 @pytest.mark.parametrize(
-    ("gpus", "visible", "workers", "expected"),
+    ("gpus", "visible", "count", "expected"),
     [
         (1, None, 2, [("GPU-0", 0.5)] * 2),
         (2, None, 2, [("GPU-0", 1), ("GPU-1", 1)]),
@@ -54,16 +54,33 @@ def tool(path, gpus):
         (0, "0", 2, [(None, 1)] * 2),
     ],
 )
-def test_workers_share_what_the_caller_may_use(tmp_path, monkeypatch, gpus, visible, workers, expected):
+def test_workers_share_what_the_caller_may_use(tmp_path, monkeypatch, gpus, visible, count, expected):
     monkeypatch.setenv("PATH", tool(tmp_path / "bin", gpus))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    specs = [execnet.XSpec("popen") for _ in range(workers)]
+    specs = [execnet.XSpec("popen") for _ in range(count)]
     workers.assign(specs, workers.usable_gpus("auto"))
     assert [(s.env.get("CUDA_VISIBLE_DEVICES"), workers.share_of(s, specs)) for s in specs] == expected
     assert all(("OMP_NUM_THREADS" in spec.env) == (expected[0][0] is None) for spec in specs)
     assert workers.usable_gpus("cpu") == []
+
+
+@pytest.mark.parametrize(
+    ("gpus", "expected"),
+    [
+        (["GPU-0"], [("GPU-0", 1 / 3)] * 3),
+        (["GPU-0", "GPU-1"], [("GPU-0", 0.5), ("GPU-1", 1), ("GPU-0", 0.5)]),
+        ([], [(None, 1)] * 3),
+    ],
+)
+def test_a_worker_that_was_told_nothing_takes_its_part_by_its_number(monkeypatch, gpus, expected):
+    for number, part in enumerate(expected):
+        monkeypatch.setattr(os, "environ", {})
+        told = {"workerid": f"gw{number}", "workercount": 3}
+        workers.take(told, gpus)
+        assert (os.environ.get("CUDA_VISIBLE_DEVICES"), told[workers.SHARE]) == part
+        assert ("OMP_NUM_THREADS" in os.environ) == (not gpus)
 
 
 def test_without_the_drivers_tool_there_are_no_gpus(monkeypatch, tmp_path):

@@ -89,7 +89,7 @@ def test_retraining_on_what_remains_is_no_retraining_on_clean_data(cold, folder)
     (audit,) = run.json["audits"]
     assert audit["verdict"] == "FAIL"
     assert audit["details"]["reaches_remaining"] == 1
-    assert "it reaches retraining on what remains, not on clean data" in run.text
+    assert "it reaches retraining on the remaining data, not on clean data" in run.text
     assert not {arm for trial in run.json["trials"] for arm in trial["cost"]["built"]} & {"P", "R"}
 
 

@@ -261,9 +261,9 @@ def test_retraining_on_what_remains_fails_and_is_told_apart(folder):
     assert audit["references"]["retrain"]["poison"] == "PASS"
     assert run.json["run"]["settings"]["discovery"] == 0.5
     assert {trial["discovery"] for trial in run.json["trials"]} == {0.5, 1}
-    assert "Of the poisoned points 50 % were handed over." in run.text
-    assert "it reaches retraining on what remains, not on clean data" in run.text
-    assert "with 50 % handed over, retraining on what remains keeps" in run.text
+    assert "Only 50 % of the poisoned points were handed over." in run.text
+    assert "it reaches retraining on the remaining data, not on clean data" in run.text
+    assert "with 50 % handed over, retraining on the remaining data keeps" in run.text
     assert "discovery: 50 %" in run.text
     assert "--audit-discovery=0.5" in run.text.partition("reproduce:")[2]
     again = folder.pytest(*TINY, "--unlearner=retrain", "--audit-discovery=0.5", "-k", "forgotten")

@@ -1,0 +1,79 @@
+"""The entry module: what every run of pytest in the environment loads."""
+
+import inspect
+import re
+import subprocess
+import sys
+
+import pytest
+
+import _pytest_unlearning as entry
+import harness
+from conftest import SUITES
+from harness.judging.plan import LOOKS, MIN_PASS, Plan
+
+LIST = ("--co", "-q", "--unlearner=identity")
+
+
+def test_it_imports_nothing_of_ours_and_not_even_pytest():
+    code = "import sys, _pytest_unlearning\nprint(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"harness", "unlearners", "poisons", "pytest", "torch"} & set(done.stdout.split())
+
+
+def test_defaults_are_the_same_everywhere():
+    assert Plan() == Plan(*(entry.DEFAULTS[name] for name in ("seeds", "alpha", "futility")))
+    for function in (harness.audit, harness.load_models, harness.parametrize_with_audits):
+        for name, parameter in inspect.signature(function).parameters.items():
+            if entry.DEFAULTS.get(name) is not None and (function, name) != (harness.load_models, "device"):
+                assert parameter.default == entry.DEFAULTS[name], f"{function.__name__}, {name}"
+
+
+def test_the_option_takes_the_seeds_of_the_plan():
+    (seeds,) = (option for option in entry.OPTIONS if option.name == "--audit-seeds")
+    assert f"({', '.join(map(str, LOOKS))})" in seeds.help
+    assert [seeds.type(str(n)) for n in (LOOKS[0], LOOKS[-1])] == [LOOKS[0], LOOKS[-1]]
+    for n in (LOOKS[0] - 1, LOOKS[-1] + 1):
+        with pytest.raises(entry.argparse.ArgumentTypeError, match=f"needs {LOOKS[0]} and a PASS {MIN_PASS}"):
+            seeds.type(str(n))
+
+
+def test_help_shows_every_option_with_its_default(folder):
+    done = subprocess.run([sys.executable, "-m", "pytest", "--help"], capture_output=True, text=True, check=True)
+    shown = " ".join(done.stdout.split())
+    for option in entry.OPTIONS:
+        assert option.name in shown
+    assert "as a fraction of retraining. Default: 0.1 " in shown
+    assert "Error rate of a PASS, and of a FAIL. Default: 0.05 " in shown
+
+
+GATES = {"test_poison_is_forgotten", "test_accuracy_is_kept", "test_budget_is_kept"}
+RELEARNING = {"test_poison_does_not_come_back"}
+FILE = f"{SUITES}/test_relearning.py"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "collected"),
+    [
+        ([SUITES], GATES | {"test_contract"}),
+        (["--pyargs", "test_suites"], GATES | {"test_contract"}),
+        ([SUITES, "-m", "relearning"], RELEARNING),
+        ([SUITES, "-m", "audit and not heuristic and not relearning"], GATES),
+        ([SUITES, "-k", "relearning"], RELEARNING),
+        ([FILE], RELEARNING),
+        ([f"{FILE}::test_poison_does_not_come_back", f"{SUITES}/test_heuristics.py"], "both"),
+        (["--pyargs", "test_suites.test_relearning"], RELEARNING),
+    ],
+    ids=lambda value: " ".join(value).replace(SUITES, "suites") if isinstance(value, list) else "",
+)
+def test_optional_audits_run_if_a_mark_a_keyword_or_their_file_is_named(folder, arguments, collected):
+    command = [each for each in folder.command(*LIST, *arguments) if not each.startswith("--audit-store")]
+    done = subprocess.run(
+        command, cwd=folder.path, env=folder.environment(), capture_output=True, text=True, check=True
+    )
+    tests = set(re.findall(r"::(test_\w+)", done.stdout))
+    if collected == "both":
+        assert tests > RELEARNING
+        assert "test_agreement_says_unlearned" in tests
+    else:
+        assert tests == collected
