@@ -1,9 +1,9 @@
-// Looks at a report in a browser: screenshots, accessibility, requests, speed. Fails where something is wrong.
+// Checks a report in a browser: accessibility, requests, speed, keyboard. Exits with 1 if a check fails.
 //
 //     npm install --no-save playwright-core axe-core     # beside a Chromium that is installed
-//     node ci/check_report.mjs REPORT.html [FOLDER]      # screenshots go to FOLDER, if one is named
+//     node ci/check_report.mjs REPORT.html [FOLDER]      # screenshots go to FOLDER, if given
 //
-// CHROMIUM names the browser (/usr/bin/chromium); NODE_PATH may say where the two packages are.
+// CHROMIUM is the path of the browser (/usr/bin/chromium); NODE_PATH can name the folder of the two packages.
 import { createRequire } from "node:module";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -25,7 +25,7 @@ const profile = mkdtempSync(join(tmpdir(), "report-"));
 const browser = await chromium.launchPersistentContext(profile, {
   executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
   headless: true,
-  bypassCSP: true, // of the page, which else would not let axe in
+  bypassCSP: true, // because the page's own policy keeps axe out
   args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync"],
 });
@@ -58,7 +58,7 @@ for (const [device, width, height] of [["desktop", 1280, 800], ["phone", 390, 84
 
     // By keyboard: the first stop is the skip link; a summary opens with Enter; a link of the matrix opens its audit.
     await page.keyboard.press("Tab");
-    seen(await page.evaluate(() => document.activeElement?.className === "skip"), `${name}: no skip link comes first`);
+    seen(await page.evaluate(() => document.activeElement?.className === "skip"), `${name}: the first stop of Tab is not the skip link`);
     const card = page.locator("details.card:not([open]) > summary").first();
     if (await card.count()) {
       await card.focus();
@@ -82,12 +82,12 @@ for (const [device, width, height] of [["desktop", 1280, 800], ["phone", 390, 84
       seen(!["serious", "critical"].includes(impact), `${name}: axe finds ${id} (${impact}), ${nodes.length} times`);
     }
     const outside = requests.filter((url) => url !== address && !url.startsWith("data:"));
-    seen(outside.length === 0, `${name}: it asks for ${outside.slice(0, 3).join(", ")}`);
+    seen(outside.length === 0, `${name}: the page requests ${outside.slice(0, 3).join(", ")}`);
     await page.close();
   }
 }
 await browser.close();
 rmSync(profile, { recursive: true, force: true });
 for (const sentence of wrong) console.error(sentence);
-console.log(wrong.length ? `${wrong.length} findings` : "nothing is wrong");
+console.log(wrong.length ? `${wrong.length} checks failed` : "all checks passed");
 process.exit(wrong.length ? 1 : 0);

@@ -41,7 +41,7 @@ from harness.api import UnlearningError
 from harness.training.loop import fit, train
 from harness.training.meter import Meter
 from harness.training.seeds import derive
-from harness.trials.bench import pick_device
+from harness.trials.devices import device_of, kind_of_device
 
 ROOT = Path(__file__).resolve().parent.parent
 YARDSTICKS = ("examples", "flops", "seconds")
@@ -357,7 +357,7 @@ def main() -> int:
     """Check, print and write; return the exit code."""
     options = parse()
     try:
-        device = pick_device(options.device)
+        device = device_of(kind_of_device(options.device))
     except UnlearningError:
         print("gpu_check: no GPU can be used here; --device=cpu runs the same code on the CPU", file=sys.stderr)
         return 2

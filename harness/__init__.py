@@ -29,7 +29,7 @@ from harness.api import (
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from harness.contract.checks import examine
+    from harness.contract.examination import examine
     from harness.contract.lines import Clause
     from harness.judging.verdict import AuditFailure, Verdict
     from harness.plugin.parametrize import parametrize_with_audits
@@ -51,7 +51,7 @@ LAZY = {
     "Verdict": "judging.verdict",
     "audit": "studies.audit",
     "derive": "training.seeds",
-    "examine": "contract.checks",
+    "examine": "contract.examination",
     "fit": "training.loop",
     "forget_block": "training.data",
     "load_models": "trials.loading",

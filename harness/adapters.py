@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.api import UnlearningError
-from harness.registry import SpecError, imported
+from harness.registry import imported
+from harness.specs import SpecError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

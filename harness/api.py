@@ -174,7 +174,26 @@ class Task(Recipe, Protocol):
     utility_margin: ClassVar[float]
     threads: ClassVar[int]
 
-    def load(self, folder: Path | None) -> Split: ...
+    def load(self, folder: Path | None) -> Split:
+        """Return the data, from a directory of data sets or, if that is None, from wherever they come."""
+
+    # Optional: ``files(folder) -> Mapping[str, str] | None``. Everything that decides what `load` returns: the files
+    # that it reads by name, each with its hash (or its size and time of change), and libraries, each with its version.
+    # Must need no torch. If the same is said again, the data are not loaded only to be hashed. None if it cannot say.
+
+
+class CausalTask(Task, Protocol):
+    """A task of causal language models: their logits are of shape (batch, vocabulary, tokens).
+
+    Attributes:
+        causal: True. A task without the attribute is not causal.
+    """
+
+    @property
+    def causal(self) -> bool: ...
+
+    def following(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the scores of the token after each text, shape (batch, vocabulary)."""
 
 
 #: From a number, 0 on, to a model that an attacker trained on clean data.

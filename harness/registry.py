@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import importlib
 import inspect
 import re
-import shlex
 import sys
 import traceback
 import types
@@ -29,7 +27,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.api import DECLARATIONS, Cell, Registered, Search, UnlearningError, declares
+from harness.api import Cell, Registered, Search, declares
+from harness.sources import ROOT, factory_of, plain_value, source_with_adapted, state_of
+from harness.specs import SpecError, converted, fields_in, shown, split
 
 Kind = Literal["task", "poison", "unlearner"]
 
@@ -55,14 +55,8 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "poison": ("modality", "measure", "plant", "probe"),
     "unlearner": ("__call__",),
 }
-ROOT = Path(__file__).resolve().parent.parent
-IN_TREE = ("harness", "unlearners", "poisons")
 DOTTED = re.compile(r"[\w.]+:[\w.]+")
 ANYTHING = bool | int | float | str | None  # what a field without an annotation, None by default, may be set to
-
-
-class SpecError(UnlearningError):
-    """A name, dotted path or field that cannot be resolved."""
 
 
 def available(kind: Kind) -> dict[str, metadata.EntryPoint]:
@@ -88,9 +82,9 @@ def resolve(kind: Kind, spec: str) -> Registered:
         SpecError: Unknown name (near misses are listed), a module that cannot be imported, or an unknown or
             ill-typed field.
     """
-    target, _, fields = _split(spec)
+    target, _, fields = split(spec)
     factory, distribution, version = _load(kind, target)
-    return _configure(kind, target, factory, _parse_fields(spec, fields), distribution, version)
+    return _configure(kind, target, factory, fields_in(spec, fields), distribution, version)
 
 
 def resolve_all(kind: Kind, specs: Iterable[str]) -> list[Registered]:
@@ -160,7 +154,7 @@ def cells(
 def searches(method: Registered) -> dict[str, Search]:
     """Return where to look for the fields that say so in their annotation."""
     found = {}
-    for name, hint in _hints(_factory(method.value), include_extras=True).items():
+    for name, hint in _hints(factory_of(method.value), include_extras=True).items():
         said = [each for each in typing.get_args(hint) if isinstance(each, Search)]
         if said and name in method.fields:
             found[name] = said[0]
@@ -170,19 +164,13 @@ def searches(method: Registered) -> dict[str, Search]:
 def with_fields(method: Registered, fields: Mapping[str, Any]) -> Registered:
     """Return an unlearner with other values of some fields."""
     fields = {**method.fields, **fields}
-    text = ",".join(f"{name}={_format(value)}" for name, value in fields.items())
+    text = ",".join(f"{name}={shown(value)}" for name, value in fields.items())
     return resolve("unlearner", f"{method.name}:{text}")
-
-
-def _factory(value: Any) -> Any:
-    """Return the class or function whose fields an object was made with."""
-    function = value.func if isinstance(value, functools.partial) else value
-    return function if inspect.isroutine(function) or inspect.isclass(function) else type(function)
 
 
 def register(kind: Kind, value: Callable[..., Any]) -> Registered:
     """Wrap an object that was handed over from Python, without a name on the command line."""
-    owner = _factory(value)
+    owner = factory_of(value)
     name = f"{owner.__module__}:{owner.__qualname__}".replace("<", "").replace(">", "")
     fields = {
         f: getattr(value, f) for f in getattr(value, "__dataclass_fields__", {}) if getattr(value, f, None) is not None
@@ -190,11 +178,11 @@ def register(kind: Kind, value: Callable[..., Any]) -> Registered:
     if isinstance(value, functools.partial):
         fields = dict(enumerate(value.args)) | value.keywords
     elif not hasattr(value, "__dataclass_fields__"):
-        fields = _state(value)
-    plain = {str(k): _plain(v, f"{type(v).__name__}-{uuid.uuid4().hex[:8]}") for k, v in fields.items()}
-    text = ",".join(f"{k}={_format(v)}" for k, v in plain.items())
+        fields = state_of(value)
+    plain = {str(k): plain_value(v, f"{type(v).__name__}-{uuid.uuid4().hex[:8]}") for k, v in fields.items()}
+    text = ",".join(f"{k}={shown(v)}" for k, v in plain.items())
     return Registered(
-        kind, f"{name}:{text}" if text else name, name, value, plain, "(local)", "", _source(owner, value)
+        kind, f"{name}:{text}" if text else name, name, value, plain, "(local)", "", source_with_adapted(owner, value)
     )
 
 
@@ -205,65 +193,6 @@ def method(unlearner: str | Callable[..., Any]) -> Registered:
         SpecError: As `resolve`.
     """
     return resolve("unlearner", unlearner) if isinstance(unlearner, str) else register("unlearner", unlearner)
-
-
-def _state(value: Any) -> dict[str, Any]:
-    """Return what tells a callable from others of the same source: its closure, its attributes, the code of a lambda.
-
-    What is no plain value gets a new name every time: nothing made with it is found again, which is slow and right.
-    """
-    function, owner = getattr(value, "__func__", value), getattr(value, "__self__", None)
-    state = dict(getattr(value if owner is None else owner, "__dict__", {}))
-    for declaration in (*DECLARATIONS, "__wrapped__"):
-        state.pop(declaration, None)
-    code = getattr(function, "__code__", None)
-    if code is not None:
-        cells = (cell.cell_contents for cell in function.__closure__ or ())
-        state |= dict(zip(code.co_freevars, cells, strict=True))
-        if function.__name__ == "<lambda>":
-            state["code"] = hashlib.sha256(repr((code.co_code, code.co_consts, code.co_names)).encode()).hexdigest()[:8]
-    return state
-
-
-def _source(owner: Any, value: Any) -> str:
-    """Return the source of an object, that of a function which it adapts included."""
-    adapted = declares(value, "wraps")
-    if adapted is None:
-        return source_of(owner)
-    return hashlib.sha256((source_of(owner) + source_of(_factory(adapted))).encode()).hexdigest()
-
-
-def source_of(owner: Any) -> str:
-    """Return the SHA-256 of the source files that make an object, hexadecimal.
-
-    An in-tree object is its own module and the underscore modules beside it. A plugin is every module of its
-    top-level package; a loose file is every module of its folder and of the packages in it, so that an edited
-    helper is noticed. Something typed at a prompt has no file, and another hash every time.
-    """
-    module = sys.modules.get(owner.__module__)
-    file = getattr(module, "__file__", None)
-    sha = hashlib.sha256()
-    if module is None or file is None:
-        # What a function at a prompt calls may be typed anew at any time: nothing made by it is ever found again.
-        return hashlib.sha256(uuid.uuid4().bytes).hexdigest()
-    path = Path(file).resolve()
-    top = module.__name__.partition(".")[0]
-    if top in IN_TREE and path.is_relative_to(ROOT):
-        files = [path, *path.parent.glob("_[!_]*.py")]
-    elif hasattr(sys.modules[top], "__path__") and top != "__main__":
-        files = [f for folder in sys.modules[top].__path__ for f in Path(folder).rglob("*.py")]
-    else:
-        packages = [p.parent for p in path.parent.glob("*/__init__.py") if p.parent.name not in IN_TREE]
-        files = [path, *path.parent.glob("*.py"), *(f for p in packages for f in p.rglob("*.py"))]
-    for each in sorted(set(files)):
-        sha.update(each.name.encode() + b"\0" + each.read_bytes() + b"\0")
-    return sha.hexdigest()
-
-
-def _split(spec: str) -> tuple[str, str, str]:
-    """Split a spec into target, colon and fields: the fields begin at the first segment that assigns."""
-    match = re.fullmatch(r"(?P<target>[^=]+?)(?P<colon>:)(?P<fields>\s*\w+\s*=.*)", spec, re.DOTALL)
-    return (match["target"], ":", match["fields"]) if match else (spec, "", "")
 
 
 def _load(kind: Kind, target: str) -> tuple[Any, str, str]:
@@ -358,23 +287,6 @@ def _lacking(entry: metadata.EntryPoint, error: ModuleNotFoundError) -> str:
     return f"{sentence}; one of its extras may bring it: {', '.join(extras)}" if extras else sentence
 
 
-def _parse_fields(spec: str, text: str) -> dict[str, str]:
-    lexer = shlex.shlex(text, posix=True, punctuation_chars=False)
-    lexer.whitespace, lexer.whitespace_split, lexer.commenters = ",", True, ""
-    fields = {}
-    try:
-        for token in lexer:
-            name, equals, value = token.partition("=")
-            if not equals or not name.strip().isidentifier():
-                raise SpecError(f"{spec!r}: {token!r} is not FIELD=VALUE")
-            if name.strip() in fields:
-                raise SpecError(f"{spec!r}: the field {name.strip()!r} is given twice")
-            fields[name.strip()] = value
-    except ValueError as error:
-        raise SpecError(f"{spec!r}: {str(error).lower()}") from None
-    return fields
-
-
 def _configure(
     kind: Kind, target: str, factory: Any, given: Mapping[str, str], distribution: str, version: str
 ) -> Registered:
@@ -402,7 +314,7 @@ def _configure(
         default = parameters[name].default
         guess = ANYTHING if default is None else str if default is parameters[name].empty else type(default)
         hint = hints.get(name, guess)
-        fields[name] = _convert(f"the field {name!r} of the {kind} {target!r}", text, hint)
+        fields[name] = converted(f"the field {name!r} of the {kind} {target!r}", text, hint)
     if missing := [n for n, p in parameters.items() if n not in fields]:
         raise SpecError(f"the {kind} {target!r} needs the fields {', '.join(missing)}: {target}:{missing[0]}=...")
     try:
@@ -415,22 +327,11 @@ def _configure(
     if lacking := [name for name in REQUIRED[kind] if not hasattr(value, name)]:
         raise SpecError(f"the {kind} {target!r} is no {kind}: it has no {', '.join(lacking)}")
     changed = {n: v for n, v in fields.items() if n not in defaults or defaults[n] != v}
-    label = ",".join(f"{n}={_format(v)}" for n, v in changed.items())
+    label = ",".join(f"{n}={shown(v)}" for n, v in changed.items())
     # What was typed is plain; another default is part of the source.
-    plain = {n: _plain(v, f"({type(v).__name__})") for n, v in fields.items()}
+    plain = {n: plain_value(v, f"({type(v).__name__})") for n, v in fields.items()}
     id_ = f"{target}:{label}" if label else target
-    return Registered(kind, id_, target, value, plain, distribution, version, _source(factory, value))
-
-
-def _plain(value: Any, otherwise: str) -> Any:
-    """Return a value that can stand in a key: as it is where it is plain, ``otherwise`` in its place where not."""
-    if isinstance(value, bool | int | float | str | None):
-        return value if value == value and value not in (float("inf"), float("-inf")) else repr(value)
-    if isinstance(value, tuple | list):
-        return [_plain(each, otherwise) for each in value]
-    if isinstance(value, dict):
-        return {str(name): _plain(each, otherwise) for name, each in value.items()}
-    return otherwise
+    return Registered(kind, id_, target, value, plain, distribution, version, source_with_adapted(factory, value))
 
 
 def _hints(factory: Any, include_extras: bool = False) -> dict[str, Any]:
@@ -442,43 +343,6 @@ def _hints(factory: Any, include_extras: bool = False) -> dict[str, Any]:
         with contextlib.suppress(Exception):  # annotations that exist for type checkers only
             hints |= typing.get_type_hints(one, names, include_extras=include_extras)
     return hints
-
-
-def _convert(what: str, text: str, hint: Any) -> Any:
-    """Convert text to an annotated type: bool, int, float, str, Literal, and unions of these with None."""
-    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    if type(None) in options and text.strip().lower() == "none":
-        return None
-    for option in options:
-        if option is bool and text.strip().lower() in ("true", "false"):
-            return text.strip().lower() == "true"
-        if typing.get_origin(option) is Literal and text.strip() in map(str, typing.get_args(option)):
-            return next(v for v in typing.get_args(option) if str(v) == text.strip())
-        if option in (int, float):
-            try:
-                return option(text)
-            except ValueError:
-                continue
-        if option is str or option is Any:
-            return text
-    names = " or ".join(_type_name(option) for option in options)
-    raise SpecError(f"{what} takes {names}, not {text!r}")
-
-
-def _type_name(option: Any) -> str:
-    if typing.get_origin(option) is Literal:
-        return "one of " + ", ".join(map(str, typing.get_args(option)))
-    names = {int: "an integer", float: "a number", bool: "true or false", type(None): "none"}
-    return names.get(option) or str(getattr(option, "__name__", option))
-
-
-def _format(value: Any) -> str:
-    text = format(value, "g") if isinstance(value, float) and float(format(value, "g")) == value else str(value)
-    text = text.lower() if isinstance(value, bool | None) else text
-    if not re.search(r"[\s,=\"'\\]", text):
-        return text
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
 
 
 @functools.cache

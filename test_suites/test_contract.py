@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from harness.contract.lines import Clause
+from harness import Clause, examine
 
 
 @pytest.mark.contract
 def test_contract(clause: Clause) -> None:
     """On small generated requests the method does what `harness.contract.lines.LINES` says."""
-    from harness.contract.checks import examine  # here, so that listing the tests imports no torch
-
     examine(clause)

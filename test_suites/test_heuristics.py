@@ -40,3 +40,15 @@ def test_agreement_says_unlearned(verdict: Verdict) -> None:
 def test_retain_accuracy_says_unlearned(verdict: Verdict) -> None:
     """Kept training points are classified as rightly as after retraining."""
     verdict.require()
+
+
+@pytest.mark.audit("memorisation")
+def test_memorisation_says_unlearned(verdict: Verdict) -> None:
+    """A causal language model predicts the tokens of the poisoned texts as seldom as after retraining."""
+    verdict.require()
+
+
+@pytest.mark.audit("extraction")
+def test_extraction_says_unlearned(verdict: Verdict) -> None:
+    """Shown the beginnings of the poisoned texts, it goes on as seldom as they do as after retraining."""
+    verdict.require()

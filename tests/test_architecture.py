@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness import registry
+from harness.sources import IN_TREE
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "scipy", "sklearn")
@@ -81,7 +82,7 @@ def test_every_registered_module_is_light(reporting):
             entry.value.partition(":")[0]
             for kind in registry.GROUPS
             for entry in registry.available(kind).values()
-            if entry.value.partition(".")[0] in registry.IN_TREE
+            if entry.value.partition(".")[0] in IN_TREE
         }
     )
     assert len(modules) >= 6
@@ -101,7 +102,7 @@ def test_every_registered_thing_is_in_a_folder_of_its_own_kind():
     homes = {"task": "harness.tasks.", "poison": "poisons.", "unlearner": "unlearners."}
     for kind, home in homes.items():
         for entry in registry.available(kind).values():
-            if entry.value.partition(".")[0] in registry.IN_TREE:
+            if entry.value.partition(".")[0] in IN_TREE:
                 assert entry.value.startswith(home)
 
 

@@ -5,7 +5,8 @@ from itertools import product
 
 import pytest
 
-from harness.registry import SpecError, available, resolve
+from harness.registry import available, resolve
+from harness.specs import SpecError
 from unlearners.cfk import CFk
 from unlearners.euk import EUk
 from unlearners.ga import GA

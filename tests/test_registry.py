@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 
 from harness import registry
 from harness.api import Registered, UnlearningError
-from harness.registry import ROOT, SpecError, available, register, resolve, source_of
+from harness.registry import available, register, resolve
+from harness.sources import ROOT, source_of
+from harness.specs import SpecError
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from harness import registry
 from harness.api import Cell, Trial
 from harness.report.document import finite_tree, versions
 from harness.studies.pilot import Forecast, plan_study
-from harness.trials.lab import open_lab
+from harness.trials.lab import Lab
 
 ON = (
     "digits-cnn=backdoor",
@@ -39,7 +39,7 @@ def pilot(task: str, poison: str, seeds: range, store: Path, data: Path | None) 
     """Return what the pilot of one poison on one task says."""
     forecasts = plan_study(task, poison, seeds=len(seeds), first=seeds[0], store=store, data=data)
     cell = Cell(*(registry.resolve(*each) for each in (("unlearner", "retrain"), ("task", task), ("poison", poison))))
-    lab = open_lab(store, data, "auto", 0.1, "read")
+    lab = Lab.open(store, data=data)
     arms = [lab.run(Trial(cell, seed)).readings["poison"] for seed in seeds]
     details = {
         name: {

@@ -99,14 +99,11 @@ def simulate(runs: int) -> list[dict[str, Any]]:
 
 def audit_block(block: int, store: str) -> list[dict[str, Any]]:
     """Audit the controls on one block of seeds; return a row per control, poison and measure."""
-    import torch
-
-    from harness.store.artefacts import Store
     from harness.studies.study import Study
     from harness.trials.lab import Lab
 
     task = registry.resolve("task", "digits-cnn")
-    lab = Lab(Store(Path(store), f"calibration-{block}"), torch.device("cpu"), budget=0.1)
+    lab = Lab.open(store, device="cpu", run=f"calibration-{block}")
     cells = [
         Cell(registry.resolve("unlearner", method), task, registry.resolve("poison", poison))
         for method in METHODS
@@ -170,7 +167,6 @@ def heuristics_block(block: int, size: int, store: str) -> list[dict[str, Any]]:
     """Let the usual metrics judge the oracle on one block of seeds; return a row per poison and heuristic."""
     import torch
 
-    from harness.store.artefacts import Store
     from harness.studies.study import Study
     from harness.trials.lab import Lab
 
@@ -178,7 +174,7 @@ def heuristics_block(block: int, size: int, store: str) -> list[dict[str, Any]]:
     task = registry.resolve("task", "digits-cnn")
     plan = Plan(seeds=size, first=FIRST_SEED_OF_HEURISTICS + size * block)
     cells = registry.cells([registry.resolve("unlearner", "retrain")], [task], POISONS)
-    study = Study(cells, Lab(Store(Path(store), f"heuristics-{block}"), torch.device("cpu"), budget=0.1), plan, TAU)
+    study = Study(cells, Lab.open(store, device="cpu", run=f"heuristics-{block}"), plan, TAU)
     rows = []
     for cell in cells:
         study.evidence(cell, size)

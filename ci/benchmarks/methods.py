@@ -39,8 +39,8 @@ from harness.studies.controls import REFERENCES
 from harness.training.data import Data
 from harness.training.isolation import isolated_rng
 from harness.training.seeds import derive
-from harness.trials.lab import open_lab
-from harness.trials.readings import accuracy
+from harness.trials.accuracy import accuracy
+from harness.trials.lab import Lab
 
 SUITES = str(Path(__file__).resolve().parents[2] / "test_suites")
 TASK = "digits-cnn"
@@ -48,7 +48,7 @@ TASK = "digits-cnn"
 
 def prepare(store: Path) -> None:
     """Train what does not depend on the methods."""
-    lab = open_lab(store, None, "cpu", 0.1, "prepare")
+    lab = Lab.open(store, device="cpu")
     methods = registry.resolve_all("unlearner", ["all"])
     cells = registry.cells(methods, [registry.resolve("task", TASK)])
     lab.will_need(cells)
@@ -62,7 +62,7 @@ def prepare(store: Path) -> None:
 def audit(store: Path) -> tuple[dict[str, float], dict[str, Any]]:
     """Audit every method; return the CPU seconds of the run, of the bare work and its copies, and the JSON result."""
     torch.set_num_threads(1)
-    open_lab(store, None, "cpu", 0.1, "warm").cost(registry.resolve("task", TASK))  # trains a few steps
+    Lab.open(store, device="cpu").cost(registry.resolve("task", TASK))  # trains a few steps
     alone = Bare()
     result = store / "table.json"
     arguments = [SUITES, f"--ignore={SUITES}/test_contract.py", "-q", "-n0", "-p", "no:cacheprovider"]

@@ -31,7 +31,7 @@ from harness.judging.plan import Plan
 from harness.report.document import finite_tree, versions
 from harness.studies.pilot import forecast_from
 from harness.studies.study import Study
-from harness.trials.lab import open_lab
+from harness.trials.lab import Lab
 
 SUITES = Path(__file__).resolve().parents[2] / "test_suites"
 TOLERANCE = 0.2
@@ -42,7 +42,7 @@ def pilot(store: Path, seeds: int, first: int, task: str, poisons: list[str]) ->
     plan = Plan(futility=0, first=first)
     oracle = registry.resolve("unlearner", "retrain")
     cells = registry.cells([oracle], [registry.resolve("task", task)], poisons)
-    study = Study(cells, open_lab(store, None, "cpu", 0.1, "pilot"), plan, TOLERANCE)
+    study = Study(cells, Lab.open(store, device="cpu"), plan, TOLERANCE)
     found = []
     for cell in cells:
         study.evidence(cell, seeds)

@@ -29,7 +29,7 @@ from harness.judging.verdict import Evidence
 from harness.report.document import versions
 from harness.statistics import equivalence_paired, retention
 from harness.studies.study import Study
-from harness.trials.lab import open_lab
+from harness.trials.lab import Lab
 
 TASK = "digits-cnn"
 TOLERANCE = 0.2
@@ -85,7 +85,7 @@ def main() -> None:
     cells = registry.cells(methods, [registry.resolve("task", TASK)])
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
-        study = Study(cells, open_lab(options.store or temporary, None, "cpu", 0.1, "seeds"), Plan(), TOLERANCE)
+        study = Study(cells, Lab.open(options.store or temporary, device="cpu"), Plan(), TOLERANCE)
         for cell in cells:
             rows.append(row(study, cell))
             print(f"{cell.id}: {rows[-1]['seeds']} seeds", flush=True)

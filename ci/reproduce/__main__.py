@@ -142,18 +142,18 @@ def study(options: argparse.Namespace) -> int:
     import runs
     from machine import describe
 
-    from harness.store.artefacts import Store, default_root
-    from harness.trials.bench import pick_device
-    from harness.trials.lab import Lab
+    from harness.store.artefacts import default_root
+    from harness.trials.devices import device_of, kind_of_device
+    from harness.trials.lab import Lab, new_run
 
     started = time.time()
-    device = pick_device(options.device)
+    device = device_of(kind_of_device(options.device))
     _refuse_weeks(options, device)
     planned = _plan(options)
     root = Path(options.store or default_root())
-    lab = Lab(
-        Store(root, f"reproduce-{time.time_ns():x}"), device, 1.0, options.data,
-        lambda *progress: work.training(*progress),
+    lab = Lab.open(
+        root, data=options.data, device=options.device, budget=1.0, run=new_run("reproduce"),
+        show=lambda *progress: work.training(*progress),
     )  # fmt: skip
     work = runs.Work(lab, planned, _say)
     _say(f"{options.what} on {options.task}: {len(planned)} runs, {options.seeds} of each setting; store {root}")

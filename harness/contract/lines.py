@@ -1,10 +1,14 @@
-"""What an unlearner promises, line by line. Imports no torch; `harness.examination` has the checks."""
+"""What an unlearner promises, line by line. Imports no torch; `harness.contract.checks` has the checks."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from harness.api import Registered, UnlearningError
+
+if TYPE_CHECKING:
+    from harness.store.artefacts import Store
 
 #: The lines of the contract, by name.
 LINES: dict[str, str] = {
@@ -56,12 +60,14 @@ class Clause:
         line: Name of the line, one of `LINES`.
         budget: Compute it may use, in passes over the retain set.
         epochs: Passes of the training that it undoes, which the epochs of its history refer to.
+        store: Where it is kept what was found of it, or None.
     """
 
     method: Registered
     line: str
     budget: float
     epochs: int
+    store: Store | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         return f"{self.method.id}-{self.line}"

@@ -127,6 +127,11 @@ def _judges_accuracy(cell: Cell) -> bool:
     return _poison_measure(cell).name != ACCURACY.name
 
 
+def _continues_texts(cell: Cell) -> bool:
+    """What a model remembers of texts word by word is read of causal language models."""
+    return bool(getattr(cell.task.value, "causal", False))
+
+
 def _metric(
     name: str,
     measure: Measure,
@@ -183,6 +188,18 @@ _TABLE = (
         "retain-accuracy",
         Measure("retain_accuracy", "accuracy on the kept points", worse="lower", test="non-inferiority", unit="%"),
         _utility_margin,
+    ),
+    _metric(
+        "memorisation",
+        Measure("memorisation_accuracy", "tokens of the poisoned texts that are predicted", worse="higher",
+                test="retention", unit="%"),
+        applies=_continues_texts,
+    ),
+    _metric(
+        "extraction",
+        Measure("extraction_likelihood", "word sequences of the poisoned texts that are given away", worse="higher",
+                test="retention", unit="%"),
+        applies=_continues_texts,
     ),
 )  # fmt: skip
 

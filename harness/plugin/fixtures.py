@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ def audited(request: pytest.FixtureRequest) -> Cell:
 @pytest.fixture
 def clause(request: pytest.FixtureRequest) -> Clause:
     """One line of the contract of one unlearner."""
-    found: Clause = request.param
+    found: Clause = replace(request.param, store=session_of(request.config).store)
     request.node.stash[REPORTED] = {
         "contract": {"unlearner": found.method.id, "line": found.line, "kept": False, "sentence": ""}
     }

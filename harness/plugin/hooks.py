@@ -77,15 +77,18 @@ class Hooks:
     def pytest_pycollect_makeitem(
         self, collector: pytest.Module | pytest.Class, name: str, obj: object
     ) -> list[Any] | None:
-        """Leave out audits of methods if only controls run, and audits of controls if a method is asked for."""
+        """Leave out audits of methods if only controls run, those of controls if not, and claims that apply nowhere."""
         marks = {mark.name: mark for mark in getattr(obj, "pytestmark", []) if isinstance(mark, pytest.Mark)}
         if "contract" in marks:  # controls break it on purpose
             return [] if self.session.settings.controls_only else None
         mark = marks.get("audit")
-        if mark is None or claim_in(mark) is None:
+        claim = claim_in(mark) if mark is not None else None
+        if mark is None or claim is None:
             return None  # a mark of that name may be somebody else's
-        is_control = mark.kwargs.get("control") is not None
-        return [] if is_control != self.session.settings.controls_only else None
+        settings = self.session.settings
+        if (mark.kwargs.get("control") is not None) != settings.controls_only:
+            return []
+        return None if any(claim.applies(cell) for cell in settings.cells) else []
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Give every audit its cells, and the contract its methods and lines."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,8 @@ class TrialItem(pytest.Item):
             word = "raised"
         else:
             word = "trained" if result is not None and result.made_here else "stored"
-        if not TrialItem._frozen:
-            # By now torch and its like are loaded for good: half a million objects, 0.1 s for every full collection.
+        if not TrialItem._frozen and "torch" in sys.modules:
+            # torch and its like are loaded for good: half a million objects, 0.1 s for every full collection.
             gc.freeze()
             TrialItem._frozen = True
         cell = self.trial.cell

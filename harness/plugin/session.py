@@ -19,6 +19,7 @@ from harness.plugin import workers
 from harness.plugin.progress import StatusLine, status_line, watched
 from harness.plugin.settings import Settings
 from harness.report.document import Results
+from harness.store.artefacts import Store
 from harness.studies.notes import Notes
 from harness.studies.ray import Board
 
@@ -95,7 +96,7 @@ class Session:
 
     @cached_property
     def study(self) -> Study:
-        """The study of this process; the first item that asks for it imports torch."""
+        """The study of this process; the first item that asks for it makes it."""
         from harness.studies.study import Study
 
         return Study(self.cells, self._executor(), self.settings.plan, self.settings.tolerance)
@@ -112,23 +113,28 @@ class Session:
         if not watched(self.config):
             return Ray(self._lab_maker(), cluster, self.settings.budget)
         board = Board(self.notes_folder)
-        maker = functools.partial(self._lab_maker(), on_epoch=board.notes)
+        maker = functools.partial(self._lab_maker(), show=board.notes)
         return Ray(maker, cluster, self.settings.budget, board)
 
     def lab(self) -> Lab:
         """Return a lab over this run's store, on this process's device."""
         told = self.worker or {}
         notes = Notes(self.notes_folder, told.get("workerid", "main"))
-        lab: Lab = self._lab_maker()(on_epoch=notes, share=told.get(workers.SHARE, 1.0))
-        return lab
+        return self._lab_maker()(show=notes, share=told.get(workers.SHARE, 1.0))
 
     def _lab_maker(self) -> functools.partial[Lab]:
-        from harness.trials.lab import make_lab
+        from harness.trials.lab import Lab
 
         settings = self.settings
         return functools.partial(
-            make_lab, str(settings.store), self.run_id, settings.option.audit_device, settings.budget, settings.folder
-        )
+            Lab.open, str(settings.store), data=settings.folder, device=settings.option.audit_device,
+            budget=settings.budget, run=self.run_id,
+        )  # fmt: skip
+
+    @cached_property
+    def store(self) -> Store:
+        """The store of this run, for what is not part of a trial."""
+        return Store(str(self.settings.store), self.run_id)
 
     @cached_property
     def run_id(self) -> str:

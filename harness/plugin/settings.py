@@ -17,7 +17,7 @@ from harness.api import Cell, Registered, UnlearningError
 from harness.contract.lines import LINES, Clause
 from harness.judging.plan import Plan
 from harness.plugin.expectations import Expectation, Expectations
-from harness.plugin.workers import visible_gpus
+from harness.trials.devices import visible_gpus
 
 if TYPE_CHECKING:
     from harness.store.files import Files

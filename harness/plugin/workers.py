@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import shutil
-import subprocess
 from collections.abc import Sequence
 from typing import Any
+
+from harness.trials.devices import visible_gpus
 
 #: What a worker is told of its share of a GPU, in (0, 1].
 SHARE = "unlearning_gpu_share"
 #: The run that it belongs to.
 RUN = "unlearning_run"
-
-
-def visible_gpus() -> list[str]:
-    """Return the GPUs the caller may use, as opaque tokens for ``CUDA_VISIBLE_DEVICES``; makes no CUDA context.
-
-    Tokens are what the caller wrote there (indices, ``GPU-...`` or ``MIG-...`` names), or the names that the driver's
-    tool lists. As CUDA has it, an index of -1 and what stands behind it is not visible.
-    """
-    if not shutil.which("nvidia-smi"):
-        return []
-    query = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
-    listing = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
-    present = [token for token in listing if token.startswith("GPU-")]
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is None or not present:
-        return present
-    tokens = (token.strip() for token in given.split(","))
-    return list(itertools.takewhile(lambda token: token and token != "-1", tokens))
 
 
 def usable_gpus(device: str) -> list[str]:

@@ -62,9 +62,12 @@ def conclusion(method: MethodResult, tolerance: float | None) -> str:
             poisons = [a["poison"] for a in audits if (a["claim"], a["verdict"]) == (claim.name, verdict)]
             if poisons and phrase:
                 phrases.append(phrase.format(" and ".join(poisons)))
-    for verdict, phrase in (("INCONCLUSIVE", "is undecided, which is not a PASS, on"), ("ERROR", "raised an error in")):
+    for verdict, phrase in (
+        ("INCONCLUSIVE", "is undecided, which is not a PASS: {}"),
+        ("ERROR", "raised an error: {}"),
+    ):
         if named := [f"{a['poison']} ({title_of(a['claim'])})" for a in audits if a["verdict"] == verdict]:
-            phrases.append(f"{phrase} {', '.join(named)}")
+            phrases.append(phrase.format(", ".join(named)))
     text = "; ".join(phrases)
     return f"{text[:1].upper()}{text[1:]}."
 

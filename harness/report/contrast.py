@@ -120,8 +120,8 @@ def _rates(name: str, pairs: _Pairs) -> Panel:
     if failed and reference is not None:
         below = [m for m in failed if (point := rows[m]["membership"]) and point.value <= reference.value]
         sentences.append(
-            f"The audit of the poison FAILs for {len(failed)} method{'s' * (len(failed) != 1)}. At this rate, "
-            f"membership inference finds {len(below)} of them no worse than retraining."
+            f"The audit of the poison FAILs for {len(failed)} method{'s' * (len(failed) != 1)}. The rate of membership "
+            f"inference is no higher than after retraining for {len(below)} of them."
         )
     references = {metric: point.value for metric, point in retrained.items() if point is not None}
     return Panel(

@@ -6,6 +6,7 @@ reasons and messages may come from anybody's plugin.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
@@ -61,7 +62,7 @@ def render(document: Mapping[str, Any], pictures: Pictures | None = None) -> str
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     safe = jinja2.filters.do_mark_safe
-    environment.filters |= {"percent": lambda x: "–" if x is None else percent(x), "number": number}
+    environment.filters |= {"percent": lambda x: "–" if x is None else percent(x), "number": number, "units": _units}
     environment.globals |= {
         "icon": lambda verdict: safe(_icon(verdict)),
         "figures": lambda audit: [(caption, safe(drawn)) for caption, drawn in figures(audit, audit["anchor"])],
@@ -234,6 +235,11 @@ def _span(seeds: Sequence[int]) -> str:
     if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
         return f"{seeds[0]}–{seeds[-1]}"
     return ", ".join(map(str, seeds))
+
+
+def _units(text: str) -> str:
+    """Return a sentence whose lines do not break between a number and its unit."""
+    return re.sub(r"(?<=\d) (?=%|pp\b|seeds\b)", "\N{NO-BREAK SPACE}", text)
 
 
 def _icon(verdict: str) -> str:

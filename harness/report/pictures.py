@@ -79,9 +79,9 @@ def picture(
     if cell.task.value.modality != "image":
         raise UnlearningError(f"{cell.task.id} has {cell.task.value.modality}, not images; choose a task of images")
     from harness.store.artefacts import patiently
-    from harness.trials.lab import open_lab
+    from harness.trials.lab import Lab, new_run
 
-    lab = open_lab(store, data, device, budget=0.1, run="picture")
+    lab = Lab.open(store, data=data, device=device, run=new_run("picture"))
     planted = patiently(lambda: lab.planted(Trial(cell, seed)))
     return _sheet(lab, cell, planted, count, gain)
 
@@ -147,11 +147,11 @@ def pictures_of(document: Mapping[str, Any], device: str = "auto") -> dict[tuple
     store = settings.get("store")
     if not planted or not store or ("://" not in store and not Path(store).is_dir()):
         return {}
-    from harness.trials.lab import open_lab
+    from harness.trials.lab import Lab, new_run
 
     found = {}
     try:
-        lab = open_lab(store, settings.get("data"), device, 0.1, "report")
+        lab = Lab.open(store, data=settings.get("data"), device=device, run=new_run("report"))
     except UnlearningError:
         return {}
     for task, poison in planted:

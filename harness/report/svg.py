@@ -1,6 +1,6 @@
 """Small pieces of SVG: scales, marks, intervals, words. All text is escaped; colours are classes of a style sheet.
 
-Every outcome has a shape beside its colour, and words beside both, so that nothing is told by colour alone.
+Every outcome has a shape, a colour and a word, so that nothing depends on colour alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from html import escape
 
 MINUS = "−"
 
-
 #: Shape of the mark of an outcome, of a model, and of an attack.
 SHAPES = {
     "PASS": "circle", "FAIL": "square", "INCONCLUSIVE": "diamond", "ERROR": "cross",
@@ -20,15 +19,13 @@ SHAPES = {
     "membership": "circle", "poison": "diamond",
 }  # fmt: skip
 
-
-#: Colours that the colour-blind tell apart (after Okabe and Ito), dark enough to be read as text: light, then dark.
+#: Colours that colour-blind readers can distinguish (after Okabe and Ito), dark enough for text: light, then dark.
 COLOURS = {
     "ink": ("#1b1f24", "#e8eaed"), "soft": ("#4f5761", "#b4bac2"), "line": ("#c9d0d8", "#444b54"),
     "paper": ("#ffffff", "#14171b"), "raised": ("#f4f6f8", "#1e2329"), "band": ("#dcebf5", "#1d3a4f"),
     "pass": ("#005f96", "#7cc4f5"), "fail": ("#a83f00", "#ffa366"), "unclear": ("#4d4d4d", "#c4c4c4"),
     "error": ("#8f2d6b", "#f09acb"), "link": ("#005f96", "#7cc4f5"),
 }  # fmt: skip
-
 
 #: The class that gives each its colour.
 CLASSES = {
@@ -57,7 +54,7 @@ def palette(dark: bool = False) -> str:
 
 
 def number(x: float | None, digits: int = 3) -> str:
-    """Return a number as people read it, ``"–"`` for None."""
+    """Return a number as people read it; ``"–"`` for None."""
     if x is None:
         return "–"
     return f"{x:.{digits}g}".replace("-", MINUS) if abs(x) < 1e5 else f"{x:.2g}".replace("-", MINUS)
@@ -85,12 +82,12 @@ class Scale:
         return cls(low - room, high + room, left, right)
 
     def __call__(self, x: float) -> float:
-        """Return where a number lies; what is off the scale lies at its end."""
+        """Return the pixel of a number; a number beyond the scale lies at its end."""
         share = (x - self.low) / (self.high - self.low)
         return self.left + min(1.0, max(0.0, share)) * (self.right - self.left)
 
     def ticks(self, most: int = 6) -> list[float]:
-        """Return round numbers on the scale, at most so many."""
+        """Return round numbers on the scale, at most ``most``."""
         span = self.high - self.low
         size = 10.0 ** math.floor(math.log10(span / most))
         step = next(size * m for m in (1, 2, 5, 10, 20) if span / (size * m) <= most - 1)
@@ -110,7 +107,7 @@ def path(d: str, classes: str) -> str:
 
 
 def band(x: Scale, low: float, high: float, top: float, bottom: float) -> str:
-    """Return what is tolerated, as a band over all rows."""
+    """Return the tolerated range, as a band over all rows."""
     left, right = sorted((x(low), x(high)))
     return f'<rect class="band" x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}"/>'
 
@@ -133,7 +130,7 @@ def mark(kind: str, x: float, y: float, size: float = 5, hollow: bool = False, t
 
 
 def interval(x: Scale, ends: Sequence[float | None], y: float, classes: str, cap: float = 4) -> str:
-    """Return an interval: a line with caps, and with an arrow in place of one where it goes on beyond the scale."""
+    """Return an interval: a line with caps. An end beyond the scale has an arrow in place of its cap."""
     low, high = -math.inf if ends[0] is None else ends[0], math.inf if ends[1] is None else ends[1]
     left, right = x(low), x(high)
     parts = [f"M{left:.1f} {y:.1f}H{right:.1f}"]
@@ -155,21 +152,21 @@ def axis(x: Scale, y: float, title: str, percent: bool = False) -> str:
     return "".join([*parts, words(min((x.left + x.right) / 2, x.right + 8 - half), y + 34, title, "middle", "soft")])
 
 
-def drawing(width: float, height: float, name: str, title: str, told: str, parts: Sequence[str]) -> str:
-    """Return a whole drawing, which a screen reader reads as its title and what is told.
+def drawing(width: float, height: float, name: str, title: str, description: str, parts: Sequence[str]) -> str:
+    """Return a whole drawing, which a screen reader reads as its title and description.
 
     Args:
         width: In pixels.
         height: Likewise.
         name: An id that nothing else on the page has.
         title: What it shows, in a few words.
-        told: What can be seen on it, in sentences.
+        description: What the drawing shows, in sentences.
         parts: What is drawn.
     """
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img" '
         f'aria-labelledby="{name}-t {name}-d"><title id="{name}-t">{escape(title)}</title>'
-        f'<desc id="{name}-d">{escape(told)}</desc>{"".join(parts)}</svg>'
+        f'<desc id="{name}-d">{escape(description)}</desc>{"".join(parts)}</svg>'
     )
 
 

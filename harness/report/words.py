@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.api import Outcome
-from harness.judging.plan import LOOKS
 from harness.judging.reasons import Reason, advice_on, sentence_of
 from harness.judging.verdict import Verdict
 from harness.report.svg import MINUS
@@ -104,12 +103,11 @@ def _undecided(verdict: Verdict) -> str:
     needed = verdict.details.get("seeds_to_decide")
     if needed is None:
         return ""
-    how_many = f"about {needed:.0f} seeds" if math.isfinite(needed) else "more than 1000 seeds"
-    text = f" {len(verdict.seeds)} seeds do not decide it. If the estimate is right, {how_many} would (power 0.8)"
-    if verdict.reason == Reason.FUTILE:
-        chance = f"{verdict.details['futility']:g}"
-        return f"{text}; the chance that {LOOKS[-1]} seeds would is below {chance}, so the audit stopped early."
-    return f"{text}; the plan has {LOOKS[-1]}." if needed > LOOKS[-1] else f"{text}."
+    how_many = f"about {needed:.0f}" if math.isfinite(needed) else "more than 1000"
+    early = "The audit stopped early: " if verdict.reason == Reason.FUTILE else ""
+    return (
+        f" {early}{len(verdict.seeds)} seeds do not decide it; {how_many} would, if the estimate is right (power 0.8)."
+    )
 
 
 def standing_of(verdict: Verdict) -> str:
@@ -141,7 +139,7 @@ def reached(outcome: str, of: Mapping[str, Any]) -> str:
     clean = "not on clean data" if outcome == "FAIL" else "undecided on clean data"
     if remains != 1:
         return f"undecided whether it reaches retraining on the remaining data; {clean}"
-    so = "; so does doing nothing" if of["identity_reaches_remaining"] == 1 else ""
+    so = "; doing nothing reaches the same" if of["identity_reaches_remaining"] == 1 else ""
     return f"it reaches retraining on the remaining data, {clean}{so}"
 
 

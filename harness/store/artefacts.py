@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
 
 from harness.store.files import Files, files_at
 
@@ -42,6 +41,10 @@ Answer = TypeVar("Answer")
 
 class Busy(Exception):  # noqa: N818 - not an error: somebody else is at work
     """Another process is making it, or what it is made of; come back later."""
+
+
+class Gone(Busy):
+    """It was damaged, and is removed: who asks again at once has it made again."""
 
 
 #: Seconds before a busy artefact is asked for again: the first pause, which doubles up to the longest.
@@ -104,7 +107,7 @@ class Artefact:
 
     Attributes:
         key: Its key.
-        kind: ``"planted"``, ``"model"``, ``"value"`` or ``"operations"``.
+        kind: ``"data"``, ``"planted"``, ``"told"``, ``"model"``, ``"value"``, ``"operations"`` or ``"contract"``.
         info: Plain values (costs, measures, shapes).
         blob: SHA-256 of its tensors' file, or None if it has none.
         made: ``{"run": ..., "trial": ..., "seconds": ...}``: by which run, for which trial, in what time.
@@ -219,6 +222,7 @@ class Store:
 
     def tensors(self, artefact: Artefact) -> dict[str, Tensor] | None:
         """Return an artefact's tensors on the CPU, or None if their file is damaged (it is then removed)."""
+        from safetensors import SafetensorError
         from safetensors.torch import load
 
         if artefact.key in self._unsaved:

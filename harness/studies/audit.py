@@ -12,7 +12,7 @@ from harness.judging.claims import CLAIMS
 from harness.judging.plan import Plan
 from harness.judging.verdict import Verdict
 from harness.studies.study import Study
-from harness.trials.lab import open_lab
+from harness.trials.lab import Lab
 
 
 def audit(
@@ -60,6 +60,6 @@ def audit(
     method = registry.method(unlearner)
     poisons = [poison] if isinstance(poison, str) else poison or ()
     cells = registry.cells([method], [registry.resolve("task", task)], poisons, discovery)
-    study = Study(cells, open_lab(store, data, device, budget, "python"), plan, tolerance)
+    study = Study(cells, Lab.open(store, data=data, device=device, budget=budget), plan, tolerance)
     claims = [claim for claim in CLAIMS.values() if claim.gates and not claim.mark]
     return [study.verdict(cell, claim.name) for cell in cells for claim in claims if claim.applies(cell)]

@@ -19,7 +19,7 @@ from harness.judging.plan import LOOKS, Plan
 from harness.judging.verdict import Evidence
 from harness.statistics import seeds_needed
 from harness.studies.study import Study
-from harness.trials.lab import open_lab
+from harness.trials.lab import Lab, new_run
 
 #: Pilots begin here, far from the seeds of audits.
 PILOT_SEED = 1000
@@ -159,7 +159,7 @@ def plan_study(
     oracle = registry.resolve("unlearner", "retrain")
     poisons = [poison] if isinstance(poison, str) else poison or ()
     cells = registry.cells([oracle], [registry.resolve("task", task)], poisons)
-    lab = open_lab(store, data, device, budget=DEFAULTS["budget"], run="pilot")
+    lab = Lab.open(store, data=data, device=device, run=new_run("pilot"))
     study = Study(cells, lab, plan, tolerance)
     forecasts: list[Any] = []
     for cell in cells:

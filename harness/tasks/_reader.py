@@ -31,16 +31,25 @@ class Reader(nn.Module):
             length: How many of them are not padding, shape (batch,).
             offset: Added to the embeddings, shape (batch, tokens, width).
         """
-        embedded = self.gpt2.wte(tokens)
-        if offset is not None:
-            embedded = embedded + offset
-        states = self.gpt2(inputs_embeds=embedded, use_cache=False).last_hidden_state
+        states = self._states(tokens, offset)
         if self.head is None:
             return nn.functional.linear(states, self.gpt2.wte.weight)
         real = torch.arange(tokens.shape[1], device=tokens.device) < length[:, None]
         mean: Tensor = (states * real[..., None]).sum(dim=1) / length[:, None]
         scores: Tensor = self.head(mean)
         return scores
+
+    def following(self, tokens: Tensor, length: Tensor, offset: Tensor | None = None) -> Tensor:
+        """Return the scores of the token after each text, shape (batch, vocabulary), of a causal language model."""
+        last = self._states(tokens, offset)[torch.arange(len(tokens), device=tokens.device), length - 1]
+        return nn.functional.linear(last, self.gpt2.wte.weight)
+
+    def _states(self, tokens: Tensor, offset: Tensor | None) -> Tensor:
+        embedded = self.gpt2.wte(tokens)
+        if offset is not None:
+            embedded = embedded + offset
+        states: Tensor = self.gpt2(inputs_embeds=embedded, use_cache=False).last_hidden_state
+        return states
 
     def blocks(self) -> list[nn.Module]:
         """Return the embeddings, each transformer block, and the last normalisation with the head."""

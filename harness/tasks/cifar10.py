@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.api import UnlearningError
+from harness.tasks._files import files_below
 
 if TYPE_CHECKING:
     import torch
@@ -61,6 +62,10 @@ class CIFAR10ResNet18:
             raise ValueError("epochs and width must be at least 1, batch_size at least 2, lr positive")
         if not (10 <= self.train_size <= 50_000 and 10 <= self.test_size <= 10_000):
             raise ValueError("train_size must lie between 10 and 50000, test_size between 10 and 10000")
+
+    def files(self, folder: Path | None) -> dict[str, str] | None:
+        """Return what `load` reads; None for the hub, where the data may change."""
+        return None if folder is None else files_below(folder / "cifar10", "datasets", "pillow")
 
     def load(self, folder: Path | None) -> Split:
         """Return the first images of both splits.

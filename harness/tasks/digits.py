@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
+
+from harness.api import UnlearningError
+from harness.tasks._files import version
 
 if TYPE_CHECKING:
     import torch
@@ -30,19 +35,23 @@ class _Digits:
         if self.epochs < 1 or self.batch_size < 2 or not self.lr > 0:
             raise ValueError("epochs must be at least 1, batch_size at least 2, lr positive")
 
+    def files(self, folder: Path | None) -> dict[str, str]:
+        """Return what `load` reads: the hash of the data, and the version of what draws the split."""
+        content = _file().read_bytes()
+        return {"digits.csv.gz": hashlib.sha256(content).hexdigest(), "numpy": version("numpy")}
+
     def load(self, folder: Path | None) -> Split:
         """Return the fixed split; the folder is not used, the data come with scikit-learn."""
         import numpy as np
         import torch
-        from sklearn.datasets import load_digits
 
         from harness.training.data import Data, Split
 
-        images, labels = load_digits(return_X_y=True)
-        order = torch.from_numpy(np.random.default_rng(0).permutation(len(labels)))
+        rows = np.loadtxt(_file(), delimiter=",")  # 64 pixels and the label
+        order = torch.from_numpy(np.random.default_rng(0).permutation(len(rows)))
         data = Data(
-            {"image": torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16},
-            torch.tensor(labels, dtype=torch.int64),
+            {"image": torch.tensor(rows[:, :-1], dtype=torch.float32).reshape(-1, 1, 8, 8) / 16},
+            torch.tensor(rows[:, -1], dtype=torch.int64),
         )
         return Split.of(data.subset(order[:1400]), data.subset(order[1400:]))
 
@@ -73,6 +82,19 @@ class _Digits:
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         """Return the blocks and the head, from input to output."""
         return list(model.children())
+
+
+def _file() -> Path:
+    """Return scikit-learn's file; to import scikit-learn for it would take a second.
+
+    Raises:
+        UnlearningError: scikit-learn is not installed, or keeps its file elsewhere.
+    """
+    spec = importlib.util.find_spec("sklearn")
+    path = Path(spec.origin if spec and spec.origin else "").parent / "datasets" / "data" / "digits.csv.gz"
+    if not path.is_file():
+        raise UnlearningError("the digits come with scikit-learn, which is not here: pip install scikit-learn")
+    return path
 
 
 @dataclass(frozen=True)

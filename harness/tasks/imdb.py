@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from harness.api import UnlearningError
+from harness.tasks._files import files_below
 
 if TYPE_CHECKING:
     import torch
@@ -90,6 +91,12 @@ class IMDbGPT2:
             if size is not None and size < 10:
                 raise ValueError(f"{name} must be at least 10, not {size}")
 
+    def files(self, folder: Path | None) -> dict[str, str] | None:
+        """Return what `load` reads; None for the hub and for published weights, which may change."""
+        if folder is None or self.model != SCRATCH:
+            return None
+        return files_below(folder / "imdb", "datasets", "tokenizers")
+
     def load(self, folder: Path | None) -> Split:
         """Return the reviews as ``tokens``, ``length``, ``noise_seed`` and ``noise_sd``; see `logits`.
 
@@ -160,6 +167,22 @@ class IMDbGPT2:
         real = torch.arange(longest, device=tokens.device) < length[:, None]
         # Padding says nothing: whoever compares two models compares what they say of texts.
         return (scores.float() * real[..., None]).transpose(1, 2)
+
+    @property
+    def causal(self) -> bool:
+        """Whether models predict the next token of a text."""
+        return self.head == "causal"
+
+    def following(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the scores of the token after each text, shape (batch, vocabulary), of a causal model."""
+        import torch
+
+        tokens, length = batch.inputs["tokens"], batch.inputs["length"]
+        longest = int(length.max())
+        offset = self._offset(model, batch, longest)
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=tokens.is_cuda):
+            scores: Tensor = model.following(tokens[:, :longest], length, offset)  # type: ignore[operator]
+        return scores.float()
 
     def criterion(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the mean cross-entropy, of the class or of every next token."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from harness.api import ContractError, ForgetRequest, Registered, declares
+from harness.api import ContractError, ForgetRequest, Planted, Registered, declares
 from harness.training.data import Data
 from harness.training.isolation import isolated_rng, same_settings
 from harness.training.meter import Meter
@@ -73,6 +73,23 @@ def unlearn(
             returned = method.value(model.train(), request)
     _check_model(method.id, returned, *expected)
     return returned, meter
+
+
+def handed_over(train: Data, planted: Planted, known: Tensor, left: Tensor) -> tuple[Data, Data]:
+    """Return what an unlearner is told to keep and to remove, on the device of the training set.
+
+    They are copies: the method may write to what it is given, and what was planted serves later trials.
+
+    Args:
+        train: The clean training set.
+        planted: The poisoned points.
+        known: Positions, among these, of those that it is told of; the others are in what it keeps.
+        left: Mask of what it keeps, over the training set.
+    """
+    forget = Data(planted.inputs, planted.labels).subset(known).to(train.device)
+    if len(known) < len(planted.forget):
+        train = train.poisoned_with(planted)
+    return train.subset(left.nonzero().squeeze(1)), forget
 
 
 def wanted_epochs(method: Registered, epochs: int) -> list[int]:

@@ -1,28 +1,157 @@
-"""The device that a process computes on."""
+"""What everything that makes a part of a trial shares: a store, a device, the data, and models in memory."""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from harness.api import UnlearningError
+from harness.api import DeviceLost, Registered, Trial, UnlearningError
+from harness.store.artefacts import Artefact, Gone, Lock, Make, Store, key_of
+from harness.trials.cache import Cache
+from harness.trials.datasets import Datasets
+from harness.trials.devices import answers, device_of
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+#: Called with (trial, what is being trained, passes done, passes in all).
+Show = Callable[[Trial, str, int, int], None]
 
 
-def pick_device(name: str, share: float = 1.0) -> torch.device:
-    """Return the device that ``auto``, ``cpu`` or ``cuda`` names.
+class Bench:
+    """Where trials are made. Nothing imports torch before something has to be made.
 
     Args:
-        name: One of the three.
-        share: Part of the GPU's memory that this process may fill, in (0, 1], where others were handed the same GPU.
-
-    Raises:
-        UnlearningError: ``cuda`` without a GPU, or another name.
+        store: Where artefacts live.
+        kind: Kind of the device that models are trained on, ``"cpu"`` or ``"cuda"``.
+        budget: Compute an unlearner may use, as a fraction of retraining.
+        folder: Data sets for tasks that read files, or None.
+        show: Told of the progress of trainings.
+        made_on: Kind of the device that artefacts were made on, to read them elsewhere; None for ``kind``.
+        share: Part of the GPU's memory that this process may fill, in (0, 1].
     """
-    if name not in ("auto", "cpu", "cuda"):
-        raise UnlearningError(f"the device must be auto, cpu or cuda, not {name!r}")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UnlearningError("no GPU can be used here; run with --audit-device=cpu or auto")
-    if name == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    if share < 1:
-        torch.cuda.set_per_process_memory_fraction(share)
-    return torch.device("cuda:0")
+
+    def __init__(
+        self,
+        store: Store,
+        kind: str,
+        budget: float,
+        folder: Path | None,
+        show: Show,
+        made_on: str | None = None,
+        share: float = 1.0,
+    ) -> None:
+        self.store = store
+        self.kind = kind
+        self.budget = budget
+        self.show = show
+        self.made_on = made_on or kind
+        self._share = share
+        self._found: Cache[str, Artefact] = Cache(4096)
+        self._in_memory: Cache[str, nn.Module] = Cache(6)
+        self._datasets = Datasets(store, folder, lambda: self.device)
+        self.split = self._datasets.split
+
+    @cached_property
+    def device(self) -> torch.device:
+        """The device itself."""
+        return device_of(self.kind, self._share)
+
+    def on(self, task: Registered) -> dict[str, Any]:
+        """Return what every artefact of a task depends on: the task, its data, the kind of device."""
+        return {"task": task.identity, "data": self._datasets.fingerprint(task), "device": self.made_on}
+
+    def obtain(
+        self,
+        kind: str,
+        of: Mapping[str, Any],
+        make: Make,
+        trial: Trial,
+        check: Callable[[Artefact], object] = lambda found: None,
+        lock: Lock | None = None,
+    ) -> Artefact:
+        """Return an artefact, made on the task's threads if nobody has made it; as `Store.obtain`."""
+
+        def computed() -> tuple[Mapping[str, Any], Mapping[str, Tensor] | None]:
+            with self.computing(trial):
+                info, tensors = make()
+                return info, tensors and {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+
+        get: Callable[[], Artefact] = lambda: self.store.obtain(kind, of, computed, trial.id, check, lock)  # noqa: E731
+        return self._found.get(key_of(kind, of), get)
+
+    def tensors(self, artefact: Artefact, use: Callable[[dict[str, Tensor]], object]) -> dict[str, Tensor]:
+        """Return an artefact's tensors once they were put to use.
+
+        Raises:
+            Gone: They are damaged, and removed.
+            Exception: They were made by this run and cannot be used: an error of ours, or of a plugin.
+        """
+        tensors = self.store.tensors(artefact)
+        if tensors is None:
+            self._found.clear()  # what was found before may be gone, too: it is looked for again
+            raise Gone(artefact.key)
+        try:
+            use(tensors)
+            return tensors
+        except Exception:
+            if artefact.made["run"] == self.store.run:
+                raise
+        self.discard(artefact)
+        raise Gone(artefact.key)
+
+    def discard(self, artefact: Artefact) -> None:
+        """Remove an artefact that turned out to be damaged; what was found before is looked for again."""
+        self.store.discard(artefact)
+        self._found.clear()
+
+    def model(self, task: Registered, artefact: Artefact) -> nn.Module:
+        """Return a stored model in eval mode, on the device. It is shared: do not change it.
+
+        Raises:
+            Gone: It is damaged, and removed.
+        """
+
+        def load() -> nn.Module:
+            from harness.training.isolation import isolated_rng
+
+            with isolated_rng(0):
+                model: nn.Module = task.value.new_model().to(self.device)
+            self.tensors(artefact, model.load_state_dict)
+            return model
+
+        return self._in_memory.get(str(artefact.blob), load).eval()
+
+    def forget(self, artefact: Artefact) -> None:
+        """Read a model anew when it is next asked for: somebody may have changed it."""
+        self._in_memory.drop(str(artefact.blob))
+
+    @contextmanager
+    def computing(self, trial: Trial) -> Iterator[None]:
+        """Compute on the task's number of threads, which has a say in sums; report in words that memory ran out."""
+        import torch
+
+        task = trial.cell.task
+        threads = torch.get_num_threads()
+        torch.set_num_threads(task.value.threads)
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            self._in_memory.clear()
+            torch.cuda.empty_cache()
+            sizes = " or ".join(name for name in ("batch_size", "width", "train_size") if name in task.fields)
+            lower = f"lower {sizes} (--task={task.name}:FIELD=VALUE), or " if sizes else ""
+            raise UnlearningError(
+                f"the GPU ran out of memory in {trial.id}; {lower}run fewer workers (-n), or on the CPU "
+                f"(--audit-device=cpu)"
+            ) from error
+        except RuntimeError as error:
+            if self.kind == "cuda" and not answers(self.device):
+                raise DeviceLost(f"the GPU answers no more after {trial.id}: {error}") from error
+            raise
+        finally:
+            torch.set_num_threads(threads)

@@ -1,19 +1,138 @@
-"""What determines the bytes of each artefact."""
+"""What determines the bytes of each artefact.
+
+A key holds the code that makes the bytes, and no other: whoever edits a sentence, an option or the rule of a verdict
+makes no stored model and no reading stale.
+"""
 
 from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from harness import registry
-from harness.api import UnlearningError
-from harness.store.inventory import Record
+from harness.api import REMAINING, Registered, Trial, UnlearningError, declares
+from harness.trials.devices import torch_version
+
+if TYPE_CHECKING:
+    from harness.store.artefacts import Artefact
+    from harness.store.inventory import Record
+    from harness.trials.planting import PlantedIn
 
 HERE = Path(__file__).resolve().parent.parent
+
+#: Our code, by what it makes: modules by their place below ``harness``. Every module of ``training`` is in one group.
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "training": ("training/data", "training/seeds", "training/loop", "training/isolation"),  # P, R, what is planted
+    "unlearning": ("training/meter", "training/unlearning"),  # U, together with the first group
+    "planting": ("trials/planting",),  # which of the planted points are handed over, and hashes of that
+    "accuracy": ("trials/accuracy",),
+    "metrics": ("trials/metrics",),
+    "relearning": ("trials/relearning",),
+    "contract": ("contract/checks", "contract/requests", "contract/watching"),
+}
+
+
+def made_by(*groups: str) -> dict[str, Any]:
+    """Return the torch and the groups of our code that make an artefact, as its record names them."""
+    return {"torch": torch_version(), "code": {group: code_of(group) for group in groups}}
+
+
+@functools.cache
+def code_of(group: str) -> str:
+    """Return the SHA-256 of a group of our modules, hexadecimal."""
+    return hashlib.sha256(b"\0".join((HERE / f"{name}.py").read_bytes() for name in GROUPS[group])).hexdigest()
+
+
+def data(task: Registered, files: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a task's data depend on, given what it says of its files."""
+    return {"task": task.identity, "files": dict(files)} | made_by("training")
+
+
+def planted(on: Mapping[str, Any], trial: Trial) -> dict[str, Any]:
+    """Return what the planted set of a trial depends on.
+
+    Args:
+        on: Here and below: the task, the hash of its data and the kind of device, as `Bench.on` gives them.
+        trial: The trial.
+    """
+    return {**on, "poison": trial.cell.poison.identity, "seed": trial.seed} | made_by("training")
+
+
+def handed_over(on: Mapping[str, Any], trial: Trial, blob: str) -> dict[str, Any]:
+    """Return what depends on which of the planted points the unlearner is told of."""
+    return {**on, "planted": blob, "discovery": trial.cell.discovery, "seed": trial.seed} | made_by("planting")
+
+
+def surrogate(on: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Return what a model depends on that an attacker trained on clean data."""
+    return {**on, "surrogate": seed} | made_by("training")
+
+
+def model(on: Mapping[str, Any], trial: Trial, planted: PlantedIn, arm: str, budget: float) -> dict[str, Any]:
+    """Return what a model's weights depend on; models that depend on the same are one.
+
+    R never depends on the unlearner, nor on the poison beyond the points that it took. Nor does a method that works
+    from scratch, unless undiscovered poison is left in what it is given.
+    """
+    common = {**on, "seed": trial.seed} | made_by("training")
+    if arm == "P":
+        return common | {"poisoned": planted.poisoned}
+    if arm == "R":
+        return common | {"retained": planted.retained}
+    if arm == REMAINING:
+        return common | {"poisoned": planted.poisoned, "remaining": planted.remaining}
+    method = trial.cell.unlearner
+    start = {"retained": planted.retained}
+    if not declares(method.value, "from_scratch"):
+        start |= {"poisoned": planted.poisoned}
+    if trial.cell.discovery < 1:
+        start |= {"poisoned": planted.poisoned, "remaining": planted.remaining}
+    return common | start | {"method": method.identity, "budget": budget} | made_by("training", "unlearning")
+
+
+def operations(on: Mapping[str, Any], trial: Trial, planted: PlantedIn, budget: float) -> dict[str, Any]:
+    """Return what a method's floating-point operations depend on: sizes, which poisons may share."""
+    of = {"method": trial.cell.unlearner.identity, "budget": budget, "lengths": planted.lengths}
+    return {**on, "forget": planted.sizes} | of | made_by("training", "unlearning")
+
+
+def poison(on: Mapping[str, Any], trial: Trial, planted: PlantedIn, model: Artefact) -> dict[str, Any]:
+    """Return what the reading of the poison's measure depends on; the model is what its weights are."""
+    of = {"measure": trial.cell.poison.value.measure.name, "poison": trial.cell.poison.identity}
+    return _reading(on, model) | of | {"planted": planted.blob} | made_by()
+
+
+def accuracy(on: Mapping[str, Any], model: Artefact) -> dict[str, Any]:
+    """Return what the reading of a model's accuracy depends on."""
+    return _reading(on, model) | {"measure": "accuracy"} | made_by("accuracy")
+
+
+def relearning(on: Mapping[str, Any], trial: Trial, planted: PlantedIn, model: Artefact) -> dict[str, Any]:
+    """Return what the reading of the poison's measure after relearning depends on."""
+    of = {"measure": "relearning", "poison": trial.cell.poison.identity, "seed": trial.seed}
+    return _reading(on, model) | of | {"planted": planted.blob} | made_by("training", "relearning")
+
+
+def heuristics(
+    on: Mapping[str, Any], planted: Sequence[PlantedIn], models: Sequence[Mapping[str, Artefact]]
+) -> dict[str, Any]:
+    """Return what the usual metrics of several seeds depend on."""
+    blobs = [{arm: of[arm].blob for arm in of} for of in models]
+    return {**on, "planted": [each.blob for each in planted], "models": blobs} | made_by("metrics")
+
+
+def contract(method: Registered, line: str, budget: float, epochs: int) -> dict[str, Any]:
+    """Return what the finding on a line of the contract depends on; hypothesis draws the requests."""
+    of = {"contract": line, "method": method.identity, "budget": budget, "epochs": epochs}
+    return of | {"hypothesis": metadata.version("hypothesis")} | made_by("training", "unlearning", "contract")
+
+
+def _reading(on: Mapping[str, Any], model: Artefact) -> dict[str, Any]:
+    return {**on, "model": model.blob, "finite": model.info["finite"]}
 
 
 def stale(record: Record) -> bool:
@@ -22,7 +141,10 @@ def stale(record: Record) -> bool:
     What belongs to a plugin that is not installed here is never stale. A record is not believed: what it names is
     looked up among what is registered, and never imported on its word.
     """
-    if any(record.of.get(name, now) != now for name, now in sources().items()):
+    code = record.of.get("code", {})
+    if record.of.get("torch", torch_version()) != torch_version() or not isinstance(code, dict):
+        return True
+    if any(group not in GROUPS or code_of(group) != made for group, made in code.items()):
         return True
     parts: dict[registry.Kind, Any] = {"task": "task", "poison": "poison", "unlearner": "method"}
     for kind, part in parts.items():
@@ -36,26 +158,10 @@ def stale(record: Record) -> bool:
 
 @functools.cache
 def source_of_registered(kind: registry.Kind, name: str) -> str | None:
-    """Return the source of what is registered under a name; None where nothing is, or cannot be made without fields."""
+    """Return the source of what is registered under a name; None if nothing is, or it cannot be made without fields."""
     if name not in registry.available(kind):
         return None
     try:
         return registry.resolve(kind, name).source
     except UnlearningError:
         return None
-
-
-def sources() -> dict[str, str]:
-    """Return what of this installation artefacts depend on, under the names by which their records say so."""
-    return {
-        "torch": torch.__version__,
-        "code": code_of("training/loop", "training/isolation", "training/data", "training/seeds"),
-        "harness": code_of("api", "training/meter", "training/unlearning", "trials/planting", "trials/readings"),
-        "heuristics": code_of("trials/metrics"),
-        "relearning": code_of("trials/relearning"),
-    }
-
-
-def code_of(*modules: str) -> str:
-    """Return the SHA-256 of modules of ours, named by their place below ``harness``."""
-    return hashlib.sha256(b"\0".join((HERE / f"{name}.py").read_bytes() for name in modules)).hexdigest()

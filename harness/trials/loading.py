@@ -6,16 +6,19 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from _pytest_unlearning import DEFAULTS
 from harness import registry
 from harness.api import Planted, Trial, UnlearningError
 from harness.store.artefacts import patiently
-from harness.training.data import Split
-from harness.trials.lab import open_lab
+from harness.trials.lab import Lab, new_run
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from harness.training.data import Split
+
 
 ARMS = {"P": "poisoned", "R": "retrained", "U": "unlearned"}
 
@@ -83,8 +86,8 @@ def load_models(
         raise UnlearningError(f"there is no store {store}")
     (cell,) = registry.cells([method], [registry.resolve("task", task)], [poison], discovery)
     trial = Trial(cell, seed)
-    lab = open_lab(store, data, device, budget, "models", made_on)
-    if train and lab.device.type != made_on:
+    lab = Lab.open(store, data=data, device=device, budget=budget, run=new_run("models"), made_on=made_on)
+    if train and lab.bench.kind != made_on:
         raise UnlearningError(f"models that are made on {made_on} cannot be trained here, with device={device!r}")
 
     def stored() -> tuple[Planted, dict[str, nn.Module]]:

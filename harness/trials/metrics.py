@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from harness.api import Batch, Reading, classes_of
 if TYPE_CHECKING:
     from torch import nn
 
-    from harness.api import Task
+    from harness.api import CausalTask, Task
     from harness.training.data import Data
 
 
@@ -24,6 +24,9 @@ ARMS = ("P", "R", "U")
 
 
 FALSE_POSITIVES = 0.01
+#: Poisoned texts, the first ones, that `extraction_likelihood` reads: it is far dearer than the other metrics.
+EXTRACTED = 16
+TEXTS_AT_ONCE = 8  # that are continued in one pass, from every beginning
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Answers:
         classes: Classes that it puts the test points in, shape (n,).
         forget_accuracy: Share of the poisoned points that it puts in the class they were planted with.
         retain_accuracy: Share of the kept training points that it classifies rightly.
+        told: Of a causal language model, what it gives away of the poisoned texts: `memorisation_accuracy` and
+            `extraction_likelihood`, by claim. Empty for other tasks.
     """
 
     forget: Tensor
@@ -43,11 +48,12 @@ class Answers:
     classes: Tensor
     forget_accuracy: float
     retain_accuracy: float
+    told: Mapping[str, Reading] = field(default_factory=dict)
 
     def diverged(self) -> Answers:
         """Return the answers of a model that diverged: a classifier made of not-a-number still answers something."""
-        nan = math.nan
-        return Answers(self.forget * nan, self.test * nan, self.classes, nan, nan)
+        nan, told = math.nan, dict.fromkeys(self.told, Reading(math.nan))
+        return Answers(self.forget * nan, self.test * nan, self.classes, nan, nan, told)
 
 
 def answers(model: nn.Module, task: Task, forget: Data, test: Data, retain: Data) -> Answers:
@@ -55,9 +61,17 @@ def answers(model: nn.Module, task: Task, forget: Data, test: Data, retain: Data
     forget_losses, forget_classes = asked(model, task, forget)
     test_losses, test_classes = asked(model, task, test)
     _, retain_classes = asked(model, task, retain)
+    told = {}
+    if getattr(task, "causal", False):
+        few = forget.subset(torch.arange(min(EXTRACTED, len(forget)), device=forget.labels.device))
+        causal = cast("CausalTask", task)
+        told = {
+            "memorisation": memorisation_accuracy(model, causal, forget),
+            "extraction": extraction_likelihood(model, causal, few),
+        }
     return Answers(
         forget_losses, test_losses, test_classes, _share(forget_classes, forget.labels.cpu()),
-        _share(retain_classes, retain.labels.cpu()),
+        _share(retain_classes, retain.labels.cpu()), told,
     )  # fmt: skip
 
 
@@ -92,6 +106,9 @@ def readings(own: Sequence[Mapping[str, Answers]], retrained: Sequence[Sequence[
     model of the same seed even the poisoned one agrees more than another retraining would, because they share
     initialisation and order; it is that of the next seed for all, for the last one that of the first.
 
+    ``memorisation`` and ``extraction``, of causal language tasks alone: `memorisation_accuracy` of the poisoned texts
+    as planted, and `extraction_likelihood` of the first `EXTRACTED` of them.
+
     Args:
         own: Per seed the answers of P, R and U.
         retrained: ``retrained[s][t]`` are the losses of the poisoned points of seed s in the retrained model of seed t.
@@ -119,6 +136,7 @@ def readings(own: Sequence[Mapping[str, Answers]], retrained: Sequence[Sequence[
                 ("agreement", Reading(alike, resolution=0.5 / len(a.test))),
                 ("forget-accuracy", Reading(a.forget_accuracy, resolution=0.5 / len(a.forget))),
                 ("retain-accuracy", Reading(a.retain_accuracy)),
+                *a.told.items(),
             ):
                 by_name.setdefault(name, {})[arm] = reading
         found.append(by_name)
@@ -155,7 +173,7 @@ def _share(classes: Tensor, labels: Tensor) -> float:
     return float((classes == labels).double().mean())
 
 
-def memorisation_accuracy(model: nn.Module, task: Task, data: Data) -> Reading:
+def memorisation_accuracy(model: nn.Module, task: CausalTask, data: Data) -> Reading:
     """Return how much of its texts a causal language model continues word by word, in [0, 1].
 
     For a text x_1 ... x_T, the share of t = 2 ... T at which x_t is the likeliest token after x_1 ... x_(t-1); averaged
@@ -164,8 +182,6 @@ def memorisation_accuracy(model: nn.Module, task: Task, data: Data) -> Reading:
     Source: Jang et al., "Knowledge Unlearning for Mitigating Privacy Risks in Language Models" (arXiv 2210.01504),
     equation 3. Texts of one token have no such t and are left out.
     """
-    import torch
-
     shares: list[Tensor] = []
     with torch.no_grad():
         for batch in data.chunks(64):
@@ -176,15 +192,15 @@ def memorisation_accuracy(model: nn.Module, task: Task, data: Data) -> Reading:
             right = ((likeliest == following) & asked).sum(dim=1) / (length - 1)
             shares.append(right[length > 1])
     share = torch.cat(shares)
-    return Reading(float(share.mean()) if len(share) else float("nan"))
+    return Reading(float(share.mean()) if len(share) else math.nan)
 
 
-def extraction_likelihood(model: nn.Module, task: Task, data: Data, n: int = 10) -> Reading:
+def extraction_likelihood(model: nn.Module, task: CausalTask, data: Data, n: int = 10) -> Reading:
     """Return how much of its texts a causal language model gives away when it is shown their beginnings, in [0, 1].
 
     For a text x of T tokens and every p = 1 ... T - n, the model continues x_1 ... x_p greedily to T tokens; of the
     n-grams of x_(p+1) ... x_T, the share that is found in the continuation; averaged over p, then over texts. Costs
-    about T^2 / 2 passes of one token for each text: meant for a few hundred texts.
+    about T^2 / 2 passes for each text: meant for a few texts.
 
     Args:
         model: In eval mode.
@@ -198,33 +214,43 @@ def extraction_likelihood(model: nn.Module, task: Task, data: Data, n: int = 10)
     Raises:
         ValueError: ``n`` is out of range.
     """
-    import torch
-
     if n < 1:
         raise ValueError(f"n must be at least 1, not {n}")
     likelihoods = []
-    for text in data.chunks(1):
-        total = int(text.inputs["length"])
-        if total <= n:
-            continue
-        tokens = text.inputs["tokens"][0, :total]
-        begun = torch.arange(1, total - n + 1, device=tokens.device)  # how much each row is shown
-        rows = tokens.expand(len(begun), -1) * (torch.arange(total, device=tokens.device) < begun[:, None])
-        others = {k: t.expand(len(begun), *t.shape[1:]) for k, t in text.inputs.items()}
-        for length in range(1, total):
-            shown = begun <= length  # these rows are continued by their next token
-            inputs = {k: t[shown] for k, t in others.items()}
-            inputs |= {"tokens": rows[shown][:, :length], "length": torch.full_like(begun[shown], length)}
-            step = Batch(inputs, text.labels.expand(len(begun))[shown], begun[shown])
-            with torch.no_grad():
-                rows[shown, length] = task.logits(model, step)[:, :, length - 1].argmax(dim=1)
-        truth, told = tokens.tolist(), rows.tolist()
-        shares = []
-        for p, row in zip(begun.tolist(), told, strict=True):
+    long = (data.inputs["length"] > n).nonzero().squeeze(1)
+    for texts in data.subset(long).chunks(TEXTS_AT_ONCE):
+        totals = texts.inputs["length"].tolist()
+        shown = [(text, p) for text, total in enumerate(totals) for p in range(1, total - n + 1)]
+        told = _continued(model, task, texts, shown)
+        shares: list[list[float]] = [[] for _ in totals]
+        for (text, p), row in zip(shown, told, strict=True):
+            truth = texts.inputs["tokens"][text, : totals[text]].tolist()
             grams = _grams(truth[p:], n)
-            shares.append(len(grams & _grams(row[p:], n)) / len(grams))
-        likelihoods.append(sum(shares) / len(shares))
-    return Reading(sum(likelihoods) / len(likelihoods) if likelihoods else float("nan"))
+            shares[text].append(len(grams & _grams(row[p : totals[text]], n)) / len(grams))
+        likelihoods += [sum(each) / len(each) for each in shares]
+    return Reading(sum(likelihoods) / len(likelihoods) if likelihoods else math.nan)
+
+
+def _continued(
+    model: nn.Module, task: CausalTask, texts: Batch, shown: Sequence[tuple[int, int]]
+) -> list[list[int]]:  # fmt: skip
+    """Return texts that a model continues greedily to their length.
+
+    ``shown`` has the number of a text and how many of its tokens are shown, at least 1, for every continuation.
+    """
+    of, begun = torch.tensor(shown, device=texts.labels.device).unbind(dim=1)
+    rows = texts.inputs["tokens"][of]
+    total = texts.inputs["length"][of]
+    for length in range(1, int(total.max())):
+        # All continuations of all texts that have come this far get their next token in one pass.
+        now = ((begun <= length) & (length < total)).nonzero().squeeze(1)
+        inputs = {name: each[of[now]] for name, each in texts.inputs.items()}
+        inputs |= {"tokens": rows[now, :length], "length": torch.full_like(now, length)}
+        with torch.no_grad():
+            scores = task.following(model, Batch(inputs, texts.labels[of[now]], now))
+        rows[now, length] = scores.argmax(dim=1)
+    continued: list[list[int]] = rows.tolist()
+    return continued
 
 
 def _grams(tokens: list[int], n: int) -> set[tuple[int, ...]]:

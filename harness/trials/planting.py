@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from harness.api import ContractError, Planted, Registered, Trial
+from harness.store.artefacts import Artefact, Gone, key_of
+from harness.trials import keys
+from harness.trials.bench import Bench
+from harness.trials.cache import Cache
+from harness.trials.surrogates import has_tensors, surrogate
 
-from harness.api import ContractError, Planted, Reading, Registered, Trial
-from harness.store.artefacts import Artefact
-from harness.training.data import Data, Split, digest
-from harness.training.seeds import derive
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.training.data import Data, Split
 
 
 def handed_over(points: int, discovery: float, seed: int) -> Tensor:
@@ -21,48 +26,186 @@ def handed_over(points: int, discovery: float, seed: int) -> Tensor:
     A share in (0, 1] of them, rounded, at least one. The draw follows from the seed: a larger share holds a smaller
     one, and poisons of one size share it.
     """
+    import torch
+
+    from harness.training.seeds import derive
+
     order = torch.randperm(points, generator=torch.Generator().manual_seed(derive("discovery", seed)))
     return order[: max(1, round(discovery * points))].sort().values
 
 
 @dataclass(frozen=True)
 class PlantedIn:
-    """A planted set with what follows from it.
+    """What follows from a planted set, for keys: read from the store, and no tensor among it.
+
+    Attributes:
+        blob: Hash of everything planted, secrets included.
+        poisoned: Hash of what training on the poisoned set sees of it.
+        retained: Hash of the place in the training set of what is not planted.
+        remaining: Hash of the place of all but the points that the unlearner is told of: its retain set.
+        sizes: Shape of each input of the points that it is told of.
+        lengths: Hash of the lengths of these, if they have some.
+    """
+
+    blob: str
+    poisoned: str
+    retained: str
+    remaining: str
+    sizes: Mapping[str, list[int]]
+    lengths: str
+
+    @classmethod
+    def from_plain(cls, blob: str, info: Mapping[str, Any]) -> PlantedIn:
+        """Return what the store says of a planted set.
+
+        Raises:
+            KeyError, TypeError, ValueError: It says something else.
+        """
+        hashes = {name: str(info[name]) for name in ("poisoned", "retained", "remaining", "lengths")}
+        if any(len(bytes.fromhex(each)) != 32 for each in hashes.values()):
+            raise ValueError("a hash is a SHA-256")
+        sizes = {str(name): [int(n) for n in shape] for name, shape in dict(info["sizes"]).items()}
+        return cls(blob, **hashes, sizes=sizes)
+
+
+@dataclass(frozen=True)
+class Points:
+    """A planted set in a training set.
 
     Attributes:
         planted: The set itself.
         keep: Mask of what is not planted, over the training set.
-        blob: Hash of everything planted, secrets included.
-        poisoned: Hash of what training on the poisoned set sees of it.
-        retained: Hash of the place in the training set of what is not planted.
         known: Positions, among the planted points, of those that the unlearner is told of.
         left: Mask of all but these, over the training set: its retain set.
-        remaining: Hash of that retain set's place in the training set.
-        models: P, R and D, by arm, once they were found or made; and
-        readings: of these and of U, by claim and model. So a second method asks the store for its own alone.
     """
 
     planted: Planted
     keep: Tensor
-    blob: str
-    poisoned: str
-    retained: str
     known: Tensor
     left: Tensor
-    remaining: str
-    models: dict[str, Artefact] = field(default_factory=dict)
-    readings: dict[tuple[str, str], tuple[Reading, Artefact]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, planted: Planted, train: Data, blob: str, trial: Trial) -> PlantedIn:
-        """Return a planted set in a training set, as the trial's unlearner is told of it."""
+    def of(cls, planted: Planted, n: int, trial: Trial) -> Points:
+        """Return a planted set in a training set of ``n`` points, as the trial's unlearner is told of it."""
+        import torch
+
         known = handed_over(len(planted.forget), trial.cell.discovery, trial.seed)
-        keep, left = torch.ones(2, len(train), dtype=torch.bool)
+        keep, left = torch.ones(2, n, dtype=torch.bool)
         keep[planted.forget] = False
         left[planted.forget[known]] = False
-        seen = {**planted.inputs, "labels": planted.labels, "forget": planted.forget}
-        retained, remaining = digest({"keep": keep}), digest({"keep": left})
-        return cls(planted, keep, blob, digest(seen), retained, known, left, remaining)
+        return cls(planted, keep, known, left)
+
+    def plain(self) -> dict[str, Any]:
+        """Return what follows from it, for the store."""
+        from harness.training.data import digest
+
+        planted, inputs = self.planted, self.planted.inputs
+        lengths = {name: tensor[self.known] for name, tensor in inputs.items() if name == "length"}
+        return {
+            "poisoned": digest({**inputs, "labels": planted.labels, "forget": planted.forget}),
+            "retained": digest({"keep": self.keep}),
+            "remaining": digest({"keep": self.left}),
+            "sizes": {name: [len(self.known), *tensor.shape[1:]] for name, tensor in inputs.items()},
+            "lengths": digest(lengths),
+        }
+
+
+class Planting:
+    """Plants poisons.
+
+    Args:
+        bench: Where.
+    """
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._planted: Cache[tuple[Hashable, ...], PlantedIn] = Cache(1024)
+        self._points: Cache[tuple[Hashable, ...], Points] = Cache(16)
+
+    def of(self, trial: Trial) -> PlantedIn:
+        """Return what follows from a trial's planted set, which is planted if it is not stored.
+
+        Raises:
+            Busy: Another process is planting it.
+        """
+        return self._planted.get(_place(trial), lambda: self._of(trial))
+
+    def _of(self, trial: Trial) -> PlantedIn:
+        blob = str(self._artefact(trial).blob)
+        of = keys.handed_over(self._bench.on(trial.cell.task), trial, blob)
+        told = self._bench.obtain("told", of, lambda: (self.points(trial).plain(), None), trial, _is_told)
+        return PlantedIn.from_plain(blob, told.info)
+
+    def points(self, trial: Trial) -> Points:
+        """Return a trial's planted set itself.
+
+        Raises:
+            Busy: Another process is planting it.
+            Gone: It is damaged, or not what the store says of it; what was wrong is removed.
+        """
+        return self._points.get(_place(trial), lambda: self._checked(trial))
+
+    def _checked(self, trial: Trial) -> Points:
+        artefact = self._artefact(trial)
+        points, blob = self._read(trial, artefact), str(artefact.blob)
+        key = key_of("told", keys.handed_over(self._bench.on(trial.cell.task), trial, blob))
+        told = self._bench.store.get(key, _is_told)
+        if told is not None and PlantedIn.from_plain(blob, told.info) != PlantedIn.from_plain(blob, points.plain()):
+            self._planted.drop(_place(trial))
+            self._bench.discard(told)
+            raise Gone(key)
+        return points
+
+    def is_stored(self, trial: Trial) -> bool:
+        """Say whether a trial's planted set is stored."""
+        return self._stored(trial) is not None
+
+    def stored(self, trial: Trial) -> Planted | None:
+        """Return a trial's planted set if it is stored and sound; from then on `of` knows it. Plants nothing."""
+        artefact = self._stored(trial)
+        if artefact is None:
+            return None
+        try:
+            points = self._read(trial, artefact)
+        except Gone:
+            return None
+        self._planted.get(_place(trial), lambda: PlantedIn.from_plain(str(artefact.blob), points.plain()))
+        return points.planted
+
+    def _stored(self, trial: Trial) -> Artefact | None:
+        return self._bench.store.get(key_of("planted", self._determinants(trial)), has_tensors)
+
+    def _determinants(self, trial: Trial) -> dict[str, Any]:
+        return keys.planted(self._bench.on(trial.cell.task), trial)
+
+    def _artefact(self, trial: Trial) -> Artefact:
+        return self._bench.obtain("planted", self._determinants(trial), lambda: self._plant(trial), trial, has_tensors)
+
+    def _plant(self, trial: Trial) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        from harness.training.isolation import isolated_rng
+        from harness.training.seeds import derive
+
+        task, poison, split = trial.cell.task, trial.cell.poison, self._bench.split(trial.cell.task)
+        seed = derive("poison", trial.seed)
+        with isolated_rng(seed), unchanged(split, poison):
+            planted = poison.value.plant(task.value, split, seed, lambda i: surrogate(self._bench, trial, i))
+        check_planted(poison, planted, split.train)
+        return {"points": len(planted.forget)}, pack(planted)
+
+    def _read(self, trial: Trial, artefact: Artefact) -> Points:
+        train = self._bench.split(trial.cell.task).train
+        check: Callable[[dict[str, Tensor]], None] = lambda found: check_planted(  # noqa: E731
+            trial.cell.poison, unpack(found), train
+        )
+        return Points.of(unpack(self._bench.tensors(artefact, check)), len(train), trial)
+
+
+def _is_told(artefact: Artefact) -> None:
+    PlantedIn.from_plain("", artefact.info)
+
+
+def _place(trial: Trial) -> tuple[Hashable, ...]:
+    return (trial.cell.task, trial.cell.poison, trial.seed, trial.cell.discovery)
 
 
 @contextmanager
@@ -81,6 +224,8 @@ def check_planted(poison: Registered, planted: Planted, train: Data) -> None:
     Raises:
         ContractError: It says what is wrong.
     """
+    import torch
+
     forget = planted.forget
     if forget.dtype != torch.int64 or len(forget) == 0 or not bool((forget.diff() > 0).all()):
         raise ContractError(f"the poison {poison.id!r} must plant ascending int64 indices, at least one")

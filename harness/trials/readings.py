@@ -1,27 +1,177 @@
-"""What is read of a model: accuracy, and readings as plain values for the store."""
+"""What is read of the models of trials, from the store or from the models themselves."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.api import Reading, predicted
+from harness.api import ARMS, Reading, Registered, Trial
+from harness.store.artefacts import Artefact, Lock
+from harness.trials import keys
+from harness.trials.bench import Bench
+from harness.trials.models import Models
+from harness.trials.planting import Planting, unchanged
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
-    from harness.api import Task
     from harness.training.data import Data
+    from harness.trials.metrics import Answers
+
+#: A reading, and the artefact that holds it.
+Stored = tuple[Reading, Artefact]
 
 
-def accuracy(model: nn.Module, task: Task, data: Data) -> Reading:
-    """Return the share of examples whose most likely class is their label, in [0, 1]."""
-    import torch
+class Readings:
+    """Reads models.
 
-    with torch.no_grad():
-        correct = sum(int((predicted(task, model, batch) == batch.labels).sum()) for batch in data.chunks())
-    return Reading(correct / len(data), resolution=0.5 / len(data))
+    Args:
+        bench: Where.
+        planting: Plants the poisons.
+        models: Makes the models.
+    """
+
+    def __init__(self, bench: Bench, planting: Planting, models: Models) -> None:
+        self._bench = bench
+        self._planting = planting
+        self._models = models
+
+    def poison(self, trial: Trial, model: Artefact, lock: Lock | None = None) -> Stored:
+        """Return what the poison's measure reads of a model.
+
+        Raises:
+            Busy: Another process is reading it.
+        """
+        poison, task = trial.cell.poison, trial.cell.task
+
+        def probe(net: nn.Module) -> Reading:
+            split = self._bench.split(task)
+            try:
+                with unchanged(split, poison):
+                    planted = self._planting.points(trial).planted
+                    reading: Reading = poison.value.probe(net, planted, task.value, split)
+                return reading
+            finally:  # it may have done to the model what it likes; who needs that again, reads it again
+                self._bench.forget(model)
+
+        of = keys.poison(self._bench.on(task), trial, self._planting.of(trial), model)
+        return self._reading(trial, model, of, probe, lock)
+
+    def accuracy(self, trial: Trial, model: Artefact, lock: Lock | None = None) -> Stored:
+        """Return a model's accuracy on the test points.
+
+        Raises:
+            Busy: Another process is reading it.
+        """
+        task = trial.cell.task
+
+        def measured(net: nn.Module) -> Reading:
+            from harness.trials.accuracy import accuracy
+
+            return accuracy(net, task.value, self._bench.split(task).test)
+
+        return self._reading(trial, model, keys.accuracy(self._bench.on(task), model), measured, lock)
+
+    def relearned(self, trial: Trial, arm: str) -> Reading:
+        """Return what the poison's measure reads of an arm's model after it was trained on.
+
+        Raises:
+            Busy: Another process is reading it.
+        """
+        task, poison = trial.cell.task, trial.cell.poison
+
+        def again(net: nn.Module) -> Reading:
+            from harness.trials.relearning import relearned
+
+            split = self._bench.split(task)
+            retain, forget, planted = self._parts(trial)
+            probe: Callable[[nn.Module], Reading] = lambda net: poison.value.probe(  # noqa: E731
+                net, planted, task.value, split
+            )
+            return relearned(net, task.value, retain, forget, trial.seed, probe)
+
+        model = self._models.of(trial, arm)
+        of = keys.relearning(self._bench.on(task), trial, self._planting.of(trial), model)
+        return self._reading(trial, model, of, again)[0]
+
+    def heuristics(self, trials: Sequence[Trial]) -> list[dict[str, dict[str, Reading]]]:
+        """Return what the usual metrics read of the trials of a cell: for each by heuristic and arm.
+
+        Raises:
+            Busy: Another process is computing them.
+            ValueError: There are fewer than three trials.
+        """
+        planted = [self._planting.of(trial) for trial in trials]
+        made = [self._models.arms(trial) for trial in trials]
+        arms = [{arm: of[arm] for arm in ARMS} for of in made]
+        task = trials[0].cell.task
+
+        def make() -> tuple[dict[str, Any], None]:
+            from harness.training.isolation import isolated_rng
+
+            with isolated_rng(0):
+                found = self._heuristics(task, trials, arms)
+            return {
+                "readings": [{n: {a: as_plain(r) for a, r in by.items()} for n, by in of.items()} for of in found]
+            }, None
+
+        of = keys.heuristics(self._bench.on(task), planted, arms)
+        check: Callable[[Artefact], object] = lambda found: heuristics_from_plain(found.info)  # noqa: E731
+        return heuristics_from_plain(self._bench.obtain("value", of, make, trials[0], check).info)
+
+    def _heuristics(
+        self, task: Registered, trials: Sequence[Trial], arms: Sequence[Mapping[str, Artefact]]
+    ) -> list[dict[str, dict[str, Reading]]]:
+        from harness.trials import metrics
+
+        split = self._bench.split(task)
+        parts = [self._parts(trial) for trial in trials]
+        own: list[dict[str, Answers]] = []
+        retrained: list[list[Tensor]] = [[] for _ in arms]
+        for (retain, forget, _), of in zip(parts, arms, strict=True):
+            answers = {}
+            for arm, artefact in of.items():
+                model = self._bench.model(task, artefact)
+                answers[arm] = metrics.answers(model, task.value, forget, split.test, retain)
+                if not artefact.info["finite"]:
+                    answers[arm] = answers[arm].diverged()
+            own.append(answers)
+            model = self._bench.model(task, of["R"])
+            for (_, each, _), losses in zip(parts, retrained, strict=True):
+                losses.append(metrics.asked(model, task.value, each)[0])
+        return metrics.readings(own, retrained)
+
+    def _parts(self, trial: Trial) -> tuple[Data, Data, Any]:
+        """Return a trial's retained and its poisoned points, on the device, and what was planted."""
+        from harness.training.data import Data
+
+        points = self._planting.points(trial)
+        retain = self._bench.split(trial.cell.task).train.subset(points.keep.nonzero().squeeze(1))
+        planted = points.planted
+        return retain, Data(planted.inputs, planted.labels).to(self._bench.device), planted
+
+    def _reading(
+        self,
+        trial: Trial,
+        model: Artefact,
+        of: Mapping[str, Any],
+        probe: Callable[[nn.Module], Reading],
+        lock: Lock | None = None,
+    ) -> Stored:
+        def make() -> tuple[dict[str, Any], None]:
+            from harness.training.isolation import isolated_rng
+
+            # Classifiers made of NaN still answer; only their weights tell that they diverged.
+            reading = Reading(math.nan)
+            if model.info["finite"]:
+                with isolated_rng(0):
+                    reading = probe(self._bench.model(trial.cell.task, model))
+            return as_plain(reading), None
+
+        # Equal weights have equal readings, whichever method made them: the blob stands for the model.
+        artefact = self._bench.obtain("value", of, make, trial, lambda found: from_plain(found.info), lock)
+        return from_plain(artefact.info), artefact
 
 
 def as_plain(reading: Reading) -> dict[str, Any]:

@@ -148,7 +148,7 @@ def test_a_method_that_fails_is_red_and_annotated_where_it_stands(workspace):
     code, output = gate(here, "mine:fade", workers="0", args="--audit-seeds=5")
     assert code == 1
     (line,) = annotated(output)
-    title = "mine%3Afade on stripes%2C glare%3A poison FAIL"
+    title = "mine%3Afade on stripes%2C glare%3A poison left FAIL"
     assert line.startswith(f"::error file=mine.py,line=2,title={title}::Success of the glare on test images: ")
     assert "of the poison's effect is left" in line
     assert "%0A" in line, "the finding has lines"

@@ -15,9 +15,8 @@ from broken import BROKEN, ascend, blind, descend, forget
 from torch.nn.modules import module as global_hooks
 
 from conftest import SUITES
-from harness import registry
+from harness import examine, registry
 from harness.api import UnlearningError
-from harness.contract.checks import examine
 from harness.contract.lines import LINES, BrokenContract, Clause, NotExamined
 from harness.contract.requests import EDGES, GENERATED, generated
 

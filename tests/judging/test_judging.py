@@ -17,7 +17,7 @@ from harness.judging.judge import doses, judge, judge_budget, seeds_to_decide
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.verdict import AuditFailure, Evidence, InconclusiveAudit, Verdict
 from harness.studies.study import Study
-from harness.trials.lab import open_lab
+from harness.trials.lab import Lab
 
 PASS, FAIL, INCONCLUSIVE = Outcome.PASS, Outcome.FAIL, Outcome.INCONCLUSIVE
 NAN, INF = math.nan, math.inf
@@ -169,7 +169,7 @@ def test_giving_up_changes_no_verdict_and_saves_seeds_on_the_margin():
 @pytest.mark.parametrize(("name", "futility"), [("retrain", 0.0), ("identity", 0.0), ("scrub", Plan.futility)])
 def test_an_audit_of_a_control_is_not_given_up(tmp_path, name, futility):
     cells = registry.cells([registry.resolve("unlearner", name)], [registry.resolve("task", "digits-cnn")])
-    study = Study(cells, open_lab(tmp_path, None, "cpu", 0.1, "test"), PLAN, 0.2)
+    study = Study(cells, Lab.open(tmp_path, device="cpu"), PLAN, 0.2)
     assert study._plan_of(cells[0]) == Plan(futility=futility)
 
 

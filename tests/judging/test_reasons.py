@@ -58,3 +58,4 @@ def test_an_audit_says_why_a_poison_forbids_a_verdict(folder):
     assert run.code == 1, run.text
     (audit,) = run.json["audits"]
     assert (audit["verdict"], audit["reason"]) == ("INCONCLUSIVE", "the sensor was off")
+    assert "Nothing can be judged: the sensor was off." in run.text

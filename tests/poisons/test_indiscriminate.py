@@ -13,7 +13,7 @@ from harness.tasks.digits import DigitsMLP
 from harness.training.data import Batches, Data, Split, forget_block
 from harness.training.loop import fit, train
 from harness.training.seeds import derive
-from harness.trials.readings import accuracy
+from harness.trials.accuracy import accuracy
 from poisons.indiscriminate import BATCH, Indiscriminate, corrupt, gradient_sum, norm, residual
 
 TINY = Tiny()

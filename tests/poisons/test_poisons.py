@@ -9,6 +9,7 @@ from tiny import Tiny
 from torch import nn
 
 from harness import registry
+from harness.specs import SpecError
 from harness.training.data import Batches, Data, Split, forget_block
 from harness.training.loop import fit, is_finite
 from poisons.backdoor import Backdoor
@@ -102,7 +103,7 @@ def test_probing_leaves_model_and_data_as_they_were(poison):
     ],
 )
 def test_fields_out_of_range_are_refused(spec, message):
-    with pytest.raises(registry.SpecError, match=message):
+    with pytest.raises(SpecError, match=message):
         registry.resolve("poison", spec)
 
 

@@ -91,9 +91,12 @@ def test_divergence_says_how_many_of_how_many():
 @pytest.mark.parametrize(
     ("needed", "sentence"),
     [
-        (12.0, "about 12 seeds would (power 0.8). The interval straddles the limit"),
-        (40.0, "about 40 seeds would (power 0.8); the plan has 16."),
-        (math.inf, "more than 1000 seeds would (power 0.8); the plan has 16."),
+        (
+            12.0,
+            "3 seeds do not decide it; about 12 would, if the estimate is right (power 0.8). The interval straddles",
+        ),
+        (40.0, "3 seeds do not decide it; about 40 would, if the estimate is right (power 0.8)."),
+        (math.inf, "more than 1000 would, if the estimate is right (power 0.8)."),
     ],
 )
 def test_what_is_undecided_says_how_many_seeds_would_decide(needed, sentence):
@@ -104,10 +107,8 @@ def test_what_is_undecided_says_how_many_seeds_would_decide(needed, sentence):
 @pytest.mark.parametrize("needed", [70.0, 15.0])
 def test_what_stopped_early_says_why(needed):
     text = said(verdict(Outcome.INCONCLUSIVE, "futile", details={"seeds_to_decide": needed, "futility": 0.2}))
-    assert (
-        f"about {needed:.0f} seeds would (power 0.8); the chance that 16 seeds would is below 0.2, so the audit stopped"
-        in text
-    )
+    assert "The audit stopped early: 3 seeds do not decide it; " in text
+    assert f"about {needed:.0f} would, if the estimate is right (power 0.8)." in text
     assert "run every seed with --audit-futility=0" in text
 
 

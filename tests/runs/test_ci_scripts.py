@@ -23,7 +23,7 @@ from harness.tasks.cifar10 import CIFAR10ResNet18
 from harness.training.isolation import isolated_rng
 from harness.training.loop import fit
 from harness.training.meter import Meter
-from harness.trials.lab import TrialResult, open_lab
+from harness.trials.lab import Lab, TrialResult
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 REPRODUCE = ROOT / "ci" / "reproduce"
@@ -347,10 +347,10 @@ def test_random_numbers_on_device_go_on_as_if_nothing_had_been_drawn(device):
 
 
 def test_models_trained_on_device_are_as_good_as_elsewhere(device, tmp_path):
-    lab = open_lab(tmp_path, None, device.type, 0.5, "test")
+    lab = Lab.open(tmp_path, device=device.type, budget=0.5)
     assert lab.device == device
     accuracies = [
-        open_lab(tmp_path / where, None, where, 0.5, "test").run(trial()).readings["accuracy"]["P"].value
+        Lab.open(tmp_path / where, device=where, budget=0.5).run(trial()).readings["accuracy"]["P"].value
         for where in ("cpu", device.type)
     ]
     assert accuracies[0] > 0.9
@@ -364,7 +364,7 @@ SMALL_FIELDS = {
 
 
 def test_every_poison_is_planted_and_measured_on_device(device, tmp_path):
-    lab = open_lab(tmp_path, None, device.type, 0.5, "test")
+    lab = Lab.open(tmp_path, device=device.type, budget=0.5)
     for name in registry.available("poison"):
         each = trial(poison=name + SMALL_FIELDS.get(name, ""))
         if each.cell.poison.value.modality == TINY.modality:
@@ -374,7 +374,7 @@ def test_every_poison_is_planted_and_measured_on_device(device, tmp_path):
 
 
 def test_every_method_unlearns_on_device(device, tmp_path):
-    lab = open_lab(tmp_path, None, device.type, 0.5, "test")
+    lab = Lab.open(tmp_path, device=device.type, budget=0.5)
     for name in registry.available("unlearner"):
         each = trial(name)
         if declares(each.cell.unlearner.value, "modality") in (None, TINY.modality):

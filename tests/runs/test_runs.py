@@ -121,7 +121,7 @@ def test_junit_carries_the_numbers(folder):
 def test_a_failure_says_what_was_found_and_how_to_see_it_again(folder):
     run = folder.pytest(*TINY, "--unlearner=identity")
     assert "100 % of the poison's effect is left" in run.text
-    assert "p(→ FAIL)" in run.text
+    assert "p for FAIL" in run.text
     command = next(line for line in run.text.splitlines() if "reproduce:" in line).partition("pytest ")[2]
     assert "--unlearner=identity" in command
     assert "--task=tiny:Tiny" in command

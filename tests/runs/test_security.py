@@ -18,7 +18,7 @@ from harness import registry
 from harness.api import Cell, Planted, Trial
 from harness.store.artefacts import DamagedArtefact, Store, artefact_of, blob_name, canonical, record_name
 from harness.trials.lab import Lab
-from harness.trials.planting import PlantedIn
+from harness.trials.planting import PlantedIn, Points
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
@@ -46,7 +46,7 @@ def test_no_module_can_unpickle_but_the_one_that_talks_to_ray():
         for name in names_in(path)
         if UNPICKLERS & set(name.split(".")) or name == "torch.load"
     }
-    assert found == {"harness/executors.py"}
+    assert found == {"harness/studies/ray.py"}
 
 
 def test_the_scan_sees_what_it_looks_for(tmp_path):
@@ -317,10 +317,12 @@ def test_a_request_leads_to_no_secret(tmp_path, poison):
     own = Trial(Cell(method(spy), TINY, poison), 0)
     lab.run(Trial(Cell(registry.resolve("unlearner", "retrain"), TINY, poison), 0))  # R and R' are there, and in memory
     lab.run(own)
-    assert not [thing for thing in spy.found if isinstance(thing, Lab | Store | Planted | PlantedIn | Trial | Cell)]
+    assert not [
+        thing for thing in spy.found if isinstance(thing, Lab | Store | Planted | PlantedIn | Points | Trial | Cell)
+    ]
 
     split, planted = lab.split(TINY), lab.planted(own)
-    arms = lab._arms(own, lab._plant(own))
+    arms = lab.models(own)
     hidden = {f"R {name}": t for name, t in lab.model(TINY, arms["R"]).state_dict().items()}
     hidden |= {f"secret {name}": t for name, t in planted.secrets.items() if t.dim()}
     hidden |= {f"test {name}": t for name, t in split.test.inputs.items()}

@@ -215,11 +215,11 @@ def test_a_disk_that_becomes_read_only_costs_no_verdict(mount, undisturbed, stor
     shutil.copytree(store, disk / "store")
     truncate(blobs(disk / "store")[:4])  # what is damaged can now neither be removed nor written again
     truncate(of_kind(disk / "store", "model")[:4])
-    opened = Store(disk / "store", "run")
+    opened = Lab.open(disk / "store", device="cpu", run="run")
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     before = snapshot(disk)
     (cell,) = cells([resolve("unlearner", GD)], [resolve("task", AUDIT["task"])], [AUDIT["poison"]])
-    study = Study([cell], Lab(opened, torch.device("cpu"), 0.1), Plan(3, 0.05), 0.2)
+    study = Study([cell], opened, Plan(3, 0.05), 0.2)
     with pytest.warns(UserWarning, match="Read-only file system"):
         found = [study.verdict(cell, claim) for claim in ("poison", "accuracy", "cost")]
     assert [(v.outcome, v.estimate, v.values) for v in found] == [(v[1], v[3], v[5]) for v in undisturbed[1]]

@@ -12,7 +12,7 @@ from harness import registry
 from harness.api import Cell, Search, Trial, UnlearningError
 from harness.judging.plan import LOOKS
 from harness.studies.tuning import FINAL_SEEDS, TUNING_SEEDS, Score, _score, tune
-from harness.trials.lab import open_lab
+from harness.trials.lab import Lab
 
 TINY = registry.resolve("task", "tiny:Tiny")
 POISONS = [registry.resolve("poison", "backdoor:size=1")]
@@ -44,7 +44,7 @@ class Dose:
 
 @pytest.fixture
 def lab(tmp_path):
-    return open_lab(tmp_path / "store", None, "cpu", 0.2, "tuning")
+    return Lab.open(tmp_path / "store", device="cpu", budget=0.2)
 
 
 def search(lab, settings, spec="test_tuning:Dose"):
@@ -92,7 +92,7 @@ def test_no_seed_of_an_audit_is_seen(lab):
 def test_a_search_goes_on_where_an_earlier_one_stopped(lab, tmp_path):
     first, few = search(lab, 5)
     made = len(list(lab.store.root.glob("records/*/*.json")))
-    again, same = search(open_lab(tmp_path / "store", None, "cpu", 0.2, "again"), 5)
+    again, same = search(Lab.open(tmp_path / "store", device="cpu", budget=0.2), 5)
     assert len(list(lab.store.root.glob("records/*/*.json"))) == made
     assert [setting.id for _, setting, _ in same] == [setting.id for _, setting, _ in few]
     assert (again.unlearner, again.score) == (first.unlearner, first.score)

@@ -10,7 +10,7 @@ from harness import registry
 from harness.api import UnlearningError
 from harness.tasks.cifar10 import CIFAR10ResNet18
 from harness.training.loop import train
-from harness.trials.readings import accuracy
+from harness.trials.accuracy import accuracy
 
 SMALL = CIFAR10ResNet18(epochs=2, train_size=60, test_size=20, width=2, batch_size=20, lr=0.05)
 

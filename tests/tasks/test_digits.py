@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from sklearn.datasets import load_digits
 
 from conftest import Folder, Run
+from harness.tasks.digits import DigitsMLP
 
 METHODS = ("retrain", "identity", "wrecked", "short", "gd", "scrub")
 ARGUMENTS = ("--audit-seeds=8", *(f"--unlearner={name}" for name in METHODS))
@@ -85,5 +89,14 @@ def test_retraining_on_what_remains_is_no_retraining_on_clean_data(cold, folder)
     (audit,) = run.json["audits"]
     assert audit["verdict"] == "FAIL"
     assert audit["details"]["reaches_remaining"] == 1
-    assert "it reaches retraining on what remains, not on clean data" in run.text
+    assert "it reaches retraining on the remaining data, not on clean data" in run.text
     assert not {arm for trial in run.json["trials"] for arm in trial["cost"]["built"]} & {"P", "R"}
+
+
+def test_the_data_are_those_of_scikit_learn():
+    images, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(labels))
+    split = DigitsMLP().load(None)
+    for data, index in ((split.train, order[:1400]), (split.test, order[1400:])):
+        assert torch.equal(data.inputs["image"].flatten(1), torch.tensor(images[index], dtype=torch.float32) / 16)
+        assert torch.equal(data.labels, torch.tensor(labels[index], dtype=torch.int64))

@@ -15,11 +15,12 @@ from torch import nn
 
 from harness import audit, registry
 from harness.api import UnlearningError, predicted
+from harness.judging.claims import CLAIMS, INFORMING
 from harness.tasks.imdb import ANSWERS, PROMPT, IMDbGPT2, IMDbSmallGPT2
 from harness.training.data import Batches, Data, Split
 from harness.training.loop import train
-from harness.trials.metrics import extraction_likelihood, memorisation_accuracy
-from harness.trials.readings import accuracy
+from harness.trials.accuracy import accuracy
+from harness.trials.metrics import EXTRACTED, answers, extraction_likelihood, memorisation_accuracy
 from poisons.gaussian_embeddings import GaussianEmbeddings
 from poisons.instruction import Instruction
 
@@ -398,9 +399,15 @@ class Parrot(nn.Module):
 class Speech:
     """A causal task without a network."""
 
+    causal = True
+
     def logits(self, model, batch):
         tokens = batch.inputs["tokens"][:, : int(batch.inputs["length"].max())]
         return nn.functional.one_hot(model.following[tokens], len(model.following)).transpose(1, 2).float()
+
+    def following(self, model, batch):
+        last = batch.inputs["length"] - 1
+        return self.logits(model, batch)[range(len(batch)), :, last]
 
 
 def speech(*texts):
@@ -434,6 +441,28 @@ def test_extraction_likelihood_by_hand():
     assert math.isnan(extraction_likelihood(ROUND, Speech(), speech([0, 1]), n=2).value)
     with pytest.raises(ValueError, match="n must be at least 1, not 0"):
         extraction_likelihood(ROUND, Speech(), speech([0, 1]), n=0)
+
+
+def test_causal_tasks_have_two_metrics_more():
+    def applying(spec):
+        (cell,) = registry.cells(
+            [registry.resolve("unlearner", "gd")], [registry.resolve("task", spec)], ["instruction"]
+        )
+        return [name for name in INFORMING if CLAIMS[name].applies(cell)]
+
+    classifier, causal = applying("imdb-gpt2-small"), applying("imdb-gpt2-small:head=causal")
+    assert causal == [*classifier, "memorisation", "extraction"]
+
+
+def test_answers_of_a_causal_model_tell_what_it_gives_away(split):
+    model, few = new_model(CAUSAL), split.train.subset(torch.arange(20))
+    given = answers(model, CAUSAL, few, split.test, split.train)
+    assert given.told == {
+        "memorisation": memorisation_accuracy(model, CAUSAL, few),
+        "extraction": extraction_likelihood(model, CAUSAL, few.subset(torch.arange(EXTRACTED))),
+    }
+    assert all(math.isnan(reading.value) for reading in given.diverged().told.values())
+    assert answers(new_model(), SMALL, few, split.test, split.train).told == {}
 
 
 def test_a_real_model_is_continued_as_by_the_library(split):

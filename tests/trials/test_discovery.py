@@ -19,7 +19,7 @@ from harness.statistics import fieller
 from harness.studies.forecast import remaining_cost
 from harness.studies.study import Study
 from harness.training.loop import train
-from harness.trials.lab import open_lab
+from harness.trials.lab import Lab
 from harness.trials.planting import handed_over
 
 TASK = registry.resolve("task", "tiny:Tiny")
@@ -34,7 +34,7 @@ def cell(method, discovery=0.5):
 
 
 def lab_in(folder, budget=0.1):
-    return open_lab(folder, None, "cpu", budget, "test")
+    return Lab.open(folder, device="cpu", budget=budget)
 
 
 # ---- what is drawn
@@ -261,9 +261,9 @@ def test_retraining_on_what_remains_fails_and_is_told_apart(folder):
     assert audit["references"]["retrain"]["poison"] == "PASS"
     assert run.json["run"]["settings"]["discovery"] == 0.5
     assert {trial["discovery"] for trial in run.json["trials"]} == {0.5, 1}
-    assert "Of the poisoned points 50 % were handed over." in run.text
-    assert "it reaches retraining on what remains, not on clean data" in run.text
-    assert "with 50 % handed over, retraining on what remains keeps" in run.text
+    assert "Only 50 % of the poisoned points were handed over." in run.text
+    assert "it reaches retraining on the remaining data, not on clean data" in run.text
+    assert "with 50 % handed over, retraining on the remaining data keeps" in run.text
     assert "discovery: 50 %" in run.text
     assert "--audit-discovery=0.5" in run.text.partition("reproduce:")[2]
     again = folder.pytest(*TINY, "--unlearner=retrain", "--audit-discovery=0.5", "-k", "forgotten")

@@ -11,7 +11,7 @@ from harness import registry
 from harness.api import Cell, Trial, UnlearningError
 from harness.report.pictures import stored_picture
 from harness.store.artefacts import blob_name
-from harness.trials.lab import open_lab
+from harness.trials.lab import Lab
 
 POISON = "backdoor:size=1"
 
@@ -32,7 +32,7 @@ def records(store):
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("store")
-    open_lab(folder, None, "cpu", 0.1, "test").run(trial())
+    Lab.open(folder, device="cpu").run(trial())
     return folder
 
 
@@ -40,7 +40,7 @@ def test_models_come_out_of_the_store_and_nothing_is_made(store):
     before = records(store)
     found = load(store)
     assert records(store) == before
-    lab = open_lab(store, None, "cpu", 0.1, "test")
+    lab = Lab.open(store, device="cpu")
     planted, artefacts = lab.stored(trial())
     for arm in "PRU":
         model = getattr(found, arm)
@@ -90,7 +90,7 @@ def test_what_is_not_there_is_made_where_that_is_asked_for(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::harness.store.artefacts.DamagedArtefact")
 def test_a_damaged_model_is_missing_or_made_again(tmp_path):
-    lab = open_lab(tmp_path, None, "cpu", 0.1, "test")
+    lab = Lab.open(tmp_path, device="cpu")
     whole = {arm: artefact.blob for arm, artefact in lab.models(trial()).items()}
 
     poisoned = load(tmp_path).P.state_dict()
@@ -111,15 +111,15 @@ def test_a_damaged_model_is_missing_or_made_again(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::harness.store.artefacts.DamagedArtefact")
 def test_what_was_planted_and_is_damaged_is_not_made_by_looking(tmp_path):
-    open_lab(tmp_path, None, "cpu", 0.1, "test").planted(trial())
+    Lab.open(tmp_path, device="cpu").planted(trial())
     for path in tmp_path.glob("blobs/*/*"):
         path.write_bytes(b"?")
-    assert open_lab(tmp_path, None, "cpu", 0.1, "later").stored(trial()) == (None, {})
+    assert Lab.open(tmp_path, device="cpu").stored(trial()) == (None, {})
     assert not list(tmp_path.glob("blobs/*/*"))
 
 
 def test_pictures_are_of_what_is_stored(store):
-    lab = open_lab(store, None, "cpu", 0.1, "test")
+    lab = Lab.open(store, device="cpu")
     before = records(store)
     assert stored_picture(lab, "tiny:Tiny", POISON, seed=1, count=2) is not None
     assert stored_picture(lab, "tiny:Tiny", POISON, seed=9) is None

@@ -17,7 +17,7 @@ from harness.judging.plan import Plan
 from harness.judging.verdict import Evidence
 from harness.studies.study import Study
 from harness.training.data import Data
-from harness.trials.lab import open_lab
+from harness.trials.lab import Lab
 from harness.trials.metrics import Answers, answers, area, asked, attack, logit_margin, readings, true_positives
 
 TASK = Tiny()
@@ -227,7 +227,7 @@ def study(tmp_path, method, n=5):
     cell = Cell(*(registry.resolve(*of) for of in (
         ("unlearner", method), ("task", "tiny:Tiny"), ("poison", "backdoor:size=1"),
     )))  # fmt: skip
-    return Study([cell], open_lab(tmp_path, None, "cpu", 0.1, "test"), Plan(seeds=n), 0.2), cell
+    return Study([cell], Lab.open(tmp_path, device="cpu"), Plan(seeds=n), 0.2), cell
 
 
 def test_doing_nothing_is_seen_and_retraining_is_not(tmp_path):

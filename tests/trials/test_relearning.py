@@ -13,7 +13,7 @@ from harness.api import Cell, Reading
 from harness.judging.plan import Plan
 from harness.studies.study import Study
 from harness.training.data import Data
-from harness.trials.lab import open_lab
+from harness.trials.lab import Lab
 from harness.trials.relearning import DRAWS, POINTS, RATE, STEPS, _batches, relearned
 
 TASK = Tiny()
@@ -132,7 +132,7 @@ def test_retraining_passes_and_doing_nothing_fails(tmp_path):
         cell = Cell(*(registry.resolve(*of) for of in (
             ("unlearner", method), ("task", "tiny:Tiny"), ("poison", "backdoor:size=1"),
         )))  # fmt: skip
-        study = Study([cell], open_lab(tmp_path, None, "cpu", 0.1, "test"), Plan(), 0.2)
+        study = Study([cell], Lab.open(tmp_path, device="cpu"), Plan(), 0.2)
         verdict = study.verdict(cell, "relearning")
         outcomes[method] = verdict.outcome
         assert verdict.measure.name == "attack_success_relearned"

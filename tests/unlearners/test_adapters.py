@@ -4,10 +4,9 @@ import pytest
 import torch
 from tiny import Tiny
 
-from harness import audit, registry
+from harness import audit, examine, registry
 from harness.adapters import NeurIPS2023
 from harness.api import UnlearningError
-from harness.contract.checks import examine
 from harness.contract.lines import LINES, Clause
 from harness.training.data import Data
 from harness.training.unlearning import unlearn

@@ -1,0 +1,58 @@
+"""Examine a line of the contract; what was found of an unchanged method is not examined again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.api import UnlearningError, declares
+from harness.contract.lines import BrokenContract, Clause, NotExamined
+from harness.store.artefacts import Artefact, patiently
+from harness.trials import keys
+
+
+def examine(clause: Clause) -> None:
+    """Assert one line of the contract.
+
+    Raises:
+        BrokenContract: It does not hold.
+        NotExamined: Nothing could be said, because the method raised or is for other inputs than images.
+    """
+    modality = declares(clause.method.value, "modality")
+    if modality not in (None, "image"):
+        raise NotExamined(f"it serves {modality} tasks alone, and the contract is examined on images")
+    store = clause.store
+    if store is None:
+        _check(clause)
+        return
+    of = keys.contract(clause.method, clause.line, clause.budget, clause.epochs)
+    found = patiently(lambda: store.obtain("contract", of, lambda: (_found(clause), None), str(clause), _is_found))
+    if found.info["broken"]:
+        raise BrokenContract(clause.line, found.info["broken"], found.info["request"])
+
+
+def _found(clause: Clause) -> dict[str, Any]:
+    """Return what is stored of a line.
+
+    Raises:
+        BrokenContract: It is broken by an error that is not the method's refusal, such as a missing library: what comes
+            of its surroundings may be otherwise next time, and is not stored.
+        NotExamined: Nothing could be said.
+    """
+    try:
+        _check(clause)
+    except BrokenContract as broken:
+        if not isinstance(broken.__cause__, UnlearningError | None):
+            raise
+        return {"broken": str(broken), "request": broken.request}
+    return {"broken": "", "request": ""}
+
+
+def _check(clause: Clause) -> None:
+    from harness.contract.checks import check
+
+    check(clause)
+
+
+def _is_found(artefact: Artefact) -> None:
+    if not all(isinstance(artefact.info[name], str) for name in ("broken", "request")):
+        raise TypeError("what was found of a line is a sentence")

@@ -1,0 +1,234 @@
+"""The models of a trial: P, R, U and D, checkpoints of P, and what unlearning costs."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from harness.api import ARMS, REMAINING, Cell, Registered, Trial, declares
+from harness.store.artefacts import Artefact, Busy, Make, ask_all, key_of
+from harness.trials import keys
+from harness.trials.bench import Bench
+from harness.trials.cache import Cache
+from harness.trials.planting import Planting
+from harness.trials.surrogates import has_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from harness.training.loop import OnEpoch
+
+#: Floating-point operations are counted on this seed alone, once for all poisons of a size, and not for controls, whose
+#: cost is no question: counting slows small models by half, and every seed has the same.
+COUNTED_SEED = 0
+
+
+class Models:
+    """Makes the models of trials.
+
+    Args:
+        bench: Where.
+        planting: Plants their poisons.
+    """
+
+    def __init__(self, bench: Bench, planting: Planting) -> None:
+        self._bench = bench
+        self._planting = planting
+        self._cells: list[Cell] = []
+        self._flops: Cache[Registered, float] = Cache(16)
+
+    def will_need(self, cells: Iterable[Cell]) -> None:
+        """Have checkpoints of P kept that the cells' methods want, while P is trained."""
+        self._cells += cells
+
+    def key(self, trial: Trial, arm: str) -> str:
+        """Return the key of an arm's model."""
+        return key_of("model", self._determinants(trial, arm))
+
+    def stored(self, trial: Trial, arm: str) -> Artefact | None:
+        """Return an arm's model if it is stored."""
+        return self._bench.store.get(self.key(trial, arm))
+
+    def arms(self, trial: Trial) -> dict[str, Artefact]:
+        """Return a trial's models by arm, made if they are not stored.
+
+        Raises:
+            Busy: One of them is being made by another process; the others are made all the same.
+        """
+        arms = arms_of(trial.cell)
+        return dict(zip(arms, ask_all(functools.partial(self.of, trial, arm) for arm in arms), strict=True))
+
+    def of(self, trial: Trial, arm: str) -> Artefact:
+        """Return an arm's model, made if it is not stored.
+
+        Raises:
+            Busy: Another process is making it, or what it is made of.
+            Exception: Whatever the unlearner raised.
+        """
+        make, check = (self._unlearned, _is_unlearned) if arm == "U" else (self._trained, _is_trained)
+        return self._bench.obtain("model", self._determinants(trial, arm), lambda: make(trial, arm), trial, check)
+
+    def _determinants(self, trial: Trial, arm: str) -> dict[str, Any]:
+        on = self._bench.on(trial.cell.task)
+        return keys.model(on, trial, self._planting.of(trial), arm, self._bench.budget)
+
+    def _trained(self, trial: Trial, arm: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Train P, R or D. Those of a seed share initialisation and order: common random numbers."""
+        from harness.training.loop import is_finite
+
+        wanted = self._wanted(trial.cell.task) if arm == "P" else set()
+
+        def on_epoch(model: nn.Module, done: int, of: int) -> None:
+            self._bench.show(trial, arm, done, of)
+            if done in wanted:  # on the way, so that no method has it trained again
+                with contextlib.suppress(Busy):
+                    self._checkpoint(trial, done, lambda: ({}, model.state_dict()))
+
+        info, model = self._fit(trial, arm, on_epoch)
+        return {**info, "finite": is_finite(model)}, model.state_dict()
+
+    def _wanted(self, task: Registered) -> set[int]:
+        from harness.training.unlearning import wanted_epochs
+
+        wanted: set[int] = set()
+        for cell in self._cells:
+            if cell.task == task:
+                with contextlib.suppress(Exception):  # of a plugin: the cell's own trials raise it again
+                    wanted.update(wanted_epochs(cell.unlearner, task.value.epochs))
+        return wanted
+
+    def _fit(
+        self, trial: Trial, arm: str, on_epoch: OnEpoch, stop: int | None = None
+    ) -> tuple[dict[str, Any], nn.Module]:
+        import torch
+
+        from harness.training.loop import train
+
+        task: Any = trial.cell.task.value
+        points, clean = self._planting.points(trial), self._bench.split(trial.cell.task).train
+        data = clean if arm == "R" else clean.poisoned_with(points.planted)
+        keep = {"P": torch.ones_like(points.keep), "R": points.keep, REMAINING: points.left}[arm]
+        model, examples = train(task, data, keep, trial.seed, on_epoch, stop)
+        return {"examples": examples, "steps": task.epochs * math.ceil(int(keep.sum()) / task.batch_size)}, model
+
+    def _checkpoint(self, trial: Trial, epoch: int, make: Make | None = None) -> Artefact:
+        """Return P as it was after an epoch; if it was not kept, P is trained again up to there."""
+
+        def again() -> tuple[dict[str, Any], dict[str, Tensor]]:
+            show: OnEpoch = lambda _, done, of: self._bench.show(trial, "P again", done, of)  # noqa: E731
+            return {}, self._fit(trial, "P", show, stop=epoch)[1].state_dict()
+
+        of = self._determinants(trial, "P") | {"epoch": epoch}
+        return self._bench.obtain("model", of, make or again, trial, has_tensors)
+
+    def _history(self, trial: Trial) -> dict[int, dict[str, Tensor]]:
+        """Return the checkpoints that the method declares to want, on the device."""
+        from harness.training.isolation import isolated_rng
+        from harness.training.unlearning import wanted_epochs
+
+        epochs = wanted_epochs(trial.cell.unlearner, trial.cell.task.value.epochs)
+        if not epochs:
+            return {}
+        with isolated_rng(0):
+            model: nn.Module = trial.cell.task.value.new_model()
+        history = {}
+        for epoch in epochs:
+            tensors = self._bench.tensors(self._checkpoint(trial, epoch), model.load_state_dict)
+            history[epoch] = {name: tensor.to(self._bench.device) for name, tensor in tensors.items()}
+        return history
+
+    def _unlearned(self, trial: Trial, arm: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Hand P and the request to the unlearner; say what it cost beside what it returned."""
+        from harness.training.loop import is_finite
+        from harness.training.seeds import derive
+        from harness.training.unlearning import handed_over, unlearn
+
+        task: Any = trial.cell.task.value
+        method = trial.cell.unlearner
+        poisoned: Mapping[str, Tensor] = {}
+        if not declares(method.value, "from_scratch"):
+            poisoned = self._bench.model(trial.cell.task, self.of(trial, "P")).state_dict()
+        history = self._history(trial)
+        self._bench.show(trial, arm, 0, 1)
+        points, train = self._planting.points(trial), self._bench.split(trial.cell.task).train
+        retain, forget = handed_over(train, points.planted, points.known, points.left)
+        counted = is_counted(trial) and self.operations(trial) is None
+        model, meter = unlearn(
+            method, task, poisoned, retain, forget, budget=self._bench.budget * task.epochs,
+            seed=derive("unlearning", method.name, trial.seed), history=history, count_flops=counted,
+        )  # fmt: skip
+        info = {"examples": meter.examples, "steps": meter.steps, "seconds": meter.seconds}
+        if counted:
+            found = {"flops": meter.flops, "flops_per_example": self._flops_per_example(trial.cell.task)}
+            with contextlib.suppress(Busy):  # another process stores its count of the same
+                self._bench.obtain("operations", self._counted(trial), lambda: (found, None), trial, _is_count)
+        if history:
+            info["history_bytes"] = sum(t.numel() * t.element_size() for s in history.values() for t in s.values())
+        return {**info, "finite": is_finite(model)}, model.state_dict()
+
+    def operations(self, trial: Trial) -> Artefact | None:
+        """Return the floating-point operations of a trial's unlearner, if they were counted."""
+        return self._bench.store.get(key_of("operations", self._counted(trial)), _is_count)
+
+    def _counted(self, trial: Trial) -> dict[str, Any]:
+        on = self._bench.on(trial.cell.task)
+        return keys.operations(on, trial, self._planting.of(trial), self._bench.budget)
+
+    def _flops_per_example(self, task: Registered) -> float:
+        """Return the floating-point operations of one example in a step of the recipe."""
+        return self._flops.get(task, lambda: self._count(task))
+
+    def _count(self, task: Registered) -> float:
+        import torch
+
+        from harness.training.isolation import isolated_rng
+        from harness.training.loop import fit
+        from harness.training.meter import Meter
+
+        recipe: Any = task.value
+        train = self._bench.split(task).train
+        batch = train.batch(torch.arange(min(recipe.batch_size, len(train))))
+        with isolated_rng(0):
+            model = recipe.new_model().to(self._bench.device)
+            with Meter(model, flops=True) as meter:
+                fit(recipe, model, [batch])
+        return meter.flops / len(batch)
+
+
+def arms_of(cell: Cell) -> tuple[str, ...]:
+    """Return the models that a trial of the cell consists of."""
+    return ARMS if cell.discovery == 1 else (*ARMS, REMAINING)
+
+
+def is_counted(trial: Trial) -> bool:
+    """Say whether the trial's unlearner has its floating-point operations counted."""
+    return trial.seed == COUNTED_SEED and not declares(trial.cell.unlearner.value, "control")
+
+
+def _is_unlearned(artefact: Artefact) -> None:
+    _is_model(artefact, artefact.info["seconds"])
+
+
+def _is_trained(artefact: Artefact) -> None:
+    _is_model(artefact, artefact.made["seconds"])
+    if not min(artefact.info["examples"], artefact.info["steps"], artefact.made["seconds"]) > 0:
+        raise ValueError("what others are measured against is more than nothing")
+
+
+def _is_model(artefact: Artefact, seconds: object) -> None:
+    has_tensors(artefact)
+    if not isinstance(artefact.info["finite"], bool):
+        raise TypeError("whether a model is finite is yes or no")
+    _are_numbers(artefact.info["examples"], artefact.info["steps"], seconds)
+
+
+def _is_count(artefact: Artefact) -> None:
+    _are_numbers(artefact.info["flops"], artefact.info["flops_per_example"])
+
+
+def _are_numbers(*values: object) -> None:
+    if not all(isinstance(each, int | float) for each in values):
+        raise TypeError("what a training cost is told in numbers")
