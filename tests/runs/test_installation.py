@@ -36,17 +36,19 @@ def stranger(tmp_path):
 
 def test_tests_of_others_run_as_if_nothing_was_installed(installed, stranger, tmp_path):
     cache = tmp_path / "cache"
-    for command in (
-        [installed.python, "-P", "-m", "pytest"],  # as plain ``pytest``: the working directory is not on the path
-        [installed.python, "-m", "pytest"],
-        [installed.python, "-m", "pytest", "-n2"],
+    plain = [installed.python, "-P", "-m", "pytest"]  # as ``pytest``: the working directory is not on the path
+    module = [installed.python, "-m", "pytest"]
+    for command, arguments, passed in (
+        (plain, [], 2),
+        (module, [], 2),
+        (module, ["-n2"], 2),
+        (plain, ["my_test_suites_old"], 1),
     ):
-        for arguments in (["test_rig.py"], ["my_test_suites_old"], ["."]):
-            done = run(*command, "-W", "error", *WITHOUT, *arguments, cwd=stranger, XDG_CACHE_HOME=str(cache))
-            assert done.returncode == 0, done.stdout
-            assert f"{2 if arguments == ['.'] else 1} passed in" in done.stdout
-            said = [line for line in done.stdout.splitlines() if not line.startswith("plugins: ")]
-            assert not any(word in line for line in said for word in ("unlearn", "devices", "store")), done.stdout
+        done = run(*command, "-W", "error", *WITHOUT, *arguments, cwd=stranger, XDG_CACHE_HOME=str(cache))
+        assert done.returncode == 0, done.stdout
+        assert f"{passed} passed in" in done.stdout
+        said = [line for line in done.stdout.splitlines() if not line.startswith("plugins: ")]
+        assert not any(word in line for line in said for word in ("unlearn", "devices", "store")), done.stdout
     assert not cache.exists() or not list(cache.iterdir())
 
 
