@@ -27,7 +27,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.api import Cell, Registered, Search, declares
+from harness.api import Search, declares
+from harness.cells import Cell, Registered
 from harness.sources import ROOT, factory_of, plain_value, source_with_adapted, state_of
 from harness.specs import SpecError, converted, fields_in, shown, split
 

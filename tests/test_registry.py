@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import registry
-from harness.api import Registered, UnlearningError
+from harness.api import UnlearningError
+from harness.cells import Registered
 from harness.registry import available, register, resolve
 from harness.sources import ROOT, source_of
 from harness.specs import SpecError

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from harness import registry
-from harness.api import Cell, Trial
+from harness.cells import Cell, Trial
 from harness.report.document import finite_tree, versions
 from harness.studies.pilot import Forecast, plan_study
 from harness.trials.lab import Lab

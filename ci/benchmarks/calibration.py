@@ -29,7 +29,8 @@ import numpy as np
 from scipy.stats import kstest
 
 from harness import registry
-from harness.api import Cell, Measure, Outcome, Trial
+from harness.api import Measure, Outcome
+from harness.cells import Cell, Trial
 from harness.judging.claims import CLAIMS, INFORMING, Criterion, walking
 from harness.judging.judge import judge
 from harness.judging.plan import LOOKS, Plan

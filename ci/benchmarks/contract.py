@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from harness import registry
-from harness.api import Registered
+from harness.cells import Registered
 from harness.contract import checks
 from harness.contract.checks import CHECKS
 from harness.contract.lines import LINES, BrokenContract, NotExamined

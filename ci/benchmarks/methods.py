@@ -32,7 +32,8 @@ import pytest
 import torch
 
 from harness import registry
-from harness.api import Cell, ForgetRequest, Trial, declares
+from harness.api import ForgetRequest, declares
+from harness.cells import Cell, Trial
 from harness.judging.plan import LOOKS
 from harness.report.document import versions
 from harness.studies.controls import REFERENCES

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from harness import registry
-from harness.api import Trial
+from harness.cells import Trial
 from harness.judging.claims import CLAIMS, Criterion
 from harness.judging.plan import Plan
 from harness.report.document import finite_tree, versions

@@ -21,7 +21,8 @@ from typing import Any
 import torch
 
 from harness import registry
-from harness.api import Cell, Outcome
+from harness.api import Outcome
+from harness.cells import Cell
 from harness.judging.claims import Criterion, walking
 from harness.judging.judge import judge
 from harness.judging.plan import LOOKS, Plan

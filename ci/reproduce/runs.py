@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from harness import registry
-from harness.api import Cell, Registered, Trial
+from harness.cells import Cell, Registered, Trial
 from harness.report.words import duration
 from harness.store.artefacts import Busy
 from harness.trials.lab import Lab, TrialResult

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from harness.api import Registered, UnlearningError
+from harness.api import UnlearningError
+from harness.cells import Registered
 
 if TYPE_CHECKING:
     from harness.store.artefacts import Store

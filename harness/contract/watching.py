@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as global_hooks
 from torch.optim import optimizer as optimizer_hooks
 
-from harness.api import ContractError, Registered
+from harness.api import ContractError
+from harness.cells import Registered
 from harness.contract.requests import (
     CLASSES,
     PASSES,

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from harness.api import Cell, Measure
+from harness.api import Measure
+from harness.cells import Cell
 
 
 @dataclass(frozen=True)

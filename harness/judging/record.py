@@ -8,7 +8,8 @@ from typing import Any
 
 from scipy import special
 
-from harness.api import REMAINING, Cell, Reading
+from harness.api import Reading
+from harness.cells import REMAINING, Cell
 from harness.judging.claims import Criterion
 from harness.judging.judge import Judgement, beside_remaining, judge_budget, path, seeds_to_decide
 from harness.judging.plan import LOOKS, Plan

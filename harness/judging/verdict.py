@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from harness.api import Measure, Outcome, cell_id
+from harness.api import Measure, Outcome
+from harness.cells import cell_id
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import registry
-from harness.api import Cell, Outcome, UnlearningError
+from harness.api import Outcome, UnlearningError
+from harness.cells import Cell
 from harness.judging.claims import CLAIMS, GATING
 
 HEADER = re.compile(r"\s*\[\[\s*expected\s*\]\]")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.api import Cell
+from harness.cells import Cell
 from harness.contract.lines import Clause
 from harness.judging.claims import CLAIMS
 from harness.plugin.items import REPORTED, claim_of, is_control

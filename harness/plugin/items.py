@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness.api import Cell, Trial
+from harness.cells import Cell, Trial
 from harness.plugin.session import Session
 
 REPORTED = pytest.StashKey[dict[str, Any]]()  # per item: what its report carries to the controller

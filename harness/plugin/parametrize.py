@@ -9,7 +9,8 @@ import pytest
 
 from _pytest_unlearning import DEFAULTS
 from harness import registry
-from harness.api import Registered, UnlearningError
+from harness.api import UnlearningError
+from harness.cells import Registered
 from harness.judging.claims import CLAIMS, GATING, Claim
 from harness.plugin.settings import Settings
 

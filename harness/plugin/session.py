@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import _pytest_unlearning as entry
-from harness.api import Cell
+from harness.cells import Cell
 from harness.plugin import workers
 from harness.plugin.progress import StatusLine, status_line, watched
 from harness.plugin.settings import Settings

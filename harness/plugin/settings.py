@@ -13,7 +13,8 @@ import pytest
 
 from _pytest_unlearning import DEFAULTS, OPTIONS, values
 from harness import registry
-from harness.api import Cell, Registered, UnlearningError
+from harness.api import UnlearningError
+from harness.cells import Cell, Registered
 from harness.contract.lines import LINES, Clause
 from harness.judging.plan import Plan
 from harness.plugin.expectations import Expectation, Expectations

@@ -14,7 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.api import Registered, UnlearningError
+from harness.api import UnlearningError
+from harness.cells import Registered
 from harness.judging.claims import CLAIMS
 from harness.judging.reasons import advice_on
 from harness.judging.verdict import Verdict

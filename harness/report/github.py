@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.api import Registered
+from harness.cells import Registered
 from harness.report.conclusions import headline
 from harness.report.document import Entry, MethodResult, methods, title_of
 from harness.report.tables import contract_lines, heuristic_rows, methods_that_pass

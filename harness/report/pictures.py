@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import registry
-from harness.api import Cell, Planted, Trial, UnlearningError
+from harness.api import Planted, UnlearningError
+from harness.cells import Cell, Trial
 from harness.report.document import methods, places
 
 if TYPE_CHECKING:

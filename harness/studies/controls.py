@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterable
 
 from harness import registry
-from harness.api import Cell, Registered, Trial
+from harness.cells import Cell, Registered, Trial
 from harness.judging.plan import Plan
 
 #: The controls every cell is compared with.

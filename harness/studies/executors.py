@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from harness.api import Cell, Reading, Trial
+from harness.api import Reading
+from harness.cells import Cell, Trial
 
 if TYPE_CHECKING:
     from harness.trials.lab import TrialResult

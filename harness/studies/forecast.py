@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from harness.api import Trial
+from harness.cells import Trial
 from harness.judging.plan import MIN_PASS
 from harness.store.artefacts import patiently
 from harness.studies.controls import REFERENCES

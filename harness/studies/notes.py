@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harness.api import Trial
+    from harness.cells import Trial
 
 
 EVERY = 0.5  # seconds between two notes of a worker, and between two looks of the controller

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-from harness.api import Cell, DeviceLost, Reading, Trial, UnlearningError
+from harness.api import DeviceLost, Reading, UnlearningError
+from harness.cells import Cell, Trial
 from harness.store.artefacts import Busy
 from harness.studies.notes import EVERY, Noting, write_note
 

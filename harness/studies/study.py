@@ -11,7 +11,8 @@ from functools import cached_property
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from harness.api import REMAINING, Cell, DeviceLost, Reading, Trial, declares
+from harness.api import DeviceLost, Reading, declares
+from harness.cells import REMAINING, Cell, Trial
 from harness.judging.claims import CLAIMS, POISON, UTILITY, Claim, Criterion, Limits, Source, Walk, walking
 from harness.judging.judge import DOSES, Judgement, doses, judge
 from harness.judging.plan import LOOKS, Plan

@@ -11,7 +11,8 @@ from statistics import fmean
 from typing import Any
 
 from harness import registry
-from harness.api import Cell, Registered, Search, Trial, UnlearningError
+from harness.api import Search, UnlearningError
+from harness.cells import Cell, Registered, Trial
 from harness.judging.claims import POISON, UTILITY
 from harness.store.artefacts import patiently
 from harness.studies.pilot import PILOT_SEED

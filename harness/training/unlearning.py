@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from harness.api import ContractError, ForgetRequest, Planted, Registered, declares
+from harness.api import ContractError, ForgetRequest, Planted, declares
+from harness.cells import Registered
 from harness.training.data import Data
 from harness.training.isolation import isolated_rng, same_settings
 from harness.training.meter import Meter

@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.api import DeviceLost, Registered, Trial, UnlearningError
+from harness.api import DeviceLost, UnlearningError
+from harness.cells import Registered, Trial
 from harness.store.artefacts import Artefact, Gone, Lock, Make, Store, key_of
 from harness.trials.cache import Cache
 from harness.trials.datasets import Datasets

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from harness.api import Registered, UnlearningError
+from harness.api import UnlearningError
+from harness.cells import Registered
 from harness.store.artefacts import Artefact, Gone, Store, key_of, patiently
 from harness.trials import keys
 from harness.trials.cache import Cache

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import registry
-from harness.api import REMAINING, Registered, Trial, UnlearningError, declares
+from harness.api import UnlearningError, declares
+from harness.cells import REMAINING, Registered, Trial
 from harness.trials.devices import torch_version
 
 if TYPE_CHECKING:

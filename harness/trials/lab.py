@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from _pytest_unlearning import DEFAULTS
-from harness.api import ARMS, REMAINING, ContractError, Planted, Reading, Registered, Trial
+from harness.api import ContractError, Planted, Reading
+from harness.cells import ARMS, REMAINING, Registered, Trial
 from harness.store.artefacts import Artefact, Gone, Store, ask_all, default_root
 from harness.trials.bench import Bench, Show
 from harness.trials.devices import kind_of_device

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from _pytest_unlearning import DEFAULTS
 from harness import registry
-from harness.api import Planted, Trial, UnlearningError
+from harness.api import Planted, UnlearningError
+from harness.cells import Trial
 from harness.store.artefacts import patiently
 from harness.trials.lab import Lab, new_run
 

@@ -8,7 +8,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from harness.api import ARMS, REMAINING, Cell, Registered, Trial, declares
+from harness.api import declares
+from harness.cells import ARMS, REMAINING, Cell, Registered, Trial
 from harness.store.artefacts import Artefact, Busy, Make, ask_all, key_of
 from harness.trials import keys
 from harness.trials.bench import Bench

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.api import ContractError, Planted, Registered, Trial
+from harness.api import ContractError, Planted
+from harness.cells import Registered, Trial
 from harness.store.artefacts import Artefact, Gone, key_of
 from harness.trials import keys
 from harness.trials.bench import Bench

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.api import ARMS, Reading, Registered, Trial
+from harness.api import Reading
+from harness.cells import ARMS, Registered, Trial
 from harness.store.artefacts import Artefact, Lock
 from harness.trials import keys
 from harness.trials.bench import Bench

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-from harness.api import Trial
+from harness.cells import Trial
 from harness.store.artefacts import Artefact
 from harness.trials import keys
 from harness.trials.bench import Bench

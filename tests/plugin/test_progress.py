@@ -6,7 +6,7 @@ import pytest
 
 from conftest import TINY
 from harness import registry
-from harness.api import Cell, Trial
+from harness.cells import Cell, Trial
 from harness.plugin.progress import StatusLine
 from harness.studies.notes import Notes
 

@@ -18,7 +18,8 @@ from tiny import Tiny
 
 import harness
 from harness import registry
-from harness.api import Cell, Reading, Trial, declares
+from harness.api import Reading, declares
+from harness.cells import Cell, Trial
 from harness.tasks.cifar10 import CIFAR10ResNet18
 from harness.training.isolation import isolated_rng
 from harness.training.loop import fit

@@ -15,7 +15,8 @@ import torch
 from test_trial import BACKDOOR, GAUSSIAN, REWIND, TINY, lab_in, method, trial
 
 from harness import registry
-from harness.api import Cell, Planted, Trial
+from harness.api import Planted
+from harness.cells import Cell, Trial
 from harness.store.artefacts import DamagedArtefact, Store, artefact_of, blob_name, canonical, record_name
 from harness.trials.lab import Lab
 from harness.trials.planting import PlantedIn, Points

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import registry
-from harness.api import Measure, Outcome, Reading, Trial
+from harness.api import Measure, Outcome, Reading
+from harness.cells import Trial
 from harness.judging import claims
 from harness.judging.claims import CLAIMS, GATING, INFORMING, Claim, Source, Walk
 from harness.judging.plan import LOOKS, Plan

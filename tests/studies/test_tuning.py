@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from harness import registry
-from harness.api import Cell, Search, Trial, UnlearningError
+from harness.api import Search, UnlearningError
+from harness.cells import Cell, Trial
 from harness.judging.plan import LOOKS
 from harness.studies.tuning import FINAL_SEEDS, TUNING_SEEDS, Score, _score, tune
 from harness.trials.lab import Lab

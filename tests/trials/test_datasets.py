@@ -6,7 +6,8 @@ import pytest
 from tiny import Tiny
 
 from harness import registry
-from harness.api import Cell, Trial, UnlearningError
+from harness.api import UnlearningError
+from harness.cells import Cell, Trial
 from harness.store.artefacts import DamagedArtefact
 from harness.training.data import Split
 from harness.trials.lab import Lab

@@ -10,7 +10,8 @@ from tiny import Tiny
 import harness
 from conftest import TINY
 from harness import registry
-from harness.api import Cell, Measure, Outcome, Trial
+from harness.api import Measure, Outcome
+from harness.cells import Cell, Trial
 from harness.judging.claims import Criterion
 from harness.judging.judge import beside_remaining
 from harness.judging.plan import Plan

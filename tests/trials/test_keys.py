@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.api import Registered
+from harness.cells import Registered
 from harness.store.files import Entry
 from harness.store.inventory import Record
 from harness.trials import keys
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 KEYS = """
 import json
 from harness import registry
-from harness.api import Cell, Trial
+from harness.cells import Cell, Trial
 from harness.store.artefacts import Artefact, key_of
 from harness.trials import keys
 from harness.trials.planting import PlantedIn

@@ -8,7 +8,8 @@ from tiny import Tiny  # noqa: F401 - what "tiny:Tiny" resolves to must be impor
 
 import harness
 from harness import registry
-from harness.api import Cell, Trial, UnlearningError
+from harness.api import UnlearningError
+from harness.cells import Cell, Trial
 from harness.report.pictures import stored_picture
 from harness.store.artefacts import blob_name
 from harness.trials.lab import Lab

@@ -10,7 +10,7 @@ from tiny import Tiny
 
 from conftest import TINY
 from harness import registry
-from harness.api import Cell, Trial
+from harness.cells import Cell, Trial
 from harness.judging.claims import CLAIMS, INFORMING, Limits
 from harness.judging.judge import judge
 from harness.judging.plan import Plan

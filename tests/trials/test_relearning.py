@@ -9,7 +9,8 @@ from tiny import Tiny
 
 from conftest import SUITES, TINY
 from harness import registry
-from harness.api import Cell, Reading
+from harness.api import Reading
+from harness.cells import Cell
 from harness.judging.plan import Plan
 from harness.studies.study import Study
 from harness.training.data import Data

@@ -16,7 +16,8 @@ from tiny import Tiny
 from torch import nn
 
 from harness import registry
-from harness.api import Cell, ContractError, ForgetRequest, Measure, Planted, Reading, Trial, UnlearningError
+from harness.api import ContractError, ForgetRequest, Measure, Planted, Reading, UnlearningError
+from harness.cells import Cell, Trial
 from harness.store.artefacts import Busy, DamagedArtefact, Store
 from harness.training.loop import train
 from harness.trials.lab import Lab

@@ -1,0 +1,95 @@
+"""What is audited: configured objects, cells and trials."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A configured task, poison or unlearner, and where it comes from.
+
+    Attributes:
+        kind: ``"task"``, ``"poison"`` or ``"unlearner"``.
+        id: Name and fields that differ from their defaults, in the grammar of the command line.
+        name: The id without fields.
+        value: The configured object.
+        fields: Every field with its value.
+        distribution, version: The installed distribution it belongs to; ``"(local)"`` for a dotted path.
+        source: SHA-256 of the source files that make it, hexadecimal.
+    """
+
+    kind: str
+    id: str
+    name: str
+    value: Any
+    fields: Mapping[str, Any]
+    distribution: str
+    version: str
+    source: str
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What determines its behaviour, for keys of artefacts."""
+        return {"name": self.name, "fields": dict(self.fields), "source": self.source}
+
+    def __eq__(self, other: object) -> bool:
+        # Not the objects themselves: one that went to another process and back is the same, whatever its class is.
+        if not isinstance(other, Registered):
+            return NotImplemented
+        return (self.kind, self.id, self.source, self.fields) == (other.kind, other.id, other.source, other.fields)
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self.id, self.source))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An (unlearner, task, poison): what the audits of one row and column are about.
+
+    Attributes:
+        discovery: Share of the poisoned points that the unlearner is told of, in (0, 1]; the others stay in its retain
+            set, poisoned.
+
+    Raises:
+        ValueError: ``discovery`` is out of range.
+    """
+
+    unlearner: Registered
+    task: Registered
+    poison: Registered
+    discovery: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.discovery <= 1:
+            raise ValueError(f"discovery must lie in (0, 1], not {self.discovery}")
+
+    @property
+    def id(self) -> str:
+        return cell_id(self.unlearner.id, self.task.id, self.poison.id, self.discovery)
+
+
+def cell_id(unlearner: str, task: str, poison: str, discovery: float) -> str:
+    """Return the id of a cell, from the ids of its parts."""
+    return f"{unlearner}-{task}-{poison}" + (f"-discovery={discovery:g}" if discovery < 1 else "")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A cell at one seed: the unit of compute."""
+
+    cell: Cell
+    seed: int
+
+    @property
+    def id(self) -> str:
+        return f"{self.cell.id}-seed{self.seed}"
+
+
+ARMS = ("P", "R", "U")  # poisoned, retrained, unlearned
+
+
+#: Retrained on all but the points that were discovered; an arm of trials whose unlearner is not told of all.
+REMAINING = "D"
