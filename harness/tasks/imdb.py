@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from harness.api import UnlearningError
 from harness.tasks._files import files_below
+from harness.tasks._texts import (
+    ANSWERS,
+    PROMPT,
+    learned_tokenizer,
+    pretrained_tokenizer,
+    pretrained_tokens,
+    quietly,
+    reviews,
+    shuffled,
+    transformers,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -18,12 +27,7 @@ if TYPE_CHECKING:
     from harness.api import Batch
     from harness.training.data import Data, Split
 
-HUB = "stanfordnlp/imdb"
 SCRATCH = "scratch"
-END = "<|endoftext|>"
-#: What a causal model is asked after a review, and its two answers, by label.
-PROMPT = " The sentiment of the review is:"
-ANSWERS = (" negative", " positive")
 #: Characters per token that are read; English has four or five to a token.
 CHARACTERS = 6
 
@@ -108,13 +112,17 @@ class IMDbGPT2:
         """
         from harness.training.data import Split
 
-        found = _reviews(folder)
+        found = reviews(folder)
         texts, labels = {}, {}
         for name, size in (("train", self.train_size), ("test", self.test_size)):
-            rows = _shuffled(found[name], size)
+            rows = shuffled(found[name], size)
             texts[name] = [text.replace("<br />", " ")[-CHARACTERS * self.length :] for text in rows["text"]]
             labels[name] = list(rows["label"])
-        tokenizer = _learned(texts["train"], self.vocabulary) if self.model == SCRATCH else _pretrained(self.model)
+        tokenizer = (
+            learned_tokenizer(texts["train"], self.vocabulary)
+            if self.model == SCRATCH
+            else pretrained_tokenizer(self.model)
+        )
 
         def encode(texts: Sequence[str]) -> list[list[int]]:
             if self.model == SCRATCH:
@@ -131,20 +139,20 @@ class IMDbGPT2:
         from harness.tasks._reader import Reader
 
         classes = 2 if self.head == "classifier" else 0
-        transformers = _transformers()
+        package = transformers()
         if self.model != SCRATCH:
             return Reader(
-                _quietly(lambda: transformers.GPT2Model.from_pretrained(self.model, use_safetensors=True)).float(),
+                quietly(lambda: package.GPT2Model.from_pretrained(self.model, use_safetensors=True)).float(),
                 classes,
             )
         # Where the vocabulary that was learned is smaller, some embeddings are never used.
-        config = transformers.GPT2Config(
+        config = package.GPT2Config(
             vocab_size=self.vocabulary, n_positions=self._positions, n_embd=self.width, n_layer=self.layers,
             n_head=self.heads, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
             activation_function="gelu_pytorch_tanh",  # GPT-2's own, in one kernel
         )  # fmt: skip
         with torch.device("cpu"):
-            return Reader(transformers.GPT2Model(config), classes)
+            return Reader(package.GPT2Model(config), classes)
 
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return class scores, shape (batch, 2), or, of a causal model, next-token scores (batch, vocabulary, tokens).
@@ -269,14 +277,14 @@ class IMDbGPT2:
     @property
     def _question(self) -> tuple[int, ...]:
         """Tokens of the prompt."""
-        return (1,) if self.model == SCRATCH else _pretrained_tokens(self.model, PROMPT)
+        return (1,) if self.model == SCRATCH else pretrained_tokens(self.model, PROMPT)
 
     @property
     def _answers(self) -> tuple[int, int]:
         """The token that each answer begins with."""
         if self.model == SCRATCH:
             return 2, 3
-        first, second = (_pretrained_tokens(self.model, answer)[0] for answer in ANSWERS)
+        first, second = (pretrained_tokens(self.model, answer)[0] for answer in ANSWERS)
         return first, second
 
     def _packed(self, tokens: Sequence[Sequence[int]], labels: Sequence[int]) -> Data:
@@ -341,90 +349,3 @@ class IMDbSmallGPT2(IMDbGPT2):
     lr: float = 3e-3
     batch_size: int = 64
     length: int = 64
-
-
-def _missing(what: str) -> UnlearningError:
-    return UnlearningError(f"imdb-gpt2 needs {what}, which is not installed: pip install 'pytest-unlearning[language]'")
-
-
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError:
-        raise _missing("transformers") from None
-    return transformers
-
-
-def _reviews(folder: Path | None) -> Any:
-    """Return both splits of the data set."""
-    try:
-        import datasets
-    except ImportError:
-        raise _missing("datasets") from None
-    source = HUB if folder is None else str(folder / "imdb")
-    datasets.disable_progress_bars()  # they would break what the terminal shows of the run
-    try:
-        return datasets.load_dataset(source)
-    except Exception as error:  # no network, no folder, no parquet: each raises something of its own
-        raise UnlearningError(
-            f"IMDb cannot be read from {source} ({type(error).__name__}); give --audit-data DIR with the data set in "
-            "DIR/imdb, or a network to the hub"
-        ) from error
-
-
-def _shuffled(rows: Any, size: int | None) -> Any:
-    """Return the first rows of a fixed random order; the hub's begins with one class."""
-    import torch
-
-    size = len(rows) if size is None else size
-    if size > len(rows):
-        raise UnlearningError(f"imdb-gpt2 is to read {size} reviews of a split that has {len(rows)}; lower the size")
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
-    return rows.select(order[:size].tolist())
-
-
-def _learned(texts: Sequence[str], size: int) -> Any:
-    """Return a byte-pair encoding learned from texts; its first tokens are the end, the prompt and the answers."""
-    try:
-        from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-    except ImportError:
-        raise _missing("tokenizers") from None
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=size,
-        special_tokens=[END, PROMPT, *ANSWERS],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
-
-
-@lru_cache
-def _pretrained(name: str) -> Any:
-    return _quietly(lambda: _transformers().AutoTokenizer.from_pretrained(name))
-
-
-@lru_cache
-def _pretrained_tokens(name: str, text: str) -> tuple[int, ...]:
-    return tuple(_pretrained(name)(text)["input_ids"])
-
-
-def _quietly(load: Callable[[], Any]) -> Any:
-    """Return what was loaded from the hub or a folder; what goes wrong is one sentence."""
-    logging = _transformers().logging
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        return load()
-    except Exception as error:  # no network, no such name, no such file: each raises something of its own
-        raise UnlearningError(
-            f"GPT-2's weights cannot be loaded ({type(error).__name__}); give model=DIR with them in a folder, a "
-            "network to the hub, or model=scratch (--task=imdb-gpt2-small) for a small one that needs none"
-        ) from error
-    finally:
-        logging.set_verbosity(verbosity)

@@ -1,0 +1,111 @@
+"""What the tasks on reviews read: reviews, tokenizers, published weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from harness.api import UnlearningError
+
+HUB = "stanfordnlp/imdb"
+END = "<|endoftext|>"
+#: What a causal model is asked after a review, and its two answers, by label.
+PROMPT = " The sentiment of the review is:"
+ANSWERS = (" negative", " positive")
+
+
+def missing(what: str) -> UnlearningError:
+    """Return the error about a package that is not installed."""
+    return UnlearningError(f"imdb-gpt2 needs {what}, which is not installed: pip install 'pytest-unlearning[language]'")
+
+
+def transformers() -> Any:
+    """Return the package, or raise a sentence that names what to install."""
+    try:
+        import transformers as package
+    except ImportError:
+        raise missing("transformers") from None
+    return package
+
+
+def reviews(folder: Path | None) -> Any:
+    """Return both splits of the data set."""
+    try:
+        import datasets
+    except ImportError:
+        raise missing("datasets") from None
+    source = HUB if folder is None else str(folder / "imdb")
+    datasets.disable_progress_bars()  # they would break what the terminal shows of the run
+    try:
+        return datasets.load_dataset(source)
+    except Exception as error:  # no network, no folder, no parquet: each raises something of its own
+        raise UnlearningError(
+            f"IMDb cannot be read from {source} ({type(error).__name__}); give --audit-data DIR with the data set in "
+            "DIR/imdb, or a network to the hub"
+        ) from error
+
+
+def shuffled(rows: Any, size: int | None) -> Any:
+    """Return the first rows of a fixed random order; the hub's begins with one class."""
+    import torch
+
+    size = len(rows) if size is None else size
+    if size > len(rows):
+        raise UnlearningError(f"imdb-gpt2 is to read {size} reviews of a split that has {len(rows)}; lower the size")
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
+    return rows.select(order[:size].tolist())
+
+
+def learned_tokenizer(texts: Sequence[str], size: int) -> Any:
+    """Return a byte-pair encoding learned from texts; its first tokens are the end, the prompt and the answers."""
+    try:
+        from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    except ImportError:
+        raise missing("tokenizers") from None
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[END, PROMPT, *ANSWERS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+@lru_cache
+def pretrained_tokenizer(name: str) -> Any:
+    """Return the tokenizer of published weights."""
+    return quietly(lambda: transformers().AutoTokenizer.from_pretrained(name))
+
+
+@lru_cache
+def pretrained_tokens(name: str, text: str) -> tuple[int, ...]:
+    """Return the tokens of a text."""
+    return tuple(pretrained_tokenizer(name)(text)["input_ids"])
+
+
+def quietly(load: Callable[[], Any]) -> Any:
+    """Return what was loaded from the hub or a folder, without its progress bars.
+
+    Raises:
+        UnlearningError: It cannot be loaded.
+    """
+    logging = transformers().logging
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        return load()
+    except Exception as error:  # no network, no such name, no such file: each raises something of its own
+        raise UnlearningError(
+            f"GPT-2's weights cannot be loaded ({type(error).__name__}); give model=DIR with them in a folder, a "
+            "network to the hub, or model=scratch (--task=imdb-gpt2-small) for a small one that needs none"
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
