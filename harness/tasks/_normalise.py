@@ -11,9 +11,17 @@ SD = (0.2470, 0.2435, 0.2616)
 
 
 class Normalise(nn.Module):
-    """Subtract the mean of each channel and divide by its standard deviation; nothing in it is learned or stored."""
+    """Subtract the mean of each channel and divide by its standard deviation; nothing in it is learned or stored.
+
+    Args:
+        memory_format: Order in memory of what it returns.
+    """
+
+    def __init__(self, memory_format: torch.memory_format) -> None:
+        super().__init__()
+        self.memory_format = memory_format
 
     def forward(self, images: Tensor) -> Tensor:
         """Return images of mean 0 and standard deviation 1 from pixels in [0, 1], shape (batch, 3, height, width)."""
         mean, sd = (torch.tensor(x, device=images.device).view(1, 3, 1, 1) for x in (MEAN, SD))
-        return ((images - mean) / sd).contiguous(memory_format=torch.channels_last)
+        return ((images - mean) / sd).contiguous(memory_format=self.memory_format)
