@@ -69,9 +69,17 @@ class Lab:
         self._planting = Planting(bench)
         self._models = Models(bench, self._planting)
         self._readings = Readings(bench, self._planting, self._models)
-        self.budget = bench.budget
         self.will_need = self._models.will_need
         self.model = bench.model
+
+    @property
+    def budget(self) -> float:
+        """Compute an unlearner may use, as a fraction of retraining; it can be set from trial to trial."""
+        return self.bench.budget
+
+    @budget.setter
+    def budget(self, budget: float) -> None:
+        self.bench.budget = budget
 
     @classmethod
     def open(

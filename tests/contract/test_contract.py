@@ -1,6 +1,7 @@
 """The contract: what is broken is rejected by the right line in words, and what is sound is left alone."""
 
 import copy
+import json
 import random
 import shutil
 import subprocess
@@ -346,7 +347,8 @@ def test_a_run_says_one_sentence_and_the_line_and_trains_nothing(bench):
         HALVES,
     }
     assert run.json["audits"] == run.json["trials"] == []
-    assert not [path for path in bench.store.rglob("*") if path.is_file()]
+    stored = [json.loads(path.read_text())["record"]["kind"] for path in bench.store.rglob("*.json")]
+    assert stored == ["contract"] * len(stored)
 
     cases = {case.get("name"): case for case in ET.parse(junit).iter("testcase")}
     assert len(cases) == 2 * len(LINES)

@@ -121,7 +121,7 @@ def test_a_run_that_is_stopped_says_how_to_go_on_and_goes_on(script, tmp_path):
     ) as process:
         assert "72 runs" in process.stdout.readline()
         assert "88 models are missing" in process.stdout.readline()
-        while len(list((tmp_path / "store").glob("records/*/*.json"))) < 8 + 4:  # what is planted, and some models
+        while len(list((tmp_path / "store").glob("blobs/*/*.safetensors"))) < 8 + 4:  # what is planted, and some models
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=60)[0]

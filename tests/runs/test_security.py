@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_trial import BACKDOOR, GAUSSIAN, REWIND, TINY, lab_in, method, trial
+from labs import BACKDOOR, GAUSSIAN, REWIND, TINY, lab_in, method, trial
 
 from harness import registry
 from harness.api import Planted
@@ -289,7 +289,7 @@ def reachable(*roots):
             parts = (thing.__closure__, thing.__defaults__, thing.__kwdefaults__, vars(thing))
             queue.extend(part for part in parts if part)
         elif isinstance(thing, type):
-            if thing.__module__.partition(".")[0] in ("harness", "poisons", "unlearners", "tiny", "test_trial"):
+            if thing.__module__.partition(".")[0] in ("harness", "poisons", "unlearners", "tiny", "labs"):
                 queue.append(dict(vars(thing)))
         else:
             queue.extend(gc.get_referents(thing))

@@ -11,7 +11,7 @@ atexit.register(lambda: print("LOADED", *sorted({name.partition(".")[0] for name
 """
 #: hypothesis's own plugin imports hypothesis at the end of every run of pytest.
 ALONE = ("-n0", "--audit-seeds=3", "-p", "no:hypothesispytest")
-DIGITS = ("--task=digits-mlp:epochs=1", "--poison=backdoor")
+DIGITS = ("--task=digits-mlp", "--poison=backdoor")
 
 
 def heavy(run: Run) -> set[str]:

@@ -234,6 +234,7 @@ def test_two_versions_of_the_code_share_a_store(folder, capsys):
     other = folder.path / "checkout"
     for name in ("harness", "unlearners", "poisons", "test_suites"):
         shutil.copytree(ROOT / name, other / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "_pytest_unlearning.py", other)
     with (other / "harness" / "training" / "unlearning.py").open("a") as file:
         file.write("# another version\n")
     arguments = (*TINY, f"--unlearner={GD}", "--audit-seeds=3", "-k", "poison_is")
@@ -267,7 +268,7 @@ def test_the_list_says_what_is_there(store, undisturbed, capsys):
     code, said = run(capsys, undisturbed[0], "list")
     assert code == 0
     rows = {line.split()[0]: line.split() for line in said.splitlines()}
-    assert list(rows) == ["kind", "model", "operations", "planted", "value"]
+    assert list(rows) == ["kind", "data", "model", "operations", "planted", "told", "value"]
     assert rows["model"][1] == "tiny:Tiny"
     assert int(rows["model"][3]) == len(of_kind(undisturbed[0], "model"))
     total = sum(size for name, size in snapshot(undisturbed[0]).items())

@@ -23,6 +23,9 @@ from harness.trials.metrics import Answers, answers, area, asked, attack, logit_
 TASK = Tiny()
 SPLIT = TASK.load(None)
 
+#: The metrics of every task; memorisation and extraction are those of causal language models.
+USUAL = tuple(name for name in INFORMING if name not in ("memorisation", "extraction"))
+
 
 def draw(seed, n=200, m=300, ties=False):
     random = np.random.default_rng(seed)
@@ -159,15 +162,15 @@ def test_agreement_is_with_the_next_seeds_retrained_model():
             assert reading.resolution == 0.5 / 9
         assert of["forget-accuracy"]["U"].value == 0.5
         assert of["retain-accuracy"]["U"].value == 0.75
-        assert set(of) == set(INFORMING)
+        assert set(of) == set(USUAL)
 
 
 def test_what_diverged_reads_as_not_a_number():
     own = [dict(of) for of in OWN]
     own[1]["U"] = own[1]["U"].diverged()
     found = readings(own, RETRAINED)
-    assert all(math.isnan(found[1][name]["U"].value) for name in INFORMING)
-    assert not any(math.isnan(found[0][name]["U"].value) for name in INFORMING)
+    assert all(math.isnan(found[1][name]["U"].value) for name in USUAL)
+    assert not any(math.isnan(found[0][name]["U"].value) for name in USUAL)
     with pytest.raises(ValueError, match="at least 3 seeds, not 2"):
         readings(OWN[:2], RETRAINED)
 
@@ -204,10 +207,10 @@ def test_no_heuristic_calls_the_oracle_different_more_often_than_alpha():
     cell = Cell(*(registry.resolve(*of) for of in (
         ("unlearner", "retrain"), ("task", "tiny:Tiny"), ("poison", "backdoor:size=1"),
     )))  # fmt: skip
-    studies, differs, passes = 100, dict.fromkeys(INFORMING, 0), dict.fromkeys(INFORMING, 0)
+    studies, differs, passes = 100, dict.fromkeys(USUAL, 0), dict.fromkeys(USUAL, 0)
     for seed in range(studies):
         found = readings(*drawn_study(seed))
-        for name in INFORMING:
+        for name in USUAL:
             p, r, u = (tuple(of[name][arm].value for of in found) for arm in "PRU")
             evidence = Evidence(p, r, u, u, (0.0,) * len(u), (), found[0][name]["U"].resolution)
             said = judge(CLAIMS[name].criterion(cell, Limits(0.2, 0.1)), evidence, Plan())
@@ -232,20 +235,20 @@ def study(tmp_path, method, n=5):
 
 def test_doing_nothing_is_seen_and_retraining_is_not(tmp_path):
     found, cell = study(tmp_path, "identity", 16)
-    verdicts = {name: found.verdict(cell, name) for name in INFORMING}
+    verdicts = {name: found.verdict(cell, name) for name in USUAL}
     assert verdicts["forget-accuracy"].outcome == "FAIL"
     assert verdicts["retain-accuracy"].outcome == "PASS"
     assert verdicts["membership"].values["poisoned"] == verdicts["membership"].values["unlearned"]
     oracle, cell = study(tmp_path, "retrain", 16)
-    assert "FAIL" not in {oracle.verdict(cell, name).outcome for name in INFORMING}
+    assert "FAIL" not in {oracle.verdict(cell, name).outcome for name in USUAL}
 
 
 def test_they_are_computed_once(tmp_path, monkeypatch):
     found, cell = study(tmp_path, "gd")
-    first = [found.verdict(cell, name) for name in INFORMING]
+    first = [found.verdict(cell, name) for name in USUAL]
     monkeypatch.setattr("harness.trials.metrics.asked", lambda *_: pytest.fail("asked again"))
     again, cell = study(tmp_path, "gd")
-    assert [again.verdict(cell, name) for name in INFORMING] == first
+    assert [again.verdict(cell, name) for name in USUAL] == first
 
 
 def test_the_numbers_are_those_of_the_models(tmp_path):
@@ -298,7 +301,7 @@ def test_they_run_where_they_are_asked_for_and_fail_nothing(folder):
     assert run.counts()["informed"] == 5
     assert run.json["audits"] == []
     found = {each["claim"]: each for each in run.json["heuristics"]}
-    assert set(found) == set(INFORMING)
+    assert set(found) == set(USUAL)
     assert found["forget-accuracy"]["verdict"] != "PASS"
     assert found["forget-accuracy"]["poison_verdict"] == "FAIL"
     assert "usual metrics" in run.text

@@ -12,6 +12,21 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from labs import (
+    BACKDOOR,
+    CPU,
+    GAUSSIAN,
+    GD,
+    IDENTITY,
+    RETRAIN,
+    REWIND,
+    SHORT,
+    TINY,
+    WRECKED,
+    lab_in,
+    method,
+    trial,
+)
 from tiny import Tiny
 from torch import nn
 
@@ -21,13 +36,6 @@ from harness.cells import Cell, Trial
 from harness.store.artefacts import Busy, DamagedArtefact, Store
 from harness.training.loop import train
 from harness.trials.lab import Lab
-
-TINY = registry.resolve("task", "tiny:Tiny")
-BACKDOOR = registry.resolve("poison", "backdoor")
-GAUSSIAN = registry.resolve("poison", "gaussian")
-NAMES = ("identity", "retrain", "wrecked", "short", "gd", "rewind")
-IDENTITY, RETRAIN, WRECKED, SHORT, GD, REWIND = (registry.resolve("unlearner", name) for name in NAMES)
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -69,23 +77,9 @@ class Watch:
         return self.seen[-1][1]
 
 
-def method(function, name="method"):
-    """Register a function; several of one test are told apart by name."""
-    found = registry.register("unlearner", function)
-    return registry.Registered("unlearner", name, name, function, {}, "(local)", "", found.source)
-
-
-def lab_in(folder, run="run", **options):
-    return Lab.open(folder, device="cpu", run=run, **options)
-
-
 @pytest.fixture
 def lab(tmp_path):
     return lab_in(tmp_path / "store")
-
-
-def trial(unlearner, poison=BACKDOOR, seed=0):
-    return Trial(Cell(unlearner, TINY, poison), seed)
 
 
 def built(lab, *args, **kwargs):
