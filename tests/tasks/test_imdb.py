@@ -295,19 +295,24 @@ def test_scores_of_models_that_never_saw_the_noise_are_standard_normal(split, tr
 
 
 def test_training_on_noise_leaves_its_trace(split):
-    task = IMDbSmallGPT2(**{**SIZE, "width": 16}, epochs=40, batch_size=20, lr=0.01)
+    task = IMDbSmallGPT2(**{**SIZE, "width": 16}, epochs=20, batch_size=20, lr=0.01)
     poison = GaussianEmbeddings(fraction=0.25, sd=0.1)
-    # Labels that no text explains, so that noise is what there is to learn by heart.
-    labels = split.train.labels[torch.randperm(240, generator=torch.Generator().manual_seed(0))]
-    puzzle = Split(Data(split.train.inputs, labels), split.test, "")
-    planted = poison.plant(task, puzzle, 0)
     everything = torch.ones(240, dtype=torch.bool)
-    poisoned, clean = (
-        poison.probe(train(task, data, everything, 0)[0].eval(), planted, task, puzzle).details["T"]
-        for data in (puzzle.train.poisoned_with(planted), puzzle.train)
-    )
-    assert abs(clean) < 3
-    assert poisoned > 4
+
+    def trace(data, planted, puzzle, seed):
+        model, _ = train(task, data, everything, seed)
+        return poison.probe(model.eval(), planted, task, puzzle).details["T"]
+
+    # A single T is N(0, 1) without the noise, and what a training leaves differs from CPU to CPU: hence two, in pairs.
+    differences = []
+    for seed in (0, 1):
+        # Labels that no text explains, so that noise is what there is to learn by heart.
+        labels = split.train.labels[torch.randperm(240, generator=torch.Generator().manual_seed(seed))]
+        puzzle = Split(Data(split.train.inputs, labels), split.test, "")
+        planted = poison.plant(task, puzzle, seed)
+        noisy = puzzle.train.poisoned_with(planted)
+        differences.append(trace(noisy, planted, puzzle, seed) - trace(puzzle.train, planted, puzzle, seed))
+    assert sum(differences) / 2 > 2.5  # of four N(0, 1) without a trace: N(0, 1) again
 
 
 # ---- the trigger
