@@ -15,6 +15,7 @@ from harness.judging.judge import Judgement, beside_remaining, judge_budget, pat
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.reasons import Reason
 from harness.judging.verdict import Evidence, Verdict
+from harness.judging.yardsticks import YARDSTICKS
 from harness.statistics import bad_seed_bound, eps_lower_single, mu_lower
 
 
@@ -110,7 +111,7 @@ def budget_verdict(cell: Cell, claim: Criterion, costs: Sequence[Mapping[str, An
             # Seeds differ in seconds by what else the machine does; one was counted for its operations, at length.
             **{
                 f"{name}_of_retraining": median(c["fractions"][name] for c in costs if name in c["fractions"])
-                for name in ("steps", "flops", "seconds")
+                for name in YARDSTICKS
                 if any(name in c["fractions"] for c in costs)
             },
         },

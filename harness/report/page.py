@@ -13,6 +13,7 @@ from statistics import fmean, median
 from typing import Any
 
 from harness.judging.plan import LOOKS
+from harness.judging.yardsticks import YARDSTICKS
 from harness.report import svg
 from harness.report.conclusions import conclusion, headline, how_sure, lead
 from harness.report.contrast import DASH, draw_panel, footnote, panels
@@ -23,7 +24,6 @@ from harness.report.svg import number
 from harness.report.tables import contract_lines, heuristic_rows, reference_lines
 from harness.report.words import (
     WORST,
-    YARDSTICKS,
     as_required,
     detail_texts,
     estimate,
@@ -103,7 +103,7 @@ def view(document: Mapping[str, Any], pictures: Pictures) -> dict[str, Any]:
         "unfold": sum(not a["as_required"] for a in audits) <= 6,
         "heuristics": metrics,
         "costs": _costs(audited),
-        "yardsticks": ["examples", *YARDSTICKS.values()],
+        "yardsticks": ["examples", *(each.title for each in YARDSTICKS.values())],
         "controls": [(m.name, [line.strip() for line in reference_lines(m)]) for m in audited if m.references],
         "trials": _trials(document.get("trials", ())),
         "unlearners": document.get("unlearners", ()),

@@ -9,15 +9,13 @@ from typing import Any
 from harness.api import Outcome
 from harness.judging.reasons import Reason, advice_on, sentence_of
 from harness.judging.verdict import Verdict
+from harness.judging.yardsticks import YARDSTICKS, Yardstick
 from harness.report.svg import MINUS
 
 WORST = ("ERROR", "FAIL", "INCONCLUSIVE", "PASS")  # the worst first
 
 #: The rate of true positives that attacks are compared by.
 RATE = "tpr_at_1_percent_fpr"
-
-#: What compute is counted in, beside the examples that are judged.
-YARDSTICKS = {"steps": "optimiser steps", "flops": "operations", "seconds": "seconds"}
 
 
 def as_required(audit: Mapping[str, Any]) -> bool:
@@ -175,7 +173,9 @@ def detail_texts(details: Mapping[str, float]) -> list[str]:
             f"retraining {details['seconds of retraining']:.2g} s per seed"
         )
         if shares := _shares(details):
-            texts.append("of retraining: " + ", ".join(f"{percent(x)} of its {name}" for name, x in shares))
+            texts.append(
+                "of retraining: " + ", ".join(f"{percent(x)} of its {yardstick.title}" for yardstick, x in shares)
+            )
     if details.get("history_bytes"):
         texts.append(f"its checkpoints take {details['history_bytes'] / 1e6:.2g} MB per seed")
     return texts
@@ -186,11 +186,11 @@ def worded(name: str) -> str:
     return "TPR at 1 % FPR" if name == RATE else name.replace("_", " ")
 
 
-def _shares(details: Mapping[str, float]) -> list[tuple[str, float]]:
+def _shares(details: Mapping[str, float]) -> list[tuple[Yardstick, float]]:
     """Return the compute of an unlearner as fractions of retraining, by yardsticks other than examples."""
     return [
-        (title, details[f"{name}_of_retraining"])
-        for name, title in YARDSTICKS.items()
+        (yardstick, details[f"{name}_of_retraining"])
+        for name, yardstick in YARDSTICKS.items()
         if details.get(f"{name}_of_retraining") is not None
     ]
 
@@ -198,9 +198,9 @@ def _shares(details: Mapping[str, float]) -> list[tuple[str, float]]:
 def flags(details: Mapping[str, float], budget: float) -> list[str]:
     """Return what a count of examples hides: operations or seconds beyond twice the budget."""
     return [
-        f"{percent(x)} of the {title}"
-        for title, x in _shares(details)
-        if title != YARDSTICKS["steps"] and x > 2 * budget
+        f"{percent(x)} of the {yardstick.title}"
+        for yardstick, x in _shares(details)
+        if yardstick.flagged and x > 2 * budget
     ]
 
 
