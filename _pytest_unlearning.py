@@ -194,8 +194,8 @@ DEFAULTS: dict[str, Any] = {option.key: option.default for option in OPTIONS}
 
 #: The marks that a test may carry before the plugin is loaded; those of single claims are the plugin's.
 MARKS = (
-    "audit(claim, control=None): the test requires a verdict on this claim, such as 'poison'. With a control, it runs "
-    "on that control, if no unlearner is asked for.",
+    "audit(*claims, control=None): the test requires a verdict on each of these claims, such as 'poison'. With a "
+    "control, it runs on that control, if no unlearner is asked for.",
     "audits(...): the cases that harness.parametrize_with_audits gives a test.",
     "contract: the test examines one line of an unlearner's contract, its fixture `clause`.",
 )

@@ -40,19 +40,7 @@ def verdict_of(
         told: The poison's evidence of all seeds there are, where the method was not told of every poisoned point and
             stands to be compared with retraining on what remains, which decides nothing.
     """
-    details = {
-        name + suffix: fmean(by_arm[arm].details[name] for by_arm in readings)
-        for name in readings[0]["U"].details
-        for arm, suffix in (("U", ""), ("R", "_retrained"))
-        if all(by_arm[arm].details.get(name) is not None for by_arm in readings)
-    }
-    if claim.measure.exact_null and "T" in details:
-        details |= residue([by_arm["U"].details["T"] for by_arm in readings], plan.alpha)
-    if judgement.reason in (Reason.NEED_MORE_SEEDS, Reason.UNDERPOWERED, Reason.FUTILE):
-        needed = seeds_to_decide(claim, judgement, plan)
-        details["seeds_to_decide"] = float("inf") if needed is None else float(needed)
-    if judgement.reason == Reason.FUTILE:
-        details["futility"] = plan.futility
+    details = _details(claim, judgement, readings, plan)
     values = {
         "poisoned": evidence.poisoned,
         "retrained": evidence.retrained,
@@ -62,9 +50,6 @@ def verdict_of(
         values["remaining"] = evidence.remaining
     if told is not None:
         details |= beside_remaining(claim, told, plan.pass_level)
-    if judgement.result.worst is not None:
-        details["worst_seed"] = float(plan.numbers(judgement.seeds)[judgement.result.worst])
-        details["bad_seed_bound"] = bad_seed_bound(judgement.seeds)
     result = judgement.result
     return Verdict(
         **_names(cell),
@@ -84,6 +69,29 @@ def verdict_of(
         by_seed=_by_seed(readings),
         looks=path(claim, evidence, plan),
     )
+
+
+def _details(
+    claim: Criterion, judgement: Judgement, readings: Sequence[Mapping[str, Reading]], plan: Plan
+) -> dict[str, float]:
+    """Return the numbers beside a judgement: what the readings carry, what is proven, what would decide it."""
+    details = {
+        name + suffix: fmean(by_arm[arm].details[name] for by_arm in readings)
+        for name in readings[0]["U"].details
+        for arm, suffix in (("U", ""), ("R", "_retrained"))
+        if all(by_arm[arm].details.get(name) is not None for by_arm in readings)
+    }
+    if claim.measure.exact_null and "T" in details:
+        details |= residue([by_arm["U"].details["T"] for by_arm in readings], plan.alpha)
+    if judgement.reason in (Reason.NEED_MORE_SEEDS, Reason.UNDERPOWERED, Reason.FUTILE):
+        needed = seeds_to_decide(claim, judgement, plan)
+        details["seeds_to_decide"] = float("inf") if needed is None else float(needed)
+    if judgement.reason == Reason.FUTILE:
+        details["futility"] = plan.futility
+    if judgement.result.worst is not None:
+        details["worst_seed"] = float(plan.numbers(judgement.seeds)[judgement.result.worst])
+        details["bad_seed_bound"] = bad_seed_bound(judgement.seeds)
+    return details
 
 
 def budget_verdict(cell: Cell, claim: Criterion, costs: Sequence[Mapping[str, Any]], plan: Plan) -> Verdict:

@@ -18,7 +18,7 @@ from harness.api import DeviceLost
 from harness.judging.claims import CLAIMS
 from harness.plugin import fixtures, instead, outcomes, terminal, workers
 from harness.plugin.items import REPORTED, TRIALS, add_trials, cell_of, is_control
-from harness.plugin.parametrize import claim_in, parametrize
+from harness.plugin.parametrize import claims_in, parametrize
 from harness.plugin.session import SESSION, Session
 
 #: Marks of the audits that run only if they are asked for: they take long, or inform and do not gate.
@@ -82,13 +82,13 @@ class Hooks:
         if "contract" in marks:  # controls break it on purpose
             return [] if self.session.settings.controls_only else None
         mark = marks.get("audit")
-        claim = claim_in(mark) if mark is not None else None
-        if mark is None or claim is None:
+        claims = claims_in(mark) if mark is not None else []
+        if mark is None or not claims:
             return None  # a mark of that name may be somebody else's
         settings = self.session.settings
         if (mark.kwargs.get("control") is not None) != settings.controls_only:
             return []
-        return None if any(claim.applies(cell) for cell in settings.cells) else []
+        return None if any(claim.applies(cell) for claim in claims for cell in settings.cells) else []
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Give every audit its cells, and the contract its methods and lines."""

@@ -10,7 +10,7 @@ import pytest
 from _pytest_unlearning import DEFAULTS
 from harness import registry
 from harness.api import UnlearningError
-from harness.cells import Registered
+from harness.cells import Cell, Registered
 from harness.judging.claims import CLAIMS, GATING, Claim
 from harness.plugin.settings import Settings
 
@@ -75,23 +75,38 @@ def parametrize(metafunc: pytest.Metafunc, settings: Settings) -> None:
     if "audited" not in metafunc.fixturenames:
         return
     mark = metafunc.definition.get_closest_marker("audit")
-    claim = claim_in(mark) if mark is not None else None
-    if mark is None or claim is None:
+    claims = claims_in(mark) if mark is not None else []
+    if mark is None or not claims:
         raise pytest.UsageError(
             f"{metafunc.definition.nodeid} asks for a verdict; mark it with @pytest.mark.audit(claim), "
             f"claim one of {', '.join(map(repr, CLAIMS))}"
         )
     control = mark.kwargs.get("control")
-    cells = [
-        cell for cell in settings.cells if (control is None or cell.unlearner.name == control) and claim.applies(cell)
+    cells = [cell for cell in settings.cells if control is None or cell.unlearner.name == control]
+    _give_cells(metafunc, cells, claims, named=len(claims) > 1, control=control)
+
+
+def claims_in(mark: pytest.Mark) -> list[Claim]:
+    """Return the claims that a mark ``audit`` names; empty for a mark of that name that is somebody else's."""
+    known = all(isinstance(name, str) and name in CLAIMS for name in mark.args)
+    return [CLAIMS[name] for name in mark.args] if known else []
+
+
+def _give_cells(
+    metafunc: pytest.Metafunc, cells: Sequence[Cell], claims: Sequence[Claim], named: bool, control: str | None = None
+) -> None:
+    """Give a test a case per cell and claim; the id names the claim if the test has several."""
+    cases = [
+        pytest.param(
+            cell,
+            marks=pytest.mark.audit(claim.name, control=control),
+            id=f"{cell.id}-{claim.name}" if named else cell.id,
+        )
+        for cell in cells
+        for claim in claims
+        if claim.applies(cell)
     ]
-    metafunc.parametrize("audited", cells, ids=[cell.id for cell in cells], indirect=True)
-
-
-def claim_in(mark: pytest.Mark) -> Claim | None:
-    """Return the claim that a mark ``audit`` names; None for a mark of that name that is somebody else's."""
-    name = mark.args[0] if mark.args else None
-    return CLAIMS.get(name) if isinstance(name, str) else None
+    metafunc.parametrize("audited", cases, indirect=True)
 
 
 def _parametrize_decorated(metafunc: pytest.Metafunc, mark: pytest.Mark, settings: Settings) -> None:
@@ -104,13 +119,7 @@ def _parametrize_decorated(metafunc: pytest.Metafunc, mark: pytest.Mark, setting
     if "clause" in metafunc.fixturenames:
         _give_clauses(metafunc, settings, methods, task)
         return
-    cases = [
-        pytest.param(cell, marks=pytest.mark.audit(claim), id=f"{cell.id}-{claim}")
-        for cell in cells
-        for claim in claims
-        if CLAIMS[claim].applies(cell)
-    ]
-    metafunc.parametrize("audited", cases, indirect=True)
+    _give_cells(metafunc, cells, [CLAIMS[name] for name in claims], named=True)
 
 
 def _give_clauses(

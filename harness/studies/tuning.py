@@ -87,6 +87,7 @@ class Tuned:
     seconds: float
 
 
+# Longer than others: what is tried, pruned and counted is one search, and shares its state.
 def tune(
     method: Registered,
     task: Registered,

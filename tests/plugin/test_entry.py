@@ -74,6 +74,6 @@ def test_optional_audits_run_if_a_mark_a_keyword_or_their_file_is_named(folder, 
     tests = set(re.findall(r"::(test_\w+)", done.stdout))
     if collected == "both":
         assert tests > RELEARNING
-        assert "test_agreement_says_unlearned" in tests
+        assert "test_metric_says_unlearned" in tests
     else:
         assert tests == collected
