@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.api import Measure
-from harness.judging.claims import Claim
+from harness.judging.claims import Criterion
 from harness.judging.judge import judge
 from harness.judging.plan import Plan
 from harness.judging.verdict import Evidence
@@ -23,7 +23,7 @@ SPREAD = (0.2, -0.7, 0.9, -0.1, 0.2, -1.5, 1.0, 0.1, -0.6, -0.9, 1.4, 0.3, -0.3,
 STYLES = {"PASS": ("#0072B2", "circle"), "FAIL": ("#B34700", "square"), "INCONCLUSIVE": ("#4D4D4D", "diamond")}
 TOLERANCE = 0.2
 #: One of the two audits of a cell that are tested; the other one is accuracy.
-CLAIM = Claim(Measure("effect", "effect", worse="higher", test="retention"), TOLERANCE, judged=2)
+CRITERION = Criterion(Measure("effect", "effect", worse="higher", test="retention"), TOLERANCE, judged=2)
 WIDTH, HEIGHT, TOP, BOTTOM, ROW = 700, 352, 66, 290, 56
 LEFT, RIGHT, LOW, HIGH = 196, 684, -0.5, 1.12
 
@@ -85,7 +85,7 @@ def main() -> None:
     """Write the picture beside this file."""
     parts, told = scale(), []
     for row, (expected, words, left, sd) in enumerate(METHODS):
-        judgement = judge(CLAIM, make_up(left, sd), Plan())
+        judgement = judge(CRITERION, make_up(left, sd), Plan())
         outcome, result = judgement.outcome, judgement.result
         assert outcome == expected, f"{words}: {outcome} ({judgement.reason})"
         colour, shape = STYLES[outcome]
