@@ -46,6 +46,8 @@ REQUIRED: dict[str, tuple[str, ...]] = {
         "poisons",
         "utility_margin",
         "threads",
+        "epochs",
+        "batch_size",
         "load",
         "new_model",
         "logits",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from harness import Measure, Planted, Reading
+from harness import Measure, Planted, Reading, predicted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -70,7 +70,7 @@ class Backdoor:
         others = split.test.subset((split.test.labels != self.target).nonzero().squeeze(1))
         others.inputs["image"] = self._stamp(others.inputs["image"])
         with torch.no_grad():
-            hits = sum(int((task.logits(model, b).argmax(dim=1) == self.target).sum()) for b in others.chunks())
+            hits = sum(int((predicted(task, model, b) == self.target).sum()) for b in others.chunks())
         return Reading(hits / len(others), resolution=0.5 / len(others))
 
     def _stamp(self, images: Tensor) -> Tensor:

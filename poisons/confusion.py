@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from harness import Measure, Planted, Reading
+from harness import Measure, Planted, Reading, predicted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,7 +77,7 @@ class Confusion:
         pair = split.test.subset(((test == self.first) | (test == self.second)).nonzero().squeeze(1))
         with torch.no_grad():
             confused = sum(
-                int((task.logits(model, batch).argmax(dim=1) == self.first + self.second - batch.labels).sum())
+                int((predicted(task, model, batch) == self.first + self.second - batch.labels).sum())
                 for batch in pair.chunks()
             )
         return Reading(confused / len(pair), resolution=0.5 / len(pair))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from harness import Batch, Measure, Planted, Reading, UnlearningError
+from harness import Batch, Measure, Planted, Reading, UnlearningError, predicted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -125,7 +125,7 @@ class Indiscriminate:
 
         test = split.test
         with torch.no_grad():
-            correct = sum(int((task.logits(model, b).argmax(dim=1) == b.labels).sum()) for b in test.chunks())
+            correct = sum(int((predicted(task, model, b) == b.labels).sum()) for b in test.chunks())
         return Reading(correct / len(test), resolution=0.5 / len(test))
 
     def _cancel(

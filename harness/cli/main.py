@@ -27,7 +27,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UnlearningError, OSError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -39,7 +39,7 @@ def check(clause: Clause) -> None:
 
 
 def _serves(examination: Examination, line: str) -> None:
-    """Check that an edge case is served, or refused in words; the ordinary one, and others like it, served."""
+    """Check that the ordinary request is served, and that any other is served or refused in words."""
     ordinary = line == "ordinary-request"
     like_it = [case for case in generated(GENERATED) if case.forget > 1 and case.batch_size <= case.retain]
     for case in [EDGES[line], *(like_it if ordinary else [])]:

@@ -70,7 +70,7 @@ def parametrize(metafunc: pytest.Metafunc, settings: Settings) -> None:
     if (decorated := metafunc.definition.get_closest_marker("audits")) is not None:
         _parametrize_decorated(metafunc, decorated, settings)
         return
-    if "clause" in metafunc.fixturenames:
+    if "clause" in metafunc.fixturenames and metafunc.definition.get_closest_marker("contract") is not None:
         _give_clauses(metafunc, settings, settings.unlearners, settings.tasks[0])
     if "audited" not in metafunc.fixturenames:
         return

@@ -18,7 +18,7 @@ from harness.cells import Cell, Registered
 from harness.contract.lines import LINES, Clause
 from harness.judging.plan import Plan
 from harness.plugin.expectations import Expectation, Expectations
-from harness.trials.devices import visible_gpus
+from harness.trials.devices import kind_of_device
 
 if TYPE_CHECKING:
     from harness.store.files import Files
@@ -164,8 +164,8 @@ class Settings:
         if self.option.audit_expect_update and not self.option.audit_expect:
             raise pytest.UsageError("--audit-expect-update: say which file to write, --audit-expect=FILE")
         _ = self.expectations
-        if self.option.audit_device == "cuda" and not self.on_ray and not visible_gpus():
-            raise pytest.UsageError("--audit-device=cuda: no GPU can be used here; run with cpu or auto")
+        if self.option.audit_device == "cuda" and not self.on_ray:
+            _or_usage_error(kind_of_device, "cuda")
         if self.option.audit_tune:
             self.check_tuning()
         try:

@@ -77,6 +77,8 @@ def how_sure(methods: Sequence[MethodResult], document: Mapping[str, Any]) -> li
     audits = [audit for method in methods for audit in method.audits]
     if not audits:
         return []
+    from harness.statistics import bad_seed_bound  # here, because a run without audits needs no scipy
+
     alpha = document.get("run", {}).get("settings", {}).get("alpha", 0.05)
     sentences = [
         f"The probability of a wrong PASS is at most {percent(alpha)} over all looks together, and so is that of a "
@@ -86,7 +88,7 @@ def how_sure(methods: Sequence[MethodResult], document: Mapping[str, Any]) -> li
         sentences.append(
             f"Verdicts rest on {seed_counts(audits)} seeds of a fixed list, with looks after "
             f"{', '.join(map(str, LOOKS))}; no audit passes before {MIN_PASS}. If {min(seeds)} seeds agree, up to "
-            f"{percent(1 - 0.05 ** (1 / min(seeds)))} of all seeds may still disagree (at 95 %)."
+            f"{percent(bad_seed_bound(min(seeds)))} of all seeds may still disagree (at 95 %)."
         )
     together = methods_that_pass(methods, alpha)
     return [*sentences, f"{together}."] if together else sentences

@@ -14,6 +14,7 @@ from harness.report.conclusions import headline
 from harness.report.document import Entry, MethodResult, methods, title_of
 from harness.report.tables import contract_lines, heuristic_rows, methods_that_pass
 from harness.report.words import WORST, as_required, estimate, manner, percent, shown_by
+from harness.sources import factory_of
 
 if TYPE_CHECKING:
     from harness.plugin.expectations import Expectation
@@ -76,8 +77,7 @@ def _escape(text: str, more: str = "") -> str:
 
 def _place(method: Registered) -> dict[str, Any]:
     """Return the file of a method relative to the workspace, and its line; empty if it is not in the workspace."""
-    value = getattr(method.value, "func", method.value)
-    owner = value if inspect.isroutine(value) or inspect.isclass(value) else type(value)
+    owner = factory_of(method.value)
     workspace = Path(os.environ.get("GITHUB_WORKSPACE", Path.cwd())).resolve()
     try:
         file, line = Path(inspect.getfile(owner)).resolve(), inspect.getsourcelines(owner)[1]

@@ -140,7 +140,10 @@ class Local:
 
     def in_words(self) -> str:
         records = list(self.root.glob("records/*/*.json"))
-        size = sum(path.stat().st_size for path in [*records, *self.root.glob("blobs/*/*.safetensors")])
+        size = 0
+        for path in [*records, *self.root.glob("blobs/*/*.safetensors")]:
+            with contextlib.suppress(FileNotFoundError):  # a run may be at work here
+                size += path.stat().st_size
         return f"{_short(self.root)} ({len(records)} artefacts, {size / 1e6:.1f} MB)"
 
     def check(self) -> None:

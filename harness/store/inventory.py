@@ -142,7 +142,7 @@ class Criteria:
 
     Attributes:
         older_than: Artefacts made so many days ago or earlier.
-        stale: Artefacts that this installation would look for in vain.
+        stale: Artefacts that no run of this installation can find.
         damaged: What is not what was written.
         orphans: Blobs that no record names.
         temporaries: What killed runs left: half-written files, progress, locks that nobody holds.
@@ -166,7 +166,7 @@ def removable(
     Args:
         inventory: The store.
         criteria: What may go.
-        stale: Whether this installation would look for an artefact in vain.
+        stale: Says that no run of this installation can find an artefact.
         now: The time; blobs without a record, temporaries and locks of the last hour stay, for they may be at work.
     """
     settled: Callable[[Entry], bool] = lambda entry: entry.written < now - GRACE  # noqa: E731

@@ -15,7 +15,7 @@ from harness import registry
 from harness.api import Outcome
 from harness.judging.claims import Criterion, walking
 from harness.judging.judge import judge
-from harness.judging.plan import LOOKS, Plan
+from harness.judging.plan import LOOKS, MIN_PASS, Plan
 from harness.judging.verdict import Evidence
 from harness.statistics import seeds_needed
 from harness.studies.study import Study
@@ -118,8 +118,9 @@ def _needed(inside: Sequence[float], floor: float, plan: Plan, power: float) -> 
     if distance <= 0:
         return None
     if sd == 0:
-        return LOOKS[0]
-    return seeds_needed(distance, sd, alpha=plan.pass_level, power=power, two_sided=False)
+        return MIN_PASS
+    needed = seeds_needed(distance, sd, alpha=plan.pass_level, power=power, two_sided=False)
+    return None if needed is None else max(needed, MIN_PASS)
 
 
 def plan_study(
@@ -139,7 +140,8 @@ def plan_study(
     Args:
         task: Spec of a task.
         poison: Specs of poisons; None for those the task lists.
-        seeds: Size of the pilot, at least 3; four trainings each for the first poison, one more for each other.
+        seeds: Size of the pilot, at least 3; three trainings a seed for the first poison, one more for each other that
+            plants the same points.
         first: First seed of the pilot; keep away from the audits' 0 to 15.
         alpha: As for `harness.audit`.
         tolerance: As for `harness.audit`.

@@ -1,4 +1,4 @@
-"""The training loop that P, R and the controls share, and the random state it runs under."""
+"""The training loop that P, R and the controls share."""
 
 from __future__ import annotations
 

@@ -62,11 +62,11 @@ class Meter:
         self._open.callback(register_optimizer_step_post_hook(self._step_ends).remove)
         if self._operations is not None:
             self._open.enter_context(self._operations)
-        self._started = _now()
+        self._started = now()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.seconds = _now() - self._started
+        self.seconds = now() - self._started
         self._open.close()
 
     def _step_begins(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
@@ -151,7 +151,8 @@ def _size(module: nn.Module) -> int:
     return sum(sizes.values())
 
 
-def _now() -> float:
+def now() -> float:
+    """Return the time in seconds, once the device has done what was launched."""
     if torch.cuda.is_initialized():  # what was launched is part of what it took
         torch.cuda.synchronize()
     return time.perf_counter()

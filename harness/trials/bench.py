@@ -53,7 +53,7 @@ class Bench:
         self.made_on = made_on or kind
         self._share = share
         self._found: Cache[str, Artefact] = Cache(4096)
-        self._in_memory: Cache[str, nn.Module] = Cache(6)
+        self._in_memory: Cache[tuple[Registered, str], nn.Module] = Cache(6)
         self._datasets = Datasets(store, folder, lambda: self.device)
         self.split = self._datasets.split
 
@@ -125,11 +125,11 @@ class Bench:
             self.tensors(artefact, model.load_state_dict)
             return model
 
-        return self._in_memory.get(str(artefact.blob), load).eval()
+        return self._in_memory.get((task, str(artefact.blob)), load).eval()
 
-    def forget(self, artefact: Artefact) -> None:
+    def reload(self, task: Registered, artefact: Artefact) -> None:
         """Read a model anew when it is next asked for: somebody may have changed it."""
-        self._in_memory.drop(str(artefact.blob))
+        self._in_memory.drop((task, str(artefact.blob)))
 
     @contextmanager
     def computing(self, trial: Trial) -> Iterator[None]:

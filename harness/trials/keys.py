@@ -1,7 +1,8 @@
 """What determines the bytes of each artefact.
 
-A key holds the code that makes the bytes, and no other: whoever edits a sentence, an option or the rule of a verdict
-makes no stored model and no reading stale.
+A key holds the code that trains, unlearns and reads, and no other: whoever edits a sentence, an option or the rule of
+a verdict makes no stored model and no reading stale. Which seeds, points and budget a model is made with stands in its
+key as values; an edit of how `harness.trials` chooses them goes with a new name or value there.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ def _reading(on: Mapping[str, Any], model: Artefact) -> dict[str, Any]:
 
 
 def stale(record: Record) -> bool:
-    """Say whether this installation would look for the artefact in vain: made by other code, or with another torch.
+    """Say that no run of this installation can find the artefact: other code made it, or another torch.
 
     What belongs to a plugin that is not installed here is never stale. A record is not believed: what it names is
     looked up among what is registered, and never imported on its word.

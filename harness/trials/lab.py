@@ -232,19 +232,22 @@ class Lab:
 
         from harness.training.isolation import isolated_rng
         from harness.training.loop import fit
+        from harness.training.meter import now
 
         recipe: Any = task.value
-        torch.set_num_threads(recipe.threads)
         train = self.split(task).train
+        threads = torch.get_num_threads()
+        torch.set_num_threads(recipe.threads)
         with isolated_rng(0):
             model = recipe.new_model().to(self.device)
             size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
             batch = train.batch(torch.arange(min(recipe.batch_size, len(train))))
             steps = [batch] * 3  # the first pays for what is set up once
             fit(recipe, model, steps)
-            started = time.perf_counter()
+            started = now()
             fit(recipe, model, steps)
-            seconds = (time.perf_counter() - started) / len(steps)
+            seconds = (now() - started) / len(steps)
+        torch.set_num_threads(threads)
         return seconds * recipe.epochs * math.ceil(len(train) / recipe.batch_size), size
 
     def _result(self, trial: Trial, arms: Mapping[str, _Arm], operations: Artefact | None) -> TrialResult:

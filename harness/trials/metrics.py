@@ -12,15 +12,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from harness.api import Batch, Reading, classes_of
+from harness.cells import ARMS
 
 if TYPE_CHECKING:
     from torch import nn
 
     from harness.api import CausalTask, Task
     from harness.training.data import Data
-
-
-ARMS = ("P", "R", "U")
 
 
 FALSE_POSITIVES = 0.01

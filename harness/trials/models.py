@@ -50,8 +50,8 @@ class Models:
         return key_of("model", self._determinants(trial, arm))
 
     def stored(self, trial: Trial, arm: str) -> Artefact | None:
-        """Return an arm's model if it is stored."""
-        return self._bench.store.get(self.key(trial, arm))
+        """Return an arm's model if it is stored and sound."""
+        return self._bench.store.get(self.key(trial, arm), _is_unlearned if arm == "U" else _is_trained)
 
     def arms(self, trial: Trial) -> dict[str, Artefact]:
         """Return a trial's models by arm, made if they are not stored.

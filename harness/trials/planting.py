@@ -198,7 +198,13 @@ class Planting:
         check: Callable[[dict[str, Tensor]], None] = lambda found: check_planted(  # noqa: E731
             trial.cell.poison, unpack(found), train
         )
-        return Points.of(unpack(self._bench.tensors(artefact, check)), len(train), trial)
+        try:
+            tensors = self._bench.tensors(artefact, check)
+        except Gone:  # what is planted in its place may be something else: nothing that followed from it holds
+            self._planted.clear()
+            self._points.clear()
+            raise
+        return Points.of(unpack(tensors), len(train), trial)
 
 
 def _is_told(artefact: Artefact) -> None:

@@ -54,7 +54,7 @@ class Readings:
                     reading: Reading = poison.value.probe(net, planted, task.value, split)
                 return reading
             finally:  # it may have done to the model what it likes; who needs that again, reads it again
-                self._bench.forget(model)
+                self._bench.reload(trial.cell.task, model)
 
         of = keys.poison(self._bench.on(task), trial, self._planting.of(trial), model)
         return self._reading(trial, model, of, probe, lock)
