@@ -141,7 +141,7 @@ def refuses_by_another_error(model, request):
     return forget(model, request)
 
 
-@breaks("one-point", "refused without saying why")
+@breaks("one-point", "refused without giving a reason")
 def refuses_without_a_word(model, request):
     """Refuses, and leaves the person to guess."""
     if len(request.forget) < 2:
@@ -236,7 +236,7 @@ def has_no_variance_of_one_point(model, request):
 # ---- changes-weights
 
 
-@breaks("changes-weights", "returned the parameters of the model as they came")
+@breaks("changes-weights", "returned the parameters of the model unchanged")
 def does_nothing(model, request):
     """Does nothing."""
     return model
@@ -311,7 +311,7 @@ def reads_what_it_declares_not_to(model, request):
     return forget(model, request)
 
 
-@breaks("reads-forget", "if that is meant, declare reads_forget = False")
+@breaks("reads-forget", "if this is intended, declare reads_forget = False")
 def does_not_declare_that_it_is_blind(model, request):
     """Trains on the retain set alone, and does not say so."""
     return descend(model, request)
@@ -458,20 +458,20 @@ def noisy(model, request, draw):
     return model
 
 
-@breaks("repeatable", "gave other weights under the same seed")
+@breaks("repeatable", "returned different weights under the same seed")
 def draws_from_a_new_numpy_generator(model, request):
     """Draws from a generator of numpy that nobody seeded."""
     return noisy(model, request, np.random.default_rng().standard_normal)
 
 
-@breaks("repeatable", "gave other weights under the same seed")
+@breaks("repeatable", "returned different weights under the same seed")
 def seeds_by_the_clock(model, request):
     """Seeds torch by the time of day."""
     torch.manual_seed(time.time_ns())
     return noisy(model, request, torch.randn)
 
 
-@breaks("repeatable", "gave other weights under the same seed")
+@breaks("repeatable", "returned different weights under the same seed")
 def draws_from_the_system(model, request):
     """Draws from the operating system's entropy."""
     generator = torch.Generator().manual_seed(int.from_bytes(os.urandom(7), "big"))
@@ -493,7 +493,7 @@ class KeepsTheFirstTeacher:
 # ---- budget
 
 
-@breaks("budget", "used 168 examples forward and backward where 80 are allowed")
+@breaks("budget", "used 168 examples forward and backward; 80 are allowed")
 def loops_over_its_own_loader(model, request):
     """Trains four epochs by a loader of its own."""
     optimizer = request.optimizer(model, lr=0.01)
@@ -513,7 +513,7 @@ def trains_a_copy_beside_it(model, request):
     return away_from(expert, model, request)
 
 
-@breaks("budget", "where 80 are allowed (2 passes over the retain set)")
+@breaks("budget", "; 80 are allowed (2 passes over the retain set)")
 @blind
 def retrains(model, request):
     """Retrains from scratch, half as long as the model was trained."""
