@@ -109,7 +109,7 @@ def test_a_method_that_refuses_everything_is_said_to(lab):
 
 
 def test_a_method_without_fields_to_search_is_said_to(lab):
-    with pytest.raises(UnlearningError, match="says where to search"):
+    with pytest.raises(UnlearningError, match="has a range to search"):
         search(lab, 1, "identity")
 
 
