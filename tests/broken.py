@@ -272,7 +272,7 @@ def steps_another_model(model, request):
     return student
 
 
-@breaks("changes-weights", "as they came")
+@breaks("changes-weights", "of the model unchanged")
 def returns_the_original(model, request):
     """Trains a copy and returns the model that it was copied from."""
     forget(copy.deepcopy(model), request)
@@ -304,7 +304,7 @@ def prunes_small_weights(model, request):
 # ---- reads-forget
 
 
-@breaks("reads-forget", "its result changes with what the forget set holds")
+@breaks("reads-forget", "its result depends on what the forget set holds")
 @blind
 def reads_what_it_declares_not_to(model, request):
     """Declares that it trains on the retain set alone, and does not."""
@@ -433,13 +433,13 @@ def masks_a_class(model, request):
 # ---- no-shared-weights
 
 
-@breaks("no-shared-weights", "a copy must be copy.deepcopy's", "reads-forget")
+@breaks("no-shared-weights", "make copies with copy.deepcopy", "reads-forget")
 def copies_the_teacher_flatly(model, request):
     """SCRUB whose teacher is a shallow copy, which has the student's own layers."""
     return away_from(copy.copy(model), model, request)
 
 
-@breaks("no-shared-weights", "a copy must be copy.deepcopy's")
+@breaks("no-shared-weights", "make copies with copy.deepcopy")
 def assigns_the_teacher_its_weights(model, request):
     """SCRUB whose teacher is a new model that was assigned the student's tensors."""
     teacher = request.new_model()
@@ -478,7 +478,7 @@ def draws_from_the_system(model, request):
     return noisy(model, request, lambda shape: torch.randn(shape, generator=generator))
 
 
-@breaks("repeatable", "it must keep nothing from one call for the next")
+@breaks("repeatable", "it must keep nothing from one call to the next")
 class KeepsTheFirstTeacher:
     """SCRUB that keeps the teacher of the first request for all that follow."""
 

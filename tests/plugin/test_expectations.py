@@ -54,7 +54,7 @@ def test_an_expectation_is_about_the_poison_unless_it_says_otherwise(expect):
     ("text", "said"),
     [
         ("[[expected]\n", "cannot be read: .* line 1"),
-        ("tolerance = 3\n", "unknown key 'tolerance'; it holds"),
+        ("tolerance = 3\n", "unknown key 'tolerance'; the file may hold only"),
         ("expected = [{unlearner = 'scrub'}]\n", "write every expectation as an .* entry of its own"),
         ("expected = 3\n", "write every expectation as an .* entry of its own"),
         ("[expected]\nunlearner = 'scrub'\n", "write every expectation as an .* entry of its own"),
