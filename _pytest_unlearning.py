@@ -112,15 +112,15 @@ _NOUN = "NAME[:FIELD=VALUE,...]"
 OPTIONS = (
     Option(
         "--unlearner",
-        "Unlearning method to audit: a registered name, 'all', a path such as mymodule:forget, or @FILE with a method "
-        "a line. Without this option, the controls are audited",
+        "Unlearning method to audit: a registered name, 'all', a path such as mymodule:forget, or @FILE with one "
+        "method per line. Without this option, the controls are audited",
         _NOUN, many=True, repeats=False,
     ),
     Option("--task", "Task that the models learn", _NOUN, default="digits-cnn", many=True),
     Option(
         "--poison",
-        "Poison to plant: a registered name, 'all', or a path such as mymodule:Poison. Without this option, every "
-        "poison that the task lists",
+        "Poison to plant: a registered name, 'all', or a path such as mymodule:Poison. Without this option, "
+        "every poison that the task lists is planted",
         _NOUN, many=True,
     ),
     Option(

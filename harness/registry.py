@@ -142,15 +142,14 @@ def cells(
         fitting = [poison for poison in offered if poison.value.modality == task.value.modality]
         if not fitting:
             names = ", ".join(poison.id for poison in offered) or "none"
-            raise SpecError(f"no poison of {names} works on the {task.value.modality} task {task.id!r}")
+            raise SpecError(f"no poison fits the {task.value.modality} task {task.id!r} (given: {names})")
         modality = task.value.modality
         serving = [method for method in methods if declares(method.value, "modality") in (None, modality)]
         found += [Cell(method, task, poison, discovery) for method in serving for poison in fitting]
     if not found:
-        raise SpecError(
-            f"{', '.join(method.id for method in methods)}: none of them serves "
-            f"{' or '.join(sorted({task.value.modality for task in tasks}))} tasks"
-        )
+        modalities = " or ".join(sorted({task.value.modality for task in tasks}))
+        given = ", ".join(method.id for method in methods)
+        raise SpecError(f"no unlearner fits {modalities} tasks (given: {given})")
     return found
 
 
@@ -215,7 +214,7 @@ def _load(kind: Kind, target: str) -> tuple[Any, str, str]:
     raise SpecError(
         f"unknown {kind} {target!r}"
         + (f"; did you mean {' or '.join(near)}?" if near else "")
-        + f" (there are: {', '.join(entries) or 'none'}; or give a dotted path like mymodule:attribute)"
+        + f" (available: {', '.join(entries) or 'none'}; or give a dotted path like mymodule:attribute)"
     )
 
 
@@ -328,7 +327,7 @@ def _configure(
     except (ValueError, TypeError) as error:
         raise SpecError(f"the {kind} {target!r}: {error}") from None
     if lacking := [name for name in REQUIRED[kind] if not hasattr(value, name)]:
-        raise SpecError(f"the {kind} {target!r} is no {kind}: it has no {', '.join(lacking)}")
+        raise SpecError(f"{target!r} is not a valid {kind}: it lacks {', '.join(lacking)}")
     changed = {n: v for n, v in fields.items() if n not in defaults or defaults[n] != v}
     label = ",".join(f"{n}={shown(v)}" for n, v in changed.items())
     # What was typed is plain; another default is part of the source.

@@ -141,7 +141,7 @@ def refuses_by_another_error(model, request):
     return forget(model, request)
 
 
-@breaks("one-point", "refused without saying why")
+@breaks("one-point", "refused without giving a reason")
 def refuses_without_a_word(model, request):
     """Refuses, and leaves the person to guess."""
     if len(request.forget) < 2:
@@ -236,7 +236,7 @@ def has_no_variance_of_one_point(model, request):
 # ---- changes-weights
 
 
-@breaks("changes-weights", "returned the parameters of the model as they came")
+@breaks("changes-weights", "returned the parameters of the model unchanged")
 def does_nothing(model, request):
     """Does nothing."""
     return model
@@ -272,7 +272,7 @@ def steps_another_model(model, request):
     return student
 
 
-@breaks("changes-weights", "as they came")
+@breaks("changes-weights", "of the model unchanged")
 def returns_the_original(model, request):
     """Trains a copy and returns the model that it was copied from."""
     forget(copy.deepcopy(model), request)
@@ -304,14 +304,14 @@ def prunes_small_weights(model, request):
 # ---- reads-forget
 
 
-@breaks("reads-forget", "its result changes with what the forget set holds")
+@breaks("reads-forget", "its result depends on what the forget set holds")
 @blind
 def reads_what_it_declares_not_to(model, request):
     """Declares that it trains on the retain set alone, and does not."""
     return forget(model, request)
 
 
-@breaks("reads-forget", "if that is meant, declare reads_forget = False")
+@breaks("reads-forget", "if this is intended, declare reads_forget = False")
 def does_not_declare_that_it_is_blind(model, request):
     """Trains on the retain set alone, and does not say so."""
     return descend(model, request)
@@ -433,13 +433,13 @@ def masks_a_class(model, request):
 # ---- no-shared-weights
 
 
-@breaks("no-shared-weights", "a copy must be copy.deepcopy's", "reads-forget")
+@breaks("no-shared-weights", "make copies with copy.deepcopy", "reads-forget")
 def copies_the_teacher_flatly(model, request):
     """SCRUB whose teacher is a shallow copy, which has the student's own layers."""
     return away_from(copy.copy(model), model, request)
 
 
-@breaks("no-shared-weights", "a copy must be copy.deepcopy's")
+@breaks("no-shared-weights", "make copies with copy.deepcopy")
 def assigns_the_teacher_its_weights(model, request):
     """SCRUB whose teacher is a new model that was assigned the student's tensors."""
     teacher = request.new_model()
@@ -458,27 +458,27 @@ def noisy(model, request, draw):
     return model
 
 
-@breaks("repeatable", "gave other weights under the same seed")
+@breaks("repeatable", "returned different weights under the same seed")
 def draws_from_a_new_numpy_generator(model, request):
     """Draws from a generator of numpy that nobody seeded."""
     return noisy(model, request, np.random.default_rng().standard_normal)
 
 
-@breaks("repeatable", "gave other weights under the same seed")
+@breaks("repeatable", "returned different weights under the same seed")
 def seeds_by_the_clock(model, request):
     """Seeds torch by the time of day."""
     torch.manual_seed(time.time_ns())
     return noisy(model, request, torch.randn)
 
 
-@breaks("repeatable", "gave other weights under the same seed")
+@breaks("repeatable", "returned different weights under the same seed")
 def draws_from_the_system(model, request):
     """Draws from the operating system's entropy."""
     generator = torch.Generator().manual_seed(int.from_bytes(os.urandom(7), "big"))
     return noisy(model, request, lambda shape: torch.randn(shape, generator=generator))
 
 
-@breaks("repeatable", "it must keep nothing from one call for the next")
+@breaks("repeatable", "it must keep nothing from one call to the next")
 class KeepsTheFirstTeacher:
     """SCRUB that keeps the teacher of the first request for all that follow."""
 
@@ -493,7 +493,7 @@ class KeepsTheFirstTeacher:
 # ---- budget
 
 
-@breaks("budget", "used 168 examples forward and backward where 80 are allowed")
+@breaks("budget", "used 168 examples forward and backward; 80 are allowed")
 def loops_over_its_own_loader(model, request):
     """Trains four epochs by a loader of its own."""
     optimizer = request.optimizer(model, lr=0.01)
@@ -513,7 +513,7 @@ def trains_a_copy_beside_it(model, request):
     return away_from(expert, model, request)
 
 
-@breaks("budget", "where 80 are allowed (2 passes over the retain set)")
+@breaks("budget", "; 80 are allowed (2 passes over the retain set)")
 @blind
 def retrains(model, request):
     """Retrains from scratch, half as long as the model was trained."""

@@ -237,7 +237,7 @@ def test_annotations_for_type_checkers_only_do_not_hide_the_others(folder):
 
 def listed(kind):
     names = [entry.name for entry in metadata.entry_points(group=registry.GROUPS[kind])]
-    return f"there are: {', '.join(sorted(names))}; or give a dotted path like mymodule:attribute"
+    return f"available: {', '.join(sorted(names))}; or give a dotted path like mymodule:attribute"
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def listed(kind):
         ("unlearner", "scrubb", f"unknown unlearner 'scrubb'; did you mean scrub? ({listed('unlearner')})"),
         ("poison", "backdor", f"unknown poison 'backdor'; did you mean backdoor? ({listed('poison')})"),
         ("task", "zzz", f"unknown task 'zzz' ({listed('task')})"),
-        ("unlearner", "", "unknown unlearner '' (there are: "),
+        ("unlearner", "", "unknown unlearner '' (available: "),
         ("unlearner", "gd:rate=1", "the unlearner 'gd' has no field 'rate' (its fields: lr, epochs)"),
         ("unlearner", "gd:epoch=1", "the unlearner 'gd' has no field 'epoch'; did you mean epochs? (its fields: lr, "),
         ("unlearner", "identity:a=1", "the unlearner 'identity' has no field 'a' (its fields: none)"),
@@ -589,8 +589,8 @@ def test_objects_in_place_of_plain_values_never_share_an_identity():
 @pytest.mark.parametrize(
     ("kind", "spec", "said"),
     [
-        ("poison", "os:getcwd", "is no poison: it has no modality, measure, plant, probe"),
-        ("task", "unlearners.gd:GD", "is no task: it has no modality"),
+        ("poison", "os:getcwd", "is not a valid poison: it lacks modality, measure, plant, probe"),
+        ("task", "unlearners.gd:GD", "is not a valid task: it lacks modality"),
         ("unlearner", "builtins:dict", "is a builtin without a readable signature"),
     ],
 )
@@ -641,9 +641,9 @@ def test_a_poison_of_another_modality_is_refused_by_name():
         poisons = ()
 
     task = replace(resolve("task", "digits-cnn"), id="letters", value=Letters())
-    with pytest.raises(SpecError, match="no poison of backdoor works on the text task 'letters'"):
+    with pytest.raises(SpecError, match=r"no poison fits the text task 'letters' \(given: backdoor\)"):
         cells([resolve("unlearner", "gd")], [task], ["backdoor"])
-    with pytest.raises(SpecError, match="no poison of none works on the text task"):
+    with pytest.raises(SpecError, match=r"no poison fits the text task .* \(given: none\)"):
         cells([resolve("unlearner", "gd")], [task])
 
 

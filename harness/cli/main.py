@@ -1,4 +1,4 @@
-"""The console command ``pytest-unlearning``, and ``python -m harness``."""
+"""The commands of pytest-unlearning: gate, report, figure and store."""
 
 from __future__ import annotations
 

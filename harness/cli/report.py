@@ -14,8 +14,8 @@ def add_report(subparsers: Any) -> None:
     """Add ``report RESULT.json REPORT.html``."""
     parser = subparsers.add_parser(
         "report", help="Make the HTML report of a JSON result",
-        description="Make the HTML report of a JSON result, with pictures of what was planted where the run's store is "
-        "still there.",
+        description="Make the HTML report of a JSON result, with pictures of what was planted if the run's store still "
+        "exists.",
     )  # fmt: skip
     _files(parser, "REPORT.html")
     parser.set_defaults(run=_report)
@@ -59,4 +59,4 @@ def _figure(options: argparse.Namespace) -> None:
 
 def _check_folder(target: Path) -> None:
     if not target.absolute().parent.is_dir() or target.is_dir():
-        raise UnlearningError(f"there is no directory for {target}, or it is one")
+        raise UnlearningError(f"the directory of {target} is missing, or {target} is itself a directory")

@@ -1,4 +1,4 @@
-"""``store``: list, measure, verify and prune what is kept."""
+"""List, measure, verify and prune what a store holds."""
 
 from __future__ import annotations
 
@@ -14,31 +14,29 @@ from harness.store.inventory import DAY, Criteria, Inventory, Record, removable,
 
 def add_store(commands: Any) -> None:
     """Add ``store`` to the commands."""
-    parser = commands.add_parser(
-        "store", help="List, measure, verify and prune what trained models are kept", description=__doc__
-    )
+    parser = commands.add_parser("store", help="List, measure, verify and prune the stored models", description=__doc__)
     parser.add_argument("where", nargs="?", metavar="PATH_OR_URL", help="the store; default the user's cache directory")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, does, text in (
         ("list", _list, "artefacts by kind, task and run, with size and age"),
-        ("size", _size, "how much there is"),
-        ("verify", _verify, "check every record and blob; 1 if something is damaged"),
-        ("prune", _prune, "remove what is named by an option, and nothing else"),
+        ("size", _size, "number and size of records, blobs and other files"),
+        ("verify", _verify, "check every record and blob; exit code 1 if one is damaged"),
+        ("prune", _prune, "remove only what the options name"),
     ):
         action = actions.add_parser(name, help=text, description=text)
         action.set_defaults(run=does)
-    action.add_argument("--older-than", type=_days, metavar="DAYS", help="artefacts made so many days ago or earlier")
+    action.add_argument("--older-than", type=_days, metavar="DAYS", help="artefacts that are older than DAYS days")
     action.add_argument(
         "--stale", action="store_true",
-        help="artefacts that this installation would not find again, made by other code or with another torch; those "
+        help="artefacts that this installation would not find again, because its code or its torch is another; those "
         "of plugins that are not installed stay",
     )  # fmt: skip
-    action.add_argument("--damaged", action="store_true", help="what is not what was written")
+    action.add_argument("--damaged", action="store_true", help="files whose content is not what was written")
     action.add_argument("--orphans", action="store_true", help="blobs that no record names")
     action.add_argument(
         "--temporaries", action="store_true", help="what killed runs left: half-written files, progress, free locks"
     )
-    action.add_argument("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
+    action.add_argument("--dry-run", action="store_true", help="print what would be removed; remove nothing")
 
 
 def _days(text: str) -> float:
@@ -54,7 +52,7 @@ def _days(text: str) -> float:
 def _inventory(options: argparse.Namespace) -> Inventory:
     files = files_at(options.where or default_root())
     if isinstance(files, Local) and not files.root.is_dir():
-        raise UnlearningError(f"there is no store at {files}")
+        raise UnlearningError(f"found no store at {files}")
     return Inventory.of(files)
 
 
@@ -89,7 +87,7 @@ def _size(options: argparse.Namespace) -> int:
     ):
         print(f"{what:<14}{len(entries):>8}  {_bytes(sum(entry.size for entry in entries)):>9}")
     if inventory.files.scratch != getattr(inventory.files, "root", None):
-        print(f"what came from there is kept in {inventory.files.scratch}, a store without records")
+        print(f"copies of its blobs are kept in {inventory.files.scratch}, a store without records")
     return 0
 
 
@@ -123,7 +121,7 @@ def _prune(options: argparse.Namespace) -> int:
     criteria = Criteria(**{name: given[name] for name in Criteria.__dataclass_fields__})
     if not criteria:
         names = ", ".join("--" + name.replace("_", "-") for name in Criteria.__dataclass_fields__)
-        raise UnlearningError(f"say what may go: {names}; --dry-run shows it first")
+        raise UnlearningError(f"name what to remove: {names}; --dry-run shows it first")
     inventory = _inventory(options)
     total = size = 0
     for reason, entries in removable(inventory, criteria, time.time(), _stale).items():

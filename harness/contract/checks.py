@@ -53,7 +53,7 @@ def _serves(examination: Examination, line: str) -> None:
         if case is EDGES["ordinary-request"]:
             raise BrokenContract(line, f"{who} refused an ordinary request: {said[:200]}", str(case)) from error
         if not said:
-            raise BrokenContract(line, f"{who} refused without saying why", str(case)) from error
+            raise BrokenContract(line, f"{who} refused without giving a reason", str(case)) from error
 
 
 def _on_every_request(
@@ -76,7 +76,7 @@ def _on_every_request(
             if wrong := check(examination, case, run):
                 raise BrokenContract(line, f"the unlearner {examination.method.id!r} {wrong}", str(case))
         if not seen:
-            raise NotExamined("it returned no model on any request; the other lines say why")
+            raise NotExamined("it returned no model on any request; the other lines show why")
 
     return examine_all
 
@@ -96,8 +96,8 @@ def _on_some_request(
             seen = seen or answer is not None
         if not seen:
             raise NotExamined(
-                "on no ordinary request did it return a model with other weights, finite ones, that it gives again "
-                "under the same seed"
+                "on no ordinary request did it return changed, finite weights, and the same weights again under the "
+                "same seed"
             )
         sentence = f"the unlearner {examination.method.id!r} {wrong}"
         raise BrokenContract(line, sentence, f"{ORDINARY[0]}, and {len(ORDINARY) - 1} others")
@@ -135,7 +135,7 @@ def _hooks(_e: Examination, _c: Case, run: Run) -> str | None:
         if any(held for attribute, held in vars(module).items() if attribute.endswith("_hooks")):
             return f"left hooks on {name or 'the model'!r}; it must remove them"
         if "forward" in vars(module):
-            return f"left a forward of its own on {name or 'the model'!r}; what is audited is the weights alone"
+            return f"left a forward of its own on {name or 'the model'!r}; only the weights are audited"
     for name, parameter in run.model.named_parameters():
         if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
             return f"left hooks on {name!r}; it must remove them"
@@ -150,7 +150,7 @@ def _shares(_e: Examination, _c: Case, run: Run) -> str | None:
         return None
     for other in run.called.values():
         if id(other) not in parts and any(p.untyped_storage().data_ptr() in own for p in other.parameters()):
-            return "used a second model that shares weights with the one it returned; a copy must be copy.deepcopy's"
+            return "used a second model that shares weights with the one it returned; make copies with copy.deepcopy"
     return None
 
 
@@ -159,12 +159,12 @@ def _repeats(examination: Examination, case: Case, run: Run) -> str | None:
         return None
     again = examination.good(case, "again")
     if again is None:
-        return "returned a model once and raised when asked again"
+        return "returned a model the first time and raised an exception the second time"
     if run.digest != again.digest:
         return (
-            "gave other weights under the same seed; it must keep nothing from one call for the next, and draw from "
-            "request.generator or torch's, numpy's or Python's own generators, which are seeded, or declare "
-            "repeatable = False"
+            "returned different weights under the same seed; it must keep nothing from one call to the next, and draw "
+            "only from request.generator or from the generators of torch, numpy and Python, which are seeded; "
+            "otherwise it must declare repeatable = False"
         )
     return None
 
@@ -174,7 +174,7 @@ def _within_budget(examination: Examination, case: Case, run: Run) -> str | None
     if run.examples <= allowed * (1 + 1e-6):
         return None
     return (
-        f"used {run.examples:.0f} examples forward and backward where {allowed:.0f} are allowed "
+        f"used {run.examples:.0f} examples forward and backward; {allowed:.0f} are allowed "
         f"({examination.budget:g} passes over the retain set); see request.budget and request.affordable"
     )
 
@@ -207,9 +207,9 @@ def _is_blind(examination: Examination, case: Case, run: Run) -> str | None:
     if again is None or again.digest != run.digest:
         return None
     if replaced is None:
-        return "returned a model, and raised when other points stood in the forget set"
+        return "returned a model, but raised an exception when the forget set held other points"
     if replaced.digest != run.digest:
-        return "declares reads_forget = False, and its result changes with what the forget set holds"
+        return "declares reads_forget = False, but its result depends on what the forget set holds"
     return None
 
 
@@ -220,8 +220,8 @@ def _as_declared(examination: Examination, line: str) -> None:
     if declares(method, "reads_forget"):
         _on_some_request(
             _reads,
-            "gives the same result whatever the forget set holds; if that is meant, declare reads_forget = False; if "
-            "not, check that a teacher is a copy (copy.deepcopy) and that the loss on the forget set is used",
+            "gives the same result whatever the forget set holds; if this is intended, declare reads_forget = False; "
+            "if not, check that a teacher is a copy (copy.deepcopy) and that the loss on the forget set is used",
         )(examination, line)
     else:
         _on_every_request(_is_blind)(examination, line)
@@ -234,7 +234,7 @@ CHECKS: dict[str, Callable[[Examination, str], None]] = {
     "finite-weights": _on_every_request(_finite),
     "changes-weights": _on_some_request(
         _changes,
-        "returned the parameters of the model as they came; check that an optimiser steps, and that it is this model's",
+        "returned the parameters of the model unchanged; check that an optimiser steps, and that it is this model's",
     ),
     "depends-on-split": _on_some_request(
         _depends, "gives the same result whichever points are to be forgotten: it does not use the request"

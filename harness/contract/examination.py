@@ -19,7 +19,7 @@ def examine(clause: Clause) -> None:
     """
     modality = declares(clause.method.value, "modality")
     if modality not in (None, "image"):
-        raise NotExamined(f"it serves {modality} tasks alone, and the contract is examined on images")
+        raise NotExamined(f"it serves only {modality} tasks, and the contract is checked on images")
     store = clause.store
     if store is None:
         _check(clause)

@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 #: The lines of the contract, by name.
 LINES: dict[str, str] = {
     "ordinary-request": "serve an ordinary request",
-    "one-point": "serve a forget set of one point, or refuse it by an UnlearningError that says why",
-    "whole-class": "serve a forget set that is a whole class, or refuse it by an UnlearningError that says why",
-    "large-batch": "serve sets smaller than a batch, or refuse them by an UnlearningError that says why",
-    "same-architecture": "return a model of the class, the shapes and the types that came",
+    "one-point": "serve a forget set of one point, or refuse it by an UnlearningError that gives the reason",
+    "whole-class": "serve a forget set that is a whole class, or refuse it by an UnlearningError that gives the reason",
+    "large-batch": "serve sets smaller than a batch, or refuse them by an UnlearningError that gives the reason",
+    "same-architecture": "return a model with the class, shapes and types of the one it was given",
     "finite-weights": "return finite weights",
     "changes-weights": "change the model",
-    "depends-on-split": "give another result when other points are to be forgotten",
-    "reads-forget": "declare with reads_forget whether the forget set itself has a say in the result",
-    "data-untouched": "leave the request's data, labels and history as they came",
-    "grad-flags": "return parameters that require gradients if they did",
+    "depends-on-split": "return a different result if different points are to be forgotten",
+    "reads-forget": "declare with reads_forget whether the forget set influences the result",
+    "data-untouched": "leave the request's data, labels and history unchanged",
+    "grad-flags": "return parameters that require gradients if they did before",
     "no-hooks": "leave no hooks behind",
     "no-shared-weights": "share no weights between the returned model and another that it keeps, such as a teacher",
-    "repeatable": "give the same weights twice under the same seed, or declare repeatable = False",
+    "repeatable": "return the same weights twice under the same seed, or declare repeatable = False",
     "budget": "keep to the compute budget of the request",
-    "settings": "leave torch's global settings as they were",
+    "settings": "leave torch's global settings unchanged",
 }
 
 

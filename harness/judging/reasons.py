@@ -46,8 +46,8 @@ class Reason(StrEnum):
     FUTILE = (
         "futile",
         "",
-        "All 16 seeds would hardly decide this. Make the method clearly better or the poison stronger, or run every "
-        "seed with --audit-futility=0.",
+        "Even all 16 seeds would hardly decide this. Make the method clearly better or the poison stronger, or run "
+        "every seed with --audit-futility=0.",
     )
     UNDERPOWERED = (
         "underpowered",

@@ -97,7 +97,7 @@ class Expectations:
         entries = document.pop("expected", [])
         if document:
             raise UnlearningError(
-                f"--audit-expect: {path}: unknown key {min(document)!r}; it holds [[expected]] entries"
+                f"--audit-expect: {path}: unknown key {min(document)!r}; the file may hold only [[expected]] entries"
             )
         if not isinstance(entries, list) or len(entries) != len(self._blocks):
             raise UnlearningError(
@@ -106,23 +106,23 @@ class Expectations:
         for entry, (line, _) in zip(entries, self._blocks, strict=True):
             expectation = self._read(entry, line)
             if (other := self._by_key.setdefault(expectation.key, expectation)) is not expectation:
-                raise self._error(line, f"{expectation} is expected in line {other.line} already")
+                raise self._error(line, f"{expectation} already has an entry in line {other.line}")
 
     def _read(self, entry: Mapping[str, Any], line: int) -> Expectation:
         if unknown := [name for name in entry if name not in KEYS]:
-            raise self._error(line, f"unknown key {unknown[0]!r}; there are {', '.join(KEYS)}")
+            raise self._error(line, f"unknown key {unknown[0]!r}; the keys are {', '.join(KEYS)}")
         optional = ("reason",) if self.updating else ()
         for name in KEYS:
             value = entry.get(name, "poison" if name == "claim" else "")
             if not isinstance(value, str) or not (value.strip() or name in optional):
-                hint = ": say why this verdict is expected" if name == "reason" else ""
-                raise self._error(line, f"it needs the key {name!r}, a text{hint}")
+                hint = ": explain why this verdict is expected" if name == "reason" else ""
+                raise self._error(line, f"the key {name!r} is missing, empty or not a text{hint}")
         verdict, claim = entry["verdict"], entry.get("claim", "poison")
         if verdict not in list(Outcome):
             hint = "; an ERROR is red whatever is expected" if verdict == "ERROR" else ""
-            raise self._error(line, f"the verdict is {', '.join(Outcome)}, not {verdict!r}{hint}")
+            raise self._error(line, f"the verdict must be one of {', '.join(Outcome)}, not {verdict!r}{hint}")
         if claim not in GATING:
-            raise self._error(line, f"the claim is {', '.join(GATING)}, not {claim!r}")
+            raise self._error(line, f"the claim must be one of {', '.join(GATING)}, not {claim!r}")
         key = (entry["unlearner"], entry["task"], entry["poison"], claim)
         return Expectation(key, Outcome(verdict), entry.get("reason", "").strip(), line)
 
@@ -177,16 +177,16 @@ class Expectations:
                 found.append((f"{expected}: {expected.verdict} as expected: {expected.reason}", {"green": True}))
             elif expected is not None:
                 colour = {"yellow" if self.updating else "red": True}
-                found.append((f"{expected}: {audit['verdict']}, expected was {expected.verdict}", colour))
+                found.append((f"{expected}: {audit['verdict']}, but {expected.verdict} was expected", colour))
         for each in [] if self.updating else stale:
-            sentence = "matches no audit of this method: correct it or take it out"
+            sentence = "matches no audit of this method: correct it or remove it"
             found.append((f"{each} ({self.path.name}, line {each.line}): {sentence}", {"red": True}))
         if elsewhere:
             are = "expectation is" if len(elsewhere) == 1 else "expectations are"
-            found.append((f"{len(elsewhere)} {are} about what this run does not audit", {}))
+            found.append((f"{len(elsewhere)} {are} about audits that are not part of this run", {}))
         if self.updating:
-            found.append((f"written to {self.path}; say in each reason why it is so", {"bold": True}))
-        return found or [("none of what ran is expected to be anything but a PASS", {})]
+            found.append((f"written to {self.path}; explain each verdict in its reason", {"bold": True}))
+        return found or [("every audit of this run is expected to PASS", {})]
 
     def updated(self, audits: Iterable[Mapping[str, Any]], stale: Iterable[Expectation]) -> str:
         """Return the file's text with what was seen: entries that still hold stay as they are, comments included.

@@ -188,7 +188,7 @@ class Hooks:
         """End this process: nothing more can be computed in it, and what was stored is not lost."""
         if self.session.worker is not None:
             os._exit(1)  # xdist starts another worker on the same device
-        pytest.exit(f"{error}; run again, everything finished is stored", returncode=3)
+        pytest.exit(f"{error}; run again: everything finished is stored", returncode=3)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep what an item reported; a worker has no results to write."""

@@ -57,5 +57,5 @@ def tune(session: Session, writer: Any) -> None:
         written = True
         writer.line(tuned_lines(tuned).strip(), bold=True)
     if not written:
-        raise pytest.UsageError("nothing was tuned, and nothing written")
+        raise pytest.UsageError("nothing was tuned, so nothing was written")
     writer.line(f"written to {file}; audit it with --unlearner=@{os.path.relpath(file)}")

@@ -53,7 +53,7 @@ def parametrize_with_audits(
     """
     for name, given in (("unlearners", unlearners), ("claims", claims)):
         if isinstance(given, str) or not isinstance(given, Sequence) or not given:
-            raise UnlearningError(f"parametrize_with_audits: {name} is a list with at least one entry, not {given!r}")
+            raise UnlearningError(f"parametrize_with_audits: {name} must be a non-empty list, not {given!r}")
     if unknown := [claim for claim in claims if claim not in GATING]:
         raise UnlearningError(f"parametrize_with_audits: the claims are {', '.join(GATING)}; not {unknown[0]!r}")
     poisons = (poison,) if isinstance(poison, str) else tuple(poison)

@@ -155,14 +155,16 @@ class Settings:
         _ = self.cells
         folder = self.folder
         if folder is not None and not folder.is_dir():
-            raise pytest.UsageError(f"--audit-data: there is no directory {folder}")
+            raise pytest.UsageError(f"--audit-data: {folder} is not a directory")
         for name in ("json", "html", "expect"):
             file = getattr(self.option, f"audit_{name}")
             path = Path(file or ".").expanduser().absolute()
             if file and (not path.parent.is_dir() or path.is_dir()):
-                raise pytest.UsageError(f"--audit-{name}: there is no directory for {file}, or it is one")
+                raise pytest.UsageError(
+                    f"--audit-{name}: the directory of {file} is missing, or {file} is itself a directory"
+                )
         if self.option.audit_expect_update and not self.option.audit_expect:
-            raise pytest.UsageError("--audit-expect-update: say which file to write, --audit-expect=FILE")
+            raise pytest.UsageError("--audit-expect-update: name the file to write with --audit-expect=FILE")
         _ = self.expectations
         if self.option.audit_device == "cuda" and not self.on_ray:
             _or_usage_error(kind_of_device, "cuda")
@@ -191,13 +193,13 @@ class Settings:
             pytest.UsageError: No unlearner is asked for, several tasks are, or the file cannot be written.
         """
         if self.controls_only:
-            raise pytest.UsageError("--audit-tune: say which method to tune, --unlearner=NAME")
+            raise pytest.UsageError("--audit-tune: name the method to tune with --unlearner=NAME")
         if len(self.tasks) > 1:
             raise pytest.UsageError("--audit-tune: tune on one --task at a time")
         if self.discovery < 1:
             raise pytest.UsageError("--audit-tune: methods are tuned with every poisoned point; drop --audit-discovery")
         if not Path(self.option.audit_tune_file).absolute().parent.is_dir():
-            raise pytest.UsageError(f"--audit-tune-file: there is no directory for {self.option.audit_tune_file}")
+            raise pytest.UsageError(f"--audit-tune-file: the directory of {self.option.audit_tune_file} is missing")
 
     def command(self, item: pytest.Item, unlearner: str) -> str:
         """Return the command line that runs one audit again."""

@@ -24,7 +24,7 @@ def header(session: Session) -> list[str]:
         return [devices]
     if settings.controls_only:
         names = ", ".join(control.id for control in settings.unlearners)
-        lines.append(f"unlearner: none asked for (--unlearner=NAME), so the controls: {names}")
+        lines.append(f"unlearner: not given (--unlearner=NAME), so the controls are audited: {names}")
     else:
         for method in settings.unlearners:
             fields = ", ".join(f"{name}={value}" for name, value in method.fields.items())

@@ -55,7 +55,7 @@ def conclusion(method: MethodResult, tolerance: float | None) -> str:
             "and by these probes, and accuracy and cost are within their limits. Other traces may be left."
         )
     if all(as_required(a) and not a.get("expected") for a in audits):
-        return "A control that must not pass, and it does not: the audits can tell good methods from bad ones."
+        return "This control must not pass, and it does not: the audits can distinguish good methods from bad ones."
     phrases = []
     for claim in CLAIMS.values():
         for verdict, phrase in (("FAIL", claim.fails), ("PASS", claim.passes)):

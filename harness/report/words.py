@@ -44,7 +44,9 @@ def explain(verdict: Verdict, command: str, expected: Outcome = Outcome.PASS, lo
     if standing := standing_of(verdict):
         lines.append(standing)
     if expected is Outcome.FAIL and verdict.outcome is Outcome.PASS:
-        lines.insert(0, "This control must FAIL, but it passed: the audit cannot tell a bad method from a good one.")
+        lines.insert(
+            0, "This control must FAIL, but it passed: the audit cannot distinguish a bad method from a good one."
+        )
     lines.append("  " + "   ".join(_numbers(verdict)))
     if details := detail_texts(verdict.details):
         lines.append("  " + "   ".join(details))
@@ -136,7 +138,7 @@ def reached(outcome: str, of: Mapping[str, Any]) -> str:
         return "it reaches retraining neither on the remaining data nor on clean data"
     clean = "not on clean data" if outcome == "FAIL" else "undecided on clean data"
     if remains != 1:
-        return f"undecided whether it reaches retraining on the remaining data; {clean}"
+        return f"it is undecided whether it reaches retraining on the remaining data; {clean}"
     so = "; doing nothing reaches the same" if of["identity_reaches_remaining"] == 1 else ""
     return f"it reaches retraining on the remaining data, {clean}{so}"
 

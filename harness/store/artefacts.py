@@ -234,7 +234,7 @@ class Store:
         try:
             content = self.files.read(blob_name(artefact.blob))
             if hashlib.sha256(content).hexdigest() != artefact.blob:
-                raise ValueError("checksum")
+                raise ValueError("wrong checksum")
             return load(content)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError):  # the last but one: a type torch lacks
             self.discard(artefact)
@@ -359,16 +359,16 @@ def artefact_of(key: str, content: bytes) -> Artefact:
         envelope = json.loads(content)
         record = envelope["record"]
         if envelope["sha256"] != hashlib.sha256(canonical(record).encode()).hexdigest() or record["key"] != key:
-            raise ValueError("checksum")
+            raise ValueError("wrong checksum")
         kind, info, blob, made = (record[name] for name in ("kind", "info", "blob", "made"))
         types = {"run": str, "trial": str, "seconds": int | float}
         plain = isinstance(kind, str) and isinstance(info, dict)
         if not plain or not all(isinstance(made[name], type_) for name, type_ in types.items()):
-            raise ValueError("of other types than ours")
+            raise ValueError("unexpected types")
         if blob is not None and not re.fullmatch("[0-9a-f]{64}", blob):  # it becomes part of a path
-            raise ValueError("a blob's name that is none")
+            raise ValueError("invalid name of a blob")
     except (KeyError, TypeError, RecursionError) as error:
-        raise ValueError("no record") from error
+        raise ValueError("not a record") from error
     return Artefact(key, kind, info, blob, made)
 
 

@@ -249,7 +249,7 @@ class Remote:
         except OSError as error:
             said = " ".join(str(error).split()) or type(error).__name__
             raise UnlearningError(
-                f"the store {self} cannot be reached or written ({said}); see to its address and credentials, or name "
+                f"the store {self} cannot be reached or written ({said}); check its address and credentials, or name "
                 "another with --audit-store"
             ) from None
 

@@ -1,4 +1,4 @@
-"""What is in a store, whether it is sound, and what may go: ``python -m harness store [PATH_OR_URL] ACTION``."""
+"""What is in a store, whether it is sound, and what may go: ``pytest-unlearning store [PATH_OR_URL] ACTION``."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Inventory:
             artefact = artefact_of(key, content)
             of = json.loads(content)["record"]["of"]
             if key_of(artefact.kind, of) != key:
-                raise ValueError("it is not what its key says")
+                raise ValueError("its content does not match its key")
             self.records.append(Record(entry, key, artefact.kind, artefact.blob, artefact.made["run"], of))
         except (OSError, ValueError, KeyError, TypeError) as error:
             self.damaged[entry.name] = str(error)
@@ -118,7 +118,7 @@ class Inventory:
             try:
                 content = self.files.read(entry.name)
                 if hashlib.sha256(content).hexdigest() != blob:
-                    raise ValueError("its content is not what its name says")
+                    raise ValueError("its content does not match its name")
                 deserialize(content)  # type: ignore[no-untyped-call, unused-ignore]
             except (OSError, ValueError, SafetensorError) as error:
                 yield entry, str(error)

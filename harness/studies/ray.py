@@ -64,7 +64,7 @@ class Cluster:
             return cls(f"ray{match['address']}" if match["address"] else None, **wanted)
         except (ValueError, TypeError):
             raise UnlearningError(
-                f"--audit-executor takes local, ray, or ray://HOST:PORT, with ?gpus=F&cpus=N at its end where a trial "
+                f"--audit-executor takes local, ray, or ray://HOST:PORT, with ?gpus=F&cpus=N at its end if a trial "
                 f"takes other than one GPU, not {text!r}"
             ) from None
 
@@ -95,7 +95,7 @@ def connect(executor: str, store: str) -> Callable[[], None]:
         said = str(error).strip().partition("\n")[0] or type(error).__name__
         where = cluster.address or os.environ.get("RAY_ADDRESS") or "on this machine"
         raise UnlearningError(
-            f"--audit-executor: the Ray cluster {where} cannot be reached ({said}); see to its address, and set "
+            f"--audit-executor: the Ray cluster {where} cannot be reached ({said}); check its address, and set "
             "RAY_AUTH_MODE=token if it asks for one"
         ) from None
     stop: Callable[[], None] = shutdown

@@ -124,7 +124,9 @@ def tune(
     searches = registry.searches(method)
     space = {name: search.at(rate) for name, search in searches.items()}
     if not space:
-        raise UnlearningError(f"no field of {method.id!r} says where to search: annotate one, Annotated[float, Search]")
+        raise UnlearningError(
+            f"no field of {method.id!r} has a range to search: annotate one, Annotated[float, Search(...)]"
+        )
     started = time.perf_counter()
     built: set[tuple[Trial, str]] = set()
     tried: dict[Registered, Score] = {}
@@ -169,7 +171,7 @@ def tune(
     study.enqueue_trial({name: value for name, value in begin.items() if _inside(space[name], value)})
     study.optimize(objective, n_trials=settings)
     if not tried:
-        raise UnlearningError(f"no setting of {method.id!r} could be tried to the end; it refused them all")
+        raise UnlearningError(f"no setting of {method.id!r} could be completed; it refused them all")
     finalists = sorted(tried, key=lambda setting: tried[setting].loss)[:FINALISTS]
     final = {setting: list(scores(setting, FINAL_SEEDS))[-1] for setting in finalists}
     best = min(final, key=lambda setting: final[setting].loss)

@@ -152,7 +152,7 @@ class Bench:
             ) from error
         except RuntimeError as error:
             if self.kind == "cuda" and not answers(self.device):
-                raise DeviceLost(f"the GPU answers no more after {trial.id}: {error}") from error
+                raise DeviceLost(f"the GPU no longer responds after {trial.id}: {error}") from error
             raise
         finally:
             torch.set_num_threads(threads)

@@ -145,7 +145,7 @@ class Lab:
         if arms["U"].model.blob in {arms[arm].model.blob for arm in ("R", REMAINING) if arm in arms}:
             raise ContractError(
                 f"the unlearner {trial.cell.unlearner.id!r} returned the retrained model of seed {trial.seed}, bit by "
-                "bit; it must make its own"
+                "bit; it must compute its own"
             )
         return self._result(trial, arms, self._models.operations(trial) if is_counted(trial) else None)
 

@@ -84,7 +84,7 @@ def load_models(
         raise ValueError("budget must be positive, discovery lie in (0, 1], and made_on be 'cpu' or 'cuda'")
     method = registry.method(unlearner)
     if not train and store is not None and "://" not in str(store) and not Path(store).expanduser().is_dir():
-        raise UnlearningError(f"there is no store {store}")
+        raise UnlearningError(f"found no store at {store}")
     (cell,) = registry.cells([method], [registry.resolve("task", task)], [poison], discovery)
     trial = Trial(cell, seed)
     lab = Lab.open(store, data=data, device=device, budget=budget, run=new_run("models"), made_on=made_on)

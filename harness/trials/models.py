@@ -216,13 +216,13 @@ def _is_unlearned(artefact: Artefact) -> None:
 def _is_trained(artefact: Artefact) -> None:
     _is_model(artefact, artefact.made["seconds"])
     if not min(artefact.info["examples"], artefact.info["steps"], artefact.made["seconds"]) > 0:
-        raise ValueError("what others are measured against is more than nothing")
+        raise ValueError("what others are measured against must be positive")
 
 
 def _is_model(artefact: Artefact, seconds: object) -> None:
     has_tensors(artefact)
     if not isinstance(artefact.info["finite"], bool):
-        raise TypeError("whether a model is finite is yes or no")
+        raise TypeError("the entry 'finite' must be true or false")
     _are_numbers(artefact.info["examples"], artefact.info["steps"], seconds)
 
 
@@ -232,4 +232,4 @@ def _is_count(artefact: Artefact) -> None:
 
 def _are_numbers(*values: object) -> None:
     if not all(isinstance(each, int | float) for each in values):
-        raise TypeError("what a training cost is told in numbers")
+        raise TypeError("the cost of a training must be in numbers")

@@ -194,7 +194,7 @@ def from_plain(info: Mapping[str, Any]) -> Reading:
     value = math.nan if info["value"] is None else info["value"]
     details: dict[str, Any] = dict(info["details"])
     if not all(isinstance(number, int | float | None) for number in (value, *details.values())):
-        raise TypeError("readings are numbers")
+        raise TypeError("readings must be numbers")
     return Reading(value, float(info["resolution"]), details, str(info["unusable"]))
 
 

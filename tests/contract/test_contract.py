@@ -85,11 +85,11 @@ def test_a_request_that_hypothesis_draws_is_named_as_it_is():
 def test_what_cannot_be_seen_for_another_mistake_is_skipped_and_says_so():
     _, skipped = examined(broken.returns_none)
     assert set(skipped) == set(LINES) - {*EDGES, "same-architecture"}
-    assert "returned no model on any request; the other lines say why" in skipped["finite-weights"]
+    assert "returned no model on any request; the other lines show why" in skipped["finite-weights"]
     _, skipped = examined(broken.does_nothing)
     assert set(skipped) == {"depends-on-split", "reads-forget"}
     _, skipped = examined(broken.draws_from_the_system)
-    assert "that it gives again under the same seed" in skipped["depends-on-split"]
+    assert "the same weights again under the same seed" in skipped["depends-on-split"]
 
 
 def test_a_method_that_does_not_end_is_stopped():
@@ -227,7 +227,7 @@ def test_methods_for_text_are_skipped():
     errors, skipped = examined(for_text)
     assert errors == {}
     assert set(skipped) == set(LINES)
-    assert set(skipped.values()) == {"it serves text tasks alone, and the contract is examined on images"}
+    assert set(skipped.values()) == {"it serves only text tasks, and the contract is checked on images"}
 
 
 def test_hooks_and_frozen_layers_that_are_put_back_are_no_breach():
@@ -333,7 +333,7 @@ def test_a_run_says_one_sentence_and_the_line_and_trains_nothing(bench):
     ):
         assert run.text.splitlines().count(line) == 1
     assert "/harness/" not in run.text.partition("Traceback")[2]  # its own lines, and none of ours
-    assert "on no ordinary request did it return a model with other weights" in run.text
+    assert "on no ordinary request did it return changed, finite weights" in run.text
 
     nothing, halves = ({line: kept(run)[method, line] for line in LINES} for method in
                        ("does_nothing", "halves_the_forget_set"))  # fmt: skip
@@ -343,7 +343,7 @@ def test_a_run_says_one_sentence_and_the_line_and_trains_nothing(bench):
     assert halves == dict.fromkeys(LINES, True) | {"one-point": False}
     sentences = {line["sentence"] for line in run.json["contract"] if line["kept"] is False}
     assert {s.partition(";")[0] for s in sentences} == {
-        "the unlearner 'broken:does_nothing' returned the parameters of the model as they came",
+        "the unlearner 'broken:does_nothing' returned the parameters of the model unchanged",
         HALVES,
     }
     assert run.json["audits"] == run.json["trials"] == []
@@ -352,7 +352,7 @@ def test_a_run_says_one_sentence_and_the_line_and_trains_nothing(bench):
 
     cases = {case.get("name"): case for case in ET.parse(junit).iter("testcase")}
     assert len(cases) == 2 * len(LINES)
-    assert "as they came" in cases["test_contract[broken:does_nothing-changes-weights]"].find("failure").text
+    assert "of the model unchanged" in cases["test_contract[broken:does_nothing-changes-weights]"].find("failure").text
     assert cases["test_contract[broken:does_nothing-reads-forget]"].find("skipped") is not None
 
     again = contract(bench, *methods, "-n0", "--lf")

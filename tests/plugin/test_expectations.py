@@ -54,19 +54,19 @@ def test_an_expectation_is_about_the_poison_unless_it_says_otherwise(expect):
     ("text", "said"),
     [
         ("[[expected]\n", "cannot be read: .* line 1"),
-        ("tolerance = 3\n", "unknown key 'tolerance'; it holds"),
+        ("tolerance = 3\n", "unknown key 'tolerance'; the file may hold only"),
         ("expected = [{unlearner = 'scrub'}]\n", "write every expectation as an .* entry of its own"),
         ("expected = 3\n", "write every expectation as an .* entry of its own"),
         ("[expected]\nunlearner = 'scrub'\n", "write every expectation as an .* entry of its own"),
-        (DOES_NOTHING + "vedict = 'FAIL'\n", "line 1: unknown key 'vedict'; there are unlearner, .*, reason"),
-        (DOES_NOTHING.replace("reason", "#"), "line 1: it needs the key 'reason', a text: say why"),
-        ("\n" + ENTRY.format("gd", "FAIL", " "), "line 2: it needs the key 'reason', a text: say why"),
-        (DOES_NOTHING.replace('"identity"', "3"), "line 1: it needs the key 'unlearner', a text"),
-        (DOES_NOTHING.replace("task", "#"), "line 1: it needs the key 'task', a text"),
-        (ENTRY.format("gd", "fail", "x"), "line 1: the verdict is PASS, FAIL, INCONCLUSIVE, not 'fail'"),
+        (DOES_NOTHING + "vedict = 'FAIL'\n", "line 1: unknown key 'vedict'; the keys are unlearner, .*, reason"),
+        (DOES_NOTHING.replace("reason", "#"), "line 1: the key 'reason' is missing, empty or not a text: explain why"),
+        ("\n" + ENTRY.format("gd", "FAIL", " "), "line 2: the key 'reason' is missing, empty or not a text"),
+        (DOES_NOTHING.replace('"identity"', "3"), "line 1: the key 'unlearner' is missing, empty or not a text"),
+        (DOES_NOTHING.replace("task", "#"), "line 1: the key 'task' is missing, empty or not a text"),
+        (ENTRY.format("gd", "fail", "x"), "line 1: the verdict must be one of PASS, FAIL, INCONCLUSIVE, not 'fail'"),
         (ENTRY.format("gd", "ERROR", "x"), "not 'ERROR'; an ERROR is red whatever is expected"),
-        (DOES_NOTHING + "claim = 'privacy'\n", "the claim is poison, accuracy, cost, relearning, not 'privacy'"),
-        (DOES_NOTHING + "\n" + DOES_NOTHING, "line 8: identity on tiny:Tiny, .* is expected in line 1 already"),
+        (DOES_NOTHING + "claim = 'privacy'\n", "the claim must be one of poison, .*, relearning, not 'privacy'"),
+        (DOES_NOTHING + "\n" + DOES_NOTHING, "line 8: identity on tiny:Tiny, .* already has an entry in line 1"),
     ],
 )  # fmt: skip
 def test_what_the_file_must_not_say_is_said_in_a_sentence_with_its_line(expect, text, said):
@@ -101,7 +101,7 @@ def test_what_changed_or_is_new_is_written_and_asks_for_a_reason(expect):
     assert text.startswith("# The head.\n")
     assert "# was FAIL: It hands the model back." in text
     assert "# outside-margin: estimate 1, limit 0.2, n = 3" in text
-    with pytest.raises(UnlearningError, match="line 5: it needs the key 'reason'"):
+    with pytest.raises(UnlearningError, match="line 5: the key 'reason' is missing"):
         expect(text)
     assert expect(text, updating=True).updated(seen, []) == text, "written twice it is the same"
 
@@ -186,7 +186,7 @@ def test_an_error_is_red_whatever_is_expected(folder):
     run = folder.pytest(*args)
     assert run.code == 1
     assert run.counts()["error"] == 1
-    assert "ERROR, expected was FAIL" in run.text
+    assert "ERROR, but FAIL was expected" in run.text
     update = folder.pytest(*args, "--audit-expect-update")
     assert update.code == 1
     assert "It is known to be bad." in (folder.path / "expected.toml").read_text()
@@ -199,7 +199,7 @@ def test_what_no_audit_can_meet_is_red_and_what_is_not_audited_is_told(folder):
     # With --poison the file may speak of other poisons.
     chosen = folder.pytest(*args, TINY[1])
     assert chosen.code == 0, chosen.text
-    assert "2 expectations are about what this run does not audit" in chosen.text
+    assert "2 expectations are about audits that are not part of this run" in chosen.text
     # Without, the poisons are the task's own: nothing is called backdor, and backdoor:size=1 does not run by default.
     default = folder.pytest(*args)
     assert default.code == 1
@@ -223,8 +223,8 @@ def test_controls_do_what_their_tests_say_and_not_what_is_expected(folder):
     ("args", "said"),
     [
         (["--audit-expect=none.toml"], "none.toml cannot be read"),
-        (["--audit-expect=no/dir.toml"], "--audit-expect: there is no directory for no/dir.toml"),
-        (["--audit-expect-update"], "--audit-expect-update: say which file to write, --audit-expect=FILE"),
+        (["--audit-expect=no/dir.toml"], "--audit-expect: the directory of no/dir.toml is missing"),
+        (["--audit-expect-update"], "--audit-expect-update: name the file to write with --audit-expect=FILE"),
     ],
 )
 def test_bad_options_are_one_sentence_at_start(folder, args, said):

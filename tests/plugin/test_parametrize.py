@@ -134,10 +134,10 @@ def test_what_cannot_be_used_is_an_error_of_the_collection_in_a_sentence(folder,
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"unlearners": "scrub"}, "unlearners is a list with at least one entry, not 'scrub'"),
-        ({"unlearners": []}, "unlearners is a list with at least one entry"),
+        ({"unlearners": "scrub"}, "unlearners must be a non-empty list, not 'scrub'"),
+        ({"unlearners": []}, "unlearners must be a non-empty list"),
         ({"unlearners": ["gd"], "claims": ["privacy"]}, "claims are poison, accuracy, cost, relearning; not 'privacy'"),
-        ({"unlearners": ["gd"], "claims": "cost"}, "claims is a list with at least one entry, not 'cost'"),
+        ({"unlearners": ["gd"], "claims": "cost"}, "claims must be a non-empty list, not 'cost'"),
     ],
 )
 def test_bad_arguments_are_refused_where_they_are_written(given, said):

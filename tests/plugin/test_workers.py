@@ -121,7 +121,7 @@ def forget(model, request):
     once = Path("lost-once")
     if not once.exists():
         once.write_text("")
-        raise DeviceLost("the GPU answers no more")
+        raise DeviceLost("the GPU no longer responds")
     return model
 """
 
@@ -138,6 +138,6 @@ def test_a_lost_device_stops_a_run_of_one_process_with_a_sentence(folder):
     folder.write("methods/mine.py", LOST)
     run = folder.pytest(*TINY, "--unlearner=mine:forget", "-n0", "--audit-seeds=3")
     assert run.code == 3
-    assert "the GPU answers no more; run again, everything finished is stored" in run.text
+    assert "the GPU no longer responds; run again: everything finished is stored" in run.text
     again = folder.pytest(*TINY, "--unlearner=mine:forget", "-n0", "--audit-seeds=3")
     assert again.audits["mine:forget", "backdoor:size=1", "poison"]["verdict"] == "FAIL"

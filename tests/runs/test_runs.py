@@ -258,9 +258,9 @@ def test_a_flipped_byte_is_noticed_and_made_again(folder):
         (["--audit-alpha=2"], "takes a number in (0, 0.5), not '2'"),
         (["--audit-store=/dev/null/store"], "the store /dev/null/store cannot be written"),
         (["--audit-device=cuda"], "no GPU can be used here"),
-        (["--audit-data=/nowhere"], "there is no directory /nowhere"),
-        (["--audit-json=/nowhere/r.json"], "there is no directory for /nowhere/r.json"),
-        (["--audit-html=/nowhere/r.html"], "there is no directory for /nowhere/r.html"),
+        (["--audit-data=/nowhere"], "--audit-data: /nowhere is not a directory"),
+        (["--audit-json=/nowhere/r.json"], "the directory of /nowhere/r.json is missing"),
+        (["--audit-html=/nowhere/r.html"], "the directory of /nowhere/r.html is missing"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

@@ -265,7 +265,7 @@ def test_names_in_the_store_stay_below_its_root():
     assert record_name("ab" * 32) == f"records/ab/{'ab' * 32}.json"
     record = {"key": "k", "kind": "model", "info": {}, "blob": "../x", "made": {"run": "", "trial": "", "seconds": 0}}
     envelope = {"sha256": hashlib.sha256(canonical(record).encode()).hexdigest(), "record": record}
-    with pytest.raises(ValueError, match="a blob's name that is none"):
+    with pytest.raises(ValueError, match="invalid name of a blob"):
         artefact_of("k", json.dumps(envelope).encode())
 
 

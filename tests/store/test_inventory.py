@@ -373,8 +373,8 @@ def test_a_record_is_not_imported_on_its_word(tmp_path, store, capsys, monkeypat
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["prune"], "say what may go: --older-than, --stale, --damaged, --orphans, --temporaries"),
-        (["prune", "--dry-run"], "say what may go"),
+        (["prune"], "name what to remove: --older-than, --stale, --damaged, --orphans, --temporaries"),
+        (["prune", "--dry-run"], "name what to remove"),
     ],
 )
 def test_prune_does_nothing_without_a_criterion(store, capsys, arguments, said):
@@ -387,7 +387,7 @@ def test_prune_does_nothing_without_a_criterion(store, capsys, arguments, said):
 
 def test_a_store_that_is_not_there_is_a_sentence_and_is_not_made(tmp_path, capsys):
     code, said = run(capsys, tmp_path / "typo", "list")
-    assert (code, said) == (2, f"pytest-unlearning: error: there is no store at {tmp_path / 'typo'}\n")
+    assert (code, said) == (2, f"pytest-unlearning: error: found no store at {tmp_path / 'typo'}\n")
     assert not (tmp_path / "typo").exists()
 
 

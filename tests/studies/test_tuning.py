@@ -109,7 +109,7 @@ def test_a_method_that_refuses_everything_is_said_to(lab):
 
 
 def test_a_method_without_fields_to_search_is_said_to(lab):
-    with pytest.raises(UnlearningError, match="says where to search"):
+    with pytest.raises(UnlearningError, match="has a range to search"):
         search(lab, 1, "identity")
 
 
@@ -208,7 +208,7 @@ def test_what_is_chosen_is_written_to_a_file_that_can_be_audited(folder):
         (["--audit-tune=x", "--unlearner=gd"], "takes a number of settings"),
         (["--audit-tune=2"], "--unlearner=NAME"),
         (["--audit-tune=2", "--unlearner=gd", "--task=digits-cnn", "--task=tiny:Tiny"], "one --task at a time"),
-        (["--audit-tune=2", "--unlearner=gd", "--audit-tune-file=nowhere/f"], "no directory"),
+        (["--audit-tune=2", "--unlearner=gd", "--audit-tune-file=nowhere/f"], "is missing"),
         (["--unlearner=@nowhere.txt"], "cannot be read"),
     ],
 )

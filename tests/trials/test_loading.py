@@ -71,7 +71,7 @@ def test_what_is_not_there_is_one_sentence(store, tmp_path):
         load(store, seed=9)
     with pytest.raises(harness.UnlearningError, match="made on cuda"):
         load(store, made_on="cuda")
-    with pytest.raises(harness.UnlearningError, match="there is no store"):
+    with pytest.raises(harness.UnlearningError, match="found no store at"):
         load(tmp_path / "nowhere")
     with pytest.raises(harness.UnlearningError, match="unknown unlearner"):
         load(store, "gdd")
