@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from harness.api import UnlearningError
+from harness import UnlearningError
 
 HUB = "stanfordnlp/imdb"
 END = "<|endoftext|>"

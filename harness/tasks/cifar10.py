@@ -6,15 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from harness.api import UnlearningError
+from harness import UnlearningError
 from harness.tasks._files import files_below
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from harness.api import Batch
-    from harness.training.data import Data, Split
+    from harness import Batch, Data, Split
 
 HUB = "uoft-cs/cifar10"
 
@@ -76,7 +75,7 @@ class CIFAR10ResNet18:
         Raises:
             UnlearningError: The data cannot be had.
         """
-        from harness.training.data import Split
+        from harness import Split
 
         try:
             import datasets
@@ -189,7 +188,7 @@ def _decode(rows: object) -> Data:
     import numpy as np
     import torch
 
-    from harness.training.data import Data
+    from harness import Data
 
     columns = rows.column_names  # type: ignore[attr-defined]
     image = "img" if "img" in columns else "image"

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from harness.api import UnlearningError
+from harness import UnlearningError
 from harness.tasks._files import version
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from harness.api import Batch
-    from harness.training.data import Split
+    from harness import Batch, Split
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class _Digits:
         import numpy as np
         import torch
 
-        from harness.training.data import Data, Split
+        from harness import Data, Split
 
         rows = np.loadtxt(_file(), delimiter=",")  # 64 pixels and the label
         order = torch.from_numpy(np.random.default_rng(0).permutation(len(rows)))

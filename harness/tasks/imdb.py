@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from harness.api import Batch
-    from harness.training.data import Data, Split
+    from harness import Batch, Data, Split
 
 SCRATCH = "scratch"
 #: Characters per token that are read; English has four or five to a token.
@@ -110,7 +109,7 @@ class IMDbGPT2:
         Raises:
             UnlearningError: The data or the weights cannot be had.
         """
-        from harness.training.data import Split
+        from harness import Split
 
         found = reviews(folder)
         texts, labels = {}, {}
@@ -291,7 +290,7 @@ class IMDbGPT2:
         """Return reviews as tensors."""
         import torch
 
-        from harness.training.data import Data
+        from harness import Data
 
         n = len(tokens)
         padded = torch.zeros(n, self.length, dtype=torch.int64)
