@@ -184,7 +184,7 @@ def _changes(_e: Examination, _c: Case, run: Run) -> bool:
 
 
 def _differs(examination: Examination, case: Case, run: Run, variant: str) -> bool | None:
-    """Say whether a variant of a request gives another result; None where nobody can tell."""
+    """Return whether a variant of a request gives another result; None where nobody can tell."""
     other, again = examination.good(case, variant), examination.good(case, "again")
     if other is None or again is None:
         return None

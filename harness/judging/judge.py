@@ -45,7 +45,7 @@ class Judgement:
     final: bool
 
 
-def judge(claim: Criterion, evidence: Evidence, plan: Plan) -> Judgement:
+def judge(criterion: Criterion, evidence: Evidence, plan: Plan) -> Judgement:
     """Go through the looks of the plan that the evidence reaches, and stop at the first conclusion.
 
     The result depends on the seeds up to that conclusion and on nothing computed beyond it. The controls are judged by
@@ -55,39 +55,39 @@ def judge(claim: Criterion, evidence: Evidence, plan: Plan) -> Judgement:
     as the method is.
     """
     through = plan.to_the_end
-    gates = {"oracle": _walk(claim, evidence.of(evidence.oracle), through, {})}
-    if claim.measure.test == "retention":
-        gates["identity"] = _walk(claim, evidence.of(evidence.poisoned), through, {})
+    gates = {"oracle": _walk(criterion, evidence.of(evidence.oracle), through, {})}
+    if criterion.measure.test == "retention":
+        gates["identity"] = _walk(criterion, evidence.of(evidence.poisoned), through, {})
     else:
-        gates["wrecked"] = _walk(claim, evidence.of(evidence.wrecked), through, {})
-    return _walk(claim, evidence, plan, gates)
+        gates["wrecked"] = _walk(criterion, evidence.of(evidence.wrecked), through, {})
+    return _walk(criterion, evidence, plan, gates)
 
 
-def doses(claim: Criterion, evidence: Evidence, plan: Plan) -> list[Outcome]:
+def doses(criterion: Criterion, evidence: Evidence, plan: Plan) -> list[Outcome]:
     """Return the outcome of ``U = k P + (1 - k) R``, mixed seed by seed, for each k in `DOSES`; nothing is trained."""
     pairs = list(zip(evidence.poisoned, evidence.retrained, strict=True))
     mixtures = [tuple(k * p + (1 - k) * r for p, r in pairs) for k in DOSES]
-    return [_walk(claim, evidence.of(mixture), plan.to_the_end, {}).outcome for mixture in mixtures]
+    return [_walk(criterion, evidence.of(mixture), plan.to_the_end, {}).outcome for mixture in mixtures]
 
 
-def path(claim: Criterion, evidence: Evidence, plan: Plan) -> tuple[Look, ...]:
+def path(criterion: Criterion, evidence: Evidence, plan: Plan) -> tuple[Look, ...]:
     """Return what the plan sees at each look that the evidence reaches, by the tests that `judge` makes there."""
     found = []
     for n in (n for n in plan.looks if n <= len(evidence)):
-        passing = _test(claim, evidence.first(n), plan.pass_level)
-        failing = _test(claim, evidence.first(n), plan.fail_level(claim.judged))
+        passing = _test(criterion, evidence.first(n), plan.pass_level)
+        failing = _test(criterion, evidence.first(n), plan.fail_level(criterion.judged))
         found.append(Look(n, passing.estimate, passing.interval, failing.interval, passing.p_pass, passing.p_fail))
     return tuple(found)
 
 
-def beside_remaining(claim: Criterion, evidence: Evidence, level: float) -> dict[str, float]:
+def beside_remaining(criterion: Criterion, evidence: Evidence, level: float) -> dict[str, float]:
     """Return how a method that was told of some poisoned points stands to D, retraining on all but these.
 
     Informs and gates nothing: where D keeps the poison, reaching it is no achievement. Tested is the contrast (U - D) -
     tau (P - R), one-sided: at most tau of the poison's effect lies above D.
 
     Args:
-        claim: A retention claim.
+        criterion: Of a retention test.
         evidence: With ``remaining``.
         level: Of the tests; intervals are at ``1 - 2 * level``.
 
@@ -100,10 +100,10 @@ def beside_remaining(claim: Criterion, evidence: Evidence, level: float) -> dict
     d = evidence.remaining
     raised = tuple(p - r + x for p, r, x in zip(evidence.poisoned, evidence.retrained, d, strict=True))
     against_d = replace(evidence, poisoned=raised, retrained=d)  # D, with the poison's whole effect above it
-    above, identity = (_test(claim, against_d.of(arm), level) for arm in (evidence.unlearned, evidence.poisoned))
+    above, identity = (_test(criterion, against_d.of(arm), level) for arm in (evidence.unlearned, evidence.poisoned))
     fractions = {
-        "remaining_keeps": _test(claim, evidence.of(d), level),
-        "remaining_leaves": _test(claim, evidence, level),
+        "remaining_keeps": _test(criterion, evidence.of(d), level),
+        "remaining_leaves": _test(criterion, evidence, level),
         "above_remaining": above,
     }
     found = {"remaining_seeds": float(len(evidence)), "remaining_level": level}
@@ -125,13 +125,13 @@ _WRONG = (
 )
 
 
-def _misbehaves(claim: Criterion, here: Evidence, gates: Mapping[str, Judgement], plan: Plan) -> str:
+def _misbehaves(criterion: Criterion, here: Evidence, gates: Mapping[str, Judgement], plan: Plan) -> str:
     """Return the reason why the controls forbid a verdict on this evidence, or ``""``."""
     for name, wrong, reason in _WRONG:
         if name in gates and gates[name].outcome is wrong and gates[name].seeds <= len(here):
             return reason
-    if gates and claim.measure.test == "retention":
-        order = [_ORDER[outcome] for outcome in doses(claim, here, plan)]
+    if gates and criterion.measure.test == "retention":
+        order = [_ORDER[outcome] for outcome in doses(criterion, here, plan)]
         if order != sorted(order):
             return Reason.DOSE_NOT_MONOTONE
     return ""
@@ -149,41 +149,41 @@ class _Carried(NamedTuple):
     passed: Judgement | None = None
 
 
-def _walk(claim: Criterion, evidence: Evidence, plan: Plan, gates: Mapping[str, Judgement]) -> Judgement:
+def _walk(criterion: Criterion, evidence: Evidence, plan: Plan, gates: Mapping[str, Judgement]) -> Judgement:
     """Go from look to look, as far as the evidence reaches, and stop at the first judgement that is final."""
     n, level = len(evidence), plan.pass_level
     looks = [look for look in plan.looks if look <= n]
     if not looks:
-        result = _test(claim, evidence, level)
+        result = _test(criterion, evidence, level)
         return Judgement(Outcome.INCONCLUSIVE, Reason.TOO_FEW_SEEDS, result, level, n, n, final=False)
     carried = _Carried()
     for look in looks:
-        judgement, carried = _look(claim, evidence.first(look), plan, gates, carried)
+        judgement, carried = _look(criterion, evidence.first(look), plan, gates, carried)
         if judgement.final:
             break
     return judgement
 
 
 def _look(
-    claim: Criterion, here: Evidence, plan: Plan, gates: Mapping[str, Judgement], carried: _Carried
+    criterion: Criterion, here: Evidence, plan: Plan, gates: Mapping[str, Judgement], carried: _Carried
 ) -> tuple[Judgement, _Carried]:
     """Judge the evidence of one look."""
-    n, level, fail_level = len(here), plan.pass_level, plan.fail_level(claim.judged)
+    n, level, fail_level = len(here), plan.pass_level, plan.fail_level(criterion.judged)
     bites, passed = carried
-    result = _test(claim, here, level)
+    result = _test(criterion, here, level)
     now = Judgement(Outcome.INCONCLUSIVE, Reason.NEED_MORE_SEEDS, result, level, n, n, final=False)
     if result.reason == Reason.NONFINITE_REFERENCE:
         return replace(now, reason=Reason.NONFINITE_REFERENCE, final=True), carried
     if passed is None and result.reason == Reason.DIVERGED:
         return replace(now, outcome=Outcome.FAIL, reason=Reason.DIVERGED, level=fail_level, final=True), carried
     unusable = next(filter(None, here.unusable), "") if passed is None else ""
-    if reason := unusable or _misbehaves(claim, here, gates, plan):
+    if reason := unusable or _misbehaves(criterion, here, gates, plan):
         return replace(now, reason=reason, final=True), carried
     bites = bites or result.p_bite is None or rejects(result.p_bite, plan.bite_level)
     if passed is None and not bites:
         now = replace(now, reason=Reason.NO_BITE)
     elif passed is None and rejects(result.p_fail, fail_level):
-        failed = _test(claim, here, fail_level)
+        failed = _test(criterion, here, fail_level)
         return Judgement(Outcome.FAIL, Reason.OUTSIDE_MARGIN, failed, fail_level, n, n, final=True), carried
     elif passed is None and n >= MIN_PASS and rejects(result.p_pass, level):
         passed = replace(now, outcome=Outcome.PASS, reason=Reason.EQUIVALENT, final=True)
@@ -193,44 +193,44 @@ def _look(
             return replace(passed, looked=n), carried
         now = replace(passed, outcome=Outcome.INCONCLUSIVE, reason=Reason.ORACLE_NOT_PASS, looked=n, final=False)
     elif now.reason == Reason.NEED_MORE_SEEDS:
-        if n < plan.looks[-1] and _hopeless(claim, result, plan):
+        if n < plan.looks[-1] and _hopeless(criterion, result, plan):
             return replace(now, reason=Reason.FUTILE, final=True), carried
         if n == LOOKS[-1]:
             now = replace(now, reason=Reason.UNDERPOWERED)
     return replace(now, final=n == plan.looks[-1]), _Carried(bites, passed)
 
 
-def seeds_to_decide(claim: Criterion, judgement: Judgement, plan: Plan, power: float = 0.8) -> int | None:
+def seeds_to_decide(criterion: Criterion, judgement: Judgement, plan: Plan, power: float = 0.8) -> int | None:
     """Return how many seeds would decide a claim at one look, if the truth is what was seen; None if over 1,000.
 
     From the distance of the estimate to the margin in standard deviations of what was tested; with few seeds that is a
     rough guess, and on the margin no number is enough.
     """
     result = judgement.result
-    distance, sd, level = _distance(claim, result, plan)
+    distance, sd, level = _distance(criterion, result, plan)
     if distance == 0 or not sd > 0:
         return None
     needed = seeds_needed(abs(distance), sd, alpha=level, power=power, two_sided=False)
     return None if needed is None else max(needed, MIN_PASS if distance > 0 else LOOKS[0])
 
 
-def _hopeless(claim: Criterion, result: Result, plan: Plan) -> bool:
-    """Return whether the last look would hardly decide a claim, if the truth is what was seen."""
+def _hopeless(criterion: Criterion, result: Result, plan: Plan) -> bool:
+    """Return whether the last look would hardly decide a criterion, if the truth is what was seen."""
     if result.n < MIN_PASS or plan.futility == 0:
         return False
-    distance, sd, level = _distance(claim, result, plan)
+    distance, sd, level = _distance(criterion, result, plan)
     if distance == 0:
         return True
     return tost_power(LOOKS[-1], abs(distance), sd, alpha=level, two_sided=False) < plan.futility
 
 
-def _distance(claim: Criterion, result: Result, plan: Plan) -> tuple[float, float, float]:
+def _distance(criterion: Criterion, result: Result, plan: Plan) -> tuple[float, float, float]:
     """Return how far inside the margin the estimate lies, the standard deviation over seeds, and the verdict's level.
 
     Both are of what was tested; the verdict is the one on the estimate's side of the margin.
     """
     t = t_statistic(result.p_pass, result.df) if result.se > 0 else 0.0  # of the margin: positive inside it
-    level = plan.pass_level if t > 0 else plan.fail_level(claim.judged)
+    level = plan.pass_level if t > 0 else plan.fail_level(criterion.judged)
     return t * result.se, result.se * math.sqrt(result.n), level
 
 
@@ -238,14 +238,14 @@ def _distance(claim: Criterion, result: Result, plan: Plan) -> tuple[float, floa
 _retention = functools.lru_cache(maxsize=4096)(retention)
 
 
-def _test(claim: Criterion, evidence: Evidence, alpha: float) -> Result:
-    higher_is_worse = claim.measure.worse == "higher"
-    if claim.measure.test == "retention":
+def _test(criterion: Criterion, evidence: Evidence, alpha: float) -> Result:
+    higher_is_worse = criterion.measure.worse == "higher"
+    if criterion.measure.test == "retention":
         return _retention(
-            evidence.poisoned, evidence.retrained, evidence.unlearned, tau=claim.margin,
+            evidence.poisoned, evidence.retrained, evidence.unlearned, tau=criterion.margin,
             direction=1 if higher_is_worse else -1, alpha=alpha, sd_floor=evidence.resolution,
         )  # fmt: skip
-    lo, hi = (-math.inf, claim.margin) if higher_is_worse else (-claim.margin, math.inf)
+    lo, hi = (-math.inf, criterion.margin) if higher_is_worse else (-criterion.margin, math.inf)
     return equivalence_paired(evidence.unlearned, evidence.retrained, lo, hi, alpha=alpha, sd_floor=evidence.resolution)
 
 

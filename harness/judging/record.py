@@ -21,7 +21,7 @@ from harness.statistics import bad_seed_bound, eps_lower_single, mu_lower
 
 def verdict_of(
     cell: Cell,
-    claim: Criterion,
+    criterion: Criterion,
     judgement: Judgement,
     evidence: Evidence,
     readings: Sequence[Mapping[str, Reading]],
@@ -32,7 +32,7 @@ def verdict_of(
 
     Args:
         cell: What was audited.
-        claim: What was tested.
+        criterion: What was tested.
         judgement: Its outcome.
         evidence: Of the seeds that the judgement rests on.
         readings: What the evidence was read from, seed by seed, by arm.
@@ -40,7 +40,7 @@ def verdict_of(
         told: The poison's evidence of all seeds there are, where the method was not told of every poisoned point and
             stands to be compared with retraining on what remains, which decides nothing.
     """
-    details = _details(claim, judgement, readings, plan)
+    details = _details(criterion, judgement, readings, plan)
     values = {
         "poisoned": evidence.poisoned,
         "retrained": evidence.retrained,
@@ -49,16 +49,16 @@ def verdict_of(
     if evidence.remaining:
         values["remaining"] = evidence.remaining
     if told is not None:
-        details |= beside_remaining(claim, told, plan.pass_level)
+        details |= beside_remaining(criterion, told, plan.pass_level)
     result = judgement.result
     return Verdict(
         **_names(cell),
-        measure=claim.measure,
+        measure=criterion.measure,
         outcome=judgement.outcome,
         reason=str(judgement.reason),  # a plain string, as it goes from process to process
         estimate=result.estimate,
         interval=result.interval,
-        margin=claim.margin,
+        margin=criterion.margin,
         p_pass=result.p_pass,
         p_fail=result.p_fail,
         p_bite=result.p_bite,
@@ -67,12 +67,12 @@ def verdict_of(
         values=values,
         details=details,
         by_seed=_by_seed(readings),
-        looks=path(claim, evidence, plan),
+        looks=path(criterion, evidence, plan),
     )
 
 
 def _details(
-    claim: Criterion, judgement: Judgement, readings: Sequence[Mapping[str, Reading]], plan: Plan
+    criterion: Criterion, judgement: Judgement, readings: Sequence[Mapping[str, Reading]], plan: Plan
 ) -> dict[str, float]:
     """Return the numbers beside a judgement: what the readings carry, what is proven, what would decide it."""
     details = {
@@ -81,10 +81,10 @@ def _details(
         for arm, suffix in (("U", ""), ("R", "_retrained"))
         if all(by_arm[arm].details.get(name) is not None for by_arm in readings)
     }
-    if claim.measure.exact_null and "T" in details:
+    if criterion.measure.exact_null and "T" in details:
         details |= residue([by_arm["U"].details["T"] for by_arm in readings], plan.alpha)
     if judgement.reason in (Reason.NEED_MORE_SEEDS, Reason.UNDERPOWERED, Reason.FUTILE):
-        needed = seeds_to_decide(claim, judgement, plan)
+        needed = seeds_to_decide(criterion, judgement, plan)
         details["seeds_to_decide"] = float("inf") if needed is None else float(needed)
     if judgement.reason == Reason.FUTILE:
         details["futility"] = plan.futility
@@ -94,18 +94,18 @@ def _details(
     return details
 
 
-def budget_verdict(cell: Cell, claim: Criterion, costs: Sequence[Mapping[str, Any]], plan: Plan) -> Verdict:
+def budget_verdict(cell: Cell, criterion: Criterion, costs: Sequence[Mapping[str, Any]], plan: Plan) -> Verdict:
     """Return the verdict on what a method cost, seed by seed, as a fraction of retraining; it has no p-values."""
     fractions = tuple(cost["unlearn_fraction"] for cost in costs)
-    outcome, reason = judge_budget(fractions, claim.margin)
+    outcome, reason = judge_budget(fractions, criterion.margin)
     return Verdict(
         **_names(cell),
-        measure=claim.measure,
+        measure=criterion.measure,
         outcome=outcome,
         reason=str(reason),
         estimate=max(fractions),
         interval=(min(fractions), max(fractions)),
-        margin=claim.margin,
+        margin=criterion.margin,
         p_pass=None,
         p_fail=None,
         p_bite=None,

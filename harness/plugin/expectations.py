@@ -211,7 +211,7 @@ class Expectations:
 
 
 def as_expected(audit: Mapping[str, Any]) -> bool:
-    """Say whether an audit concluded what the file expects of it."""
+    """Return whether an audit concluded what the file expects of it."""
     return bool((audit.get("expected") or {}).get("met"))
 
 

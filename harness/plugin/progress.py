@@ -70,7 +70,7 @@ class StatusLine(threading.Thread):
 
 
 def watched(config: Any) -> bool:
-    """Say whether a status line can be seen: the output is a terminal, and no debugger needs it."""
+    """Return whether a status line can be seen: the output is a terminal, and no debugger needs it."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None or config.option.verbose < 0 or config.option.usepdb:
         return False

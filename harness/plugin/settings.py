@@ -18,6 +18,7 @@ from harness.cells import Cell, Registered
 from harness.contract.lines import LINES, Clause
 from harness.judging.plan import Plan
 from harness.plugin.expectations import Expectation, Expectations
+from harness.studies.controls import AUDITED
 from harness.trials.devices import kind_of_device
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-#: Controls that are audited if no unlearner is asked for; their tests say what each must show.
-CONTROLS = ("retrain", "identity", "wrecked")
 
 
 class Settings:
@@ -52,7 +51,7 @@ class Settings:
     @cached_property
     def unlearners(self) -> list[Registered]:
         """The methods that are audited; the controls if no method is asked for."""
-        return _or_usage_error(registry.resolve_all, "unlearner", self.option.unlearner or CONTROLS)
+        return _or_usage_error(registry.resolve_all, "unlearner", self.option.unlearner or AUDITED)
 
     @property
     def controls_only(self) -> bool:

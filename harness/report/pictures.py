@@ -14,6 +14,7 @@ from harness import registry
 from harness.api import Planted, UnlearningError
 from harness.cells import Cell, Trial
 from harness.report.document import methods, places
+from harness.studies.controls import ORACLE
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -76,7 +77,7 @@ def picture(
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, not {count}")
-    (cell,) = registry.cells([registry.resolve("unlearner", "retrain")], [registry.resolve("task", task)], [poison])
+    (cell,) = registry.cells([registry.resolve("unlearner", ORACLE)], [registry.resolve("task", task)], [poison])
     if cell.task.value.modality != "image":
         raise UnlearningError(f"{cell.task.id} has {cell.task.value.modality}, not images; choose a task of images")
     from harness.store.artefacts import patiently
@@ -93,7 +94,7 @@ def stored_picture(lab: Lab, task: str, poison: str, seed: int = 0, count: int =
     Raises:
         UnlearningError: A name cannot be found or used, or the task's data cannot be loaded.
     """
-    (cell,) = registry.cells([registry.resolve("unlearner", "retrain")], [registry.resolve("task", task)], [poison])
+    (cell,) = registry.cells([registry.resolve("unlearner", ORACLE)], [registry.resolve("task", task)], [poison])
     if cell.task.value.modality != "image":
         return None
     planted, _ = lab.stored(Trial(cell, seed))

@@ -11,9 +11,7 @@ from harness.judging.plan import LOOKS, MIN_PASS
 from harness.judging.reasons import Reason
 from harness.report.document import CellResult, Entry, MethodResult, grouped, title_of, worst_of
 from harness.report.words import estimate, flags, fraction, percent, points, reached
-
-#: The claims that each control is reported by.
-CONTROLS = {"retrain": ("poison", "accuracy"), "identity": ("poison",), "wrecked": ("accuracy",)}
+from harness.studies.controls import AUDITED
 
 
 def table(methods: Iterable[MethodResult]) -> list[str]:
@@ -82,7 +80,7 @@ def reference_lines(method: MethodResult) -> list[str]:
             f"{percent(_mean([s['cost'] for s in short]))}; this method's accuracy minus short's: {points(gain)}"
         )
     controls = []
-    for name, claims in CONTROLS.items():
+    for name, claims in AUDITED.items():
         found = [r[name] for r in references if name in r]
         if outcomes := " ".join(sorted({f[claim] for f in found for claim in claims if claim in f})):
             controls.append(f"{name} {outcomes} n={max(f['seeds'] for f in found)}")

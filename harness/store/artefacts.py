@@ -120,6 +120,16 @@ class Artefact:
     made: Mapping[str, Any]
 
 
+def has_tensors(artefact: Artefact) -> None:
+    """Refuse an artefact without tensors.
+
+    Raises:
+        ValueError: It has none.
+    """
+    if artefact.blob is None:
+        raise ValueError("an artefact of this kind has tensors")
+
+
 class Lock:
     """The right to make artefacts, against the other processes of this machine.
 

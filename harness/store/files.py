@@ -50,7 +50,7 @@ class Files(Protocol):
         ...
 
     def exists(self, name: str) -> bool:
-        """Say whether there is such a file."""
+        """Return whether there is such a file."""
         ...
 
     def remove(self, name: str) -> None:

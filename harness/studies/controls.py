@@ -9,12 +9,14 @@ from harness import registry
 from harness.cells import Cell, Registered, Trial
 from harness.judging.plan import Plan
 
-#: The controls every cell is compared with.
-REFERENCES = ("retrain", "short", "identity", "wrecked")
-
-
+#: Retraining once more, which must pass.
+ORACLE = "retrain"
+#: The controls that are audited themselves, and the claims on which each must reach a verdict.
+AUDITED = {ORACLE: ("poison", "accuracy"), "identity": ("poison",), "wrecked": ("accuracy",)}
+#: The controls that every cell is compared with.
+REFERENCES = (ORACLE, "short", "identity", "wrecked")
 #: Those whose readings gate its verdicts: the oracle, and what must fail by accuracy. Identity is P itself.
-GATES = ("retrain", "wrecked")
+GATES = (ORACLE, "wrecked")
 
 
 @functools.cache
@@ -24,6 +26,7 @@ def reference_unlearners() -> tuple[Registered, ...]:
 
 
 def controls_beside(cell: Cell) -> dict[str, Cell]:
+    """Return the cells of the controls beside a cell, by name."""
     return {control.name: beside(control, cell) for control in reference_unlearners()}
 
 

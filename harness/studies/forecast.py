@@ -8,7 +8,7 @@ from typing import Any
 from harness.cells import Trial
 from harness.judging.plan import MIN_PASS
 from harness.store.artefacts import patiently
-from harness.studies.controls import REFERENCES
+from harness.studies.controls import ORACLE
 from harness.studies.study import Study
 from harness.trials.lab import Lab
 
@@ -53,4 +53,4 @@ def _is_crafted(trial: Trial) -> bool:
 
 
 def _is_training(trial: Trial, arm: str) -> bool:
-    return arm != "U" or trial.cell.unlearner.name == REFERENCES[0]
+    return arm != "U" or trial.cell.unlearner.name == ORACLE

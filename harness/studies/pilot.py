@@ -18,6 +18,7 @@ from harness.judging.judge import judge
 from harness.judging.plan import LOOKS, MIN_PASS, Plan
 from harness.judging.verdict import Evidence
 from harness.statistics import seeds_needed
+from harness.studies.controls import ORACLE
 from harness.studies.study import Study
 from harness.trials.lab import Lab, new_run
 
@@ -63,11 +64,11 @@ class Forecast:
         return self.passes[LOOKS[-1]]
 
 
-def forecast_from(claim: Criterion, pilot: Evidence, poison: str, plan: Plan, runs: int = 1000) -> Forecast:
+def forecast_from(criterion: Criterion, pilot: Evidence, poison: str, plan: Plan, runs: int = 1000) -> Forecast:
     """Simulate the plan on the oracle, with normal numbers that have the pilot's means and covariances.
 
     Args:
-        claim: What is judged.
+        criterion: What is judged.
         pilot: Evidence of at least three seeds.
         poison: Id, for the result.
         plan: The plan.
@@ -83,20 +84,20 @@ def forecast_from(claim: Criterion, pilot: Evidence, poison: str, plan: Plan, ru
     draws = np.random.default_rng(0).multivariate_normal(arms.mean(axis=1), np.cov(arms), (runs, LOOKS[-1]))
     judgements = []
     for p, r, oracle, wrecked in (map(tuple, study.T.tolist()) for study in draws):
-        judgements.append(judge(claim, Evidence(p, r, oracle, oracle, wrecked, (), pilot.resolution), plan))
+        judgements.append(judge(criterion, Evidence(p, r, oracle, oracle, wrecked, (), pilot.resolution), plan))
     passed = [j.seeds for j in judgements if j.outcome is Outcome.PASS]
     effect = [p - r for p, r in zip(pilot.poisoned, pilot.retrained, strict=True)]
     fresh = [o - r for o, r in zip(pilot.oracle, pilot.retrained, strict=True)]
-    worse = 1 if claim.measure.worse == "higher" else -1
-    retention = claim.measure.test == "retention"
+    worse = 1 if criterion.measure.worse == "higher" else -1
+    retention = criterion.measure.test == "retention"
     # How far inside the margin the oracle is: the negative of what the test wants below zero.
     inside = [
-        (claim.margin * worse * e if retention else claim.margin) - worse * f
+        (criterion.margin * worse * e if retention else criterion.margin) - worse * f
         for e, f in zip(effect, fresh, strict=True)
     ]
     return Forecast(
         poison=poison,
-        measure=claim.measure.name,
+        measure=criterion.measure.name,
         n=n,
         poisoned=fmean(pilot.poisoned),
         retrained=fmean(pilot.retrained),
@@ -158,7 +159,7 @@ def plan_study(
         ValueError: A number is out of range.
     """
     plan = Plan(alpha=alpha, first=first).to_the_end  # as for the oracle of an audit
-    oracle = registry.resolve("unlearner", "retrain")
+    oracle = registry.resolve("unlearner", ORACLE)
     poisons = [poison] if isinstance(poison, str) else poison or ()
     cells = registry.cells([oracle], [registry.resolve("task", task)], poisons)
     lab = Lab.open(store, data=data, device=device, run=new_run("pilot"))

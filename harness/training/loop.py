@@ -79,5 +79,5 @@ def train(
 
 
 def is_finite(model: nn.Module) -> bool:
-    """Say whether every floating-point parameter and buffer is finite."""
+    """Return whether every floating-point parameter and buffer is finite."""
     return all(bool(t.isfinite().all()) for t in model.state_dict().values() if t.is_floating_point())

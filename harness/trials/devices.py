@@ -72,7 +72,7 @@ def device_of(kind: str, share: float = 1.0) -> torch.device:
 
 
 def answers(device: torch.device) -> bool:
-    """Say whether a GPU still answers this process."""
+    """Return whether a GPU still answers this process."""
     import torch
 
     try:

@@ -64,7 +64,7 @@ def planted(on: Mapping[str, Any], trial: Trial) -> dict[str, Any]:
     return {**on, "poison": trial.cell.poison.identity, "seed": trial.seed} | made_by("training")
 
 
-def handed_over(on: Mapping[str, Any], trial: Trial, blob: str) -> dict[str, Any]:
+def told(on: Mapping[str, Any], trial: Trial, blob: str) -> dict[str, Any]:
     """Return what depends on which of the planted points the unlearner is told of."""
     return {**on, "planted": blob, "discovery": trial.cell.discovery, "seed": trial.seed} | made_by("planting")
 

@@ -238,16 +238,18 @@ class Lab:
         train = self.split(task).train
         threads = torch.get_num_threads()
         torch.set_num_threads(recipe.threads)
-        with isolated_rng(0):
-            model = recipe.new_model().to(self.device)
-            size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-            batch = train.batch(torch.arange(min(recipe.batch_size, len(train))))
-            steps = [batch] * 3  # the first pays for what is set up once
-            fit(recipe, model, steps)
-            started = now()
-            fit(recipe, model, steps)
-            seconds = (now() - started) / len(steps)
-        torch.set_num_threads(threads)
+        try:
+            with isolated_rng(0):
+                model = recipe.new_model().to(self.device)
+                size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+                batch = train.batch(torch.arange(min(recipe.batch_size, len(train))))
+                steps = [batch] * 3  # the first pays for what is set up once
+                fit(recipe, model, steps)
+                started = now()
+                fit(recipe, model, steps)
+                seconds = (now() - started) / len(steps)
+        finally:
+            torch.set_num_threads(threads)
         return seconds * recipe.epochs * math.ceil(len(train) / recipe.batch_size), size
 
     def _result(self, trial: Trial, arms: Mapping[str, _Arm], operations: Artefact | None) -> TrialResult:
@@ -289,7 +291,7 @@ def new_run(name: str) -> str:
 
 
 def _again(ask: Callable[[], Answer]) -> Answer:
-    """Ask once more for what was found damaged, and removed, on the way."""
+    """Ask again as often as something was found damaged, and removed, on the way."""
     while True:
         try:
             return ask()

@@ -25,7 +25,7 @@ ARMS = {"P": "poisoned", "R": "retrained", "U": "unlearned"}
 
 
 @dataclass(frozen=True)
-class Models:
+class LoadedModels:
     """The models of a trial, with what they were trained and are tested on.
 
     Attributes:
@@ -57,7 +57,7 @@ def load_models(
     device: str = "cpu",
     made_on: str = "cpu",
     train: bool = False,
-) -> Models:
+) -> LoadedModels:
     """Load the poisoned, the retrained and the unlearned model of one trial, e.g. of the worst seed of a failed audit.
 
     ``harness.load_models("scrub", poison="gaussian", seed=2).U``. A failing audit prints this line for its worst seed.
@@ -106,4 +106,4 @@ def load_models(
         return planted, {arm: copy.deepcopy(lab.model(cell.task, artefact)) for arm, artefact in found.items()}
 
     planted, models = patiently(stored)
-    return Models(**models, planted=planted, split=lab.split(cell.task), seed=seed)
+    return LoadedModels(**models, planted=planted, split=lab.split(cell.task), seed=seed)

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from harness.api import declares
 from harness.cells import ARMS, REMAINING, Cell, Registered, Trial
-from harness.store.artefacts import Artefact, Busy, Make, ask_all, key_of
+from harness.store.artefacts import Artefact, Busy, Make, ask_all, has_tensors, key_of
 from harness.trials import keys
 from harness.trials.bench import Bench
 from harness.trials.cache import Cache
 from harness.trials.planting import Planting
-from harness.trials.surrogates import has_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -205,7 +204,7 @@ def arms_of(cell: Cell) -> tuple[str, ...]:
 
 
 def is_counted(trial: Trial) -> bool:
-    """Say whether the trial's unlearner has its floating-point operations counted."""
+    """Return whether the trial's unlearner has its floating-point operations counted."""
     return trial.seed == COUNTED_SEED and not declares(trial.cell.unlearner.value, "control")
 
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from harness.api import ContractError, Planted
 from harness.cells import Registered, Trial
-from harness.store.artefacts import Artefact, Gone, key_of
+from harness.store.artefacts import Artefact, Gone, has_tensors, key_of
 from harness.trials import keys
 from harness.trials.bench import Bench
 from harness.trials.cache import Cache
-from harness.trials.surrogates import has_tensors, surrogate
+from harness.trials.surrogates import surrogate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from harness.training.data import Data, Split
 
 
-def handed_over(points: int, discovery: float, seed: int) -> Tensor:
+def known_points(points: int, discovery: float, seed: int) -> Tensor:
     """Return the ascending positions, among so many planted points, of those that the unlearner is told of.
 
     A share in (0, 1] of them, rounded, at least one. The draw follows from the seed: a larger share holds a smaller
@@ -90,7 +90,7 @@ class Points:
         """Return a planted set in a training set of ``n`` points, as the trial's unlearner is told of it."""
         import torch
 
-        known = handed_over(len(planted.forget), trial.cell.discovery, trial.seed)
+        known = known_points(len(planted.forget), trial.cell.discovery, trial.seed)
         keep, left = torch.ones(2, n, dtype=torch.bool)
         keep[planted.forget] = False
         left[planted.forget[known]] = False
@@ -129,11 +129,11 @@ class Planting:
         Raises:
             Busy: Another process is planting it.
         """
-        return self._planted.get(_place(trial), lambda: self._of(trial))
+        return self._planted.get(self._place(trial), lambda: self._of(trial))
 
     def _of(self, trial: Trial) -> PlantedIn:
         blob = str(self._artefact(trial).blob)
-        of = keys.handed_over(self._bench.on(trial.cell.task), trial, blob)
+        of = keys.told(self._bench.on(trial.cell.task), trial, blob)
         told = self._bench.obtain("told", of, lambda: (self.points(trial).plain(), None), trial, _is_told)
         return PlantedIn.from_plain(blob, told.info)
 
@@ -144,21 +144,21 @@ class Planting:
             Busy: Another process is planting it.
             Gone: It is damaged, or not what the store says of it; what was wrong is removed.
         """
-        return self._points.get(_place(trial), lambda: self._checked(trial))
+        return self._points.get(self._place(trial), lambda: self._checked(trial))
 
     def _checked(self, trial: Trial) -> Points:
         artefact = self._artefact(trial)
         points, blob = self._read(trial, artefact), str(artefact.blob)
-        key = key_of("told", keys.handed_over(self._bench.on(trial.cell.task), trial, blob))
+        key = key_of("told", keys.told(self._bench.on(trial.cell.task), trial, blob))
         told = self._bench.store.get(key, _is_told)
         if told is not None and PlantedIn.from_plain(blob, told.info) != PlantedIn.from_plain(blob, points.plain()):
-            self._planted.drop(_place(trial))
+            self._planted.drop(self._place(trial))
             self._bench.discard(told)
             raise Gone(key)
         return points
 
     def is_stored(self, trial: Trial) -> bool:
-        """Say whether a trial's planted set is stored."""
+        """Return whether a trial's planted set is stored."""
         return self._stored(trial) is not None
 
     def stored(self, trial: Trial) -> Planted | None:
@@ -170,7 +170,7 @@ class Planting:
             points = self._read(trial, artefact)
         except Gone:
             return None
-        self._planted.get(_place(trial), lambda: PlantedIn.from_plain(str(artefact.blob), points.plain()))
+        self._planted.get(self._place(trial), lambda: PlantedIn.from_plain(str(artefact.blob), points.plain()))
         return points.planted
 
     def _stored(self, trial: Trial) -> Artefact | None:
@@ -178,6 +178,10 @@ class Planting:
 
     def _determinants(self, trial: Trial) -> dict[str, Any]:
         return keys.planted(self._bench.on(trial.cell.task), trial)
+
+    def _place(self, trial: Trial) -> tuple[Hashable, ...]:
+        data = self._bench.on(trial.cell.task)["data"]  # whose hash may turn out to be another
+        return (trial.cell.task, data, trial.cell.poison, trial.seed, trial.cell.discovery)
 
     def _artefact(self, trial: Trial) -> Artefact:
         return self._bench.obtain("planted", self._determinants(trial), lambda: self._plant(trial), trial, has_tensors)
@@ -209,10 +213,6 @@ class Planting:
 
 def _is_told(artefact: Artefact) -> None:
     PlantedIn.from_plain("", artefact.info)
-
-
-def _place(trial: Trial) -> tuple[Hashable, ...]:
-    return (trial.cell.task, trial.cell.poison, trial.seed, trial.cell.discovery)
 
 
 @contextmanager
@@ -257,7 +257,7 @@ def unpack(tensors: Mapping[str, Tensor]) -> Planted:
     """Return what `pack` made tensors of.
 
     Raises:
-        KeyError: They are none of it.
+        KeyError: They are not those of a planted set.
     """
 
     def part(prefix: str) -> dict[str, Tensor]:

@@ -189,7 +189,7 @@ def from_plain(info: Mapping[str, Any]) -> Reading:
     """Return the reading of plain values.
 
     Raises:
-        KeyError, TypeError, ValueError: They are none of one.
+        KeyError, TypeError, ValueError: They are not those of a reading.
     """
     value = math.nan if info["value"] is None else info["value"]
     details: dict[str, Any] = dict(info["details"])
@@ -202,7 +202,7 @@ def heuristics_from_plain(info: Mapping[str, Any]) -> list[dict[str, dict[str, R
     """Return, for each trial by heuristic and arm, the readings of plain values.
 
     Raises:
-        KeyError, TypeError, ValueError: They are none of them.
+        KeyError, TypeError, ValueError: They are not those of readings.
     """
     return [
         {name: {arm: from_plain(reading) for arm, reading in dict(by).items()} for name, by in dict(of).items()}

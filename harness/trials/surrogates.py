@@ -6,7 +6,7 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from harness.cells import Trial
-from harness.store.artefacts import Artefact
+from harness.store.artefacts import has_tensors
 from harness.trials import keys
 from harness.trials.bench import Bench
 
@@ -36,9 +36,3 @@ def surrogate(bench: Bench, trial: Trial, number: int) -> nn.Module:
 
     artefact = bench.obtain("model", keys.surrogate(bench.on(task), seed), make, trial, has_tensors)
     return copy.deepcopy(bench.model(task, artefact))
-
-
-def has_tensors(artefact: Artefact) -> None:
-    """Refuse an artefact without tensors, if its kind has some."""
-    if artefact.blob is None:
-        raise ValueError("an artefact of this kind has tensors")

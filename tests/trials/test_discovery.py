@@ -21,7 +21,7 @@ from harness.studies.forecast import remaining_cost
 from harness.studies.study import Study
 from harness.training.loop import train
 from harness.trials.lab import Lab
-from harness.trials.planting import handed_over
+from harness.trials.planting import known_points
 
 TASK = registry.resolve("task", "tiny:Tiny")
 BACKDOOR = registry.resolve("poison", "backdoor:size=1")
@@ -42,17 +42,17 @@ def lab_in(folder, budget=0.1):
 
 
 def test_a_share_of_the_points_is_drawn_per_seed():
-    assert handed_over(12, 1, 0).tolist() == list(range(12))
-    draws = [handed_over(12, 0.5, seed) for seed in range(20)]
+    assert known_points(12, 1, 0).tolist() == list(range(12))
+    draws = [known_points(12, 0.5, seed) for seed in range(20)]
     assert {len(drawn) for drawn in draws} == {6}
     assert all((drawn.diff() > 0).all() for drawn in draws)
     assert len({tuple(drawn.tolist()) for drawn in draws}) > 15
-    assert len(handed_over(12, 0.9, 0)) == 11
-    assert len(handed_over(12, 1e-6, 0)) == 1
+    assert len(known_points(12, 0.9, 0)) == 11
+    assert len(known_points(12, 1e-6, 0)) == 1
 
 
 def test_a_larger_share_holds_a_smaller_one():
-    draws = [set(handed_over(140, share, 3).tolist()) for share in (0.1, 0.5, 0.9)]
+    draws = [set(known_points(140, share, 3).tolist()) for share in (0.1, 0.5, 0.9)]
     assert draws[0] < draws[1] < draws[2]
 
 
@@ -88,7 +88,7 @@ def test_what_was_not_discovered_stays_in_the_retain_set_poisoned(tmp_path):
     lab.run(trial)
     (request,) = seen
     planted = lab.planted(trial)
-    known = handed_over(len(planted.forget), 0.5, 3)
+    known = known_points(len(planted.forget), 0.5, 3)
     hidden = sorted(set(range(len(planted.forget))) - set(known.tolist()))
     assert len(known) == len(hidden) == 12
     forget = rows(request.forget.inputs["image"], request.forget.labels)
@@ -106,7 +106,7 @@ def test_the_second_reference_is_trained_on_all_but_what_was_discovered(tmp_path
     trial = Trial(cell("gd"), 1)
     planted = lab.planted(trial)
     keep = torch.ones(240, dtype=torch.bool)
-    keep[planted.forget[handed_over(len(planted.forget), 0.5, 1)]] = False
+    keep[planted.forget[known_points(len(planted.forget), 0.5, 1)]] = False
     expected, _ = train(Tiny(), TRAIN.poisoned_with(planted), keep, 1)
     artefact = lab.models(trial)["D"]
     found = lab.store.tensors(artefact)

@@ -32,7 +32,7 @@ model = Artefact("key", "model", {"finite": True}, "blob", {})
 found = {arm: keys.model(on, trial, planted, arm, 0.1) for arm in "PRUD"} | {
     "data": keys.data(task, {}),
     "planted": keys.planted(on, trial),
-    "told": keys.handed_over(on, trial, "blob"),
+    "told": keys.told(on, trial, "blob"),
     "surrogate": keys.surrogate(on, 0),
     "operations": keys.operations(on, trial, planted, 0.1),
     "poison": keys.poison(on, trial, planted, model),
