@@ -1,4 +1,4 @@
-"""The nouns: what a task, a poison, an unlearner and a verdict are.
+"""The nouns: what a task, a poison, an unlearner, a request and an outcome are.
 
 Everything else is built on these. The module imports nothing but the standard library, so that listing audits
 (``pytest --co``) never loads torch.
@@ -23,7 +23,7 @@ Direction = Literal["higher", "lower"]
 
 
 class UnlearningError(Exception):
-    """Something the person at the keyboard can mend; its text is one clear sentence that says how."""
+    """An error that the user can fix; its text is one sentence that says how."""
 
 
 class ContractError(UnlearningError):
@@ -75,14 +75,15 @@ class Measure:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a measure says of one model.
+    """What a measure reads of one model.
 
     Attributes:
         value: The number that is judged; NaN if the model diverged.
         resolution: Smallest standard deviation over seeds that is believed: half a count for a share of a finite
             test set, so that seeds which agree by chance do not look infinitely certain; 0 for continuous measures.
         details: Further numbers, reported beside it.
-        unusable: Why the value must not be judged, one of the reasons of a verdict; ``""`` if it may.
+        unusable: Why the value must not be judged, in words of your own or as one of the reasons of a verdict; ``""``
+            if it may. The audit is then INCONCLUSIVE and prints it.
     """
 
     value: float

@@ -50,8 +50,8 @@ class Cell:
     """An (unlearner, task, poison): what the audits of one row and column are about.
 
     Attributes:
-        discovery: Share of the poisoned points that the unlearner is told of, in (0, 1]; the others stay in its retain
-            set, poisoned.
+        discovery: Share of the poisoned points that the unlearner is given as its forget set, in (0, 1]; the others
+            stay in its retain set, poisoned.
 
     Raises:
         ValueError: ``discovery`` is out of range.
@@ -91,5 +91,5 @@ class Trial:
 ARMS = ("P", "R", "U")  # poisoned, retrained, unlearned
 
 
-#: Retrained on all but the points that were discovered; an arm of trials whose unlearner is not told of all.
+#: Retrained on all but the points that were discovered; an arm of trials whose unlearner is given only some.
 REMAINING = "D"

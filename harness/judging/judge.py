@@ -81,7 +81,7 @@ def path(criterion: Criterion, evidence: Evidence, plan: Plan) -> tuple[Look, ..
 
 
 def beside_remaining(criterion: Criterion, evidence: Evidence, level: float) -> dict[str, float]:
-    """Return how a method that was told of some poisoned points stands to D, retraining on all but these.
+    """Compare a method that was given some poisoned points with D, retraining on all but these.
 
     Informs and gates nothing: where D keeps the poison, reaching it is no achievement. Tested is the contrast (U - D) -
     tau (P - R), one-sided: at most tau of the poison's effect lies above D.

@@ -26,7 +26,7 @@ def verdict_of(
     evidence: Evidence,
     readings: Sequence[Mapping[str, Reading]],
     plan: Plan,
-    told: Evidence | None = None,
+    remaining: Evidence | None = None,
 ) -> Verdict:
     """Return the verdict that a judgement comes to.
 
@@ -37,8 +37,8 @@ def verdict_of(
         evidence: Of the seeds that the judgement rests on.
         readings: What the evidence was read from, seed by seed, by arm.
         plan: When it was looked at.
-        told: The poison's evidence of all seeds there are, where the method was not told of every poisoned point and
-            stands to be compared with retraining on what remains, which decides nothing.
+        remaining: The poison's evidence of all seeds there are, to compare the method with retraining on what remains;
+            None if it was given every poisoned point. It decides nothing.
     """
     details = _details(criterion, judgement, readings, plan)
     values = {
@@ -48,8 +48,8 @@ def verdict_of(
     }
     if evidence.remaining:
         values["remaining"] = evidence.remaining
-    if told is not None:
-        details |= beside_remaining(criterion, told, plan.pass_level)
+    if remaining is not None:
+        details |= beside_remaining(criterion, remaining, plan.pass_level)
     result = judgement.result
     return Verdict(
         **_names(cell),

@@ -87,7 +87,7 @@ class Verdict:
         details: Further numbers to print, by name: as a rule means over seeds.
         by_seed: Per-seed numbers of such details, by name and then as in ``values``.
         looks: The path of the seed plan to the verdict, first look first; empty where nothing was tested.
-        discovery: Share of the poisoned points that the unlearner was told of.
+        discovery: Share of the poisoned points that the unlearner was given as its forget set.
     """
 
     unlearner: str

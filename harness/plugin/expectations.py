@@ -65,7 +65,7 @@ class Expectation:
 
     @property
     def plain(self) -> dict[str, Any]:
-        """What the JSON result says of it."""
+        """Its entry in the JSON result."""
         return {"verdict": self.verdict.value, "reason": self.reason, "line": self.line}
 
     def __str__(self) -> str:
@@ -81,7 +81,7 @@ class Expectations:
         updating: Whether it is about to be written: it need not exist, and reasons may still be missing.
 
     Raises:
-        UnlearningError: The file cannot be read or says something that cannot be; the message names file and line.
+        UnlearningError: The file cannot be read, or an entry is invalid; the message names file and line.
     """
 
     def __init__(self, path: Path, updating: bool = False) -> None:
@@ -169,7 +169,7 @@ class Expectations:
     def lines(
         self, audits: Sequence[Mapping[str, Any]], stale: Sequence[Expectation], elsewhere: Sequence[Expectation]
     ) -> list[tuple[str, dict[str, bool]]]:
-        """Return what the terminal says of them, with pytest's markup: what was met and why, what was not, is stale."""
+        """Return the lines of the terminal, with pytest's markup: what was met and why, what was not, what is stale."""
         found = []
         for audit in audits:
             expected = self.of(audit) if "expected" in audit else None
@@ -249,7 +249,7 @@ def _blocks(text: str) -> tuple[str, list[tuple[int, str]]]:
 
 
 def _entry(audit: Mapping[str, Any], before: str = "") -> str:
-    """Return the entry of a verdict that was seen, without a reason; a comment says what was seen."""
+    """Return the entry of a verdict that was seen, without a reason; a comment has its numbers."""
     interval = audit["interval"]
     shown = "" if audit["estimate"] is None else f" estimate {audit['estimate']:.3g}"
     if None not in interval:

@@ -1,4 +1,4 @@
-"""What a report says of an item. `decide` needs no pytest: it takes what happened and returns what is reported."""
+"""What is reported of an item. `decide` needs no pytest: it takes what happened and returns the report."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a report says.
+    """What is reported.
 
     Attributes:
         outcome: ``"passed"``, ``"failed"`` or ``"skipped"``.
@@ -95,12 +95,12 @@ class Decision:
 def decide(
     happened: Happened, command: Callable[[str], str], expected: Expected | None = None, warn: bool = False
 ) -> Decision:
-    """Return what the report of a phase says.
+    """Return what is reported of a phase.
 
     Args:
         happened: What happened.
         command: From the id of an unlearner to the command that repeats the item.
-        expected: What the file of expectations says of the audit; None without a file, and for controls.
+        expected: What the file of expectations has on the audit; None without a file, and for controls.
         warn: Whether an inconclusive audit passes.
     """
     found = _explained(happened, command, warn)

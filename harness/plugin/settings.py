@@ -90,7 +90,7 @@ class Settings:
 
     @property
     def discovery(self) -> float:
-        """Fraction of the poisoned points that the method is told of."""
+        """Fraction of the poisoned points that the method is given."""
         return float(self.option.audit_discovery)
 
     @cached_property

@@ -360,7 +360,7 @@ def blob_name(blob: str) -> str:
 
 
 def artefact_of(key: str, content: bytes) -> Artefact:
-    """Return what a record says; whoever wrote it, it is what `Store` could have written, and of this key.
+    """Return the artefact of a record. Whoever wrote it, `Store` could have, for this key.
 
     Raises:
         ValueError: It is not.

@@ -41,7 +41,7 @@ def audit(
         futility: Stop early if all 16 seeds would decide with a lower probability than this, in [0, 1); 0 never does.
         tolerance: Fraction of a poison's effect that still passes, in [0, 1).
         budget: Compute the unlearner may use, as a fraction of retraining, > 0.
-        discovery: Share of the poisoned points that it is told of, in (0, 1]; the others stay in its retain set.
+        discovery: Share of the poisoned points that it is given, in (0, 1]; the others stay in its retain set.
         store: Directory or URL for what is trained; None for the user's cache directory.
         data: Directory with data sets, for tasks that read files.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.

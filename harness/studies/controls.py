@@ -33,7 +33,7 @@ def controls_beside(cell: Cell) -> dict[str, Cell]:
 def beside(control: Registered, cell: Cell) -> Cell:
     """Return the cell of a control beside another cell.
 
-    The oracle must be able to pass, so the controls are told of every poisoned point; all but ``short``, which shows
+    The oracle must be able to pass, so the controls are given every poisoned point; all but ``short``, which shows
     what plain retraining makes of what the method is given.
     """
     return Cell(control, cell.task, cell.poison, cell.discovery if control.name == "short" else 1.0)

@@ -51,7 +51,7 @@ class Cluster:
         """Parse the option.
 
         Raises:
-            UnlearningError: It is none of that form.
+            UnlearningError: It does not have that form.
         """
         match = re.fullmatch(r"ray(?P<address>://[^/?#]+:\d+)?(\?(?P<query>.+))?", text)
         try:
@@ -180,7 +180,7 @@ class Ray:
         return frozenset(claims)
 
     def _ask(self, method: str, of: Hashable, trial: Trial, claims: frozenset[Hashable] = frozenset()) -> Any:
-        """Return what a lab's method says, or raise what it raises; send the request where that was not done yet.
+        """Return what a lab's method returns, or raise what it raises; send the request if that was not done yet.
 
         Raises:
             Busy: It is at work, or cannot be sent yet.

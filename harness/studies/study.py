@@ -156,7 +156,7 @@ class Study:
     def references(self, cell: Cell) -> dict[str, dict[str, Any]]:
         """Return the controls beside a cell, on the seeds its verdicts used, as plain values.
 
-        They are told of every poisoned point, except ``short``, which is told of what the cell's method is told. By
+        They are given every poisoned point, except ``short``, which is given what the cell's method is given. By
         control: the outcome of each claim with the ``seeds`` they took, the mean ``accuracy_difference`` from
         retraining in shares of 1, its ``cost``, and ``gain``: the cell's accuracy above it. ``"dose"`` holds the
         outcomes of mixtures of P and R, by their share of P.

@@ -1,4 +1,4 @@
-"""What everything that makes a part of a trial shares: a store, a device, the data, and models in memory."""
+"""The store, the device, the data and the models in memory, shared by all that makes a part of a trial."""
 
 from __future__ import annotations
 

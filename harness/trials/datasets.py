@@ -62,7 +62,7 @@ class Datasets:
         return str(found.info["fingerprint"])
 
     def _files(self, task: Registered) -> Mapping[str, str] | None:
-        """Return what a task says of what it reads; None if it cannot tell whether that is what it was."""
+        """Return hashes or the like of the files that a task reads; None if the task cannot name them."""
         said = getattr(task.value, "files", None)
         found: Mapping[str, str] | None = said(self._folder) if said is not None else None
         return found

@@ -160,7 +160,7 @@ class Lab:
             return _Arm(model, accuracy, self._readings.poison(trial, model, lock))
 
     def heuristics(self, trials: Sequence[Trial]) -> list[dict[str, dict[str, Reading]]]:
-        """Return what the usual metrics say of the trials of a cell: for each by heuristic and arm.
+        """Return what the usual metrics read of the trials of a cell: for each by metric and arm.
 
         Raises:
             Busy: They are being computed by another process.
