@@ -145,3 +145,11 @@ class Folder:
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
     return Folder(tmp_path)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Any:
+    """A lab on the CPU, over a store of its own."""
+    from labs import lab_in  # here, because most tests need no torch
+
+    return lab_in(tmp_path / "store")

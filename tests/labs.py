@@ -1,8 +1,13 @@
-"""What the tests that run trials share: a lab on the CPU, the tiny task, controls by name."""
+"""What the tests that run trials share: a lab on the CPU, the tiny task, controls by name, methods that are watched."""
+
+import json
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 
 from harness import registry
+from harness.api import ForgetRequest, Measure, Planted, Reading
 from harness.cells import Cell, Registered, Trial
 from harness.trials.lab import Lab
 
@@ -26,3 +31,65 @@ def lab_in(folder, run="run", **options):
 
 def trial(unlearner, poison=BACKDOOR, seed=0):
     return Trial(Cell(unlearner, TINY, poison), seed)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A poison of which nothing is drawn from `forget_block`, for contracts of poisons."""
+
+    forget: tuple[int, ...] = (1, 5)
+    rows: int = 2
+    name: str = "image"
+
+    modality: ClassVar[str] = "image"
+    measure: ClassVar[Measure] = Measure("plain", "plain", worse="higher", test="retention")
+
+    def plant(self, task, split, seed, surrogate=None):
+        shape = (self.rows, *split.train.inputs["image"].shape[1:])
+        return Planted(
+            torch.tensor(self.forget, dtype=torch.int64),
+            {self.name: torch.zeros(shape)},
+            torch.zeros(2, dtype=torch.int64),
+        )
+
+    def probe(self, model, planted, task, split):
+        return Reading(0.5, details={"strange": float("inf")})
+
+
+@dataclass(eq=False)
+class Watch:
+    """An unlearner that keeps what it was handed; what it does next is a function's business."""
+
+    then: object = None
+    seen: list = field(default_factory=list, repr=False)
+
+    def __call__(self, model, request):
+        self.seen.append((model, request, {k: v.clone() for k, v in model.state_dict().items()}, model.training))
+        return model if self.then is None else self.then(model, request)
+
+    @property
+    def request(self) -> ForgetRequest:
+        return self.seen[-1][1]
+
+
+def built(lab, *args, **kwargs):
+    return lab.run(trial(*args, **kwargs)).cost["built"]
+
+
+def records(folder, kind):
+    found = [json.loads(path.read_bytes())["record"] for path in folder.rglob("records/*/*.json")]
+    return [record for record in found if record["kind"] == kind]
+
+
+def blobs(folder):
+    return {p.name for p in folder.rglob("*.safetensors")}
+
+
+def keys_of(lab, of, arm):
+    return [lab._models.key(of, arm)]
+
+
+def registry_seed(seed):
+    from harness.training.seeds import derive
+
+    return derive("poison", seed)
