@@ -23,9 +23,8 @@ from pluggy import HookimplMarker
 if TYPE_CHECKING:
     import pytest
 
-hookimpl = HookimplMarker(
-    "pytest"
-)  # pytest's own would import pytest, which the command and `harness.audit` do without
+# Not pytest's own, which would import pytest: the command and `harness.audit` do without it.
+hookimpl = HookimplMarker("pytest")
 
 
 def _number(range_: str, allowed: Callable[[float], bool]) -> Callable[[str], float]:

@@ -66,7 +66,7 @@ def add_gate(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = subparsers.add_parser(
         "gate",
         help="Contract, controls, audits and a report: may this method be merged?",
-        description=__doc__,
+        description=(__doc__ or "").replace("``", ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     noun = "NAME[:FIELD=VALUE,...]"

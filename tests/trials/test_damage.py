@@ -4,12 +4,14 @@ import contextlib
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import pytest
 from labs import (
     GAUSSIAN,
     GD,
     IDENTITY,
+    Plain,
     blobs,
     keys_of,
     lab_in,
@@ -66,3 +68,34 @@ def test_damaged_artefacts_are_made_again(lab, tmp_path):
         after = later.run(trial(GD, GAUSSIAN))
     assert after.readings == before.readings
     assert len(there & blobs(tmp_path)) >= 2  # what was needed again is as it was
+
+
+MOOD = {"brightness": 0.0}
+
+
+class Moody(Plain):
+    """A poison that plants something else on another day, as one that is crafted on another machine does."""
+
+    def plant(self, task, split, seed, surrogate=None):
+        planted = super().plant(task, split, seed, surrogate)
+        return replace(planted, inputs={name: images + MOOD["brightness"] for name, images in planted.inputs.items()})
+
+
+def test_nothing_follows_from_a_damaged_planted_set_once_another_took_its_place(tmp_path, monkeypatch):
+    monkeypatch.setitem(MOOD, "brightness", 0.0)
+    poison = registry.register("poison", Moody())
+    first, of = lab_in(tmp_path / "store", "first"), trial(IDENTITY, poison)
+    first.run(of)
+    old = first._planting.of(of).blob
+    (tmp_path / "store" / "blobs" / old[:2] / f"{old}.safetensors").write_bytes(b"damaged")
+
+    monkeypatch.setitem(MOOD, "brightness", 1.0)
+    later = lab_in(tmp_path / "store", "later")
+    with pytest.warns(DamagedArtefact):
+        later.run(trial(GD, poison))
+    new = later._planting.of(of)
+    assert new.blob != old
+    assert new == lab_in(tmp_path / "store", "last")._planting.of(of)
+    (model,) = [record for record in records(tmp_path / "store", "model") if record["made"]["trial"].startswith("gd")
+                and "method" in record["of"]]  # fmt: skip
+    assert model["of"]["poisoned"] == new.poisoned
