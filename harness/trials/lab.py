@@ -16,9 +16,10 @@ from harness.cells import ARMS, REMAINING, Registered, Trial
 from harness.store.artefacts import Artefact, Gone, Store, ask_all, default_root
 from harness.trials.bench import Bench, Show
 from harness.trials.devices import kind_of_device
-from harness.trials.models import Models, arms_of, is_counted
+from harness.trials.models import Models, arms_of
 from harness.trials.planting import Planting
 from harness.trials.readings import Readings, Stored
+from harness.trials.unlearning import is_counted
 
 if TYPE_CHECKING:
     import torch
@@ -147,7 +148,7 @@ class Lab:
                 f"the unlearner {trial.cell.unlearner.id!r} returned the retrained model of seed {trial.seed}, bit by "
                 "bit; it must compute its own"
             )
-        return self._result(trial, arms, self._models.operations(trial) if is_counted(trial) else None)
+        return self._result(trial, arms, self._models.unlearning.operations(trial) if is_counted(trial) else None)
 
     def _arm(self, trial: Trial, arm: str) -> _Arm:
         """Return an arm's model, its accuracy, and what the poison's measure says of it.
