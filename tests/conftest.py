@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import Forks
 from hypothesis import settings
 
 # The suite must not fail by a draw. HYPOTHESIS_PROFILE=search draws anew, and ten times as many: for whoever looks.
@@ -76,10 +77,16 @@ def comparable(audit: dict[str, Any]) -> dict[str, Any]:
 
 
 class Folder:
-    """A folder of a user, with the tiny task in it, from which pytest is run."""
+    """A folder of a user, with the tiny task in it, from which pytest is run.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: Where.
+        forks: What runs it; None for a process that has imported nothing yet, which is slower.
+    """
+
+    def __init__(self, path: Path, forks: Forks | None) -> None:
         self.path = path
+        self.forks = forks
         self.store = path / "store"
         shutil.copy(ROOT / "tests" / "tiny.py", path / "tiny.py")
 
@@ -106,12 +113,16 @@ class Folder:
         result = self.path / "result.json"
         result.unlink(missing_ok=True)
         left_out = [] if contract else [f"--ignore={SUITES}/test_contract.py"]
-        done = subprocess.run(
-            self.command(suites, f"--audit-json={result}", *left_out, *args), cwd=self.path, env=self.environment(),
-            capture_output=True, text=True, timeout=900, check=False,
-        )  # fmt: skip
+        command = self.command(suites, f"--audit-json={result}", *left_out, *args)
+        if self.forks is None:
+            done = subprocess.run(
+                command, cwd=self.path, env=self.environment(), capture_output=True, text=True, timeout=900, check=False
+            )
+            code, text = done.returncode, done.stdout + done.stderr
+        else:
+            code, text = self.forks.run(command[3:], self.path, self.environment(), timeout=900)
         document = json.loads(result.read_text()) if result.exists() else {}
-        return Run(done.returncode, done.stdout + done.stderr, document)
+        return Run(code, text, document)
 
     @contextlib.contextmanager
     def terminal(self, *args: str) -> Iterator[Callable[[str], str]]:
@@ -142,9 +153,17 @@ class Folder:
             run.wait(timeout=60)
 
 
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """A process whose forks are the runs of pytest, so that not every one of them imports torch anew."""
+    server = Forks(tmp_path_factory.mktemp("forks"))
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    return Folder(tmp_path)
+def folder(tmp_path: Path, forks: Forks) -> Folder:
+    return Folder(tmp_path, forks)
 
 
 @pytest.fixture

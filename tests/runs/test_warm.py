@@ -1,5 +1,7 @@
 """A run for which everything is stored reads, judges and reports, and loads nothing that trains."""
 
+from pathlib import Path
+
 import pytest
 
 from conftest import TINY, Folder, Run
@@ -23,7 +25,8 @@ def heavy(run: Run) -> set[str]:
 
 
 @pytest.fixture
-def reporting(folder: Folder) -> Folder:
+def reporting(tmp_path: Path) -> Folder:
+    folder = Folder(tmp_path, forks=None)  # a fork has loaded all of it
     folder.write("sitecustomize.py", AT_EXIT)
     return folder
 

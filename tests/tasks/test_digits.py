@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forks import Forks
 from sklearn.datasets import load_digits
 
 from conftest import Folder, Run
@@ -18,8 +19,8 @@ ARGUMENTS = ("--audit-seeds=8", *(f"--unlearner={name}" for name in METHODS))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    return Folder(tmp_path_factory.mktemp("digits"))
+def folder(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Folder:
+    return Folder(tmp_path_factory.mktemp("digits"), forks)
 
 
 @pytest.fixture(scope="module")

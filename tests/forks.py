@@ -1,0 +1,106 @@
+"""Runs pytest in forks of a process that has imported what every run imports: torch, scipy, pytest.
+
+A run is what ``python -m pytest`` is in every other respect: a process, arguments, folder, environment and output of its
+own. Our packages are imported by the run itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+
+class Forks:
+    """A process that forks; started when it is first asked.
+
+    Args:
+        folder: For what runs print.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._server: subprocess.Popen[str] | None = None
+
+    def run(self, arguments: list[str], cwd: Path, environment: dict[str, str], timeout: float) -> tuple[int, str]:
+        """Run ``python -m pytest`` with these arguments; return its exit code and what it printed.
+
+        Raises:
+            TimeoutExpired: It took longer than ``timeout`` seconds, and was killed.
+        """
+        if self._server is None:
+            command = [sys.executable, __file__]
+            self._server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        printed = self._folder / "printed.txt"
+        job = {
+            "arguments": arguments, "cwd": str(cwd), "environment": environment, "printed": str(printed),
+            "timeout": timeout,
+        }  # fmt: skip
+        self._server.stdin.write(json.dumps(job) + "\n")
+        self._server.stdin.flush()
+        code = json.loads(self._server.stdout.readline())
+        if code is None:
+            raise subprocess.TimeoutExpired(arguments, timeout)
+        return code, printed.read_text(encoding="utf-8", errors="replace")
+
+    def close(self) -> None:
+        """End the process."""
+        if self._server is not None:
+            self._server.communicate()
+
+
+def serve() -> dict[str, Any] | None:
+    """Fork for every job that is read; return the job in the fork, and None at the end of all."""
+    import pytest  # noqa: F401
+    import scipy.special
+    import scipy.stats  # noqa: F401
+    import torch._dynamo  # noqa: F401 - every optimiser imports it at its first step
+
+    for line in sys.stdin:
+        job: dict[str, Any] = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            return job
+        signal.signal(signal.SIGALRM, lambda *_: None)
+        print(json.dumps(_wait(child, job["timeout"])), flush=True)
+    return None
+
+
+def _wait(child: int, timeout: float) -> int | None:
+    def stop(*_: object) -> None:
+        os.killpg(child, signal.SIGKILL)
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(int(timeout))
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return None if signal.alarm(0) == 0 else code
+
+
+def become(job: dict[str, Any]) -> None:
+    """Be what ``python -m pytest`` would be."""
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    printed = os.open(job["printed"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for target, source in ((0, nothing), (1, printed), (2, printed)):
+        os.dup2(source, target)
+    os.environ.clear()
+    os.environ.update(job["environment"])
+    os.chdir(job["cwd"])
+    paths = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    sys.path[:1] = [job["cwd"], *paths]  # in place of this file's folder
+    sys.argv = ["pytest", *job["arguments"]]
+    runpy.run_module("pytest", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    told = serve()
+    if told is not None:
+        become(told)
