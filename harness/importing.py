@@ -128,7 +128,8 @@ def raised(error: BaseException) -> str:
     first = cause(error)
     frames = _own_frames(first)
     inside = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    return f"{type(first).__name__}: {' '.join(str(first).split())}".removesuffix(": ") + inside
+    name = "" if isinstance(first, PluginExit) else f"{type(first).__name__}: "
+    return (name + " ".join(str(first).split())).removesuffix(": ") + inside
 
 
 def trace(error: BaseException | None) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
-import re
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
@@ -169,15 +168,18 @@ def distributions(site: Path, top: str) -> Mapping[str, str]:
     One that was not installed from an index may have been built anew under the same version: the hash of the list of
     its files, which has a hash of each, stands beside its version.
     """
-    found = {}
-    lists = re.compile(rb"^%s[/.]" % re.escape(top.encode()), re.MULTILINE)
-    for info in sorted(site.glob("*.dist-info")):
+    found: dict[str, str] = {}
+    marks = [f"\n{top}{end}".encode() for end in "/."]
+    infos = [(*each.stem.lower().rpartition("-")[::2], each) for each in site.glob("*.dist-info")]
+    for name, version, info in sorted(infos, key=lambda of: (of[0] != top.lower(), of)):
         record = info / "RECORD"
-        if not record.is_file() or not lists.search(content := record.read_bytes()):
+        content = b"\n" + record.read_bytes() if record.is_file() else b""
+        if not any(mark in content for mark in marks):
             continue
-        name, _, version = info.stem.rpartition("-")
         local = f" ({hashlib.sha256(content).hexdigest()})" if (info / "direct_url.json").exists() else ""
-        found[name.lower()] = version + local
+        found[name] = version + local
+        if name == top.lower() and (site / top / "__init__.py").is_file():
+            break  # no others are looked into: only folders without that file are shared
     return found or {name.lower(): metadata.version(name) for name in _packages().get(top, ())}
 
 
