@@ -11,14 +11,14 @@ from plugins import write
 
 HERE = Path(__file__).resolve().parent
 RUN = """
-import json, sys
+import json, sys, uuid
 from harness import registry
 from harness.cells import Cell, Trial
 from harness.trials.lab import Lab
 
 parts = zip(("unlearner", "task", "poison"), (sys.argv[1], "study.task:Task", "backdoor:size=1"))
 trial = Trial(Cell(*(registry.resolve(kind, spec) for kind, spec in parts)), 0)
-lab = Lab.open("store", device="cpu", run="run")
+lab = Lab.open("store", device="cpu", run=uuid.uuid4().hex)
 built = lab.run(trial).cost["built"]
 print(json.dumps({"built": built, "U": lab._models.of(trial, "U").blob}))
 """
