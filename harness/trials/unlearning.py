@@ -59,7 +59,7 @@ class Unlearning:
         counted = is_counted(trial) and self.operations(trial) is None
         model, meter = unlearn(
             method, task, poisoned, retain, forget, budget=self._bench.budget * task.epochs,
-            seed=derive("unlearning", method.name, trial.seed), history=history, count_flops=counted,
+            seed=derive("unlearning", trial.seed), history=history, count_flops=counted,
         )  # fmt: skip
         info = {"examples": meter.examples, "steps": meter.steps, "seconds": meter.seconds}
         if counted:
