@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 
     from harness.training.loop import OnEpoch
 
-#: Floating-point operations are counted on this seed alone, once for all poisons of a size, and not for controls, whose
-#: cost is no question: counting slows small models by half, and every seed has the same.
-COUNTED_SEED = 0
+#: Batches whose operations are averaged where they differ in length.
+SAMPLED = 8
 
 
 class Models:
@@ -39,6 +38,7 @@ class Models:
         self._planting = planting
         self._cells: list[Cell] = []
         self._flops: Cache[Registered, float] = Cache(16)
+        self._called: set[str] = set()
 
     def will_need(self, cells: Iterable[Cell]) -> None:
         """Have checkpoints of P kept that the cells' methods want, while P is trained."""
@@ -105,14 +105,18 @@ class Models:
     ) -> tuple[dict[str, Any], nn.Module]:
         import torch
 
+        from harness.training.clock import worked
         from harness.training.loop import train
 
         task: Any = trial.cell.task.value
+        self._flops_per_example(trial.cell.task)  # torch sets up on the first step what no training shall pay for
         points, clean = self._planting.points(trial), self._bench.split(trial.cell.task).train
         data = clean if arm == "R" else clean.poisoned_with(points.planted)
         keep = {"P": torch.ones_like(points.keep), "R": points.keep, REMAINING: points.left}[arm]
+        started = worked()
         model, examples = train(task, data, keep, trial.seed, on_epoch, stop)
-        return {"examples": examples, "steps": task.epochs * math.ceil(int(keep.sum()) / task.batch_size)}, model
+        info = {"examples": examples, "steps": task.epochs * math.ceil(int(keep.sum()) / task.batch_size)}
+        return {**info, "cpu_seconds": worked() - started}, model
 
     def _checkpoint(self, trial: Trial, epoch: int, make: Make | None = None) -> Artefact:
         """Return P as it was after an epoch; if it was not kept, P is trained again up to there."""
@@ -155,30 +159,23 @@ class Models:
         self._bench.show(trial, arm, 0, 1)
         points, train = self._planting.points(trial), self._bench.split(trial.cell.task).train
         retain, forget = handed_over(train, points.planted, points.known, points.left)
-        counted = is_counted(trial) and self.operations(trial) is None
+        per_example = self._flops_per_example(trial.cell.task)  # before: it sets up what torch sets up once
         model, meter = unlearn(
             method, task, poisoned, retain, forget, budget=self._bench.budget * task.epochs,
-            seed=derive("unlearning", method.name, trial.seed), history=history, count_flops=counted,
+            seed=derive("unlearning", method.name, trial.seed), history=history,
         )  # fmt: skip
-        info = {"examples": meter.examples, "steps": meter.steps, "seconds": meter.seconds}
-        if counted:
-            found = {"flops": meter.flops, "flops_per_example": self._flops_per_example(trial.cell.task)}
-            with contextlib.suppress(Busy):  # another process stores its count of the same
-                self._bench.obtain("operations", self._counted(trial), lambda: (found, None), trial, _is_count)
+        info = {
+            "examples": meter.examples, "steps": meter.steps, "seconds": meter.seconds,
+            "flops": meter.flops, "flops_per_example": per_example,
+            "cpu_seconds": meter.cpu_seconds, "first_call": method.id not in self._called,
+        }  # fmt: skip
+        self._called.add(method.id)
         if history:
             info["history_bytes"] = sum(t.numel() * t.element_size() for s in history.values() for t in s.values())
         return {**info, "finite": is_finite(model)}, model.state_dict()
 
-    def operations(self, trial: Trial) -> Artefact | None:
-        """Return the floating-point operations of a trial's unlearner, if they were counted."""
-        return self._bench.store.get(key_of("operations", self._counted(trial)), _is_count)
-
-    def _counted(self, trial: Trial) -> dict[str, Any]:
-        on = self._bench.on(trial.cell.task)
-        return keys.operations(on, trial, self._planting.of(trial), self._bench.budget)
-
     def _flops_per_example(self, task: Registered) -> float:
-        """Return the floating-point operations of one example in a step of the recipe."""
+        """Return the floating-point operations of one example in a step of the recipe; counted once in a process."""
         return self._flops.get(task, lambda: self._count(task))
 
     def _count(self, task: Registered) -> float:
@@ -186,16 +183,17 @@ class Models:
 
         from harness.training.isolation import isolated_rng
         from harness.training.loop import fit
-        from harness.training.meter import Meter
+        from harness.training.operations import Operations
 
         recipe: Any = task.value
-        train = self._bench.split(task).train
-        batch = train.batch(torch.arange(min(recipe.batch_size, len(train))))
+        batches = list(self._bench.split(task).train.batches(recipe.batch_size, 1, torch.Generator().manual_seed(0)))
+        # Texts differ in length from batch to batch.
+        batches = batches[:: max(1, len(batches) // SAMPLED)] if "length" in batches[0].inputs else batches[:1]
         with isolated_rng(0):
             model = recipe.new_model().to(self._bench.device)
-            with Meter(model, flops=True) as meter:
-                fit(recipe, model, [batch])
-        return meter.flops / len(batch)
+            with Operations() as operations:
+                fit(recipe, model, batches)
+        return operations.total / sum(map(len, batches))
 
 
 def arms_of(cell: Cell) -> tuple[str, ...]:
@@ -203,13 +201,11 @@ def arms_of(cell: Cell) -> tuple[str, ...]:
     return ARMS if cell.discovery == 1 else (*ARMS, REMAINING)
 
 
-def is_counted(trial: Trial) -> bool:
-    """Return whether the trial's unlearner has its floating-point operations counted."""
-    return trial.seed == COUNTED_SEED and not declares(trial.cell.unlearner.value, "control")
-
-
 def _is_unlearned(artefact: Artefact) -> None:
-    _is_model(artefact, artefact.info["seconds"])
+    info = artefact.info
+    _is_model(artefact, info["seconds"], info["flops"], info["flops_per_example"])
+    if not isinstance(info["first_call"], bool):
+        raise TypeError("the entry 'first_call' must be true or false")
 
 
 def _is_trained(artefact: Artefact) -> None:
@@ -218,17 +214,10 @@ def _is_trained(artefact: Artefact) -> None:
         raise ValueError("what others are measured against must be positive")
 
 
-def _is_model(artefact: Artefact, seconds: object) -> None:
+def _is_model(artefact: Artefact, *numbers: object) -> None:
     has_tensors(artefact)
     if not isinstance(artefact.info["finite"], bool):
         raise TypeError("the entry 'finite' must be true or false")
-    _are_numbers(artefact.info["examples"], artefact.info["steps"], seconds)
-
-
-def _is_count(artefact: Artefact) -> None:
-    _are_numbers(artefact.info["flops"], artefact.info["flops_per_example"])
-
-
-def _are_numbers(*values: object) -> None:
-    if not all(isinstance(each, int | float) for each in values):
+    numbers = (*numbers, *(artefact.info[name] for name in ("examples", "steps", "cpu_seconds")))
+    if not all(isinstance(each, int | float) for each in numbers):
         raise TypeError("the cost of a training must be in numbers")
