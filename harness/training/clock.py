@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import torch
-
-try:
-    import resource
-except ImportError:  # Windows, which does not say what the children of a process took
-    resource = None  # type: ignore[assignment]
 
 
 def now() -> float:
@@ -26,8 +22,9 @@ def worked() -> float:
     """
     if torch.cuda.is_initialized():
         return now()
-    own = time.process_time()
-    if resource is None:
-        return own
+    if sys.platform == "win32":  # which does not say what the children of a process took
+        return time.process_time()
+    import resource
+
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return own + children.ru_utime + children.ru_stime
+    return time.process_time() + children.ru_utime + children.ru_stime

@@ -67,7 +67,7 @@ def _register() -> None:
             for name in packet.overloads():
                 op = getattr(packet, name)
                 if op.namespace not in _libraries:
-                    _libraries[op.namespace] = torch.library.Library(op.namespace, "IMPL")  # noqa: TOR901
+                    _libraries[op.namespace] = torch.library.Library(op.namespace, "IMPL")
                 _libraries[op.namespace].impl(op, _reporting(op, formula), _KEY.name, with_keyset=True)
 
 
@@ -82,7 +82,8 @@ def _reporting(op: OpOverload, formula: Callable[..., int]) -> Callable[..., Any
     of_shapes = getattr(formula, "__wrapped__", None)  # without the search for tensors in nested arguments
 
     def kernel(keyset: torch._C.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
-        if _inside.operator:  # of an operator that is counted as a whole
+        # Within an operator that is counted as a whole; or sizes would become part of a trace.
+        if _inside.operator or torch.jit.is_tracing():
             return op.redispatch(keyset & _BELOW, *args, **kwargs)
         _inside.operator = True
         try:

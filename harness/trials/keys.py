@@ -28,8 +28,9 @@ HERE = Path(__file__).resolve().parent.parent
 
 #: Our code, by what it makes: modules by their place below ``harness``. Every module of ``training`` is in one group.
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "training": ("training/data", "training/seeds", "training/loop", "training/isolation", "training/clock"),  # P, R, what is planted
-    "unlearning": ("training/meter", "training/operations", "training/unlearning"),  # U, together with the first group
+    # P, R, what is planted; and U, together with the second group.
+    "training": ("training/data", "training/seeds", "training/loop", "training/isolation", "training/clock"),
+    "unlearning": ("training/meter", "training/operations", "training/unlearning"),
     "planting": ("trials/planting",),  # which of the planted points are handed over, and hashes of that
     "accuracy": ("trials/accuracy",),
     "metrics": ("trials/metrics",),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from _pytest_unlearning import DEFAULTS
 from harness.api import ContractError, Planted, Reading
 from harness.cells import ARMS, REMAINING, Registered, Trial
+from harness.judging.yardsticks import COUNTED
 from harness.store.artefacts import Artefact, Gone, Store, ask_all, default_root
 from harness.trials.bench import Bench, Show
 from harness.trials.devices import kind_of_device
@@ -231,9 +232,9 @@ class Lab:
         """Return what one training takes, by timing a few steps: seconds and bytes of the stored model."""
         import torch
 
+        from harness.training.clock import now
         from harness.training.isolation import isolated_rng
         from harness.training.loop import fit
-        from harness.training.clock import now
 
         recipe: Any = task.value
         train = self.split(task).train
@@ -267,7 +268,7 @@ class Lab:
         cost = {
             "train_examples": trained["examples"],
             "unlearn_examples": round(used["examples"], 3),
-            "unlearn_fraction": max(fractions["examples"], fractions.get("flops", 0.0)),
+            "unlearn_fraction": max(fractions[name] for name in COUNTED if name in fractions),
             "fractions": fractions,
             "first_call": used["first_call"],
             "history_bytes": used.get("history_bytes", 0),
