@@ -85,7 +85,7 @@ class Meter:
         self._hook = global_hooks.register_module_forward_pre_hook(self._before)
 
     def _before(self, module: nn.Module, args: Any) -> None:
-        if torch.jit.is_tracing():
+        if torch._C._is_tracing():
             return  # sizes would become part of the trace
         if args and module._modules and _batch(args) is None:
             return  # what it was given tells no batch: the calls within it do

@@ -83,7 +83,7 @@ def _reporting(op: OpOverload, formula: Callable[..., int]) -> Callable[..., Any
 
     def kernel(keyset: torch._C.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
         # Within an operator that is counted as a whole; or sizes would become part of a trace.
-        if _inside.operator or torch.jit.is_tracing():
+        if _inside.operator or torch._C._is_tracing():
             return op.redispatch(keyset & _BELOW, *args, **kwargs)
         _inside.operator = True
         try:

@@ -68,8 +68,8 @@ def test_a_budget_has_no_p_value():
     ("shares", "sentence"),
     [
         ({"examples": 0.3, "flops": 0.3}, "Unlearning used 30 % of the examples of retraining. The budget is 10 %."),
-        ({"examples": 0.1, "flops": 0.3}, "30 % of the operations of retraining. The budget is 10 %; by operations, 15 % are"),
-        ({"examples": 0, "flops": 0, "cpu_seconds": 1}, "100 % of the CPU time of retraining. The budget is 10 %; by CPU time,"),
+        ({"examples": 0.1, "flops": 0.3}, "30 % of the operations of retraining. The budget is 10 %; by operations, 15 %"),
+        ({"examples": 0, "flops": 0, "cpu_seconds": 1}, "100 % of the CPU time of retraining. The budget is 10 %; by"),
     ],
 )  # fmt: skip
 def test_the_yardstick_that_decided_is_named(shares, sentence):
