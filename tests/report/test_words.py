@@ -68,13 +68,15 @@ def test_a_budget_has_no_p_value():
     ("shares", "sentence"),
     [
         ({"examples": 0.3, "flops": 0.3}, "Unlearning used 30 % of the examples of retraining. The budget is 10 %."),
-        ({"examples": 0.1, "flops": 0.3}, "30 % of the operations of retraining. The budget is 10 %; by operations, 15 %"),
+        ({"examples": 0.1, "flops": 0.3}, "30 % of the operations of retraining. The budget is 10 %; by operations,"),
         ({"examples": 0, "flops": 0, "cpu_seconds": 1}, "100 % of the CPU time of retraining. The budget is 10 %; by"),
     ],
 )  # fmt: skip
 def test_the_yardstick_that_decided_is_named(shares, sentence):
     details = {f"{name}_of_retraining": share for name, share in shares.items()}
-    assert sentence in said(verdict(measure=COST, reason="over-budget", estimate=0.3, margin=0.1, details=details))
+    assert sentence in said(
+        verdict(measure=COST, reason="over-budget", estimate=0.3, margin=0.1, p_pass=None, details=details)
+    )
 
 
 def test_too_much_cpu_time_is_flagged_beside_the_share_that_hides_it():
