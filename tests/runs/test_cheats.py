@@ -74,5 +74,5 @@ def test_small_batches_show_in_steps(tmp_path):
 
     verdicts = audit(small_batches, task="tiny:Tiny", poison="backdoor:size=1", seeds=3, store=tmp_path)
     (cost,) = [verdict for verdict in verdicts if verdict.measure.name == "cost"]
-    assert cost.outcome == "PASS"  # the task is so small that its CPU time says nothing
+    assert cost.estimate == pytest.approx(0.1)  # by examples and operations; CPU time may tell
     assert cost.details["steps_of_retraining"] == pytest.approx(216 / 70)
