@@ -37,6 +37,7 @@ class Meter:
 
     Args:
         reference: The model of the task; a call of as many parameters counts as one.
+        operations: Whether floating-point operations are counted; if not, ``flops`` stays 0.
 
     Attributes:
         examples: Cost so far.
@@ -45,12 +46,13 @@ class Meter:
         cpu_seconds: CPU time of the process and its children between enter and exit; on a GPU, ``seconds``.
     """
 
-    def __init__(self, reference: nn.Module) -> None:
+    def __init__(self, reference: nn.Module, operations: bool = True) -> None:
         self.examples = 0.0
         self.steps = 0
         self.seconds = 0.0
         self.cpu_seconds = 0.0
         self._operations = Operations()
+        self._counts_operations = operations
         self._size = max(1, _size(reference))
         self._stepping: set[int] = set()
 
@@ -65,7 +67,8 @@ class Meter:
         self._open.callback(lambda: self._hook.remove())
         self._open.callback(register_optimizer_step_pre_hook(self._step_begins).remove)
         self._open.callback(register_optimizer_step_post_hook(self._step_ends).remove)
-        self._open.enter_context(self._operations)
+        if self._counts_operations:
+            self._open.enter_context(self._operations)
         self._started, self._worked = now(), worked()
         return self
 

@@ -47,7 +47,7 @@ class TrialResult:
             poisoned points were handed over).
         cost: ``train_examples`` (of the retraining on what the unlearner keeps: R, or D where there is one),
             ``unlearn_examples``; ``fractions`` of that retraining by yardstick (`YARDSTICKS`; without ``flops`` where
-            a model has none that are counted); ``unlearn_fraction``, the larger one of ``examples`` and ``flops``;
+            none are counted); ``unlearn_fraction``, the larger one of ``examples`` and ``flops``;
             ``first_call``, whether the process had not called the method before; ``history_bytes``, of the checkpoints
             that the method was handed; ``seconds`` and ``cpu_seconds`` by arm; and ``built``: the arms that this run
             trained on behalf of this very trial.
@@ -263,7 +263,7 @@ class Lab:
         trained, used = models[retrained].info, models["U"].info
         seconds = {arm: artefact.made["seconds"] for arm, artefact in models.items()} | {"U": used["seconds"]}
         fractions = {name: used[name] / trained[name] for name in ("examples", "steps", "cpu_seconds") if trained[name]}
-        if used["flops_per_example"]:  # a model without a matrix product has none that are counted
+        if used["flops_per_example"]:  # none are counted of controls, nor of a model without a product
             fractions["flops"] = used["flops"] / (used["flops_per_example"] * trained["examples"])
         cost = {
             "train_examples": trained["examples"],

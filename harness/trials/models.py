@@ -166,7 +166,7 @@ class Models:
         )  # fmt: skip
         info = {
             "examples": meter.examples, "steps": meter.steps, "seconds": meter.seconds,
-            "flops": meter.flops, "flops_per_example": per_example,
+            "flops": meter.flops, "flops_per_example": 0 if declares(method.value, "control") else per_example,
             "cpu_seconds": meter.cpu_seconds, "first_call": method.id not in self._called,
         }  # fmt: skip
         self._called.add(method.id)
