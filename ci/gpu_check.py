@@ -44,7 +44,7 @@ from harness.training.seeds import derive
 from harness.trials.devices import device_of, kind_of_device
 
 ROOT = Path(__file__).resolve().parent.parent
-YARDSTICKS = ("examples", "flops", "seconds")
+YARDSTICKS = ("examples", "flops", "cpu_seconds")
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def throughput(bench: Bench) -> dict[str, Any]:
     train = task.load(bench.data).to(bench.device).train
     model = task.new_model().to(bench.device)
     batch = train.batch(torch.arange(task.batch_size))
-    with Meter(model, flops=True) as meter:
+    with Meter(model) as meter:
         fit(task, model, [batch])
 
     def batches(epochs: int) -> Any:
@@ -174,7 +174,7 @@ def language(bench: Bench) -> dict[str, Any]:
     train = task.load(bench.data).to(bench.device).train
     model = task.new_model().to(bench.device)
     batch = train.batch(torch.arange(task.batch_size))
-    with Meter(model, flops=True) as meter:
+    with Meter(model) as meter:
         fit(task, model, [batch])
     per_token = meter.flops / int(batch.inputs["length"].max()) / len(batch)
     fit(task, model, [batch] * 3)

@@ -46,7 +46,8 @@ def cost(fraction, cell):
         outcome=Outcome.PASS if fraction <= 0.1 else Outcome.FAIL, reason="within-budget", estimate=fraction,
         interval=(fraction, fraction), margin=0.1, p_pass=None, p_fail=None, p_bite=None, level=None,
         seeds=tuple(range(5)), values=values,
-        details={"seconds of unlearning": 0.2, "seconds of retraining": 2.0, "steps_of_retraining": 0.08},
+        details={"seconds of unlearning": 0.2, "seconds of retraining": 2.0, "examples_of_retraining": fraction,
+                 "steps_of_retraining": 0.08},
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from harness.judging.claims import Criterion
 from harness.judging.plan import LOOKS, MIN_PASS, Plan
 from harness.judging.reasons import Reason
 from harness.judging.verdict import Evidence, Look
+from harness.judging.yardsticks import beyond
 from harness.statistics import Result, equivalence_paired, rejects, retention, seeds_needed, t_statistic, tost_power
 
 #: Shares of the poisoned model's measure in the mixtures that are judged as a control.
@@ -249,7 +250,23 @@ def _test(criterion: Criterion, evidence: Evidence, alpha: float) -> Result:
     return equivalence_paired(evidence.unlearned, evidence.retrained, lo, hi, alpha=alpha, sd_floor=evidence.resolution)
 
 
-def judge_budget(fractions: Sequence[float], budget: float) -> tuple[Outcome, Reason]:
-    """Judge whether every seed kept to the budget, both as fractions of retraining. A bound, not a test."""
-    over = max(fractions) > budget * (1 + 1e-6)
-    return (Outcome.FAIL, Reason.OVER_BUDGET) if over else (Outcome.PASS, Reason.WITHIN_BUDGET)
+#: How far from 1 the share of its own examples may be that retraining is measured at.
+METERED = 0.01
+
+
+def judge_budget(
+    found: Mapping[str, float | None], budget: float, retraining: Sequence[float] = ()
+) -> tuple[Outcome, Reason]:
+    """Judge whether a method kept to the budget by every yardstick. A bound, not a test.
+
+    Args:
+        found: Its largest share of retraining by yardstick.
+        budget: As a fraction of retraining.
+        retraining: What the same meter found of retraining, seed by seed, in shares of its examples. Unless that is
+            all of them, compute escapes the meter, and no method can be said to keep to its budget.
+    """
+    if beyond(found, budget):
+        return Outcome.FAIL, Reason.OVER_BUDGET
+    if any(abs(share - 1) > METERED for share in retraining):
+        return Outcome.INCONCLUSIVE, Reason.UNMETERED
+    return Outcome.PASS, Reason.WITHIN_BUDGET

@@ -13,7 +13,8 @@ class Reason(StrEnum):
 
     Attributes:
         sentence: What happened, for people. ``""`` for a reason that the numbers of the verdict state themselves.
-            ``{n}`` stands for the number of seeds, ``{diverged}`` for the number of unlearned models that diverged.
+            ``{n}`` stands for the number of seeds, ``{diverged}`` for the number of unlearned models that diverged,
+            ``{measured}`` for the share of its compute that retraining was measured at.
         advice: What to do about it; ``""`` if there is nothing to do.
     """
 
@@ -101,6 +102,12 @@ class Reason(StrEnum):
         "Nothing can be judged: scores of retrained models, which cannot know what was planted, are far from N(0, 1).",
         "Fix the poison's probe.",
     )
+    UNMETERED = (
+        "unmetered",
+        "Nothing can be judged: the meter finds {measured} of retraining's own compute, so the inputs or outputs of "
+        "the task's model hide compute from it.",
+        "Have the task's model take and return tensors whose first dimension is the batch. The method is not at fault.",
+    )
     MASKED_GRADIENTS = (
         "masked-gradients",
         "Nothing can be judged: over 1 % of a model's input gradients are exactly zero, so this probe cannot see into "
@@ -109,17 +116,18 @@ class Reason(StrEnum):
     )
 
 
-def sentence_of(reason: str, n: int, diverged: int = 0) -> str:
+def sentence_of(reason: str, n: int, diverged: int = 0, measured: str = "") -> str:
     """Return what happened, in a sentence; ``""`` if the numbers of the verdict state it.
 
     Args:
         reason: The word of a `Reason`, or a poison's own text.
         n: Number of seeds.
         diverged: Number of unlearned models that diverged.
+        measured: Share of its compute that retraining was measured at, in words.
     """
     if reason not in list(Reason):
         return f"Nothing can be judged: {reason.rstrip('.')}."
-    return Reason(reason).sentence.format(n=n, diverged=diverged)
+    return Reason(reason).sentence.format(n=n, diverged=diverged, measured=measured)
 
 
 def advice_on(reason: str) -> str:

@@ -15,7 +15,7 @@ from harness.judging.judge import Judgement, beside_remaining, judge_budget, pat
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.reasons import Reason
 from harness.judging.verdict import Evidence, Verdict
-from harness.judging.yardsticks import YARDSTICKS
+from harness.judging.yardsticks import shares
 from harness.statistics import bad_seed_bound, eps_lower_single, mu_lower
 
 
@@ -94,10 +94,26 @@ def _details(
     return details
 
 
-def budget_verdict(cell: Cell, criterion: Criterion, costs: Sequence[Mapping[str, Any]], plan: Plan) -> Verdict:
-    """Return the verdict on what a method cost, seed by seed, as a fraction of retraining; it has no p-values."""
+def budget_verdict(
+    cell: Cell,
+    criterion: Criterion,
+    costs: Sequence[Mapping[str, Any]],
+    oracle: Sequence[Mapping[str, Any]],
+    plan: Plan,
+) -> Verdict:
+    """Return the verdict on what a method cost, seed by seed, as a fraction of retraining; it has no p-values.
+
+    Args:
+        cell: What was audited.
+        criterion: What was tested.
+        costs: Of the method's trials, seed by seed.
+        oracle: Of those of the control that retrains.
+        plan: When trials were looked at.
+    """
     fractions = tuple(cost["unlearn_fraction"] for cost in costs)
-    outcome, reason = judge_budget(fractions, criterion.margin)
+    found = shares(costs)
+    retraining = [cost["fractions"]["examples"] for cost in oracle]
+    outcome, reason = judge_budget(found, criterion.margin, retraining)
     return Verdict(
         **_names(cell),
         measure=criterion.measure,
@@ -116,12 +132,8 @@ def budget_verdict(cell: Cell, criterion: Criterion, costs: Sequence[Mapping[str
             "seconds of unlearning": median(cost["seconds"]["U"] for cost in costs),
             "seconds of retraining": median(cost["seconds"].get(REMAINING, cost["seconds"]["R"]) for cost in costs),
             "history_bytes": float(max(cost["history_bytes"] for cost in costs)),
-            # Seeds differ in seconds by what else the machine does; one was counted for its operations, at length.
-            **{
-                f"{name}_of_retraining": median(c["fractions"][name] for c in costs if name in c["fractions"])
-                for name in YARDSTICKS
-                if any(name in c["fractions"] for c in costs)
-            },
+            "retraining_measured": max(retraining, key=lambda share: abs(share - 1)),
+            **{f"{name}_of_retraining": share for name, share in found.items()},
         },
         by_seed={},
         looks=(),

@@ -103,7 +103,7 @@ def view(document: Mapping[str, Any], pictures: Pictures) -> dict[str, Any]:
         "unfold": sum(not a["as_required"] for a in audits) <= 6,
         "heuristics": metrics,
         "costs": _costs(audited),
-        "yardsticks": ["examples", *(each.title for each in YARDSTICKS.values())],
+        "yardsticks": [each.title for each in YARDSTICKS.values()],
         "controls": [(m.name, [line.strip() for line in reference_lines(m)]) for m in audited if m.references],
         "trials": _trials(document.get("trials", ())),
         "unlearners": document.get("unlearners", ()),
@@ -204,7 +204,7 @@ def _costs(found: Iterable[MethodResult]) -> list[dict[str, Any]]:
     for audit in (audit for method in found for audit in method.audits):
         if audit["test"] == "budget" and audit["estimate"] is not None:
             details = audit["details"]
-            shares = [audit["estimate"], *(details.get(f"{name}_of_retraining") for name in YARDSTICKS)]
+            shares = [details.get(f"{name}_of_retraining") for name in YARDSTICKS]
             seconds = [number(details.get(f"seconds of {what}"), 2) for what in ("unlearning", "retraining")]
             rows.append({**audit, "shares": shares, "took": seconds})
     return rows

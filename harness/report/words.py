@@ -9,7 +9,7 @@ from typing import Any
 from harness.api import Outcome
 from harness.judging.reasons import Reason, advice_on, sentence_of
 from harness.judging.verdict import Verdict
-from harness.judging.yardsticks import YARDSTICKS, Yardstick
+from harness.judging.yardsticks import COUNTED, YARDSTICKS, beyond
 from harness.report.svg import MINUS
 
 WORST = ("ERROR", "FAIL", "INCONCLUSIVE", "PASS")  # the worst first
@@ -77,14 +77,12 @@ def properties(audit: Mapping[str, Any]) -> list[tuple[str, str | float]]:
 def finding(verdict: Verdict) -> str:
     """Return the sentence that states what was found."""
     measure, n = verdict.measure, len(verdict.seeds)
-    if sentence := sentence_of(verdict.reason, n, _diverged(verdict)):
+    measured = percent(verdict.details.get("retraining_measured", math.nan))
+    if sentence := sentence_of(verdict.reason, n, _diverged(verdict), measured):
         return sentence
     title = measure.title[0].upper() + measure.title[1:]
     if measure.test == "budget":
-        return (
-            f"Unlearning used {percent(verdict.estimate)} of the compute of retraining; "
-            f"the budget is {percent(verdict.margin)}."
-        )
+        return _spent(verdict)
     if measure.test == "retention":
         found = (
             f"{title}: {percent(verdict.estimate)} of the poison's effect is left "
@@ -96,6 +94,20 @@ def finding(verdict: Verdict) -> str:
             f"({_interval(verdict)}, allowed loss {points(verdict.margin).lstrip('+')})."
         )
     return found + _undecided(verdict)
+
+
+def _spent(verdict: Verdict) -> str:
+    """Return the sentence on a method's compute, by the yardstick that decided."""
+    budget = f"The budget is {percent(verdict.margin)}"
+    found = dict(_shares(verdict.details))
+    name = next(iter(beyond(found, verdict.margin)), None)
+    if name is None:
+        return f"Unlearning used {percent(verdict.estimate)} of the compute of retraining. {budget}."
+    yardstick = YARDSTICKS[name]
+    used = f"Unlearning used {percent(found[name])} of the {yardstick.title} of retraining."
+    if name == "examples" or yardstick.allows is None:
+        return f"{used} {budget}."
+    return f"{used} {budget}; by {yardstick.title}, {percent(yardstick.allows * verdict.margin)} are allowed."
 
 
 def _undecided(verdict: Verdict) -> str:
@@ -176,7 +188,7 @@ def detail_texts(details: Mapping[str, float]) -> list[str]:
         )
         if shares := _shares(details):
             texts.append(
-                "of retraining: " + ", ".join(f"{percent(x)} of its {yardstick.title}" for yardstick, x in shares)
+                "of retraining: " + ", ".join(f"{percent(x)} of its {YARDSTICKS[name].title}" for name, x in shares)
             )
     if details.get("history_bytes"):
         texts.append(f"its checkpoints take {details['history_bytes'] / 1e6:.2g} MB per seed")
@@ -188,22 +200,16 @@ def worded(name: str) -> str:
     return "TPR at 1 % FPR" if name == RATE else name.replace("_", " ")
 
 
-def _shares(details: Mapping[str, float]) -> list[tuple[Yardstick, float]]:
-    """Return the compute of an unlearner as fractions of retraining, by yardsticks other than examples."""
-    return [
-        (yardstick, details[f"{name}_of_retraining"])
-        for name, yardstick in YARDSTICKS.items()
-        if details.get(f"{name}_of_retraining") is not None
-    ]
+def _shares(details: Mapping[str, float]) -> list[tuple[str, float]]:
+    """Return the compute of an unlearner as fractions of retraining, by yardstick."""
+    named = ((name, details.get(f"{name}_of_retraining")) for name in YARDSTICKS)
+    return [(name, share) for name, share in named if share is not None]
 
 
 def flags(details: Mapping[str, float], budget: float) -> list[str]:
-    """Return what a count of examples hides: operations or seconds beyond twice the budget."""
-    return [
-        f"{percent(x)} of the {yardstick.title}"
-        for yardstick, x in _shares(details)
-        if yardstick.flagged and x > 2 * budget
-    ]
+    """Return what the share of a method's compute hides, which is of examples or operations: too much CPU time."""
+    found = {name: share for name, share in _shares(details) if name not in COUNTED}
+    return [f"{percent(found[name])} of the {YARDSTICKS[name].title}" for name in beyond(found, budget)]
 
 
 def _diverged(verdict: Verdict) -> int:

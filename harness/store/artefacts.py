@@ -107,7 +107,7 @@ class Artefact:
 
     Attributes:
         key: Its key.
-        kind: ``"data"``, ``"planted"``, ``"told"``, ``"model"``, ``"value"``, ``"operations"`` or ``"contract"``.
+        kind: ``"data"``, ``"planted"``, ``"told"``, ``"model"``, ``"value"`` or ``"contract"``.
         info: Plain values (costs, measures, shapes).
         blob: SHA-256 of its tensors' file, or None if it has none.
         made: ``{"run": ..., "trial": ..., "seconds": ...}``: by which run, for which trial, in what time.

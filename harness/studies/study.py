@@ -20,7 +20,7 @@ from harness.judging.reasons import Reason
 from harness.judging.record import budget_verdict, verdict_of
 from harness.judging.verdict import Evidence, Verdict
 from harness.store.artefacts import Busy, ask_all, patiently
-from harness.studies.controls import GATES, controls_beside, trials_of
+from harness.studies.controls import GATES, ORACLE, controls_beside, trials_of
 from harness.studies.executors import Executor
 
 if TYPE_CHECKING:
@@ -135,8 +135,11 @@ class Study:
         of = CLAIMS[claim]
         criterion = of.criterion(cell, self.limits)
         if of.source is Source.COST:
-            costs = [self._results[Trial(cell, seed)].cost for seed in self.plan.numbers(self._seeds_used(cell))]
-            return budget_verdict(cell, criterion, costs, self.plan)
+            costs, oracle = (
+                [self._results[Trial(each, seed)].cost for seed in self.plan.numbers(self._seeds_used(cell))]
+                for each in (cell, self._beside[cell][ORACLE])
+            )
+            return budget_verdict(cell, criterion, costs, oracle, self.plan)
         judgement, read = self._judged(cell, of, criterion)
         n = judgement.seeds
         evidence, readings = self._evidence(cell, of, read).first(n), self._readings(cell, of, read)[:n]

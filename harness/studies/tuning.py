@@ -214,6 +214,6 @@ def _score(results: dict[Cell, list[TrialResult]], budget: float) -> Score:
         if UTILITY.applies(cell):
             u, r = (fmean(each.readings[UTILITY.name][arm].value for each in of_cell) for arm in "UR")
             accuracy.append(u - r)
-    cost = max(each.cost["unlearn_fraction"] for of_cell in results.values() for each in of_cell)
+    cost = max(each.cost["fractions"]["examples"] for of_cell in results.values() for each in of_cell)
     margin = next(iter(results)).task.value.utility_margin
     return Score(fmean(left), fmean(accuracy) if accuracy else 0.0, cost, margin, budget)

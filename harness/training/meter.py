@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from itertools import islice
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as global_hooks
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
 from harness.api import Batch
+from harness.training.clock import now, worked
+from harness.training.operations import Operations
+
+#: How many values are looked at for the tensors in nested arguments.
+WALK = 1000
+_PLAIN = (str, bytes, int, float, complex, type(None), type, nn.Module, FunctionType, MethodType, ModuleType)
 
 
 class Meter:
@@ -26,33 +30,36 @@ class Meter:
     copies, teachers and freshly built models count too. A call of a part of a model counts by its share of the
     reference's parameters; modules without parameters (losses, activations) are free.
 
-    What escapes the count of examples: arithmetic on parameters outside of modules (a network written out by hand),
-    a batch dimension that is not the first (under ``vmap`` every call looks like one example), and what was computed
-    before or in another process. The first two show in the operations, which are therefore reported beside it.
+    What escapes the count of examples: arithmetic outside of modules (a network written out by hand), a batch dimension
+    that is not the first (under ``vmap`` every call looks like one example), a loop within one call, and what was
+    computed before or in another process. All but the last show in the operations; what another process computes, or
+    numpy, shows in CPU time.
 
     Args:
         reference: The model of the task; a call of as many parameters counts as one.
-        flops: Whether to count floating-point operations too, which slows small models by half.
+        operations: Whether floating-point operations are counted; if not, ``flops`` stays 0.
 
     Attributes:
         examples: Cost so far.
         steps: Steps of any ``torch.optim`` optimiser.
-        flops: Floating-point operations of matrix products, convolutions and attention, a product and its sum as two;
-            0 unless they are counted.
         seconds: Wall time between enter and exit, the device's work included.
+        cpu_seconds: CPU time of the process and its children between enter and exit; on a GPU, ``seconds``.
     """
 
-    def __init__(self, reference: nn.Module, flops: bool = False) -> None:
+    def __init__(self, reference: nn.Module, operations: bool = True) -> None:
         self.examples = 0.0
         self.steps = 0
         self.seconds = 0.0
-        self._operations = _Operations() if flops else None
+        self.cpu_seconds = 0.0
+        self._operations = Operations()
+        self._counts_operations = operations
         self._size = max(1, _size(reference))
         self._stepping: set[int] = set()
 
     @property
     def flops(self) -> int:
-        return self._operations.total if self._operations is not None else 0
+        """Floating-point operations of matrix products, convolutions and attention, a product and its sum as two."""
+        return self._operations.total
 
     def __enter__(self) -> Meter:
         self._open = ExitStack()
@@ -60,13 +67,13 @@ class Meter:
         self._open.callback(lambda: self._hook.remove())
         self._open.callback(register_optimizer_step_pre_hook(self._step_begins).remove)
         self._open.callback(register_optimizer_step_post_hook(self._step_ends).remove)
-        if self._operations is not None:
+        if self._counts_operations:
             self._open.enter_context(self._operations)
-        self._started = now()
+        self._started, self._worked = now(), worked()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.seconds = now() - self._started
+        self.seconds, self.cpu_seconds = now() - self._started, worked() - self._worked
         self._open.close()
 
     def _step_begins(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
@@ -81,6 +88,10 @@ class Meter:
         self._hook = global_hooks.register_module_forward_pre_hook(self._before)
 
     def _before(self, module: nn.Module, args: Any) -> None:
+        if torch._C._is_tracing():
+            return  # sizes would become part of the trace
+        if args and module._modules and _batch(args) is None:
+            return  # what it was given tells no batch: the calls within it do
         # One hook at a time: until the outermost call returns, the calls within it are made at full speed.
         self._hook.remove()
         self._hook = module.register_forward_hook(self._after, with_kwargs=True, always_call=True)
@@ -90,9 +101,7 @@ class Meter:
         self._hook.remove()
         self._await_call()
         share = _size(module) / self._size
-        leaves = _leaves(*args, *(kwargs or {}).values(), result)  # the result tells where the arguments are objects
-        batch = next((len(t) for t in leaves if isinstance(t, Batch) or (isinstance(t, Tensor) and t.dim())), 0)
-        cost = batch * share
+        cost = (_batch((*args, *(kwargs or {}).values(), result)) or 0) * share  # the result tells what arguments hide
         self.examples += cost / 3
         # One output is enough: its gradient arrives whenever a backward pass goes through the call.
         output = next((t for t in _leaves(result) if isinstance(t, Tensor) and t.requires_grad), None)
@@ -103,39 +112,43 @@ class Meter:
         self.examples += cost * 2 / 3
 
 
-class _Operations(TorchDispatchMode):
-    """Counts what ``torch.utils.flop_counter`` has formulas for, without its breakdown by module, which is slow."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.total = 0
-        self._formulas: dict[int, Any] = {}  # of operators that do not come apart; None: it is free
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        op = id(func)  # torch keeps its operators, and hashes them in Python
-        if op not in self._formulas:
-            formula = flop_registry.get(func._overloadpacket)
-            if formula is None:
-                with self:  # whole layers, which arrive in inference mode, come apart into what has formulas
-                    parts = func.decompose(*args, **kwargs)
-                if parts is not NotImplemented:
-                    return parts
-            self._formulas[op] = formula
-        result = func(*args, **kwargs)
-        formula = self._formulas[op]
-        if formula is not None:
-            self.total += formula(*args, **kwargs, out_val=result)
-        return result
+def _batch(values: tuple[Any, ...]) -> int | None:
+    """Return the first dimension of the first tensor that has one; None if none has."""
+    return next((len(each) for each in _leaves(*values) if isinstance(each, Batch) or each.dim()), None)
 
 
 def _leaves(*trees: Any) -> Iterator[Any]:
-    """Yield what is in nested arguments; a tensor, as most are, without looking for what is in it."""
-    for tree in trees:
-        if isinstance(tree, Tensor):
-            yield tree
-        else:
-            yield from tree_leaves(tree)
+    """Yield the tensors and batches in nested arguments, in order: in containers, dataclasses and other objects.
+
+    The walk is bounded, and ends at modules, whose tensors are weights.
+    """
+    left = list(reversed(trees))
+    for _ in range(WALK):
+        if not left:
+            return
+        each = left.pop()
+        if isinstance(each, Tensor | Batch):
+            yield each
+        elif isinstance(each, Mapping):
+            left.extend(_reversed(each.values()))
+        elif isinstance(each, list | tuple | set | frozenset):
+            left.extend(_reversed(each))
+        elif not isinstance(each, _PLAIN):
+            left.extend(_reversed(_attributes(each)))
+
+
+def _reversed(values: Iterable[Any]) -> list[Any]:
+    return list(islice(values, WALK))[::-1]
+
+
+def _attributes(value: object) -> Iterator[Any]:
+    """Yield what an object consists of: the values of its attributes."""
+    yield from getattr(value, "__dict__", {}).values()
+    for kind in type(value).__mro__:
+        slots = kind.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
+                yield getattr(value, name)
 
 
 def _size(module: nn.Module) -> int:
@@ -149,10 +162,3 @@ def _size(module: nn.Module) -> int:
                 if parameter is not None:
                     sizes[id(parameter)] = parameter.numel()
     return sum(sizes.values())
-
-
-def now() -> float:
-    """Return the time in seconds, once the device has done what was launched."""
-    if torch.cuda.is_initialized():  # what was launched is part of what it took
-        torch.cuda.synchronize()
-    return time.perf_counter()

@@ -28,8 +28,9 @@ HERE = Path(__file__).resolve().parent.parent
 
 #: Our code, by what it makes: modules by their place below ``harness``. Every module of ``training`` is in one group.
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "training": ("training/data", "training/seeds", "training/loop", "training/isolation"),  # P, R, what is planted
-    "unlearning": ("training/meter", "training/unlearning"),  # U, together with the first group
+    # P, R, what is planted; and U, together with the second group.
+    "training": ("training/data", "training/seeds", "training/loop", "training/isolation", "training/clock"),
+    "unlearning": ("training/meter", "training/operations", "training/unlearning"),
     "planting": ("trials/planting",),  # which of the planted points are handed over, and hashes of that
     "accuracy": ("trials/accuracy",),
     "metrics": ("trials/metrics",),
@@ -94,12 +95,6 @@ def model(on: Mapping[str, Any], trial: Trial, planted: PlantedIn, arm: str, bud
     if trial.cell.discovery < 1:
         start |= {"poisoned": planted.poisoned, "remaining": planted.remaining}
     return common | start | {"method": method.identity, "budget": budget} | made_by("training", "unlearning")
-
-
-def operations(on: Mapping[str, Any], trial: Trial, planted: PlantedIn, budget: float) -> dict[str, Any]:
-    """Return what a method's floating-point operations depend on: sizes, which poisons may share."""
-    of = {"method": trial.cell.unlearner.identity, "budget": budget, "lengths": planted.lengths}
-    return {**on, "forget": planted.sizes} | of | made_by("training", "unlearning")
 
 
 def poison(on: Mapping[str, Any], trial: Trial, planted: PlantedIn, model: Artefact) -> dict[str, Any]:

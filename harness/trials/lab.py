@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from _pytest_unlearning import DEFAULTS
 from harness.api import ContractError, Planted, Reading
 from harness.cells import ARMS, REMAINING, Registered, Trial
+from harness.judging.yardsticks import COUNTED
 from harness.store.artefacts import Artefact, Gone, Store, ask_all, default_root
 from harness.trials.bench import Bench, Show
 from harness.trials.devices import kind_of_device
 from harness.trials.models import Models, arms_of
 from harness.trials.planting import Planting
 from harness.trials.readings import Readings, Stored
-from harness.trials.unlearning import is_counted
 
 if TYPE_CHECKING:
     import torch
@@ -46,10 +46,11 @@ class TrialResult:
         readings: By measure (``"poison"``, ``"accuracy"``) and arm (``"P"``, ``"R"``, ``"U"``; ``"D"`` where not all
             poisoned points were handed over).
         cost: ``train_examples`` (of the retraining on what the unlearner keeps: R, or D where there is one),
-            ``unlearn_examples``, ``unlearn_fraction``; ``fractions`` of that retraining by
-            yardstick (``examples``, ``steps``, ``seconds``, and on `COUNTED_SEED` ``flops``); ``history_bytes``, of the
-            checkpoints that the method was handed; ``seconds`` by arm; and ``built``: the arms that this run trained
-            on behalf of this very trial.
+            ``unlearn_examples``; ``fractions`` of that retraining by yardstick (`YARDSTICKS`; without ``flops`` where
+            none are counted); ``unlearn_fraction``, the larger one of ``examples`` and ``flops``;
+            ``first_call``, whether the process had not called the method before; ``history_bytes``, of the checkpoints
+            that the method was handed; ``seconds`` and ``cpu_seconds`` by arm; and ``built``: the arms that this run
+            trained on behalf of this very trial.
         made_here: Whether this run made anything for it, measures included.
     """
 
@@ -148,7 +149,7 @@ class Lab:
                 f"the unlearner {trial.cell.unlearner.id!r} returned the retrained model of seed {trial.seed}, bit by "
                 "bit; it must compute its own"
             )
-        return self._result(trial, arms, self._models.unlearning.operations(trial) if is_counted(trial) else None)
+        return self._result(trial, arms)
 
     def _arm(self, trial: Trial, arm: str) -> _Arm:
         """Return an arm's model, its accuracy, and what the poison's measure says of it.
@@ -231,9 +232,9 @@ class Lab:
         """Return what one training takes, by timing a few steps: seconds and bytes of the stored model."""
         import torch
 
+        from harness.training.clock import now
         from harness.training.isolation import isolated_rng
         from harness.training.loop import fit
-        from harness.training.meter import now
 
         recipe: Any = task.value
         train = self.split(task).train
@@ -253,7 +254,7 @@ class Lab:
             torch.set_num_threads(threads)
         return seconds * recipe.epochs * math.ceil(len(train) / recipe.batch_size), size
 
-    def _result(self, trial: Trial, arms: Mapping[str, _Arm], operations: Artefact | None) -> TrialResult:
+    def _result(self, trial: Trial, arms: Mapping[str, _Arm]) -> TrialResult:
         def here(artefact: Artefact) -> bool:
             return (artefact.made["run"], artefact.made["trial"]) == (self.store.run, trial.id)
 
@@ -261,21 +262,18 @@ class Lab:
         retrained = REMAINING if REMAINING in arms else "R"
         trained, used = models[retrained].info, models["U"].info
         seconds = {arm: artefact.made["seconds"] for arm, artefact in models.items()} | {"U": used["seconds"]}
-        fractions = {
-            "examples": used["examples"] / trained["examples"],
-            "steps": used["steps"] / trained["steps"],
-            "seconds": seconds["U"] / seconds[retrained],
-        }
-        counted = operations.info if operations is not None else {}
-        if counted.get("flops_per_example"):  # a model without a matrix product has none that are counted
-            fractions["flops"] = counted["flops"] / (counted["flops_per_example"] * trained["examples"])
+        fractions = {name: used[name] / trained[name] for name in ("examples", "steps", "cpu_seconds") if trained[name]}
+        if used["flops_per_example"]:  # none are counted of controls, nor of a model without a product
+            fractions["flops"] = used["flops"] / (used["flops_per_example"] * trained["examples"])
         cost = {
             "train_examples": trained["examples"],
             "unlearn_examples": round(used["examples"], 3),
-            "unlearn_fraction": fractions["examples"],
+            "unlearn_fraction": max(fractions[name] for name in COUNTED if name in fractions),
             "fractions": fractions,
+            "first_call": used["first_call"],
             "history_bytes": used.get("history_bytes", 0),
             "seconds": seconds,
+            "cpu_seconds": {arm: artefact.info["cpu_seconds"] for arm, artefact in models.items()},
             "built": [arm for arm, artefact in models.items() if here(artefact)],
         }
         readings = {

@@ -104,14 +104,18 @@ class Models:
     ) -> tuple[dict[str, Any], nn.Module]:
         import torch
 
+        from harness.training.clock import worked
         from harness.training.loop import train
 
         task: Any = trial.cell.task.value
+        self.unlearning.flops_per_example(trial.cell.task)  # torch sets up on the first step what no training shall pay for
         points, clean = self._planting.points(trial), self._bench.split(trial.cell.task).train
         data = clean if arm == "R" else clean.poisoned_with(points.planted)
         keep = {"P": torch.ones_like(points.keep), "R": points.keep, REMAINING: points.left}[arm]
+        started = worked()
         model, examples = train(task, data, keep, trial.seed, on_epoch, stop)
-        return {"examples": examples, "steps": task.epochs * math.ceil(int(keep.sum()) / task.batch_size)}, model
+        info = {"examples": examples, "steps": task.epochs * math.ceil(int(keep.sum()) / task.batch_size)}
+        return {**info, "cpu_seconds": worked() - started}, model
 
     def _checkpoint(self, trial: Trial, epoch: int, make: Make | None = None) -> Artefact:
         """Return P as it was after an epoch; if it was not kept, P is trained again up to there."""
@@ -154,7 +158,10 @@ def arms_of(cell: Cell) -> tuple[str, ...]:
 
 
 def _is_unlearned(artefact: Artefact) -> None:
-    _is_model(artefact, artefact.info["seconds"])
+    info = artefact.info
+    _is_model(artefact, info["seconds"], info["flops"], info["flops_per_example"])
+    if not isinstance(info["first_call"], bool):
+        raise TypeError("the entry 'first_call' must be true or false")
 
 
 def _is_trained(artefact: Artefact) -> None:
@@ -163,8 +170,8 @@ def _is_trained(artefact: Artefact) -> None:
         raise ValueError("what others are measured against must be positive")
 
 
-def _is_model(artefact: Artefact, seconds: object) -> None:
+def _is_model(artefact: Artefact, *numbers: object) -> None:
     has_tensors(artefact)
     if not isinstance(artefact.info["finite"], bool):
         raise TypeError("the entry 'finite' must be true or false")
-    are_numbers(artefact.info["examples"], artefact.info["steps"], seconds)
+    are_numbers(*numbers, *(artefact.info[name] for name in ("examples", "steps", "cpu_seconds")))

@@ -44,16 +44,12 @@ class PlantedIn:
         poisoned: Hash of what training on the poisoned set sees of it.
         retained: Hash of the place in the training set of what is not planted.
         remaining: Hash of the place of all but the points that the unlearner is told of: its retain set.
-        sizes: Shape of each input of the points that it is told of.
-        lengths: Hash of the lengths of these, if they have some.
     """
 
     blob: str
     poisoned: str
     retained: str
     remaining: str
-    sizes: Mapping[str, list[int]]
-    lengths: str
 
     @classmethod
     def from_plain(cls, blob: str, info: Mapping[str, Any]) -> PlantedIn:
@@ -62,11 +58,10 @@ class PlantedIn:
         Raises:
             KeyError, TypeError, ValueError: It says something else.
         """
-        hashes = {name: str(info[name]) for name in ("poisoned", "retained", "remaining", "lengths")}
+        hashes = {name: str(info[name]) for name in ("poisoned", "retained", "remaining")}
         if any(len(bytes.fromhex(each)) != 32 for each in hashes.values()):
             raise ValueError("a hash is a SHA-256")
-        sizes = {str(name): [int(n) for n in shape] for name, shape in dict(info["sizes"]).items()}
-        return cls(blob, **hashes, sizes=sizes)
+        return cls(blob, **hashes)
 
 
 @dataclass(frozen=True)
@@ -100,14 +95,11 @@ class Points:
         """Return what follows from it, for the store."""
         from harness.training.data import digest
 
-        planted, inputs = self.planted, self.planted.inputs
-        lengths = {name: tensor[self.known] for name, tensor in inputs.items() if name == "length"}
+        planted = self.planted
         return {
-            "poisoned": digest({**inputs, "labels": planted.labels, "forget": planted.forget}),
+            "poisoned": digest({**planted.inputs, "labels": planted.labels, "forget": planted.forget}),
             "retained": digest({"keep": self.keep}),
             "remaining": digest({"keep": self.left}),
-            "sizes": {name: [len(self.known), *tensor.shape[1:]] for name, tensor in inputs.items()},
-            "lengths": digest(lengths),
         }
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from harness.api import declares
 from harness.cells import Registered, Trial
-from harness.store.artefacts import Artefact, Busy, key_of
-from harness.trials import keys
 from harness.trials.bench import Bench
 from harness.trials.cache import Cache
 from harness.trials.planting import Planting
@@ -17,9 +14,8 @@ from harness.trials.planting import Planting
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Floating-point operations are counted on this seed alone, once for all poisons of a size, and not for controls, whose
-#: cost is no question: counting slows small models by half, and every seed has the same.
-COUNTED_SEED = 0
+#: Batches whose operations are averaged where they differ in length.
+SAMPLED = 8
 
 
 class Unlearning:
@@ -34,6 +30,7 @@ class Unlearning:
         self._bench = bench
         self._planting = planting
         self._flops: Cache[Registered, float] = Cache(16)
+        self._called: set[str] = set()
 
     def make(
         self, trial: Trial, poisoned: Mapping[str, Tensor], history: Mapping[int, Mapping[str, Tensor]]
@@ -56,30 +53,23 @@ class Unlearning:
         method = trial.cell.unlearner
         points, train = self._planting.points(trial), self._bench.split(trial.cell.task).train
         retain, forget = handed_over(train, points.planted, points.known, points.left)
-        counted = is_counted(trial) and self.operations(trial) is None
+        per_example = self.flops_per_example(trial.cell.task)  # before: it sets up what torch sets up once
         model, meter = unlearn(
             method, task, poisoned, retain, forget, budget=self._bench.budget * task.epochs,
-            seed=derive("unlearning", trial.seed), history=history, count_flops=counted,
+            seed=derive("unlearning", trial.seed), history=history,
         )  # fmt: skip
-        info = {"examples": meter.examples, "steps": meter.steps, "seconds": meter.seconds}
-        if counted:
-            found = {"flops": meter.flops, "flops_per_example": self._flops_per_example(trial.cell.task)}
-            with contextlib.suppress(Busy):  # another process stores its count of the same
-                self._bench.obtain("operations", self._counted(trial), lambda: (found, None), trial, _is_count)
+        info = {
+            "examples": meter.examples, "steps": meter.steps, "seconds": meter.seconds,
+            "flops": meter.flops, "flops_per_example": 0 if declares(method.value, "control") else per_example,
+            "cpu_seconds": meter.cpu_seconds, "first_call": method.id not in self._called,
+        }  # fmt: skip
+        self._called.add(method.id)
         if history:
             info["history_bytes"] = sum(t.numel() * t.element_size() for s in history.values() for t in s.values())
         return {**info, "finite": is_finite(model)}, model.state_dict()
 
-    def operations(self, trial: Trial) -> Artefact | None:
-        """Return the floating-point operations of a trial's unlearner, if they were counted."""
-        return self._bench.store.get(key_of("operations", self._counted(trial)), _is_count)
-
-    def _counted(self, trial: Trial) -> dict[str, Any]:
-        on = self._bench.on(trial.cell.task)
-        return keys.operations(on, trial, self._planting.of(trial), self._bench.budget)
-
-    def _flops_per_example(self, task: Registered) -> float:
-        """Return the floating-point operations of one example in a step of the recipe."""
+    def flops_per_example(self, task: Registered) -> float:
+        """Return the floating-point operations of one example in a step of the recipe; counted once in a process."""
         return self._flops.get(task, lambda: self._count(task))
 
     def _count(self, task: Registered) -> float:
@@ -87,25 +77,17 @@ class Unlearning:
 
         from harness.training.isolation import isolated_rng
         from harness.training.loop import fit
-        from harness.training.meter import Meter
+        from harness.training.operations import Operations
 
         recipe: Any = task.value
-        train = self._bench.split(task).train
-        batch = train.batch(torch.arange(min(recipe.batch_size, len(train))))
+        batches = list(self._bench.split(task).train.batches(recipe.batch_size, 1, torch.Generator().manual_seed(0)))
+        # Texts differ in length from batch to batch.
+        batches = batches[:: max(1, len(batches) // SAMPLED)] if "length" in batches[0].inputs else batches[:1]
         with isolated_rng(0):
             model = recipe.new_model().to(self._bench.device)
-            with Meter(model, flops=True) as meter:
-                fit(recipe, model, [batch])
-        return meter.flops / len(batch)
-
-
-def is_counted(trial: Trial) -> bool:
-    """Return whether the trial's unlearner has its floating-point operations counted."""
-    return trial.seed == COUNTED_SEED and not declares(trial.cell.unlearner.value, "control")
-
-
-def _is_count(artefact: Artefact) -> None:
-    are_numbers(artefact.info["flops"], artefact.info["flops_per_example"])
+            with Operations() as operations:
+                fit(recipe, model, batches)
+        return operations.total / sum(map(len, batches))
 
 
 def are_numbers(*values: object) -> None:

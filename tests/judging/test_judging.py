@@ -16,6 +16,7 @@ from harness.judging.claims import Criterion
 from harness.judging.judge import doses, judge, judge_budget, seeds_to_decide
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.verdict import AuditFailure, Evidence, InconclusiveAudit, Verdict
+from harness.judging.yardsticks import CPU_FLOOR, shares
 from harness.studies.study import Study
 from harness.trials.lab import Lab
 
@@ -596,18 +597,52 @@ def test_seeds_are_used_in_a_fixed_order():
 
 
 @pytest.mark.parametrize(
-    ("fractions", "outcome", "reason"),
+    ("found", "outcome", "reason"),
     [
-        ((0.0,), PASS, "within-budget"),
-        ((0.1, 0.1), PASS, "within-budget"),
-        ((0.1 + 1e-12,), PASS, "within-budget"),
-        ((0.1 * (1 + 1e-6),), PASS, "within-budget"),
-        ((0.1001,), FAIL, "over-budget"),
-        ((0.01, 0.01, 1.0), FAIL, "over-budget"),
+        ({"examples": 0.0}, PASS, "within-budget"),
+        ({"examples": 0.1 + 1e-12}, PASS, "within-budget"),
+        ({"examples": 0.1 * (1 + 1e-6)}, PASS, "within-budget"),
+        ({"examples": 0.1001}, FAIL, "over-budget"),
+        ({"examples": 0.1, "flops": 0.15}, PASS, "within-budget"),
+        ({"examples": 0.1, "flops": 0.1501}, FAIL, "over-budget"),
+        ({"examples": 0.1, "cpu_seconds": 0.4}, PASS, "within-budget"),
+        ({"examples": 0.1, "cpu_seconds": 0.401}, FAIL, "over-budget"),
+        ({"examples": 0.1, "steps": 9.0}, PASS, "within-budget"),
     ],
 )
-def test_the_budget_is_a_bound_on_every_seed(fractions, outcome, reason):
-    assert judge_budget(fractions, 0.1) == (outcome, reason)
+def test_the_budget_is_a_bound_by_every_yardstick(found, outcome, reason):
+    assert judge_budget(found, 0.1) == (outcome, reason)
+
+
+@pytest.mark.parametrize(
+    ("retraining", "outcome"),
+    [((1.0, 1.0), PASS), ((1.009,), PASS), ((1.0, 0.98), INCONCLUSIVE), ((0.0,), INCONCLUSIVE), ((3.0,), INCONCLUSIVE)],
+)
+def test_a_budget_is_kept_only_where_retraining_is_measured_right(retraining, outcome):
+    assert judge_budget({"examples": 0.1}, 0.1, retraining)[0] is outcome
+    assert judge_budget({"examples": 0.2}, 0.1, retraining) == (FAIL, "over-budget")
+
+
+def spent(cpu, seconds=1.0, examples=0.1, first=False):
+    fractions = {"examples": examples, "flops": examples, "cpu_seconds": cpu}
+    return {"fractions": fractions, "first_call": first, "cpu_seconds": {"U": seconds}}
+
+
+def test_the_largest_share_of_all_seeds_counts():
+    assert shares([spent(0.1, examples=0.1), spent(0.3, examples=0.2)]) == {
+        "examples": 0.2, "flops": 0.2, "cpu_seconds": 0.3
+    }  # fmt: skip
+
+
+def test_first_calls_are_not_judged_by_cpu_time_if_there_are_others():
+    assert shares([spent(0.9, first=True), spent(0.2), spent(0.1)])["cpu_seconds"] == 0.2
+    assert shares([spent(0.9, first=True), spent(0.1, first=True), spent(0.2, first=True)])["cpu_seconds"] == 0.2
+
+
+def test_little_cpu_time_says_nothing():
+    assert "cpu_seconds" not in shares([spent(3.0, seconds=CPU_FLOOR / 2)])
+    assert "cpu_seconds" not in shares([spent(3.0, first=True), spent(3.0, seconds=CPU_FLOOR / 2)])
+    assert shares([spent(3.0, seconds=CPU_FLOOR)])["cpu_seconds"] == 3.0
 
 
 # ---- what an audit asserts

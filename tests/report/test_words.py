@@ -17,7 +17,7 @@ from harness.report.github import markdown
 from harness.report.page import render
 from harness.report.planning import forecast_lines
 from harness.report.tables import columns_of, methods_that_pass, reference_lines, table
-from harness.report.words import duration, explain, fraction, manner, percent, points
+from harness.report.words import duration, explain, flags, fraction, manner, percent, points
 
 POISON = Measure("left", "trace of the noise", worse="higher", test="retention")
 ACCURACY = Measure("accuracy", "test accuracy", worse="lower", test="non-inferiority", unit="%")
@@ -60,8 +60,28 @@ def test_a_budget_has_no_p_value():
     text = said(
         verdict(measure=COST, reason="over-budget", estimate=1.0, margin=0.1, p_pass=None, p_fail=None, level=None)
     )
-    assert "Unlearning used 100 % of the compute of retraining; the budget is 10 %." in text
+    assert "Unlearning used 100 % of the compute of retraining. The budget is 10 %." in text
     assert "p(" not in text
+
+
+@pytest.mark.parametrize(
+    ("shares", "sentence"),
+    [
+        ({"examples": 0.3, "flops": 0.3}, "Unlearning used 30 % of the examples of retraining. The budget is 10 %."),
+        ({"examples": 0.1, "flops": 0.3}, "30 % of the operations of retraining. The budget is 10 %; by operations,"),
+        ({"examples": 0, "flops": 0, "cpu_seconds": 1}, "100 % of the CPU time of retraining. The budget is 10 %; by"),
+    ],
+)  # fmt: skip
+def test_the_yardstick_that_decided_is_named(shares, sentence):
+    details = {f"{name}_of_retraining": share for name, share in shares.items()}
+    assert sentence in said(
+        verdict(measure=COST, reason="over-budget", estimate=0.3, margin=0.1, p_pass=None, details=details)
+    )
+
+
+def test_too_much_cpu_time_is_flagged_beside_the_share_that_hides_it():
+    assert flags({"examples_of_retraining": 0.0, "cpu_seconds_of_retraining": 0.95}, 0.1) == ["95 % of the CPU time"]
+    assert flags({"examples_of_retraining": 0.3, "cpu_seconds_of_retraining": 0.39}, 0.1) == []
 
 
 @pytest.mark.parametrize(
@@ -75,6 +95,7 @@ def test_a_budget_has_no_p_value():
         ("dose-not-monotone", "with more poison got a better verdict"),
         ("null-not-exact", "far from N(0, 1)"),
         ("masked-gradients", "this probe cannot see into it"),
+        ("unmetered", "of retraining's own compute"),
         ("no-bite", "the poison shows no effect in 3 seeds"),
         ("too-few-seeds", "3 seeds are too few"),
     ],

@@ -63,9 +63,7 @@ def test_what_was_spent_is_what_is_judged(method, fraction, tmp_path):
     assert cost.details["flops_of_retraining"] == pytest.approx(fraction, rel=0.05)
 
 
-def test_small_batches_are_flagged(tmp_path):
-    from harness.report.words import flags
-
+def test_small_batches_show_in_steps(tmp_path):
     def small_batches(model, request):
         optimizer = request.optimizer(model, lr=0.001)
         for batch in request.batches("retain", batch_size=1, examples=request.affordable()):
@@ -76,6 +74,5 @@ def test_small_batches_are_flagged(tmp_path):
 
     verdicts = audit(small_batches, task="tiny:Tiny", poison="backdoor:size=1", seeds=3, store=tmp_path)
     (cost,) = [verdict for verdict in verdicts if verdict.measure.name == "cost"]
-    assert cost.outcome == "PASS"  # by the count of examples
+    assert cost.estimate == pytest.approx(0.1)  # by examples and operations; CPU time may tell
     assert cost.details["steps_of_retraining"] == pytest.approx(216 / 70)
-    assert any("seconds" in flag for flag in flags(cost.details, cost.margin))

@@ -327,7 +327,7 @@ def test_the_meter_counts_on_device_what_it_counts_elsewhere(device):
     for where in (torch.device("cpu"), device):
         model = TINY.new_model().to(where)
         batch = TINY.load(None).train.to(where).batch(torch.arange(30))
-        with Meter(model, flops=True) as meter:
+        with Meter(model) as meter:
             fit(TINY, model, [batch, batch])
         assert meter.seconds > 0
         counts.append((round(meter.examples, 6), meter.steps, meter.flops))

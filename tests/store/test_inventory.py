@@ -268,7 +268,7 @@ def test_the_list_says_what_is_there(store, undisturbed, capsys):
     code, said = run(capsys, undisturbed[0], "list")
     assert code == 0
     rows = {line.split()[0]: line.split() for line in said.splitlines()}
-    assert list(rows) == ["kind", "data", "model", "operations", "planted", "told", "value"]
+    assert list(rows) == ["kind", "data", "model", "planted", "told", "value"]
     assert rows["model"][1] == "tiny:Tiny"
     assert int(rows["model"][3]) == len(of_kind(undisturbed[0], "model"))
     total = sum(size for name, size in snapshot(undisturbed[0]).items())

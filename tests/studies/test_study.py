@@ -71,7 +71,8 @@ class Drawn:
         }
         cost = {
             "unlearn_fraction": 0.05,
-            "fractions": {},
+            "fractions": {"examples": 1.0 if trial.cell.unlearner.name == "retrain" else 0.05},
+            "first_call": False,
             "seconds": {"U": 1.0, "R": 2.0, "P": 2.0},
             "history_bytes": 0,
         }

@@ -27,14 +27,13 @@ method, task, poison = (registry.resolve(*of) for of in
     (("unlearner", "scrub"), ("task", "digits-cnn"), ("poison", "backdoor")))
 trial = Trial(Cell(method, task, poison, 0.5), 0)
 on = {"task": task.identity, "data": "d", "device": "cpu"}
-planted = PlantedIn("blob", "poisoned", "retained", "remaining", {}, "lengths")
+planted = PlantedIn("blob", "poisoned", "retained", "remaining")
 model = Artefact("key", "model", {"finite": True}, "blob", {})
 found = {arm: keys.model(on, trial, planted, arm, 0.1) for arm in "PRUD"} | {
     "data": keys.data(task, {}),
     "planted": keys.planted(on, trial),
     "told": keys.told(on, trial, "blob"),
     "surrogate": keys.surrogate(on, 0),
-    "operations": keys.operations(on, trial, planted, 0.1),
     "poison": keys.poison(on, trial, planted, model),
     "accuracy": keys.accuracy(on, model),
     "relearning": keys.relearning(on, trial, planted, model),
@@ -43,7 +42,7 @@ found = {arm: keys.model(on, trial, planted, arm, 0.1) for arm in "PRUD"} | {
 }
 print(json.dumps({name: key_of("any", of) for name, of in found.items()}))
 """
-UNLEARNED = {"U", "operations", "contract"}
+UNLEARNED = {"U", "contract"}
 TRAINED = {"P", "R", "D", "planted", "surrogate", "data", "relearning"}
 EVERYTHING = {*UNLEARNED, *TRAINED, "told", "poison", "accuracy", "heuristics"}
 

@@ -97,14 +97,6 @@ def test_what_is_missing_is_told_without_training(lab, tmp_path):
     assert sorted(lab.missing(trial(RETRAIN, GAUSSIAN))) == ["P"]
 
 
-def test_operations_are_counted_once_for_poisons_of_a_size(lab, tmp_path):
-    counted = [lab.run(Trial(Cell(GD, TINY, poison), 0)) for poison in (BACKDOOR, GAUSSIAN)]
-    assert len(records(tmp_path, "operations")) == 1
-    assert counted[0].cost["fractions"]["flops"] == counted[1].cost["fractions"]["flops"]
-    lab.run(Trial(Cell(GD, TINY, registry.resolve("poison", "backdoor:size=1,fraction=0.2")), 0))
-    assert len(records(tmp_path, "operations")) == 2
-
-
 def test_equal_weights_are_measured_once(lab, tmp_path):
     lab.run(trial(IDENTITY))
     assert len(records(tmp_path, "value")) == 4  # two measures of P, which is U, and of R
