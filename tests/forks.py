@@ -1,7 +1,7 @@
 """Runs pytest in forks of a process that has imported what every run imports: torch, scipy, pytest.
 
-A run is what ``python -m pytest`` is in every other respect: it has a process, arguments, a folder, an environment and an
-output of its own. It imports our packages itself.
+A run is what ``python -m pytest`` is in every other respect. It has its own process, folder, environment and output.
+It imports our packages itself.
 """
 
 from __future__ import annotations
