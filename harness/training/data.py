@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from harness.api import Batch, Planted
+from harness.api import Batch, Planted, UnlearningError
 from harness.training.seeds import derive
 
 #: Batches that examples of like length are sorted into at a time.
@@ -89,7 +89,8 @@ class Data(Dataset[tuple[dict[str, Tensor], Tensor]]):
 class Batches:
     """Shuffled batches over some of a data set, several passes long; iterating draws from the generator.
 
-    A permutation of *all* examples is drawn for each pass and the examples outside ``keep`` are dropped from it, so
+    If the last batch of a pass would be a single example, which batch normalisation cannot be trained on, that example
+    joins the batch before. A permutation of *all* examples is drawn for each pass and the examples outside ``keep`` are dropped from it, so
     that training on all and training on the rest see the common examples in the same order. Where examples have a
     ``length``, those of like length share batches, so that little of a batch is padding.
 
@@ -109,7 +110,7 @@ class Batches:
     @cached_property
     def per_epoch(self) -> int:
         """Batches of a whole pass."""
-        return -(-self._kept // self.batch_size)
+        return batch_count(self._kept, self.batch_size)
 
     @cached_property
     def _kept(self) -> int:
@@ -122,7 +123,7 @@ class Batches:
 
     def __len__(self) -> int:
         whole, rest = divmod(self._total, self._kept) if self._kept else (0, 0)
-        return whole * self.per_epoch - (-rest // self.batch_size)
+        return whole * self.per_epoch + batch_count(rest, self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         left = self._total
@@ -137,13 +138,26 @@ class Batches:
     def _grouped(self, order: Tensor) -> Sequence[Tensor]:
         """Return the batches of a pass, from the order that was drawn."""
         if "length" not in self.data.inputs:
-            return list(order.split(self.batch_size))
+            return _parts(order, self.batch_size)
         groups: list[Tensor] = []
-        for pool in order.split(POOL * self.batch_size):
-            ranks = self.data.inputs["length"][pool].argsort(stable=True).split(self.batch_size)
+        for pool in _parts(order, POOL * self.batch_size):
+            ranks = _parts(self.data.inputs["length"][pool].argsort(stable=True), self.batch_size)
             # The order of batches is random too, that of their first members in the draw.
             groups += [pool[rank] for rank in sorted(ranks, key=lambda rank: int(rank.min()))]
         return groups
+
+
+def batch_count(examples: int, size: int) -> int:
+    """Return the number of batches of a pass over so many examples: a last one of a single example is none."""
+    return -(-examples // size) - (examples > size and examples % size == 1)
+
+
+def _parts(order: Tensor, size: int) -> Sequence[Tensor]:
+    """Return consecutive parts of an index, `batch_count` of them."""
+    parts = list(order.split(size))
+    if len(parts) > batch_count(len(order), size):
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
 
 
 @dataclass(frozen=True)
@@ -173,16 +187,23 @@ class Split:
 
 
 def forget_block(n: int, fraction: float, seed: int) -> Tensor:
-    """Return the ascending indices of a random ``fraction`` of ``n`` points, at least one, drawn from ``seed``."""
+    """Return the ascending indices of a random ``fraction`` of ``n`` points, at least one, drawn from ``seed``.
+
+    Raises:
+        UnlearningError: These are all points.
+    """
+    count = max(1, round(fraction * n))
+    if count >= n:
+        raise UnlearningError(f"fraction={fraction:g} of {n} training points is all of them; lower fraction")
     order = torch.randperm(n, generator=torch.Generator().manual_seed(derive("forget-block", seed)))
-    return order[: max(1, round(fraction * n))].sort().values
+    return order[:count].sort().values
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of names, shapes, types and bytes of tensors, hexadecimal."""
     sha = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = tensors[name].detach().cpu().resolve_conj().contiguous()
         sha.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
     return sha.hexdigest()

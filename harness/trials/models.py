@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +104,7 @@ class Models:
     ) -> tuple[dict[str, Any], nn.Module]:
         import torch
 
+        from harness.training.data import batch_count
         from harness.training.loop import train
 
         task: Any = trial.cell.task.value
@@ -112,7 +112,7 @@ class Models:
         data = clean if arm == "R" else clean.poisoned_with(points.planted)
         keep = {"P": torch.ones_like(points.keep), "R": points.keep, REMAINING: points.left}[arm]
         model, examples = train(task, data, keep, trial.seed, on_epoch, stop)
-        return {"examples": examples, "steps": task.epochs * math.ceil(int(keep.sum()) / task.batch_size)}, model
+        return {"examples": examples, "steps": task.epochs * batch_count(int(keep.sum()), task.batch_size)}, model
 
     def _checkpoint(self, trial: Trial, epoch: int, make: Make | None = None) -> Artefact:
         """Return P as it was after an epoch; if it was not kept, P is trained again up to there."""
