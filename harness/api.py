@@ -159,6 +159,18 @@ def classes_of(task: Recipe, logits: Tensor, batch: Batch) -> Tensor:
     return classes
 
 
+def image_input(inputs: Mapping[str, Tensor]) -> str:
+    """Return the name of a task's images among its inputs: ``"image"``, or that of its only input.
+
+    Raises:
+        UnlearningError: It has several inputs, and none has that name.
+    """
+    if "image" in inputs or len(inputs) == 1:
+        return "image" if "image" in inputs else next(iter(inputs))
+    names = ", ".join(map(repr, inputs))
+    raise UnlearningError(f"none of the task's inputs {names} is called 'image'; give that name to the one with images")
+
+
 class Task(Recipe, Protocol):
     """What is learned: data, model and training recipe. In-tree tasks are frozen dataclasses.
 

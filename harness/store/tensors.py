@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 #: Types that every version of safetensors stores. Others are stored as one of these, named behind the tensor's name.
-TYPES = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool".split()
+TYPES = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
 #: Types of the bytes of others, by their size.
 BYTES = {1: "uint8", 2: "int16", 4: "int32", 8: "int64"}
 

@@ -89,10 +89,12 @@ class Data(Dataset[tuple[dict[str, Tensor], Tensor]]):
 class Batches:
     """Shuffled batches over some of a data set, several passes long; iterating draws from the generator.
 
-    If the last batch of a pass would be a single example, which batch normalisation cannot be trained on, that example
-    joins the batch before. A permutation of *all* examples is drawn for each pass and the examples outside ``keep`` are dropped from it, so
+    A permutation of *all* examples is drawn for each pass and the examples outside ``keep`` are dropped from it, so
     that training on all and training on the rest see the common examples in the same order. Where examples have a
     ``length``, those of like length share batches, so that little of a batch is padding.
+
+    Batch normalisation cannot be trained on a single example. If one is left for the last batch of a pass, it joins the
+    batch before; if one is left for the last pass, it is left out.
 
     Attributes:
         examples: Where to stop, or None for the end of the last pass; the last batch is cut to it.
@@ -119,7 +121,9 @@ class Batches:
     @property
     def _total(self) -> int:
         whole = self._kept * self.epochs
-        return whole if self.examples is None else min(self.examples, whole)
+        total = whole if self.examples is None else min(self.examples, whole)
+        alone = self.batch_size > 1 and total > self._kept and total % self._kept == 1
+        return total - alone
 
     def __len__(self) -> int:
         whole, rest = divmod(self._total, self._kept) if self._kept else (0, 0)
@@ -174,6 +178,11 @@ class Split:
     test: Data
     fingerprint: str
     encode: Callable[[Sequence[str]], list[list[int]]] | None = None
+
+    @property
+    def classes(self) -> int:
+        """Number of classes: one more than the largest label."""
+        return 1 + max(int(data.labels.max()) for data in (self.train, self.test))
 
     @classmethod
     def of(cls, train: Data, test: Data, encode: Callable[[Sequence[str]], list[list[int]]] | None = None) -> Split:
