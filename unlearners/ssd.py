@@ -79,10 +79,8 @@ class SSD:
         import torch
 
         parameters = list(model.parameters())
-        total = [torch.zeros_like(parameter, dtype=parameter.abs().dtype) for parameter in parameters]
-        trained = [
-            (sum_, parameter) for sum_, parameter in zip(total, parameters, strict=True) if parameter.requires_grad
-        ]
+        total = [torch.zeros_like(parameter, dtype=parameter.real.dtype) for parameter in parameters]
+        trained = [pair for pair in zip(total, parameters, strict=True) if pair[1].requires_grad]
         for batch in batches:
             loss = request.loss(model, batch)
             gradients = torch.autograd.grad(loss, [each for _, each in trained], allow_unused=True)

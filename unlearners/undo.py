@@ -69,7 +69,7 @@ class UNDO:
         frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
         with torch.no_grad():
             for name, tensor in model.state_dict().items():
-                if name not in frozen and (tensor.is_floating_point() or isinstance(tensor, torch.nn.Parameter)):
+                if name not in frozen and (tensor.is_floating_point() or tensor.is_complex()):
                     tensor.lerp_(fresh[name], self.a)
 
         def loss(batch: Batch) -> Tensor:
