@@ -26,10 +26,13 @@ class NeurIPS2023:
     ``NeurIPS2023(unlearning)``.
 
     The loaders are torch ``DataLoader`` objects over the data on the device. Their batches can be unpacked into
-    ``(images, labels)``, as in the challenge's starting kit, and asked for ``batch["image"]`` and ``batch["age_group"]``,
-    as in the competition itself. They are no ``dict``, and have no other names: ``batch["age"]`` is refused. What the function returns is taken, or, where it returns nothing, the network that it
-    was given, as in the competition itself. A request has no data that the model has not seen: ``val_loader`` yields
-    the retain set, in order.
+    ``(images, labels)``, as in the challenge's starting kit, and have the names ``batch["image"]`` and
+    ``batch["age_group"]``, as in the competition itself. They are no ``dict``, and have no other names: an entry that
+    reads ``batch["age"]`` or ``batch["person_id"]`` cannot run. The last batch may be a single point.
+
+    What the function returns is taken, or, where it returns nothing, the network that it was given, as in the
+    competition itself. A request has no data that the model has not seen: ``val_loader`` yields the retain set, in
+    order.
 
     Attributes:
         function: The function, or its dotted path.
