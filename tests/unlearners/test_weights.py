@@ -103,7 +103,5 @@ def test_crafted_poisons_serve_them(tmp_path, task, poison):
 
 @pytest.mark.parametrize("name", ["cfk:k=1", "euk:k=1"])
 def test_blocks_without_a_weight_that_can_be_trained_are_refused(tmp_path, name):
-    with pytest.raises(
-        UnlearningError, match="k=1, but the last 1 blocks have no weights that can be trained; raise k"
-    ):
+    with pytest.raises(UnlearningError, match="k=1, but the last 1 blocks have no weights that can be trained"):
         states(tmp_path, Adapted(head=False), name)
