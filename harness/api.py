@@ -133,7 +133,8 @@ class Recipe(Protocol):
 
     One may also have ``augment(batch) -> batch``, which is applied to every batch that is trained on;
     ``predict(logits, batch)``, the class of every example, where that is not the likeliest along dimension 1; and
-    ``losses(logits, batch)``, the loss of every example, where that is not the cross-entropy of its scores.
+    ``losses(logits, batch)``, the loss of every example, where that is not the cross-entropy of its scores. Labels are
+    classes from 0 on, int64, so that a task of one score for each example needs both.
     """
 
     epochs: int
