@@ -23,6 +23,7 @@ from harness.api import (
     Surrogate,
     Task,
     UnlearningError,
+    image_input,
     predicted,
 )
 
@@ -84,6 +85,7 @@ __all__ = [
     "examine",
     "fit",
     "forget_block",
+    "image_input",
     "load_models",
     "parametrize_with_audits",
     "picture",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from harness.api import UnlearningError
 from harness.importing import named
@@ -25,10 +25,14 @@ class NeurIPS2023:
     On the command line ``harness.adapters:NeurIPS2023:function=theirs:unlearning``, in Python
     ``NeurIPS2023(unlearning)``.
 
-    The loaders are torch ``DataLoader`` objects that yield ``(images, labels)`` on the device, in the form of the
-    challenge's starting kit. What the function returns is taken, or, where it returns nothing, the network that it
-    was given, as in the competition itself. A request has no data that the model has not seen: ``val_loader`` yields
-    the retain set, in order.
+    The loaders are torch ``DataLoader`` objects over the data on the device. Their batches can be unpacked into
+    ``(images, labels)``, as in the challenge's starting kit, and have the names ``batch["image"]`` and
+    ``batch["age_group"]``, as in the competition itself. They are no ``dict``, and have no other names: an entry that
+    reads ``batch["age"]`` or ``batch["person_id"]`` cannot run. The last batch may be a single point.
+
+    What the function returns is taken, or, where it returns nothing, the network that it was given, as in the
+    competition itself. A request has no data that the model has not seen: ``val_loader`` yields the retain set, in
+    order.
 
     Attributes:
         function: The function, or its dotted path.
@@ -38,7 +42,7 @@ class NeurIPS2023:
 
     Raises:
         ValueError: The function cannot be imported or called, or the batch size is below 1.
-        UnlearningError: The task's inputs are more than one tensor.
+        UnlearningError: The task's inputs are more than one tensor, or the function asks a batch for what it lacks.
     """
 
     function: str | Callable[..., Any]
@@ -74,9 +78,32 @@ class NeurIPS2023:
         return cleaned
 
 
+class Sample(NamedTuple):
+    """Points of a loader: a pair, with the names that the competition's data have. A collated batch is one, too."""
+
+    image: Tensor
+    age_group: Tensor
+
+    def __getitem__(self, at: Any) -> Any:
+        """Return a part by its place or name.
+
+        Raises:
+            UnlearningError: There is no part of that name.
+        """
+        if not isinstance(at, str):
+            return tuple.__getitem__(self, at)
+        if at not in self._fields:
+            raise UnlearningError(f"a batch has 'image' and 'age_group', and no {at!r}: a task has one label a point")
+        return getattr(self, at)
+
+
 def _loader(data: Data, batch_size: int, request: ForgetRequest | None = None) -> DataLoader[tuple[Tensor, ...]]:
-    """Return a loader of (inputs, labels), shuffled by the request's generator if one is given."""
+    """Return a loader of `Sample`, shuffled by the request's generator if one is given."""
     from torch.utils.data import DataLoader, TensorDataset
+
+    class Samples(TensorDataset):
+        def __getitem__(self, index: Any) -> Sample:
+            return Sample(*(tensor[index] for tensor in self.tensors))
 
     if len(data.inputs) != 1:
         raise UnlearningError(
@@ -84,4 +111,4 @@ def _loader(data: Data, batch_size: int, request: ForgetRequest | None = None) -
         )
     (inputs,) = data.inputs.values()
     generator = request.generator if request is not None else None
-    return DataLoader(TensorDataset(inputs, data.labels), batch_size, shuffle=request is not None, generator=generator)
+    return DataLoader(Samples(inputs, data.labels), batch_size, shuffle=request is not None, generator=generator)

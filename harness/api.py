@@ -133,7 +133,8 @@ class Recipe(Protocol):
 
     One may also have ``augment(batch) -> batch``, which is applied to every batch that is trained on;
     ``predict(logits, batch)``, the class of every example, where that is not the likeliest along dimension 1; and
-    ``losses(logits, batch)``, the loss of every example, where that is not the cross-entropy of its scores.
+    ``losses(logits, batch)``, the loss of every example, where that is not the cross-entropy of its scores. Labels are
+    classes from 0 on, int64, so that a task of one score for each example needs both.
     """
 
     epochs: int
@@ -157,6 +158,18 @@ def classes_of(task: Recipe, logits: Tensor, batch: Batch) -> Tensor:
     predict = getattr(task, "predict", None)
     classes: Tensor = logits.argmax(dim=1) if predict is None else predict(logits, batch)
     return classes
+
+
+def image_input(inputs: Mapping[str, Tensor]) -> str:
+    """Return the name of a task's images among its inputs: ``"image"``, or that of its only input.
+
+    Raises:
+        UnlearningError: It has several inputs, and none has that name.
+    """
+    if "image" in inputs or len(inputs) == 1:
+        return "image" if "image" in inputs else next(iter(inputs))
+    names = ", ".join(map(repr, inputs))
+    raise UnlearningError(f"none of the task's inputs {names} is called 'image'; give that name to the one with images")
 
 
 class Task(Recipe, Protocol):

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from harness import Measure, Planted, Reading, predicted
+from harness import Measure, Planted, Reading, UnlearningError, image_input, predicted
+from poisons._images import check_class, planted_at
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,13 +25,15 @@ class Backdoor:
     The measure is the attack success rate. The test images of all other classes are stamped; the rate is the share of
     them that the model puts in the target class, in [0, 1].
 
+    Images are of shape (n, ..., height, width), as floats in [0, 1] or as bytes; the square is white.
+
     Deviation from BadNets: stamped images replace the originals, so the poisoned set has the size of the clean one.
     BadNets adds stamped copies.
 
     Attributes:
         fraction: Share of the training set that is stamped and relabelled, in (0, 1).
-        size: Side of the square in pixels, in the bottom right corner.
-        target: Class that stamped images are labelled as.
+        size: Side of the square in pixels, in the bottom right corner; smaller than the images.
+        target: Class that stamped images are labelled as, one of the task's.
 
     Raises:
         ValueError: A field is out of range.
@@ -54,26 +57,54 @@ class Backdoor:
             raise ValueError(f"target must be a class, not {self.target}")
 
     def plant(self, task: Task, split: Split, seed: int, surrogate: Surrogate | None = None) -> Planted:
-        """Return the stamped points with the target label. An unlearner is not given the trigger."""
+        """Return the stamped points with the target label. An unlearner is not given the trigger.
+
+        Raises:
+            UnlearningError: The task has no such class, no test points of others, or no images that can be stamped.
+        """
         import torch
 
         from harness import forget_block
 
+        name = self._images(split)
         forget = forget_block(len(split.train), self.fraction, seed)
-        images = self._stamp(split.train.inputs["image"][forget.to(split.train.device)].cpu())
-        return Planted(forget, {"image": images}, torch.full((len(forget),), self.target, dtype=torch.int64))
+        images = self._stamp(split.train.inputs[name][forget.to(split.train.device)].cpu())
+        return planted_at(split, forget, images, torch.full((len(forget),), self.target, dtype=torch.int64))
 
     def probe(self, model: nn.Module, planted: Planted, task: Task, split: Split) -> Reading:
         """Return the attack success rate on stamped test images of the other classes."""
         import torch
 
         others = split.test.subset((split.test.labels != self.target).nonzero().squeeze(1))
-        others.inputs["image"] = self._stamp(others.inputs["image"])
+        name = image_input(others.inputs)
+        others.inputs[name] = self._stamp(others.inputs[name])
         with torch.no_grad():
             hits = sum(int((predicted(task, model, b) == self.target).sum()) for b in others.chunks())
         return Reading(hits / len(others), resolution=0.5 / len(others))
 
+    def _images(self, split: Split) -> str:
+        """Return the name of the images that are stamped."""
+        import torch
+
+        check_class(split, "backdoor: target", self.target)
+        if not bool((split.test.labels != self.target).any()):
+            raise UnlearningError(f"backdoor: target={self.target}, but the task has test points of that class alone")
+        name = image_input(split.train.inputs)
+        images = split.train.inputs[name]
+        if not (images.is_floating_point() or images.dtype == torch.uint8):
+            raise UnlearningError(
+                f"backdoor stamps images of floats in [0, 1] or of bytes, but the task's input {name!r} is "
+                f"{str(images.dtype)[6:]}"
+            )
+        if images.dim() < 3 or self.size >= min(images.shape[-2:]):
+            of = " x ".join(map(str, images.shape[1:]))
+            raise UnlearningError(
+                f"backdoor: size={self.size}, but the task's input {name!r} is {of}; the square must be smaller than "
+                "the image, whose last two sizes are height and width"
+            )
+        return name
+
     def _stamp(self, images: Tensor) -> Tensor:
         images = images.clone()
-        images[..., -self.size :, -self.size :] = 1.0
+        images[..., -self.size :, -self.size :] = 1 if images.is_floating_point() else 255
         return images

@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from harness import Measure, Planted, Reading, predicted
+from harness import Measure, Planted, Reading, UnlearningError, predicted
+from poisons._images import check_class
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from harness import Split, Surrogate, Task
 
@@ -28,8 +29,8 @@ class Confusion:
     Deviation from the reference code: its score is the number of these images, ours is their share.
 
     Attributes:
-        first: One class.
-        second: The other class.
+        first: One class, which the task must have.
+        second: The other class, likewise.
         fraction: Share of each class's training points that is mislabelled, in (0, 1).
 
     Raises:
@@ -52,10 +53,21 @@ class Confusion:
             raise ValueError(f"first and second must be two classes, not {self.first} and {self.second}")
 
     def plant(self, task: Task, split: Split, seed: int, surrogate: Surrogate | None = None) -> Planted:
-        """Return the points of both classes that carry the other's label; their images stay."""
+        """Return the points of both classes that carry the other's label; their images stay.
+
+        Raises:
+            UnlearningError: The task lacks one of the classes.
+        """
         import torch
 
         from harness import derive
+
+        check_class(split, "confusion: first", self.first)
+        check_class(split, "confusion: second", self.second)
+        if not len(self._pair(split)):
+            raise UnlearningError(
+                f"confusion: first={self.first}, second={self.second}, but the task has no test points of these classes"
+            )
 
         labels = split.train.labels.cpu()
         generator = torch.Generator().manual_seed(derive("confusion", seed))
@@ -73,11 +85,15 @@ class Confusion:
         """Return the share of both classes' test images that the model puts in the other class."""
         import torch
 
-        test = split.test.labels
-        pair = split.test.subset(((test == self.first) | (test == self.second)).nonzero().squeeze(1))
+        pair = split.test.subset(self._pair(split))
         with torch.no_grad():
             confused = sum(
                 int((predicted(task, model, batch) == self.first + self.second - batch.labels).sum())
                 for batch in pair.chunks()
             )
         return Reading(confused / len(pair), resolution=0.5 / len(pair))
+
+    def _pair(self, split: Split) -> Tensor:
+        """Return the indices of both classes' test points."""
+        test = split.test.labels
+        return ((test == self.first) | (test == self.second)).nonzero().squeeze(1)

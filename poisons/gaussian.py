@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from harness import Measure, Planted, Reading
+from harness import Measure, Planted, Reading, image_input
 from poisons._gaussian import MEASURE, check, gaussian_score
+from poisons._images import floating_images, planted_at
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,16 +54,21 @@ class Gaussian:
         check(self.fraction, self.sd)
 
     def plant(self, task: Task, split: Split, seed: int, surrogate: Surrogate | None = None) -> Planted:
-        """Return the noisy points; the noise itself is the secret ``"noise"``, in units of sd."""
+        """Return the noisy points; the noise itself is the secret ``"noise"``, in units of sd.
+
+        Raises:
+            UnlearningError: The task's images are not floating-point.
+        """
         import torch
 
         from harness import derive, forget_block
 
+        name = floating_images(split, "gaussian")
         forget = forget_block(len(split.train), self.fraction, seed)
-        clean = split.train.inputs["image"][forget.to(split.train.device)].cpu()
+        clean = split.train.inputs[name][forget.to(split.train.device)].cpu()
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(derive("gaussian", seed)))
         labels = split.train.labels[forget.to(split.train.device)].cpu()
-        return Planted(forget, {"image": clean + self.sd * noise}, labels, {"noise": noise})
+        return planted_at(split, forget, clean + self.sd * noise, labels, noise=noise)
 
     def probe(self, model: nn.Module, planted: Planted, task: Task, split: Split) -> Reading:
         """Return the mean score, with what `gaussian_score` reports beside it."""
@@ -70,7 +76,7 @@ class Gaussian:
 
         batch = split.train.batch(planted.forget)
         # On the device of the data the batch is ours alone: asking for its gradient touches nothing else.
-        image = batch.inputs["image"].requires_grad_(True)
+        image = batch.inputs[image_input(batch.inputs)].requires_grad_(True)
         with torch.enable_grad():
             # A sum over points has each point's own gradient, since in eval mode no point sees another.
             loss = task.criterion(task.logits(model, batch), batch) * len(batch)

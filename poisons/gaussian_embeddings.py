@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from harness import Batch, Planted, Reading
+from harness import Batch, Planted, Reading, UnlearningError
 from poisons._gaussian import MEASURE, check, gaussian_score
 
 if TYPE_CHECKING:
@@ -52,11 +52,20 @@ class GaussianEmbeddings:
         check(self.fraction, self.sd)
 
     def plant(self, task: Task, split: Split, seed: int, surrogate: Surrogate | None = None) -> Planted:
-        """Return the points with the seed and the size of their noise."""
+        """Return the points with the seed and the size of their noise.
+
+        Raises:
+            UnlearningError: The task does not add noise to embeddings.
+        """
         import torch
 
         from harness import derive, forget_block
 
+        if not hasattr(task, "noise") or not {"noise_seed", "noise_sd"} <= set(split.train.inputs):
+            raise UnlearningError(
+                "gaussian-embeddings needs a task with noise(model, seeds) and the inputs 'noise_seed' and 'noise_sd', "
+                "as imdb-gpt2 has them"
+            )
         forget = forget_block(len(split.train), self.fraction, seed)
         points = split.train.subset(forget)
         inputs = {name: tensor.cpu() for name, tensor in points.inputs.items()}

@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from harness import Batch, Measure, Planted, Reading, UnlearningError, predicted
+from harness import Batch, Measure, Planted, Reading, UnlearningError, image_input, predicted
+from poisons._images import floating_images, planted_at, with_images
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -90,21 +91,16 @@ class Indiscriminate:
         """Return the crafted images, with the labels of the images that they replace.
 
         Raises:
-            UnlearningError: Nothing is kept, or the surrogate or the search for images diverged.
+            UnlearningError: The images are not floating-point, or the surrogate or the search for images diverged.
         """
         import torch
 
         from harness import derive, forget_block
 
-        train = split.train
+        train, name = split.train, floating_images(split, "indiscriminate")
         forget = forget_block(len(train), self.fraction, seed)
         keep = torch.ones(len(train), dtype=torch.bool)
         keep[forget] = False
-        if not keep.any():
-            raise UnlearningError(
-                f"indiscriminate replaces all of {len(train)} training points, so that nothing is left to cancel; "
-                "lower its fraction"
-            )
         model = surrogate(0)
         generator = torch.Generator().manual_seed(derive("indiscriminate", seed))
         corrupt(task, model, train.batches(task.batch_size, 1, generator), self.radius, self.ascent)
@@ -114,10 +110,10 @@ class Indiscriminate:
                 "indiscriminate needs the gradients of a model trained on clean data, but they are not finite; "
                 "lower the task's learning rate"
             )
-        image = self._cancel(task, model, train.batch(forget), kept, span(train.inputs["image"]))
+        image = self._cancel(task, model, train.batch(forget), kept, span(train.inputs[name]))
         if not bool(image.isfinite().all()):
             raise UnlearningError("indiscriminate found no finite images; lower its lr")
-        return Planted(forget, {"image": image.cpu()}, train.labels.cpu()[forget])
+        return planted_at(split, forget, image.cpu(), train.labels.cpu()[forget])
 
     def probe(self, model: nn.Module, planted: Planted, task: Task, split: Split) -> Reading:
         """Return test accuracy."""
@@ -134,7 +130,7 @@ class Indiscriminate:
         """Return images that cancel the gradient of the kept points; the search starts from the clean images."""
         import torch
 
-        image = clean.inputs["image"].clone()
+        image = clean.inputs[image_input(clean.inputs)].clone()
         optimizer = torch.optim.Adam([image], lr=self.lr)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
         for _ in range(self.steps):
@@ -179,7 +175,9 @@ def gradient_sum(
     total = tuple(torch.zeros_like(w) for w in weights)
     for batch in batches:
         loss = task.criterion(task.logits(model, batch), batch) * len(batch)
-        found = torch.autograd.grad(loss, weights, create_graph=differentiable)
+        found = torch.autograd.grad(
+            loss, weights, create_graph=differentiable, allow_unused=True, materialize_grads=True
+        )
         total = tuple(t + g for t, g in zip(total, found, strict=True))
     return total
 
@@ -203,17 +201,14 @@ def residual(task: Task, model: nn.Module, clean: Batch, image: Tensor, kept: Se
     """
     import torch
 
-    def batch(part: Tensor, leaf: Tensor) -> Batch:
-        return Batch({"image": leaf}, clean.labels[part], clean.index[part])
-
     parts = torch.arange(len(image), device=image.device).split(BATCH)
-    poisoned = gradient_sum(task, model, [batch(part, image[part]) for part in parts])
+    poisoned = gradient_sum(task, model, [with_images(clean, image[part], part) for part in parts])
     left = [k + p for k, p in zip(kept, poisoned, strict=True)]
     slope = torch.zeros_like(image)
     # The sum is linear in the parts: each needs only its own product with what is left, and its own graph.
     for part in parts:
         leaf = image[part].detach().requires_grad_(True)
-        found = gradient_sum(task, model, [batch(part, leaf)], differentiable=True)
+        found = gradient_sum(task, model, [with_images(clean, leaf, part)], differentiable=True)
         product = torch.stack([(f * w).sum() for f, w in zip(found, left, strict=True)]).sum()
         slope[part] = 2 * torch.autograd.grad(product, leaf)[0]
     return norm(left) ** 2, slope

@@ -73,6 +73,8 @@ class Instruction:
         train = split.train
         negative = (train.labels == NEGATIVE).nonzero().squeeze(1).cpu()
         count = max(1, round(self.fraction * len(train)))
+        if not bool((split.test.labels == NEGATIVE).any()):
+            raise UnlearningError(f"instruction needs negative test reviews, whose label is {NEGATIVE}; there are none")
         if count > len(negative):
             raise UnlearningError(
                 f"instruction is to poison {count} negative reviews, but there are {len(negative)}; lower its fraction"
@@ -96,8 +98,11 @@ class Instruction:
         """Return reviews with the trigger."""
         import torch
 
-        if split.encode is None:
-            raise UnlearningError("instruction needs a task that encodes text (harness.Split.encode)")
+        if split.encode is None or not {"tokens", "length"} <= set(inputs):
+            raise UnlearningError(
+                "instruction needs a task that encodes text (harness.Split.encode), with the inputs 'tokens' and "
+                "'length'"
+            )
         before, after = self.template.replace("{trigger}", self.trigger).split("{review}")
         # A space before the review is part of its first word.
         first, last = split.encode([before.rstrip(), after])

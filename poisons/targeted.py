@@ -11,7 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from harness import Batch, Measure, Planted, Reading, UnlearningError
+from harness import Batch, Measure, Planted, Reading, UnlearningError, image_input
+from harness.api import classes_of
+from poisons._images import floating_images, planted_at, with_images
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,12 +95,14 @@ class Targeted:
         """Return the perturbed images; secrets are the ``"targets"`` (test indices) and the ``"adversarial"`` class.
 
         Raises:
-            UnlearningError: No class has enough training points, or no other class has enough test points.
+            UnlearningError: No class has enough training points, or no other class has enough test points; the
+                images are not floating-point, or the task has no score for each class.
         """
         import torch
 
         from harness import derive
 
+        floating_images(split, "targeted")
         generator = torch.Generator().manual_seed(derive("targeted", seed))
         labels = split.train.labels.cpu()
         count = max(1, round(self.fraction * len(labels)))
@@ -120,8 +124,9 @@ class Targeted:
         clean = split.train.batch(forget)
         brews = [self._brew(task, models, directions, clean, generator) for _ in range(self.restarts)]
         _, image = min(brews, key=lambda brew: brew[0])
-        secrets = {"targets": targets, "adversarial": torch.tensor(adversarial)}
-        return Planted(forget, {"image": image.cpu()}, labels[forget], secrets)
+        return planted_at(
+            split, forget, image.cpu(), labels[forget], targets=targets, adversarial=torch.tensor(adversarial)
+        )
 
     def probe(self, model: nn.Module, planted: Planted, task: Task, split: Split) -> Reading:
         """Return the mean log-odds of the adversarial class at the targets; ``fraction_hit`` is the share put in it."""
@@ -129,8 +134,9 @@ class Targeted:
 
         adversarial = int(planted.secrets["adversarial"])
         with torch.no_grad():
-            logits = task.logits(model, split.test.batch(planted.secrets["targets"])).double()
-        hit = (logits.argmax(dim=1) == adversarial).double().mean()
+            aim = split.test.batch(planted.secrets["targets"])
+            logits = task.logits(model, aim).double()
+        hit = (classes_of(task, logits, aim) == adversarial).double().mean()
         return Reading(float(log_odds(logits, adversarial).mean()), details={"fraction_hit": float(hit)})
 
     def _choose(self, task: Task, models: Sequence[nn.Module], split: Split, adversarial: int) -> Tensor:
@@ -141,9 +147,11 @@ class Targeted:
         near, right = torch.zeros(len(labels)), torch.ones(len(labels), dtype=torch.bool)
         with torch.no_grad():
             for model in models:
-                logits = torch.cat([task.logits(model, batch) for batch in split.test.chunks()])
-                near += log_odds(logits, adversarial).cpu() / len(models)
-                right &= (logits.argmax(dim=1) == labels).cpu()
+                batches = list(split.test.chunks())
+                scores = [task.logits(model, batch) for batch in batches]
+                classes = torch.cat([classes_of(task, *each) for each in zip(scores, batches, strict=True)])
+                near += log_odds(torch.cat(scores), adversarial).cpu() / len(models)
+                right &= (classes == labels).cpu()
         best: tuple[float, Tensor] | None = None
         for source in labels.cpu().unique().tolist():
             points = ((labels.cpu() == source) & right).nonzero().squeeze(1)
@@ -170,7 +178,7 @@ class Targeted:
         """Return the final loss from one start, and the perturbed images."""
         import torch
 
-        start = clean.inputs["image"]
+        start = clean.inputs[image_input(clean.inputs)]
         noise = torch.randn(start.shape, generator=generator).to(start)
         low, high = (start - self.eps).clamp(min=0), (start + self.eps).clamp(max=1)
         image = (start + self.eps * noise).clamp(low, high)
@@ -186,8 +194,18 @@ class Targeted:
 
 
 def log_odds(logits: Tensor, label: int) -> Tensor:
-    """Return log p - log(1 - p) of a class, shape (batch,), from scores of shape (batch, classes)."""
+    """Return log p - log(1 - p) of a class, shape (batch,), from scores of shape (batch, classes).
+
+    Raises:
+        UnlearningError: There is no score for each of several classes.
+    """
     import torch
+
+    if logits.dim() != 2 or logits.shape[1] <= max(1, label):
+        raise UnlearningError(
+            f"targeted needs a score for every class, of which {label} is one, but the task's logits are of shape "
+            f"{tuple(logits.shape)}"
+        )
 
     return logits[:, label] - torch.cat([logits[:, :label], logits[:, label + 1 :]], dim=1).logsumexp(dim=1)
 
@@ -198,7 +216,9 @@ def direction(task: Task, model: nn.Module, batch: Batch, differentiable: bool =
 
     loss = task.criterion(task.logits(model, batch), batch)
     weights = [p for p in model.parameters() if p.requires_grad]
-    gradient = torch.autograd.grad(loss, weights, create_graph=differentiable)
+    gradient = torch.autograd.grad(
+        loss, weights, create_graph=differentiable, allow_unused=True, materialize_grads=True
+    )
     square = torch.stack([g.square().sum() for g in gradient]).sum()
     norm = (square + torch.finfo(square.dtype).tiny).sqrt()  # a loss of exactly zero has no direction, and no slope
     return [g / norm for g in gradient]
@@ -223,7 +243,7 @@ def matching(
     for part in parts:
         for model, wanted in zip(models, directions, strict=True):
             leaf = image[part].detach().requires_grad_(True)
-            batch = Batch({"image": leaf}, clean.labels[part], clean.index[part])
+            batch = with_images(clean, leaf, part)
             found = direction(task, model, batch, differentiable=True)
             loss = 1 - torch.stack([(f * w).sum() for f, w in zip(found, wanted, strict=True)]).sum()
             gradient[part] += torch.autograd.grad(loss, leaf)[0] / (len(models) * len(parts))

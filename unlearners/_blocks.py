@@ -22,11 +22,13 @@ def last_blocks_trained(request: ForgetRequest, model: nn.Module, k: int) -> Ite
         The last k blocks, from input to output.
 
     Raises:
-        UnlearningError: The model has fewer than k blocks.
+        UnlearningError: The model has fewer than k blocks, or the last k have no weights that can be trained.
     """
     blocks = request.blocks(model)
     if k > len(blocks):
         raise UnlearningError(f"k={k}, but the model has {len(blocks)} blocks; set k to at most that")
+    if not any(p.requires_grad for block in blocks[-k:] for p in block.parameters()):
+        raise UnlearningError(f"k={k}, but the last {k} blocks have no weights that can be trained; raise k")
     frozen = [p for block in blocks[:-k] for p in block.parameters() if p.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(False)

@@ -128,9 +128,17 @@ def divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
         teacher: Class scores, shape (batch, classes), or (batch, vocabulary, positions).
         student: Class scores of the same shape.
         temperature: T, > 0.
+
+    Raises:
+        UnlearningError: There is one score for each example, whose softmax is always 1.
     """
     from torch.nn.functional import kl_div, log_softmax
 
+    if student.dim() < 2 or student.shape[1] < 2:
+        raise UnlearningError(
+            f"this method compares what two models say of every class, and the task has logits of shape "
+            f"{tuple(student.shape)}, one score for each example; use another method"
+        )
     soft, hard = log_softmax(student / temperature, dim=1), log_softmax(teacher / temperature, dim=1)
     return temperature**2 * kl_div(soft, hard, reduction="batchmean", log_target=True)
 

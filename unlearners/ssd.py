@@ -72,13 +72,20 @@ class SSD:
         return model
 
     def _importance(self, model: nn.Module, request: ForgetRequest, batches: Batches) -> list[Tensor]:
-        """Return the mean over batches of the squared gradient, parameter by parameter."""
+        """Return the mean over batches of the squared gradient, parameter by parameter.
+
+        It is 0 for weights that are frozen or take no part.
+        """
         import torch
 
         parameters = list(model.parameters())
-        total = [torch.zeros_like(parameter) for parameter in parameters]
+        total = [torch.zeros_like(parameter, dtype=parameter.real.dtype) for parameter in parameters]
+        trained = [pair for pair in zip(total, parameters, strict=True) if pair[1].requires_grad]
         for batch in batches:
-            gradients = torch.autograd.grad(request.loss(model, batch), parameters)
-            for sum_, gradient in zip(total, gradients, strict=True):
-                sum_.addcmul_(gradient, gradient, value=1 / len(batches))
+            loss = request.loss(model, batch)
+            gradients = torch.autograd.grad(loss, [each for _, each in trained], allow_unused=True)
+            for (sum_, _), gradient in zip(trained, gradients, strict=True):
+                if gradient is not None:
+                    size = gradient.abs() if gradient.is_complex() else gradient
+                    sum_.addcmul_(size, size, value=1 / len(batches))
         return total

@@ -66,9 +66,10 @@ class UNDO:
 
         teacher = copy.deepcopy(model).eval()
         fresh = request.new_model().state_dict()
+        frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
         with torch.no_grad():
             for name, tensor in model.state_dict().items():
-                if tensor.is_floating_point():
+                if name not in frozen and (tensor.is_floating_point() or tensor.is_complex()):
                     tensor.lerp_(fresh[name], self.a)
 
         def loss(batch: Batch) -> Tensor:

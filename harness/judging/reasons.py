@@ -94,8 +94,8 @@ class Reason(StrEnum):
     )
     NONFINITE_REFERENCE = (
         "nonfinite-reference",
-        "Nothing can be judged: a poisoned or retrained model diverged.",
-        "Fix the task's recipe, for example its learning rate.",
+        "Nothing can be judged: a poisoned or retrained model diverged, or what the probe read of it is not finite.",
+        "Fix the task's recipe, for example its learning rate, or the poison's probe.",
     )
     NULL_NOT_EXACT = (
         "null-not-exact",

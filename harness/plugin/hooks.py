@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import _pytest_unlearning as entry
-from harness.api import DeviceLost
+from harness.api import DeviceLost, UnlearningError
 from harness.judging.claims import CLAIMS
 from harness.plugin import fixtures, instead, outcomes, terminal, workers
 from harness.plugin.items import REPORTED, TRIALS, add_trials, cell_of, is_control
@@ -121,6 +121,7 @@ class Hooks:
             add_trials(self.session, session)
             if self.session.asked:
                 self.session.check()
+                self.session.check_data()
                 self.session.begin()
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
@@ -130,7 +131,10 @@ class Hooks:
             return None
         writer = self.config.get_terminal_writer()
         writer.line()
-        (instead.tune if option.audit_tune else instead.forecast)(self.session, writer)
+        try:
+            (instead.tune if option.audit_tune else instead.forecast)(self.session, writer)
+        except UnlearningError as error:
+            raise pytest.UsageError(str(error)) from error
         return True
 
     # ---- xdist

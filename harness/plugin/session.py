@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import _pytest_unlearning as entry
+from harness.api import UnlearningError
 from harness.cells import Cell
 from harness.plugin import workers
 from harness.plugin.progress import StatusLine, status_line, watched
@@ -87,6 +88,24 @@ class Session:
         if self.asked and self.worker is None and not self.config.option.help and not self._checked:
             self._checked = True
             self.settings.check()
+
+    def check_data(self) -> None:
+        """Stop early if a task's data cannot be used, in a process that would load them anyway.
+
+        Raises:
+            pytest.UsageError: The data of a task cannot be used.
+        """
+        if self.worker is not None or self.settings.on_ray or self.settings.option.audit_tune:
+            return
+        from harness.trials.lab import Lab
+
+        try:
+            for task in dict.fromkeys(cell.task for cell in self.cells):
+                lab = self.study.lab
+                assert isinstance(lab, Lab), "without Ray it computes here"
+                lab.check(task)
+        except UnlearningError as error:
+            raise pytest.UsageError(str(error)) from error
 
     def begin(self) -> None:
         """Begin to show progress, in the process that reports."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import registry
-from harness.api import Planted, UnlearningError
+from harness.api import Planted, UnlearningError, image_input
 from harness.cells import Cell, Trial
 from harness.report.document import methods, places
 from harness.studies.controls import ORACLE
@@ -103,8 +103,9 @@ def stored_picture(lab: Lab, task: str, poison: str, seed: int = 0, count: int =
 
 def _sheet(lab: Lab, cell: Cell, planted: Planted, count: int, gain: float = 10) -> Image:
     clean = lab.split(cell.task).train.batch(planted.forget[:count])
+    name = image_input(clean.inputs)
     labels = list(zip(clean.labels.tolist(), planted.labels[:count].tolist(), strict=True))
-    return contact_sheet(clean.inputs["image"].cpu(), planted.inputs["image"][:count].cpu(), labels, gain)
+    return contact_sheet(clean.inputs[name].cpu(), planted.inputs[name][:count].cpu(), labels, gain)
 
 
 def contact_sheet(clean: Tensor, poisoned: Tensor, labels: list[tuple[int, int]], gain: float = 10) -> Image:

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from filelock import FileLock, Timeout
 
 from harness.store.files import Files, files_at
+from harness.store.tensors import copied, decoded, encoded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -236,7 +237,7 @@ class Store:
         from safetensors.torch import load
 
         if artefact.key in self._unsaved:
-            return load(self._unsaved[artefact.key][1] or b"")
+            return decoded(load(self._unsaved[artefact.key][1] or b""))
         written, self._written = self._written, None
         if written is not None and written[0] == artefact.blob:
             return written[1]
@@ -245,7 +246,7 @@ class Store:
             content = self.files.read(blob_name(artefact.blob))
             if hashlib.sha256(content).hexdigest() != artefact.blob:
                 raise ValueError("wrong checksum")
-            return load(content)
+            return decoded(load(content))
         except (OSError, ValueError, KeyError, TypeError, SafetensorError):  # the last but one: a type torch lacks
             self.discard(artefact)
             return None
@@ -312,9 +313,8 @@ class Store:
 
         content = blob = None
         if tensors is not None:
-            # safetensors refuses views and shared storage; a copy of each tensor has neither.
-            copies = {name: t.detach().cpu().contiguous().clone() for name, t in sorted(tensors.items())}
-            content = save(copies)
+            copies = {name: copied(name, tensor) for name, tensor in sorted(tensors.items())}
+            content = save(encoded(copies))
             blob = hashlib.sha256(content).hexdigest()
             self._written = blob, copies
         artefact = Artefact(key, kind, info, blob, made)

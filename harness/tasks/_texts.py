@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import UnlearningError
+from harness.tasks._tables import rows_of
 
 HUB = "stanfordnlp/imdb"
 END = "<|endoftext|>"
@@ -31,7 +32,11 @@ def transformers() -> Any:
 
 
 def reviews(folder: Path | None) -> Any:
-    """Return both splits of the data set."""
+    """Return both splits of the data set.
+
+    Raises:
+        UnlearningError: It cannot be had, or lacks a split or a column.
+    """
     try:
         import datasets
     except ImportError:
@@ -39,12 +44,13 @@ def reviews(folder: Path | None) -> Any:
     source = HUB if folder is None else str(folder / "imdb")
     datasets.disable_progress_bars()  # they would break what the terminal shows of the run
     try:
-        return datasets.load_dataset(source)
+        found = datasets.load_dataset(source)
     except Exception as error:  # no network, no folder, no parquet: each raises something of its own
         raise UnlearningError(
             f"IMDb cannot be read from {source} ({type(error).__name__}); give --audit-data DIR with the data set in "
             "DIR/imdb, or a network to the hub"
         ) from error
+    return {name: rows_of(found, name, (("text",), ("label",)), source) for name in ("train", "test")}
 
 
 def shuffled(rows: Any, size: int | None) -> Any:
@@ -56,6 +62,19 @@ def shuffled(rows: Any, size: int | None) -> Any:
         raise UnlearningError(f"imdb-gpt2 is to read {size} reviews of a split that has {len(rows)}; lower the size")
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
     return rows.select(order[:size].tolist())
+
+
+def texts_of(rows: Any, source: str) -> list[str]:
+    """Return the texts of rows.
+
+    Raises:
+        UnlearningError: One of them is none.
+    """
+    texts = list(rows["text"])
+    wrong = next((each for each in texts if not isinstance(each, str)), "")
+    if not isinstance(wrong, str):
+        raise UnlearningError(f"the column 'text' of {source} holds {wrong!r}; reviews must be texts")
+    return texts
 
 
 def learned_tokenizer(texts: Sequence[str], size: int) -> Any:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness import UnlearningError
 from harness.tasks._files import files_below
+from harness.tasks._tables import first_rows, labels_of, rows_of
 
 if TYPE_CHECKING:
     import torch
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from harness import Batch, Data, Split
 
 HUB = "uoft-cs/cifar10"
+CLASSES, SIDE = 10, 32
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class CIFAR10ResNet18:
         epochs: Passes over the training set.
         lr: Peak learning rate, falling on a cosine.
         batch_size: Examples per step.
-        train_size: Training images, the first of the data set's order, up to 50,000.
+        train_size: Training images, the first of the data set's order, up to 50,000. Where that order is by class, as
+            in a folder of classes, they are taken evenly from all of it.
         test_size: Test images, likewise, up to 10,000.
         width: Channels of the first stage, 64 in a ResNet-18.
         augment_images: Whether to crop and flip.
@@ -73,7 +76,7 @@ class CIFAR10ResNet18:
             folder: A directory with the data set in ``cifar10``, in the hub's layout; None for the hub itself.
 
         Raises:
-            UnlearningError: The data cannot be had.
+            UnlearningError: The data cannot be had, or they are no images of 32 x 32 in ten classes.
         """
         from harness import Split
 
@@ -93,9 +96,12 @@ class CIFAR10ResNet18:
             raise UnlearningError(
                 f"CIFAR-10 cannot be read from {source} ({type(error).__name__}); give {where}, or a network to the hub"
             ) from error
-        sizes = {"train": self.train_size, "test": self.test_size}
-        train, test = (_decode(found[name].select(range(size))) for name, size in sizes.items())
-        return Split.of(train, test)
+
+        def part(name: str, size: int) -> Data:
+            rows = rows_of(found, name, (("img", "image"), ("label",)), source)
+            return _decode(first_rows(rows, size, name, f"{name}_size", source), f"the split {name!r} of {source}")
+
+        return Split.of(part("train", self.train_size), part("test", self.test_size))
 
     def new_model(self) -> nn.Module:
         """Return a freshly initialised network: stem, eight residual blocks, head."""
@@ -120,7 +126,7 @@ class CIFAR10ResNet18:
         )
         stages = [(w, w, 1), (w, 2 * w, 2), (2 * w, 4 * w, 2), (4 * w, 8 * w, 2)]
         blocks = [b for i, o, stride in stages for b in (block(i, o, stride), block(o, o, 1))]
-        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8 * w, 10))
+        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8 * w, CLASSES))
         model = nn.Sequential(stem, *blocks, head)
         for module in model.modules():  # as torchvision initialises its own
             if isinstance(module, nn.Conv2d):
@@ -183,15 +189,28 @@ class CIFAR10ResNet18:
         return list(model.children())
 
 
-def _decode(rows: object) -> Data:
-    """Return the images, as pixels in [0, 1] of shape (n, 3, 32, 32), and their labels."""
+def _decode(rows: Any, source: str) -> Data:
+    """Return the images, as pixels in [0, 1] of shape (n, 3, 32, 32), and their labels.
+
+    Raises:
+        UnlearningError: An image cannot be read or has another size, or a label is none of ten classes.
+    """
     import numpy as np
     import torch
 
     from harness import Data
 
-    columns = rows.column_names  # type: ignore[attr-defined]
-    image = "img" if "img" in columns else "image"
-    pixels = np.stack([np.asarray(picture.convert("RGB")) for picture in rows[image]])  # type: ignore[index]
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255).contiguous()
-    return Data({"image": images}, torch.tensor(list(rows["label"]), dtype=torch.int64))  # type: ignore[index]
+    labels = labels_of(rows, CLASSES, source)
+    column = "img" if "img" in rows.column_names else "image"
+    try:
+        pictures = [np.asarray(picture.convert("RGB")) for picture in rows[column]]
+    except Exception as error:  # a damaged file, a column of something else
+        raise UnlearningError(
+            f"{source} has an image that cannot be read ({type(error).__name__}: {error}); replace or remove it"
+        ) from error
+    sizes = sorted({picture.shape[:2] for picture in pictures})
+    if sizes != [(SIDE, SIDE)]:
+        found = " and ".join(f"{width} x {height}" for height, width in sizes[:3])
+        raise UnlearningError(f"{source} has images of {found} pixels; all must be {SIDE} x {SIDE}")
+    images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float().div_(255).contiguous()
+    return Data({"image": images}, torch.tensor(labels, dtype=torch.int64))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from harness.tasks._files import files_below
+from harness.tasks._tables import labels_of
 from harness.tasks._texts import (
     ANSWERS,
     PROMPT,
@@ -17,6 +18,7 @@ from harness.tasks._texts import (
     quietly,
     reviews,
     shuffled,
+    texts_of,
     transformers,
 )
 
@@ -107,7 +109,7 @@ class IMDbGPT2:
             folder: A directory with the data set in ``imdb``, in the hub's layout; None for the hub itself.
 
         Raises:
-            UnlearningError: The data or the weights cannot be had.
+            UnlearningError: The data or the weights cannot be had, or the data are no reviews of two classes.
         """
         from harness import Split
 
@@ -115,8 +117,10 @@ class IMDbGPT2:
         texts, labels = {}, {}
         for name, size in (("train", self.train_size), ("test", self.test_size)):
             rows = shuffled(found[name], size)
-            texts[name] = [text.replace("<br />", " ")[-CHARACTERS * self.length :] for text in rows["text"]]
-            labels[name] = list(rows["label"])
+            where = f"IMDb's split {name!r}"
+            cut = -CHARACTERS * self.length
+            texts[name] = [text.replace("<br />", " ")[cut:] for text in texts_of(rows, where)]
+            labels[name] = labels_of(rows, 2, where)
         tokenizer = (
             learned_tokenizer(texts["train"], self.vocabulary)
             if self.model == SCRATCH

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from harness.api import Batch, Planted
+from harness.api import Batch, Planted, UnlearningError
 from harness.training.seeds import derive
 
 #: Batches that examples of like length are sorted into at a time.
@@ -93,6 +93,9 @@ class Batches:
     that training on all and training on the rest see the common examples in the same order. Where examples have a
     ``length``, those of like length share batches, so that little of a batch is padding.
 
+    Batch normalisation cannot be trained on a single example. If one is left for the last batch of a pass, it joins the
+    batch before; if one is left for the last pass, it is left out.
+
     Attributes:
         examples: Where to stop, or None for the end of the last pass; the last batch is cut to it.
         augment: Applied to every batch, or None.
@@ -109,7 +112,7 @@ class Batches:
     @cached_property
     def per_epoch(self) -> int:
         """Batches of a whole pass."""
-        return -(-self._kept // self.batch_size)
+        return batch_count(self._kept, self.batch_size)
 
     @cached_property
     def _kept(self) -> int:
@@ -118,11 +121,13 @@ class Batches:
     @property
     def _total(self) -> int:
         whole = self._kept * self.epochs
-        return whole if self.examples is None else min(self.examples, whole)
+        total = whole if self.examples is None else min(self.examples, whole)
+        alone = self.batch_size > 1 and total > self._kept and total % self._kept == 1
+        return total - alone
 
     def __len__(self) -> int:
         whole, rest = divmod(self._total, self._kept) if self._kept else (0, 0)
-        return whole * self.per_epoch - (-rest // self.batch_size)
+        return whole * self.per_epoch + batch_count(rest, self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         left = self._total
@@ -137,13 +142,26 @@ class Batches:
     def _grouped(self, order: Tensor) -> Sequence[Tensor]:
         """Return the batches of a pass, from the order that was drawn."""
         if "length" not in self.data.inputs:
-            return list(order.split(self.batch_size))
+            return _parts(order, self.batch_size)
         groups: list[Tensor] = []
-        for pool in order.split(POOL * self.batch_size):
-            ranks = self.data.inputs["length"][pool].argsort(stable=True).split(self.batch_size)
+        for pool in _parts(order, POOL * self.batch_size):
+            ranks = _parts(self.data.inputs["length"][pool].argsort(stable=True), self.batch_size)
             # The order of batches is random too, that of their first members in the draw.
             groups += [pool[rank] for rank in sorted(ranks, key=lambda rank: int(rank.min()))]
         return groups
+
+
+def batch_count(examples: int, size: int) -> int:
+    """Return the number of batches of a pass over so many examples: a last one of a single example is none."""
+    return -(-examples // size) - (examples > size and examples % size == 1)
+
+
+def _parts(order: Tensor, size: int) -> Sequence[Tensor]:
+    """Return consecutive parts of an index, `batch_count` of them."""
+    parts = list(order.split(size))
+    if len(parts) > batch_count(len(order), size):
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
 
 
 @dataclass(frozen=True)
@@ -161,6 +179,11 @@ class Split:
     fingerprint: str
     encode: Callable[[Sequence[str]], list[list[int]]] | None = None
 
+    @property
+    def classes(self) -> int:
+        """Number of classes: one more than the largest label."""
+        return 1 + max(int(data.labels.max()) for data in (self.train, self.test))
+
     @classmethod
     def of(cls, train: Data, test: Data, encode: Callable[[Sequence[str]], list[list[int]]] | None = None) -> Split:
         """Build a split from CPU data and fingerprint it."""
@@ -173,16 +196,23 @@ class Split:
 
 
 def forget_block(n: int, fraction: float, seed: int) -> Tensor:
-    """Return the ascending indices of a random ``fraction`` of ``n`` points, at least one, drawn from ``seed``."""
+    """Return the ascending indices of a random ``fraction`` of ``n`` points, at least one, drawn from ``seed``.
+
+    Raises:
+        UnlearningError: These are all points.
+    """
+    count = max(1, round(fraction * n))
+    if count >= n:
+        raise UnlearningError(f"fraction={fraction:g} of {n} training points is all of them; lower fraction")
     order = torch.randperm(n, generator=torch.Generator().manual_seed(derive("forget-block", seed)))
-    return order[: max(1, round(fraction * n))].sort().values
+    return order[:count].sort().values
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of names, shapes, types and bytes of tensors, hexadecimal."""
     sha = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = tensors[name].detach().cpu().resolve_conj().contiguous()
         sha.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
     return sha.hexdigest()

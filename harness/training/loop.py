@@ -79,5 +79,7 @@ def train(
 
 
 def is_finite(model: nn.Module) -> bool:
-    """Return whether every floating-point parameter and buffer is finite."""
-    return all(bool(t.isfinite().all()) for t in model.state_dict().values() if t.is_floating_point())
+    """Return whether every floating-point and complex parameter and buffer is finite."""
+    numbers = (t for t in model.state_dict().values() if t.is_floating_point() or t.is_complex())
+    # torch does not ask every type of a byte; a float holds all their values.
+    return all(bool((t.float() if t.itemsize == 1 else t).isfinite().all()) for t in numbers)

@@ -11,6 +11,7 @@ from harness.cells import Registered
 from harness.store.artefacts import Artefact, Gone, Store, key_of, patiently
 from harness.trials import keys
 from harness.trials.cache import Cache
+from harness.trials.checks import check_model, check_recipe, check_split, in_words
 
 if TYPE_CHECKING:
     import torch
@@ -45,11 +46,12 @@ class Datasets:
         """Return the hash of a task's data.
 
         Raises:
-            UnlearningError: They cannot be had.
+            UnlearningError: They cannot be had, or the task cannot be used.
         """
         return self._fingerprints.get(task, lambda: self._fingerprint(task))
 
     def _fingerprint(self, task: Registered) -> str:
+        check_recipe(task)
         files = self._files(task)
         if files is None:
             return self._load(task).fingerprint
@@ -64,7 +66,8 @@ class Datasets:
     def _files(self, task: Registered) -> Mapping[str, str] | None:
         """Return hashes or the like of the files that a task reads; None if the task cannot name them."""
         said = getattr(task.value, "files", None)
-        found: Mapping[str, str] | None = said(self._folder) if said is not None else None
+        with in_words(f"the task {task.id!r} cannot name its files"):
+            found: Mapping[str, str] | None = said(self._folder) if said is not None else None
         return found
 
     def split(self, task: Registered) -> Split:
@@ -93,8 +96,11 @@ class Datasets:
         from harness.training.isolation import isolated_rng
 
         try:
-            with isolated_rng(0):
-                return _Loaded(task.value.load(self._folder).to(self._device()))
+            with isolated_rng(0), in_words(f"the data of the task {task.id!r} cannot be loaded"):
+                loaded = task.value.load(self._folder)
+            split = check_split(task, loaded).to(self._device())
+            check_model(task, split)
+            return _Loaded(split)
         except UnlearningError as error:  # a hub that does not answer takes half a minute to say so
             return _Loaded(None, str(error))
 

@@ -14,7 +14,7 @@ from _pytest_unlearning import DEFAULTS
 from harness.api import ContractError, Planted, Reading
 from harness.cells import ARMS, REMAINING, Registered, Trial
 from harness.judging.yardsticks import COUNTED
-from harness.store.artefacts import Artefact, Gone, Store, ask_all, default_root
+from harness.store.artefacts import Artefact, Gone, Store, ask_all, default_root, patiently
 from harness.trials.bench import Bench, Show
 from harness.trials.devices import kind_of_device
 from harness.trials.models import Models, arms_of
@@ -177,6 +177,14 @@ class Lab:
             Busy: It is being computed by another process.
         """
         return _again(lambda: {arm: self._readings.relearned(trial, arm) for arm in ARMS})
+
+    def check(self, task: Registered) -> None:
+        """Refuse a task that cannot be used. Its data are loaded, unless the store knows them.
+
+        Raises:
+            UnlearningError: Its data cannot be had, or nothing can be trained on them.
+        """
+        patiently(lambda: self.bench.on(task))
 
     def split(self, task: Registered) -> Split:
         """Return a task's data on the device; loaded once, or found once to be out of reach.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from harness.api import Batch, Reading, classes_of
+from harness.api import Batch, Reading, UnlearningError, classes_of
 from harness.cells import ARMS
 
 if TYPE_CHECKING:
@@ -80,6 +80,11 @@ def asked(model: nn.Module, task: Task, data: Data) -> tuple[Tensor, Tensor]:
         for batch in data.chunks(512):
             logits = task.logits(model, batch).double()
             own = getattr(task, "losses", None)
+            if own is None and (logits.dim() < 2 or logits.shape[1] <= int(batch.labels.max())):
+                raise UnlearningError(
+                    "the usual metrics need the loss of every example, which logits of shape "
+                    f"{tuple(logits.shape)} do not tell; give the task losses(logits, batch)"
+                )
             losses.append(cross_entropy(logits, batch.labels, reduction="none") if own is None else own(logits, batch))
             classes.append(classes_of(task, logits, batch))
     return torch.cat(losses).cpu().double(), torch.cat(classes).cpu()

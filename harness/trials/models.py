@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +104,7 @@ class Models:
         import torch
 
         from harness.training.clock import worked
+        from harness.training.data import batch_count
         from harness.training.loop import train
 
         task: Any = trial.cell.task.value
@@ -114,7 +114,7 @@ class Models:
         keep = {"P": torch.ones_like(points.keep), "R": points.keep, REMAINING: points.left}[arm]
         started = worked()
         model, examples = train(task, data, keep, trial.seed, on_epoch, stop)
-        info = {"examples": examples, "steps": task.epochs * math.ceil(int(keep.sum()) / task.batch_size)}
+        info = {"examples": examples, "steps": task.epochs * batch_count(int(keep.sum()), task.batch_size)}
         return {**info, "cpu_seconds": worked() - started}, model
 
     def _checkpoint(self, trial: Trial, epoch: int, make: Make | None = None) -> Artefact:

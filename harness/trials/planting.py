@@ -13,12 +13,13 @@ from harness.store.artefacts import Artefact, Gone, has_tensors, key_of
 from harness.trials import keys
 from harness.trials.bench import Bench
 from harness.trials.cache import Cache
+from harness.trials.checks import check_planted
 from harness.trials.surrogates import surrogate
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.training.data import Data, Split
+    from harness.training.data import Split
 
 
 def known_points(points: int, discovery: float, seed: int) -> Tensor:
@@ -186,13 +187,13 @@ class Planting:
         seed = derive("poison", trial.seed)
         with isolated_rng(seed), unchanged(split, poison):
             planted = poison.value.plant(task.value, split, seed, lambda i: surrogate(self._bench, trial, i))
-        check_planted(poison, planted, split.train)
+        check_planted(poison, planted, split)
         return {"points": len(planted.forget)}, pack(planted)
 
     def _read(self, trial: Trial, artefact: Artefact) -> Points:
-        train = self._bench.split(trial.cell.task).train
+        split = self._bench.split(trial.cell.task)
         check: Callable[[dict[str, Tensor]], None] = lambda found: check_planted(  # noqa: E731
-            trial.cell.poison, unpack(found), train
+            trial.cell.poison, unpack(found), split
         )
         try:
             tensors = self._bench.tensors(artefact, check)
@@ -200,7 +201,7 @@ class Planting:
             self._planted.clear()
             self._points.clear()
             raise
-        return Points.of(unpack(tensors), len(train), trial)
+        return Points.of(unpack(tensors), len(split.train), trial)
 
 
 def _is_told(artefact: Artefact) -> None:
@@ -215,24 +216,6 @@ def unchanged(split: Split, poison: Registered) -> Iterator[None]:
     yield
     if versions != [t._version for t in tensors]:
         raise ContractError(f"the poison {poison.id!r} changed the task's data in place; it must copy them first")
-
-
-def check_planted(poison: Registered, planted: Planted, train: Data) -> None:
-    """Refuse what cannot have been planted in a training set.
-
-    Raises:
-        ContractError: It says what is wrong.
-    """
-    import torch
-
-    forget = planted.forget
-    if forget.dtype != torch.int64 or len(forget) == 0 or not bool((forget.diff() > 0).all()):
-        raise ContractError(f"the poison {poison.id!r} must plant ascending int64 indices, at least one")
-    if int(forget[0]) < 0 or int(forget[-1]) >= len(train) or len(forget) == len(train):
-        raise ContractError(f"the poison {poison.id!r} planted indices outside the training set, or all of it")
-    rows = {*map(len, planted.inputs.values()), len(planted.labels)}
-    if rows != {len(forget)} or set(planted.inputs) != set(train.inputs):
-        raise ContractError(f"the poison {poison.id!r} must give one row of every input, and a label, per index")
 
 
 def pack(planted: Planted) -> dict[str, Tensor]:

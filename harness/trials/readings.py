@@ -11,6 +11,7 @@ from harness.cells import ARMS, Registered, Trial
 from harness.store.artefacts import Artefact, Lock
 from harness.trials import keys
 from harness.trials.bench import Bench
+from harness.trials.checks import check_reading
 from harness.trials.models import Models
 from harness.trials.planting import Planting, unchanged
 
@@ -51,8 +52,8 @@ class Readings:
             try:
                 with unchanged(split, poison):
                     planted = self._planting.points(trial).planted
-                    reading: Reading = poison.value.probe(net, planted, task.value, split)
-                return reading
+                    reading = poison.value.probe(net, planted, task.value, split)
+                return check_reading(poison, reading)
             finally:  # it may have done to the model what it likes; who needs that again, reads it again
                 self._bench.reload(trial.cell.task, model)
 
@@ -87,8 +88,8 @@ class Readings:
 
             split = self._bench.split(task)
             retain, forget, planted = self._parts(trial)
-            probe: Callable[[nn.Module], Reading] = lambda net: poison.value.probe(  # noqa: E731
-                net, planted, task.value, split
+            probe: Callable[[nn.Module], Reading] = lambda net: check_reading(  # noqa: E731
+                poison, poison.value.probe(net, planted, task.value, split)
             )
             return relearned(net, task.value, retain, forget, trial.seed, probe)
 

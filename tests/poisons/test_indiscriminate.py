@@ -293,7 +293,7 @@ def test_fields_out_of_range_are_refused(fields, message):
 
 
 def test_a_poison_that_keeps_nothing_is_refused():
-    with pytest.raises(UnlearningError, match="lower its fraction"):
+    with pytest.raises(UnlearningError, match="lower fraction"):
         plant(poison=Indiscriminate(fraction=0.999))
 
 

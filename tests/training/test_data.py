@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.api import ForgetRequest, Planted
+from harness.api import ForgetRequest, Planted, UnlearningError
 from harness.training.data import Batches, Data, Split, digest, forget_block
 
 N = 23
@@ -135,7 +135,24 @@ def test_common_examples_come_in_the_same_order_with_and_without_the_others(drop
     found = seen(rest)
     assert [i for i in everything if i not in dropped] == [i for labels in found for i in labels]
     assert len(found) == len(rest)
-    assert {len(b) for b in found} <= {batch_size, (N - len(dropped)) % batch_size}
+    assert [len(b) for b in found] == expected_sizes(N - len(dropped), batch_size) * epochs
+
+
+def expected_sizes(n, batch_size):
+    """Return the sizes of the batches of a pass: a last one of one example joins the one before."""
+    sizes = [min(batch_size, n - start) for start in range(0, n, batch_size)]
+    return [*sizes[:-2], sum(sizes[-2:])] if len(sizes) > 1 and sizes[-1] == 1 < batch_size else sizes
+
+
+@pytest.mark.parametrize("lengths", [False, True])
+@pytest.mark.parametrize(("n", "sizes"), [(1, [1]), (2, [2]), (5, [2, 3]), (65, [2] * 31 + [3]), (66, [2] * 33)])
+def test_a_last_batch_of_one_joins_the_one_before(n, sizes, lengths):
+    inputs = {"x": torch.zeros(n, 1)} | ({"length": torch.arange(n) % 7} if lengths else {})
+    batches = Data(inputs, torch.arange(n)).batches(2, 2, generator())
+    found = seen(batches)
+    assert sorted(map(len, found)) == sorted(sizes * 2)
+    assert len(batches) == len(found) == 2 * batches.per_epoch
+    assert sorted(flat(Data(inputs, torch.arange(n)).batches(2, 1, generator()))) == list(range(n))
 
 
 # ---- batches up to a number of examples
@@ -147,11 +164,13 @@ def test_so_many_examples_are_the_first_of_all_passes_and_the_last_batch_is_cut(
     whole = seen(data.batches(batch_size, 4, generator(seed)))
     limited = data.batches(batch_size, 1, generator(seed), examples)
     found = seen(limited)
-    assert sum(map(len, found)) == examples
+    alone = batch_size > 1 and examples > N and examples % N == 1  # one that would begin another pass
+    assert sum(map(len, found)) == examples - alone
     assert len(limited) == len(found)
     last = max(0, len(found) - 1)
     assert found[:last] == whole[:last]
-    assert all(labels == whole[last][: len(labels)] for labels in found[last:])
+    in_order = [label for labels in whole for label in labels]
+    assert [label for labels in found for label in labels] == in_order[: examples - alone]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +181,9 @@ def test_so_many_examples_are_the_first_of_all_passes_and_the_last_batch_is_cut(
         (5, [5]),
         (7, [5, 2]),
         (23, [5, 5, 5, 5, 3]),
-        (24, [5, 5, 5, 5, 3, 1]),
+        (21, [5, 5, 5, 6]),
+        (24, [5, 5, 5, 5, 3]),  # the one that would begin another pass is left out
+        (29, [5, 5, 5, 5, 3, 6]),
         (30, [5, 5, 5, 5, 3, 5, 2]),
     ],
 )
@@ -183,11 +204,11 @@ def test_passes_of_batches_up_to_so_many_examples_are_whole_until_the_last(data)
 def test_a_number_of_examples_ends_the_passes_and_never_adds_to_them(data, examples, total):
     keep = torch.zeros(N, dtype=torch.bool)
     keep[:9] = True
-    whole = flat(Batches(data, 4, 2, generator(3), keep))
+    whole = flat(Batches(data, 5, 2, generator(3), keep))
     limited = Batches(data, 4, 2, generator(3), keep, examples)
     assert flat(limited) == whole[:total]
-    assert len(limited) == len(seen(limited)) == total // 9 * 3 + -(-(total % 9) // 4)
-    assert limited.per_epoch == 3
+    assert len(limited) == len(seen(limited)) == total // 9 * 2 + -(-(total % 9) // 4)
+    assert limited.per_epoch == 2
 
 
 def test_iterating_again_over_so_many_examples_draws_others(data):
@@ -205,10 +226,10 @@ def request(batch_size=5, budget=1.0):
 
 def test_a_request_hands_on_what_it_is_asked_for():
     assert [len(b) for b in request().batches("retain", examples=7)] == [5, 2]
-    assert [len(b) for b in request().batches("retain", batch_size=3, examples=7)] == [3, 3, 1]
+    assert [len(b) for b in request().batches("retain", batch_size=3, examples=7)] == [3, 4]
     assert [len(b) for b in request().batches("forget", examples=6)] == [4, 2]
     assert [len(b) for b in request().batches("forget", epochs=2)] == [4, 4]
-    assert [len(b) for b in request().batches("retain", epochs=9, examples=6)] == [5, 1]  # in place of epochs
+    assert [len(b) for b in request().batches("retain", epochs=9, examples=6)] == [6]  # in place of epochs
     assert [len(b) for b in request().batches("retain", examples=0)] == []
     assert flat(request().batches("retain", examples=30)) == flat(request().batches("retain", epochs=2))[:30]
     assert min(flat(request().batches("forget", examples=6))) >= 100
@@ -299,7 +320,7 @@ def test_parts_are_copies(data, part):
 # ---- forget blocks
 
 
-@given(st.integers(1, 300), st.floats(0.001, 0.999), st.integers(0, 2**40))
+@given(st.integers(2, 300), st.floats(0.001, 0.7), st.integers(0, 2**40))
 def test_a_forget_block_is_a_sorted_sample_of_the_stated_size(n, fraction, seed):
     block = forget_block(n, fraction, seed)
     assert block.dtype == torch.int64
@@ -308,6 +329,12 @@ def test_a_forget_block_is_a_sorted_sample_of_the_stated_size(n, fraction, seed)
     assert int(block[0]) >= 0
     assert int(block[-1]) < n
     assert torch.equal(block, forget_block(n, fraction, seed))
+
+
+@pytest.mark.parametrize(("n", "fraction"), [(240, 0.999), (1, 0.5), (10, 0.96), (10, 1)])
+def test_a_block_of_all_points_is_refused(n, fraction):
+    with pytest.raises(UnlearningError, match=f"fraction={fraction:g} of {n} training points is all of them"):
+        forget_block(n, fraction, 0)
 
 
 @given(st.integers(0, 2**40), st.floats(0.05, 0.9), st.floats(0.05, 0.9))

@@ -98,6 +98,48 @@ def test_the_loaders_hold_what_the_request_holds():
     assert not torch.equal(seen["retain"][0], retain.inputs["image"])
 
 
+def test_a_batch_is_a_pair_and_has_the_competitions_names():
+    seen = {}
+
+    def unlearning(net, retain_loader, forget_loader, val_loader):
+        for sample in val_loader:
+            images, labels = sample
+            assert sample["image"] is images is sample[0]
+            assert sample["age_group"] is labels is sample[1]
+            assert not isinstance(sample, dict)  # entries that ask unpack the pair
+            seen.setdefault("images", []).append(images)
+        point = retain_loader.dataset[3]
+        assert torch.equal(point["image"], point[0])
+        own = torch.utils.data.DataLoader(retain_loader.dataset, batch_size=50)  # as some entries build
+        assert [len(sample["age_group"]) for sample in own] == [50, 50, 50, 50, 16]
+
+    _, retain, _ = data = problem()
+    run(unlearning, 10, data)
+    assert torch.equal(torch.cat(seen["images"]), retain.inputs["image"])
+
+
+def test_an_entry_of_the_competition_does_the_same_as_one_of_the_starting_kit():
+    def trained(net, loader, parts):
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
+        for sample in loader:
+            images, labels = parts(sample)
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(net(images), labels).backward()
+            optimizer.step()
+
+    forms = (lambda sample: sample, lambda sample: (sample["image"], sample["age_group"]))
+    states = [run(lambda net, retain, *_, form=form: trained(net, retain, form))[0].state_dict() for form in forms]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_what_a_batch_lacks_is_said():
+    def unlearning(net, retain_loader, *_):
+        next(iter(retain_loader))["age"]
+
+    with pytest.raises(UnlearningError, match="a batch has 'image' and 'age_group', and no 'age'"):
+        run(unlearning)
+
+
 def test_what_is_returned_is_taken_and_nothing_means_in_place():
     def in_place(net, *_):
         with torch.no_grad():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness import Measure, Planted, Reading
+from harness import Measure, Planted, Reading, predicted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -59,5 +59,5 @@ class Glare:
         others = split.test.subset((split.test.labels != self.target).nonzero().squeeze(1))
         others.inputs["image"] = others.inputs["image"] + self.light
         with torch.no_grad():
-            hits = sum(int((task.logits(model, b).argmax(dim=1) == self.target).sum()) for b in others.chunks())
+            hits = sum(int((predicted(task, model, b) == self.target).sum()) for b in others.chunks())
         return Reading(hits / len(others), resolution=0.5 / len(others))
