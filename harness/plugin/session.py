@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from harness.trials.lab import Lab
 
 SESSION = pytest.StashKey["Session"]()
+#: What a worker tells its controller of: the node ids of the tests that are to be judged.
+SELECTED = "unlearning_selected"
 
 
 def session_of(config: pytest.Config) -> Session:
@@ -47,6 +49,7 @@ class Session:
         settings: What the command line asks for.
         results: What the reports of the run have told.
         cells: The cells of the audits that survived deselection.
+        selected: Node ids of the tests of this project's suites that survived it, in the process that reports.
         of_suites: Whether suites of this project run, and not only tests of the user's own.
         processes: How many processes were asked for.
         specs: xdist's specifications of the workers; empty without workers.
@@ -58,6 +61,7 @@ class Session:
         self.settings = Settings(config)
         self.results = Results()
         self.cells: Sequence[Cell] = ()
+        self.selected: list[str] = []
         self.of_suites = any(entry.SUITES in (path, *path.parents) for path in entry.named(config))
         self.processes = 1
         self.specs: Sequence[Any] = ()
@@ -87,6 +91,16 @@ class Session:
         if self.asked and self.worker is None and not self.config.option.help and not self._checked:
             self._checked = True
             self.settings.check()
+
+    def select(self, items: Iterable[pytest.Item]) -> None:
+        """Remember which tests of this project's suites are to be judged; a worker tells its controller at its end."""
+        self.selected = [item.nodeid for item in items if item.path.parent == entry.SUITES]
+        if self.worker is not None:
+            self.config.workeroutput[SELECTED] = self.selected  # type: ignore[attr-defined]
+
+    def not_judged(self) -> list[str]:
+        """Return the tests of our suites that were selected and that nobody reports anything of."""
+        return self.results.unanswered(self.selected) if self.settings.judging else []
 
     def begin(self) -> None:
         """Begin to show progress, in the process that reports."""

@@ -64,6 +64,9 @@ def summarise(session: Session, reporter: Any) -> None:
             "unlearning audits",
             [*tables.table(results.methods()), *([together] if together is not None else [])],
         )
+    if missing := session.not_judged():
+        named = [*missing[:10], *([f"... and {len(missing) - 10} more"] if len(missing) > 10 else [])]
+        _section(reporter, "not judged", named)
     if not settings.judging or not session.asked:
         return
     stale, elsewhere = settings.unmatched(audits)
@@ -86,16 +89,20 @@ def _section(reporter: Any, title: str, lines: list[str]) -> None:
 
 
 def conclude(session: Session, exitstatus: int | pytest.ExitCode) -> int | pytest.ExitCode:
-    """Write the files that the run is to leave, and return its exit status: stale expectations turn it red."""
+    """Write the files that the run is to leave, and return its exit status: gaps and stale expectations turn it red."""
     settings, results = session.settings, session.results
+    green = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+    if session.not_judged() and exitstatus in green:
+        exitstatus = pytest.ExitCode.TESTS_FAILED
     if settings.expectations is not None:
         stale, _ = settings.unmatched(results.audits.values())
         if settings.expectations.updating:
             write_text(settings.expectations.path, settings.expectations.updated(results.audits.values(), stale))
-        elif stale and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        elif stale and exitstatus in green:
             exitstatus = pytest.ExitCode.TESTS_FAILED
     if session.asked:
-        _write(session, results.document(session.config.invocation_params.args, settings, session.devices))
+        asked = settings.asked if session.of_suites else {}
+        _write(session, results.document(session.config.invocation_params.args, settings, session.devices, asked))
     return exitstatus
 
 

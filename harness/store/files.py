@@ -83,6 +83,8 @@ def files_at(where: str | Path | Files) -> Files:
     if isinstance(where, Local | Remote):
         return where
     text = str(where)
+    if not text.strip():
+        raise UnlearningError("the store has an empty name; leave it out, or write a path or a URL")
     if isinstance(where, Path) or not ("://" in text or "::" in text):
         return Local(Path(text))
     if text.startswith("file://"):
