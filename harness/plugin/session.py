@@ -18,6 +18,7 @@ from harness.cells import Cell
 from harness.plugin import workers
 from harness.plugin.progress import StatusLine, status_line, watched
 from harness.plugin.settings import Settings
+from harness.report.console import make_readable
 from harness.report.document import Results
 from harness.store.artefacts import Store
 from harness.studies.notes import Notes
@@ -103,7 +104,9 @@ class Session:
         return self.results.unanswered(self.selected) if self.settings.judging else []
 
     def begin(self) -> None:
-        """Begin to show progress, in the process that reports."""
+        """Begin to show what goes on, in the process that reports."""
+        if self.worker is None and self.config.pluginmanager.hasplugin("terminalreporter"):
+            make_readable(self.config.get_terminal_writer()._file)
         if self.worker is None and self.settings.judging and not self._begun:
             self._begun = True
             self.status = status_line(self.config, self.notes_folder)

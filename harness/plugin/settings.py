@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
@@ -19,6 +19,7 @@ from harness.contract.lines import LINES, Clause
 from harness.judging.claims import CLAIMS
 from harness.judging.plan import Plan
 from harness.plugin.expectations import Expectation, Expectations
+from harness.report.console import command_line
 from harness.studies.controls import AUDITED
 from harness.trials.devices import kind_of_device
 
@@ -224,12 +225,12 @@ class Settings:
                 kept += [f"{name}={value}" for value in (given if option.many else [given])]
         named = next(option for option in OPTIONS if option.key == "unlearner").called(self.config)
         method = [] if self.controls_only else [f"{named}={unlearner}"]
-        target = [item.nodeid]
+        test = item.nodeid.partition("::")[2]
+        target = [f"{_from(self.config.invocation_params.dir, item.path)}::{test}"]
         if not item.path.is_relative_to(self.config.rootpath):  # as a rule suites that --pyargs found
-            test = item.nodeid.partition("::")[2]
             suites = item.path.parent.name == "test_suites"
             target = ["--pyargs", f"test_suites.{item.path.stem}::{test}"] if suites else [f"{item.path}::{test}"]
-        return shlex.join(["pytest", *target, *method, *kept])
+        return command_line(["pytest", *target, *method, *kept])
 
     def load_line(self, unlearner: str, task: str, poison: str, discovery: float, seed: int, made_on: str) -> str:
         """Return the Python that loads the models of a trial of this run; defaults are left out."""
@@ -245,6 +246,14 @@ class Settings:
         if made_on != "cpu":
             given["made_on"] = made_on
         return f"harness.load_models({unlearner!r}, {', '.join(f'{k}={v!r}' for k, v in given.items())})"
+
+
+def _from(folder: Path, path: Path) -> str:
+    """Return a path as it is written in a folder."""
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # another drive
+        return str(path)
 
 
 def _or_usage_error(function: Callable[..., T], *arguments: Any) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,12 @@ def conclude(session: Session, exitstatus: int | pytest.ExitCode) -> int | pytes
             exitstatus = pytest.ExitCode.TESTS_FAILED
     if session.asked:
         asked = settings.asked if session.of_suites else {}
-        _write(session, results.document(session.config.invocation_params.args, settings, session.devices, asked))
+        document = results.document(session.config.invocation_params.args, settings, session.devices, asked)
+        try:
+            _write(session, document)
+        except OSError as error:  # such as a full disk: the verdicts are printed all the same
+            print(f"the results cannot be written: {error}", file=sys.stderr)
+            exitstatus = pytest.ExitCode.TESTS_FAILED if exitstatus in green else exitstatus
     return exitstatus
 
 

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import platform
-import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from harness.cells import Registered
 from harness.judging.claims import CLAIMS
 from harness.judging.reasons import advice_on
 from harness.judging.verdict import Verdict
+from harness.report.console import command_line
 from harness.report.words import WORST, finding, standing_of
 
 if TYPE_CHECKING:
@@ -282,7 +282,7 @@ class Results:
                     **settings.recorded,
                     "tasks": list({audit["task"]: None for audit in self.audits.values()})
                     or [task.id for task in settings.tasks],
-                    "command": shlex.join(argv),
+                    "command": command_line(argv),
                 },
             },
             "asked": asked,

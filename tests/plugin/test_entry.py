@@ -65,7 +65,7 @@ def test_short_names_are_left_to_whoever_has_them(folder):
     done = subprocess.run(
         command, cwd=folder.path, env=folder.environment(), capture_output=True, text=True, check=False
     )
-    assert "--unlearner=identity --audit-task=tiny:Tiny --audit-poison=backdoor:size=1" in done.stdout, done.stdout
+    assert "--unlearner=identity --audit-task=tiny:Tiny --poison=backdoor:size=1" in done.stdout, done.stdout
 
 
 def test_short_names_work_wherever_an_option_can_stand(folder):
