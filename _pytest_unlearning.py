@@ -47,10 +47,8 @@ LOOKS = (3, 5, 8, 12, 16)
 
 def _seeds(text: str) -> int:
     if not text.isdecimal() or int(text) not in LOOKS:
-        raise argparse.ArgumentTypeError(
-            f"takes one of the plan's numbers of seeds, {', '.join(map(str, LOOKS))}, not {text!r}; a FAIL needs 3, "
-            "a PASS 5"
-        )
+        looks = ", ".join(map(str, LOOKS))
+        raise argparse.ArgumentTypeError(f"takes {looks} seeds, not {text!r}; a FAIL needs 3, a PASS 5")
     return int(text)
 
 
@@ -120,13 +118,6 @@ class Option:
         else:
             group.addoption(self.name, metavar=self.metavar, type=self.type, help=help)
 
-    def register_short(self, group: pytest.OptionGroup) -> None:
-        """Add its second name to a group, unless another plugin or a conftest has it."""
-        with contextlib.suppress(argparse.ArgumentError, ValueError):
-            group.addoption(
-                self.short, action="append", dest=self.dest, metavar=self.metavar, help=f"Short for {self.name}"
-            )
-
     def called(self, config: pytest.Config) -> str:
         """Return the name by which it can be given in this project, the short one if that is ours."""
         given = getattr(config.option, self.dest)
@@ -141,9 +132,7 @@ OPTIONS = (
         "method per line. Without this option, the controls are audited",
         _NOUN, many=True, repeats=False, short="--unlearner",
     ),
-    Option(
-        "--audit-task", "Task that the models learn", _NOUN, default="digits-cnn", many=True, short="--task"
-    ),
+    Option("--audit-task", "Task that the models learn", _NOUN, default="digits-cnn", many=True, short="--task"),
     Option(
         "--audit-poison",
         "Poison to plant: a registered name, 'all', or a path such as mymodule:Poison. Without this option, "
@@ -263,9 +252,10 @@ def pytest_load_initial_conftests(args: list[str], parser: pytest.Parser) -> Gen
 def register_short_names(parser: pytest.Parser) -> None:
     """Give options their short names, such as ``--task`` for ``--audit-task``, where nobody else has them."""
     group = parser.getgroup("unlearning", "machine unlearning audits")
-    for option in OPTIONS:
-        if option.short:
-            option.register_short(group)
+    for option in (option for option in OPTIONS if option.short):
+        with contextlib.suppress(argparse.ArgumentError, ValueError):  # another plugin or a conftest has it
+            shared = {"action": "append", "dest": option.dest, "metavar": option.metavar}
+            group.addoption(option.short, help=f"Short for {option.name}", **shared)
 
 
 @hookimpl(tryfirst=True)
