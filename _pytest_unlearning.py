@@ -8,12 +8,13 @@ pytest in the environment loads it, so it must be silent and harmless in a proje
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,12 +41,21 @@ def _number(range_: str, allowed: Callable[[float], bool]) -> Callable[[str], fl
     return convert
 
 
+#: Numbers of seeds at which the plan looks at the evidence; the rest of it is in `harness.judging.plan`.
+LOOKS = (3, 5, 8, 12, 16)
+
+
 def _seeds(text: str) -> int:
-    if not text.isdecimal() or not 3 <= int(text) <= 16:
-        raise argparse.ArgumentTypeError(
-            f"takes 3 to 16 seeds, not {text!r}: a FAIL needs 3 and a PASS 5, and the plan ends at 16"
-        )
+    if not text.isdecimal() or int(text) not in LOOKS:
+        looks = ", ".join(map(str, LOOKS))
+        raise argparse.ArgumentTypeError(f"takes {looks} seeds, not {text!r}; a FAIL needs 3, a PASS 5")
     return int(text)
+
+
+def _place(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("names nothing; write a path behind it, or leave the option out")
+    return text
 
 
 def _count(text: str) -> int:
@@ -70,6 +80,7 @@ class Option:
         many: Whether it can be given several times.
         repeats: Whether it stands in the command that repeats an audit. Options that only say what to write do not.
         recorded: Whether its value stands in the settings of the result.
+        short: A second name, which is taken only where nobody else has it.
     """
 
     name: str
@@ -81,6 +92,7 @@ class Option:
     many: bool = False
     repeats: bool = True
     recorded: bool = False
+    short: str = ""
 
     @property
     def dest(self) -> str:
@@ -100,30 +112,36 @@ class Option:
         if not self.metavar and not self.choices:
             group.addoption(self.name, action="store_const", const=True, help=help)
         elif self.many:
-            group.addoption(self.name, action="append", metavar=self.metavar, help=help)
+            group.addoption(self.name, action="append", dest=self.dest, metavar=self.metavar, help=help)
         elif self.choices:
             group.addoption(self.name, choices=self.choices, help=help)
         else:
             group.addoption(self.name, metavar=self.metavar, type=self.type, help=help)
 
+    def called(self, config: pytest.Config) -> str:
+        """Return the name by which it can be given in this project, the short one if that is ours."""
+        given = getattr(config.option, self.dest)
+        return self.short if self.short and config.getoption(self.short, None) is given else self.name
+
 
 _NOUN = "NAME[:FIELD=VALUE,...]"
 OPTIONS = (
     Option(
-        "--unlearner",
+        "--audit-unlearner",
         "Unlearning method to audit: a registered name, 'all', a path such as mymodule:forget, or @FILE with one "
         "method per line. Without this option, the controls are audited",
-        _NOUN, many=True, repeats=False,
+        _NOUN, many=True, repeats=False, short="--unlearner",
     ),
-    Option("--task", "Task that the models learn", _NOUN, default="digits-cnn", many=True),
+    Option("--audit-task", "Task that the models learn", _NOUN, default="digits-cnn", many=True, short="--task"),
     Option(
-        "--poison",
+        "--audit-poison",
         "Poison to plant: a registered name, 'all', or a path such as mymodule:Poison. Without this option, "
         "every poison that the task lists is planted",
-        _NOUN, many=True,
+        _NOUN, many=True, short="--poison",
     ),
     Option(
-        "--audit-seeds", "Stop the seed plan (3, 5, 8, 12, 16) at N seeds", "N", _seeds, default=16, recorded=True
+        "--audit-seeds", f"Stop the seed plan at N seeds, one of {', '.join(map(str, LOOKS))}", "N", _seeds,
+        default=16, recorded=True,
     ),
     Option(
         "--audit-alpha", "Error rate of a PASS, and of a FAIL", "P",
@@ -152,16 +170,17 @@ OPTIONS = (
         "--audit-store",
         "Where trained models are kept: a directory, or a URL such as s3://bucket/prefix. Without this option, the "
         "user's cache directory",
-        "PATH_OR_URL", recorded=True,
+        "PATH_OR_URL", _place, recorded=True,
     ),
     Option(
         "--audit-data", "Directory of data sets in the Hugging Face layout (DIR/cifar10, DIR/imdb)", "DIR",
-        recorded=True,
+        _place, recorded=True,
     ),
     Option("--audit-device", "Device that models are trained on", default="auto", choices=("auto", "cpu", "cuda")),
-    Option("--audit-json", "Write the machine-readable result to FILE", "FILE", repeats=False),
+    Option("--audit-json", "Write the machine-readable result to FILE", "FILE", _place, repeats=False),
     Option(
-        "--audit-html", "Write a report for people to FILE, a single page that needs no network", "FILE", repeats=False
+        "--audit-html", "Write a report for people to FILE, a single page that needs no network", "FILE", _place,
+        repeats=False,
     ),
     Option(
         "--audit-executor",
@@ -174,14 +193,17 @@ OPTIONS = (
     ),
     Option(
         "--audit-expect", "TOML file of the verdicts that are expected; a FAIL that is expected keeps the run green",
-        "FILE",
+        "FILE", _place,
     ),
     Option("--audit-expect-update", "Write the verdicts of this run to the --audit-expect file", repeats=False),
     Option(
         "--audit-tune",
         "Search the methods' fields: try N settings on seeds that no audit uses, write the best, and stop", "N", _count,
     ),
-    Option("--audit-tune-file", "File that --audit-tune writes, for --unlearner=@FILE", "FILE", default="tuned.txt"),
+    Option(
+        "--audit-tune-file", "File that --audit-tune writes, for --unlearner=@FILE", "FILE", _place,
+        default="tuned.txt",
+    ),
     Option(
         "--audit-dry-run", "Report how many trainings the run needs, how long they take and how much disk they use; "
         "train nothing", repeats=False,
@@ -212,6 +234,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("unlearning", "machine unlearning audits")
     for option in OPTIONS:
         option.register(group)
+
+
+@hookimpl(wrapper=True)
+def pytest_load_initial_conftests(args: list[str], parser: pytest.Parser) -> Generator[None, Any, Any]:
+    """Register the short names of options, once all conftests that may have options of these names are loaded.
+
+    Only if one is given, or help is asked for: a conftest deeper in the tree is loaded later, and may have them too.
+    """
+    result = yield
+    names = {argument.partition("=")[0] for argument in args}
+    if names & {"-h", "--help", *(option.short for option in OPTIONS)}:
+        register_short_names(parser)
+    return result
+
+
+def register_short_names(parser: pytest.Parser) -> None:
+    """Give options their short names, such as ``--task`` for ``--audit-task``, where nobody else has them."""
+    group = parser.getgroup("unlearning", "machine unlearning audits")
+    for option in (option for option in OPTIONS if option.short):
+        with contextlib.suppress(argparse.ArgumentError, ValueError):  # another plugin or a conftest has it
+            shared = {"action": "append", "dest": option.dest, "metavar": option.metavar}
+            group.addoption(option.short, help=f"Short for {option.name}", **shared)
 
 
 @hookimpl(tryfirst=True)

@@ -8,7 +8,9 @@ stops at the first stage that is red:
 3. the audits of the poison, of accuracy and of the budget. Most of the models that they need were trained for the
    controls.
 
-The exit code is pytest's: 0 if everything passes or fails as expected, 1 if not, 4 for an invalid command line.
+A stage is green if its pytest is, and if its result holds a verdict on everything that was asked for. The exit code is
+pytest's: 0 if everything passes or fails as expected, 1 if not or if something was not judged, 4 for an invalid command
+line.
 """
 
 from __future__ import annotations
@@ -17,14 +19,14 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.api import UnlearningError
 from harness.report import github
-
-#: What is written to the folder that ``--report`` names.
-REPORTS = ("--audit-json={}/audits.json", "--audit-html={}/report.html")
+from harness.report.document import not_judged, read
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,13 @@ class Stage:
     Attributes:
         name: What it is called.
         arguments: What is run, for pytest.
+        judges: What it judges: the part of a result that must answer all that was asked.
         red: What a red stage means.
     """
 
     name: str
     arguments: tuple[str, ...]
+    judges: str
     red: str
 
 
@@ -46,16 +50,19 @@ STAGES = (
     Stage(
         "contract",
         ("test_suites.test_contract",),
+        "contract",
         "the method does not do what every audit relies on; nothing was audited",
     ),
     Stage(
         "controls",
         ("test_suites.test_controls",),
+        "audits",
         "the audits do not work here: the task or the poison is at fault; the method was not audited",
     ),
     Stage(
         "audits",
         ("test_suites", "-m", "not contract"),
+        "audits",
         "the method does not pass, or not as expected; the table shows where",
     ),
 )
@@ -75,7 +82,7 @@ def add_gate(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--poison", action="append", default=[], metavar=noun, help="Poison to plant. Repeatable")
     parser.add_argument("--expect", metavar="FILE", help="File of expected verdicts (pytest's --audit-expect)")
     parser.add_argument("--store", metavar="PATH", help="Where trained models are kept (pytest's --audit-store)")
-    parser.add_argument("--report", metavar="DIR", type=Path, help="Folder for the report of the audits")
+    parser.add_argument("--report", metavar="DIR", help="Folder for the report of the audits")
     parser.add_argument("--workers", metavar="N", help="Worker processes (pytest's -n)")
     parser.add_argument(
         "pytest", nargs="*", metavar="-- OPTION=VALUE", help="Further options for pytest. Those that begin with "
@@ -86,22 +93,60 @@ def add_gate(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Run the stages in order, and return the exit code of the first that is red."""
+    if wrong := _misused(options):
+        print(f"pytest-unlearning gate: error: {wrong}", file=sys.stderr)
+        return 4
     codes: list[int] = []
-    for number, stage in enumerate(STAGES, start=1):
-        command = [sys.executable, "-m", "pytest", "--pyargs", *stage.arguments, *_arguments(stage, options)]
-        print(f"\ngate, {number} of {len(STAGES)}: {stage.name}", flush=True)
-        codes.append(_wait(subprocess.Popen(command)))
-        if codes[-1]:
-            break
-    code, last = codes[-1], STAGES[len(codes) - 1]
-    end = "everything passes, or fails as expected" if code == 0 else f"{last.name}: {last.red}"
-    if code not in (0, 1):  # no test reports it
-        end = f"{last.name}: pytest did not finish (exit code {code}); the log shows why"
-        if github.wanted():
-            print(github.command("error", "unlearning gate", end))
+    with tempfile.TemporaryDirectory(prefix="unlearning-gate-") as folder:
+        for number, stage in enumerate(STAGES, start=1):
+            print(f"\ngate, {number} of {len(STAGES)}: {stage.name}", flush=True)
+            code, end = _judge(stage, options, Path(folder))
+            codes.append(code)
+            if code:
+                break
+    if code and end != stage.red and github.wanted():  # no test reports it
+        print(github.command("error", "unlearning gate", f"{stage.name}: {end}"))
+    end = "everything passes, or fails as expected" if code == 0 else f"{stage.name}: {end}"
     print(f"\ngate: {'GREEN' if code == 0 else 'RED'}: {end}", flush=True)
     _summarise(options, codes, end)
     return code
+
+
+def _misused(options: argparse.Namespace) -> str:
+    """Return what is wrong with the command line, in a sentence; ``""`` if nothing is."""
+    for name in ("expect", "report", "store"):
+        if getattr(options, name) == "":
+            return f"--{name}: names nothing; write a path behind it, or leave the option out"
+    if any(each.partition("=")[0] == "--audit-json" for each in options.pytest):
+        return "--audit-json: the gate reads this file itself; have it written with --report DIR"
+    return ""
+
+
+def _judge(stage: Stage, options: argparse.Namespace, folder: Path) -> tuple[int, str]:
+    """Run a stage. Return its exit code, and why it is red; ``""`` if it is green."""
+    files = _files(stage, options, folder)
+    for file in files.values():
+        file.unlink(missing_ok=True)  # that of an earlier run is no answer to this one
+    command = [sys.executable, "-m", "pytest", "--pyargs", *stage.arguments, *_arguments(stage, options)]
+    code = _wait(subprocess.Popen([*command, *(f"{option}={file}" for option, file in files.items())]))
+    if code not in (0, 1):
+        return code, f"pytest did not finish (exit code {code}); the log shows why"
+    try:
+        document = read(files["--audit-json"])
+    except UnlearningError:
+        return 1, "pytest ended without a result, so nothing was judged; the log shows why"
+    if code == 0 and (missing := not_judged(document, stage.judges)):
+        return 1, missing
+    return code, stage.red if code else ""
+
+
+def _files(stage: Stage, options: argparse.Namespace, folder: Path) -> dict[str, Path]:
+    """Return what a stage writes, by option."""
+    if stage.name != "audits" or options.report is None:
+        return {"--audit-json": folder / f"{stage.name}.json"}
+    report = Path(options.report)
+    report.mkdir(parents=True, exist_ok=True)
+    return {"--audit-json": report / "audits.json", "--audit-html": report / "report.html"}
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:
@@ -126,9 +171,6 @@ def _arguments(stage: Stage, options: argparse.Namespace) -> list[str]:
         arguments += [f"--unlearner={each}" for each in options.unlearner]
     if stage.name == "audits":
         arguments += [] if options.expect is None else [f"--audit-expect={options.expect}"]
-        if options.report is not None:
-            options.report.mkdir(parents=True, exist_ok=True)
-            arguments += [each.format(options.report) for each in REPORTS]
     return arguments
 
 

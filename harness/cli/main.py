@@ -10,6 +10,7 @@ from harness.api import UnlearningError
 from harness.cli.gate import add_gate
 from harness.cli.report import add_figure, add_report
 from harness.cli.store import add_store
+from harness.report.console import make_readable
 
 #: Each adds one command, with ``run``: from options to an exit code.
 COMMANDS = (add_gate, add_report, add_figure, add_store)
@@ -22,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for add in COMMANDS:
         add(subparsers)
     options = parser.parse_args(arguments)
+    make_readable(sys.stdout)
+    make_readable(sys.stderr)
     try:
         return int(options.run(options) or 0)
     except (UnlearningError, OSError) as error:

@@ -22,7 +22,8 @@ class Plan:
     """When evidence is looked at, and at what level.
 
     Attributes:
-        seeds: Stop after so many seeds. The levels do not change: a plan cut short is only more cautious.
+        seeds: Stop after so many seeds, one of `LOOKS`. The levels do not change: a plan cut short is only more
+            cautious.
         alpha: Error rate of a PASS over the whole plan, and of a FAIL over the whole plan and cell, in (0, .5).
         futility: An audit is given up, from `MIN_PASS` seeds on, where the last look would decide it with less
             probability than this; 0 gives none up, and costs seeds on the margin.
@@ -38,8 +39,8 @@ class Plan:
     first: int = 0
 
     def __post_init__(self) -> None:
-        if not LOOKS[0] <= self.seeds <= LOOKS[-1]:
-            raise ValueError(f"the plan takes {LOOKS[0]} to {LOOKS[-1]} seeds, not {self.seeds}")
+        if self.seeds not in LOOKS:
+            raise ValueError(f"the plan takes {', '.join(map(str, LOOKS))} seeds, not {self.seeds}")
         if not 0 < self.alpha < 0.5:
             raise ValueError(f"alpha must lie in (0, .5), not {self.alpha}")
         if not 0 <= self.futility < 1:

@@ -8,15 +8,19 @@
     poison = "gaussian"
     claim = "poison"             # the default; or "accuracy", "cost", "relearning"
     verdict = "FAIL"             # or "INCONCLUSIVE", or "PASS"
+    at_most = 0.96               # the largest estimate that still meets a FAIL
     reason = "It trains on what is kept, and the noise stays."
 
 An expectation is met by that verdict and no other: an INCONCLUSIVE is no FAIL, and a method that does better than was
-expected is red until the file says so. An audit that raises is an ERROR, which nothing can expect.
+expected is red until the file says so. A FAIL that is worse than ``at_most`` does not meet it either. ``at_most`` is a
+fraction of the poison's effect, a fraction of retraining's compute, or the percentage points of accuracy that are lost.
+An audit that raises is an ERROR, which nothing can expect.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,7 +39,10 @@ HEADER = re.compile(r"\s*\[\[\s*expected\s*\]\]")
 REQUIRED = ("unlearner", "task", "poison", "verdict", "reason")
 
 
-KEYS = (*REQUIRED[:3], "claim", *REQUIRED[3:])
+KEYS = (*REQUIRED[:3], "claim", "verdict", "at_most", "reason")
+
+
+VERDICT = re.compile(r"\s*verdict\s*=")
 
 
 HEAD = """\
@@ -56,17 +63,24 @@ class Expectation:
         verdict: The only one that meets it.
         reason: Why, for people.
         line: Where it stands in the file, counted from 1.
+        at_most: The largest `badness` that still meets a FAIL; infinity without a limit.
     """
 
     key: Key
     verdict: Outcome
     reason: str
     line: int
+    at_most: float = math.inf
 
     @property
     def plain(self) -> dict[str, Any]:
         """Its entry in the JSON result."""
-        return {"verdict": self.verdict.value, "reason": self.reason, "line": self.line}
+        limit = {"at_most": self.at_most} if math.isfinite(self.at_most) else {}
+        return {"verdict": self.verdict.value, **limit, "reason": self.reason, "line": self.line}
+
+    def met_by(self, audit: Mapping[str, Any]) -> bool:
+        """Return whether an audit concluded this, and is no worse."""
+        return bool(audit["verdict"] == self.verdict and badness(audit) <= self.at_most)
 
     def __str__(self) -> str:
         unlearner, task, poison, claim = self.key
@@ -88,7 +102,7 @@ class Expectations:
         self.path = path
         self.updating = updating
         try:
-            text = path.read_text(encoding="utf-8") if path.exists() or not updating else HEAD
+            text = path.read_text(encoding="utf-8-sig") if path.exists() or not updating else HEAD
             self._head, self._blocks = _blocks(text)
             document = tomllib.loads(text)
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -112,7 +126,7 @@ class Expectations:
         if unknown := [name for name in entry if name not in KEYS]:
             raise self._error(line, f"unknown key {unknown[0]!r}; the keys are {', '.join(KEYS)}")
         optional = ("reason",) if self.updating else ()
-        for name in KEYS:
+        for name in (key for key in KEYS if key != "at_most"):
             value = entry.get(name, "poison" if name == "claim" else "")
             if not isinstance(value, str) or not (value.strip() or name in optional):
                 hint = ": explain why this verdict is expected" if name == "reason" else ""
@@ -123,8 +137,13 @@ class Expectations:
             raise self._error(line, f"the verdict must be one of {', '.join(Outcome)}, not {verdict!r}{hint}")
         if claim not in GATING:
             raise self._error(line, f"the claim must be one of {', '.join(GATING)}, not {claim!r}")
+        limit = entry.get("at_most", math.inf)
+        if "at_most" in entry and (isinstance(limit, bool) or not isinstance(limit, int | float) or not limit >= 0):
+            raise self._error(line, f"at_most must be a number that is not negative, not {limit!r}")
+        if "at_most" in entry and verdict != Outcome.FAIL:
+            raise self._error(line, f"only a FAIL can have at_most; the verdict here is {verdict}")
         key = (entry["unlearner"], entry["task"], entry["poison"], claim)
-        return Expectation(key, Outcome(verdict), entry.get("reason", "").strip(), line)
+        return Expectation(key, Outcome(verdict), entry.get("reason", "").strip(), line, float(limit))
 
     def _error(self, line: int, sentence: str) -> UnlearningError:
         return UnlearningError(f"--audit-expect: {self.path}, line {line}: {sentence}")
@@ -177,7 +196,7 @@ class Expectations:
                 found.append((f"{expected}: {expected.verdict} as expected: {expected.reason}", {"green": True}))
             elif expected is not None:
                 colour = {"yellow" if self.updating else "red": True}
-                found.append((f"{expected}: {audit['verdict']}, but {expected.verdict} was expected", colour))
+                found.append((f"{expected}: {_seen(expected, audit)}", colour))
         for each in [] if self.updating else stale:
             sentence = "matches no audit of this method: correct it or remove it"
             found.append((f"{each} ({self.path.name}, line {each.line}): {sentence}", {"red": True}))
@@ -191,8 +210,9 @@ class Expectations:
     def updated(self, audits: Iterable[Mapping[str, Any]], stale: Iterable[Expectation]) -> str:
         """Return the file's text with what was seen: entries that still hold stay as they are, comments included.
 
-        A new or changed verdict gets an empty reason, which the next run asks for. What passes is left out, and what is
-        stale; of audits that did not run or raised, what stood there stands.
+        A new or changed verdict gets an empty reason, which the next run asks for, and so does a FAIL that is worse
+        than its limit. A FAIL without a limit gets one. What passes is left out, and what is stale; of audits that did
+        not run or raised, what stood there stands.
         """
         # An audit of a control carries no word on what is expected: what it must do stands in its test.
         seen = {_key(a): a for a in audits if "expected" in a and a["verdict"] in list(Outcome)}
@@ -202,10 +222,10 @@ class Expectations:
             audit = seen.pop(expectation.key, None)
             if audit is None:
                 kept += [block] if expectation.key not in gone else []
-            elif audit["verdict"] == expectation.verdict:
-                kept.append(block)
+            elif expectation.met_by(audit):
+                kept.append(block if math.isfinite(expectation.at_most) else _limited(block, audit))
             elif audit["verdict"] != "PASS":
-                kept.append(_entry(audit, f"was {expectation.verdict}: {expectation.reason}"))
+                kept.append(_entry(audit, f"was {_in_words(expectation)}: {expectation.reason}"))
         kept += [_entry(audit) for _, audit in sorted(seen.items()) if audit["verdict"] != "PASS"]
         return "\n\n".join(part.strip("\n") for part in [self._head, *kept] if part.strip()) + "\n"
 
@@ -215,15 +235,68 @@ def as_expected(audit: Mapping[str, Any]) -> bool:
     return bool((audit.get("expected") or {}).get("met"))
 
 
-def deviation(expectation: Expectation, seen: str, path: Path) -> str:
+def badness(audit: Mapping[str, Any]) -> float:
+    """Return how bad an audit is, in the unit of ``at_most``: its estimate, or the percentage points that are lost.
+
+    Infinite if it has no finite estimate, as after a divergence.
+    """
+    return math.inf if audit.get("estimate") is None else _as_limit(audit, audit["estimate"])
+
+
+def limit_of(audit: Mapping[str, Any]) -> float:
+    """Return the ``at_most`` that is written for a FAIL that was seen; infinity if it has no finite estimate.
+
+    It is the worse end of the interval and a tenth of it, so that noise does not break it, rounded up to two digits. If
+    that end is unbounded, it is twice the estimate. Compute has no interval, and takes the estimate and a tenth.
+    """
+    ends = [math.inf if end is None else _as_limit(audit, end) for end in audit["interval"]]
+    worst = badness(audit) if audit.get("test") == "budget" else max(ends)
+    limit = 1.1 * worst if math.isfinite(worst) else 2 * badness(audit)
+    if not math.isfinite(limit) or limit <= 0:
+        return limit
+    digits = 1 - math.floor(math.log10(limit))
+    return round(math.ceil(round(limit * 10.0**digits, 6)) / 10.0**digits, max(digits, 0))
+
+
+def _as_limit(audit: Mapping[str, Any], value: Any) -> float:
+    return float(-100 * value if audit.get("test") == "non-inferiority" else value)
+
+
+def deviation(expectation: Expectation, audit: Mapping[str, Any], path: Path) -> str:
     """Return the sentence about an audit that did not conclude what was expected."""
     where = f"{path.name}, line {expectation.line}"
+    seen = audit["verdict"]
     done = ""
     if seen == "PASS":
         done = " It does better than that: take the entry out, or run with --audit-expect-update."
     elif seen == "INCONCLUSIVE":
         done = " The evidence does not show it any more: look at why, before anything is changed."
-    return f"Expected is {expectation.verdict} ({where}: {expectation.reason}), but it is {seen}.{done}"
+    elif seen == expectation.verdict:
+        seen = f"{_amount(audit, badness(audit))}, {_amount(audit, badness(audit) - expectation.at_most)} more"
+    limit = f" of at most {_amount(audit, expectation.at_most)}" if math.isfinite(expectation.at_most) else ""
+    return f"Expected is {expectation.verdict}{limit} ({where}: {expectation.reason}), but it is {seen}.{done}"
+
+
+def _seen(expectation: Expectation, audit: Mapping[str, Any]) -> str:
+    """Return what was seen in place of what was expected."""
+    if audit["verdict"] == expectation.verdict:
+        limit = _amount(audit, expectation.at_most)
+        return f"{audit['verdict']} of {_amount(audit, badness(audit))}, but at most {limit} was expected"
+    return f"{audit['verdict']}, but {expectation.verdict} was expected"
+
+
+def _in_words(expectation: Expectation) -> str:
+    limit = f", at most {expectation.at_most:g}" if math.isfinite(expectation.at_most) else ""
+    return f"{expectation.verdict}{limit}"
+
+
+def _amount(audit: Mapping[str, Any], value: float) -> str:
+    """Return a `badness` as people read it."""
+    if not math.isfinite(value):
+        return "no finite estimate"
+    if audit.get("test") == "non-inferiority":
+        return f"{value:.1f} points of accuracy"
+    return f"{value:.2f} of {'the compute of retraining' if audit.get('test') == 'budget' else 'the effect'}"
 
 
 def _key(audit: Mapping[str, Any]) -> Key:
@@ -256,8 +329,22 @@ def _entry(audit: Mapping[str, Any], before: str = "") -> str:
         shown += f", interval {interval[0]:.3g} to {interval[1]:.3g}"
     comments = [f"# {audit['reason']}:{shown}, limit {audit['margin']:.3g}, n = {len(audit['seeds'])}"]
     comments += [f"# {' '.join(before.split())}"] if before else []
-    fields = dict(zip(KEYS, (*_key(audit), audit["verdict"], ""), strict=True))
-    # JSON's strings are TOML's basic strings.
+    fields: dict[str, Any] = dict(zip(KEYS[:4], _key(audit), strict=True)) | {"verdict": audit["verdict"]}
+    if audit["verdict"] == Outcome.FAIL and math.isfinite(limit := limit_of(audit)):
+        fields["at_most"] = limit
+    fields["reason"] = ""
+    # JSON's strings and numbers are TOML's.
     return "\n".join(
         [*comments, "[[expected]]", *(f"{k} = {json.dumps(v, ensure_ascii=False)}" for k, v in fields.items())]
     )
+
+
+def _limited(block: str, audit: Mapping[str, Any]) -> str:
+    """Return an entry of a FAIL that has no limit with one, behind its verdict."""
+    limit = limit_of(audit)
+    if audit["verdict"] != Outcome.FAIL or not math.isfinite(limit):
+        return block
+    lines = block.split("\n")
+    header = next(i for i, line in enumerate(lines) if HEADER.match(line))
+    at = next((i for i, line in enumerate(lines[header:], header) if VERDICT.match(line)), header)
+    return "\n".join([*lines[: at + 1], f"at_most = {json.dumps(limit)}", *lines[at + 1 :]])

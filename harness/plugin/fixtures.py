@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from harness.api import DeviceLost
+from harness.calling import calling
 from harness.cells import Cell
 from harness.contract.lines import Clause
 from harness.judging.claims import CLAIMS
@@ -54,7 +56,8 @@ def verdict(request: pytest.FixtureRequest, audited: Cell) -> Any:
     # An error leaves this much in the report.
     item.stash[REPORTED] = {kind: {**BLANK, **common, "measure": claim.measure(audited).name}}
     started = time.perf_counter()
-    found = study.verdict(audited, name)
+    with calling(f"the audit of {audited.id}", passing=(DeviceLost,)):
+        found = study.verdict(audited, name)
     # Beside a claim that only informs stands what the audit of the poison concludes from the same models.
     beside = (
         {"references": finite_tree(study.references(audited))}

@@ -19,7 +19,7 @@ from harness.judging.claims import CLAIMS
 from harness.plugin import fixtures, instead, outcomes, terminal, workers
 from harness.plugin.items import REPORTED, TRIALS, add_trials, cell_of, is_control
 from harness.plugin.parametrize import claims_in, parametrize
-from harness.plugin.session import SESSION, Session
+from harness.plugin.session import SELECTED, SESSION, Session
 
 #: Marks of the audits that run only if they are asked for: they take long, or inform and do not gate.
 OPTIONAL = tuple(dict.fromkeys(claim.mark for claim in CLAIMS.values() if claim.mark))
@@ -118,6 +118,7 @@ class Hooks:
         """
         self.session.of_suites |= any(item.path.parent == entry.SUITES for item in session.items)
         if not self.config.option.collectonly:
+            self.session.select(session.items)
             add_trials(self.session, session)
             if self.session.asked:
                 self.session.check()
@@ -152,6 +153,12 @@ class Hooks:
         node.workerinput[workers.SHARE] = workers.share_of(node.gateway.spec, self.session.specs)
 
     @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Learn from a worker that has ended what was to be judged: the controller collects nothing."""
+        told = getattr(node, "workeroutput", {})  # a worker that crashed left none
+        self.session.selected = told.get(SELECTED, self.session.selected)
+
+    @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
         """Leave a trial whose worker died to the audits that need it: only what they conclude makes a run red."""
         if crashitem.startswith(f"{TRIALS}::"):
@@ -177,12 +184,22 @@ class Hooks:
         verdict = getattr(item, "funcargs", {}).get("verdict")
         decided = outcomes.decide(
             outcomes.Happened(
-                report.when, report.outcome, report.longrepr, reported, error, headline, str(item.path), verdict
+                report.when,
+                report.outcome,
+                report.longrepr,
+                reported,
+                error,
+                headline,
+                str(item.path),
+                verdict,
+                ours=item.path.parent == entry.SUITES,
             ),
             lambda unlearner: settings.command(item, unlearner),
             expected,
             settings.option.audit_inconclusive == "warn",
         )
+        if report.outcome == "skipped" != decided.outcome and hasattr(report, "wasxfail"):
+            del report.wasxfail
         report.outcome, report.longrepr = decided.outcome, decided.text
         if decided.heard is not None:
             report.unlearning = {**decided.heard, "nodeid": report.nodeid}

@@ -29,7 +29,7 @@ def tune(session: Session, writer: Any) -> None:
     """Search the fields of every method that is asked for, and write what was chosen after each of them.
 
     Raises:
-        pytest.UsageError: Every method raised.
+        pytest.UsageError: No setting of any method could be completed.
     """
     from harness.studies.tuning import FINAL_SEEDS, TUNING_SEEDS
     from harness.studies.tuning import tune as search
@@ -45,7 +45,8 @@ def tune(session: Session, writer: Any) -> None:
         writer.line(f"{method.id}: {n} settings, seeds {TUNING_SEEDS[0]} to {TUNING_SEEDS[-1]}")
 
         def show(tried: int, setting: Any, score: Any) -> None:
-            writer.line(f"  {tried:>4}/{n}  {score_line(score):<60}  {setting.id}")
+            line = f"given up: {score}" if isinstance(score, str) else score_line(score)
+            writer.line(f"  {tried:>4}/{n}  {line:<60}  {setting.id}")
 
         try:
             tuned = search(method, task, poisons, lab, n, show)

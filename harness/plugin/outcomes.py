@@ -33,6 +33,7 @@ class Happened:
         headline: Its type and message, in one line.
         path: File of the item.
         verdict: The verdict that the item judged, if there is one.
+        ours: Whether it is a test of this project's suites, which nobody may skip.
     """
 
     when: str
@@ -43,6 +44,7 @@ class Happened:
     headline: str = ""
     path: str = ""
     verdict: Verdict | None = None
+    ours: bool = False
 
     @property
     def heard(self) -> dict[str, Any] | None:
@@ -104,6 +106,8 @@ def decide(
         warn: Whether an inconclusive audit passes.
     """
     found = _explained(happened, command, warn)
+    if happened.ours and found.outcome == "skipped" and not isinstance(happened.error, NotExamined):
+        found = _unskipped(found)
     if expected is not None and found.heard is not None and "audit" in found.heard:
         found = _held_against(found, happened, command, expected)
     shown = _shown(found, happened.when)
@@ -131,14 +135,23 @@ def _explained(happened: Happened, command: Callable[[str], str], warn: bool) ->
     return found
 
 
+def _unskipped(found: Decision) -> Decision:
+    """Let a test of our suites that was skipped, or whose failure somebody expects by a mark, fail."""
+    if isinstance(found.text, str):  # a verdict, in sentences
+        return replace(found, outcome="failed")
+    why = found.text[2] if isinstance(found.text, tuple) else str(found.text or "xfail")
+    return replace(found, outcome="failed", text=f"not judged: a test of these suites cannot be skipped. {why}")
+
+
 def _held_against(found: Decision, happened: Happened, command: Callable[[str], str], expected: Expected) -> Decision:
     """Let an audit pass that concluded what was expected, and fail one that was expected to conclude something else."""
     assert found.heard is not None
     expectation, error = expected.expectation, happened.error
-    seen = found.heard["audit"]["verdict"]
-    met = expectation is not None and expectation.verdict == seen
+    audit = found.heard["audit"]
+    seen = audit["verdict"]
+    met = expectation is not None and expectation.met_by(audit)
     entry = {**expectation.plain, "met": met} if expectation is not None else None
-    found = found.noting(audit={**found.heard["audit"], "expected": entry})
+    found = found.noting(audit={**audit, "expected": entry})
     if happened.when != "call" or not isinstance(error, AuditFailure | None):
         return found
     if error is not None and (met or expected.updating):
@@ -146,7 +159,7 @@ def _held_against(found: Decision, happened: Happened, command: Callable[[str], 
     if expectation is not None and not met and not expected.updating:
         assert happened.verdict is not None
         text = found.text or explain(happened.verdict, command(happened.verdict.unlearner))
-        text = f"{deviation(expectation, seen, expected.path)}\n{text}"
+        text = f"{deviation(expectation, audit, expected.path)}\n{text}"
         found = replace(found, text=text).noting(text=text)
         if found.outcome == "passed" and (error is None or expectation.verdict is not Outcome.PASS):
             # --audit-inconclusive=warn lets pass what should have passed, and nothing else.
@@ -158,6 +171,8 @@ def _shown(found: Decision, when: str) -> Shown | None:
     """Return what the terminal shows in place of pytest's own words."""
     heard = found.heard
     if heard is None or when != "call":
+        return None
+    if "trial" in heard and found.outcome == "failed":  # not by the trial: by a warning that is an error, or a plugin
         return None
     if "trial" in heard:
         word = heard["word"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from harness.cells import Cell
 from harness.plugin import workers
 from harness.plugin.progress import StatusLine, status_line, watched
 from harness.plugin.settings import Settings
+from harness.report.console import make_readable
 from harness.report.document import Results
 from harness.store.artefacts import Store
 from harness.studies.notes import Notes
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from harness.trials.lab import Lab
 
 SESSION = pytest.StashKey["Session"]()
+#: What a worker tells its controller of: the node ids of the tests that are to be judged.
+SELECTED = "unlearning_selected"
 
 
 def session_of(config: pytest.Config) -> Session:
@@ -48,6 +51,7 @@ class Session:
         settings: What the command line asks for.
         results: What the reports of the run have told.
         cells: The cells of the audits that survived deselection.
+        selected: Node ids of the tests of this project's suites that survived it, in the process that reports.
         of_suites: Whether suites of this project run, and not only tests of the user's own.
         processes: How many processes were asked for.
         specs: xdist's specifications of the workers; empty without workers.
@@ -59,6 +63,7 @@ class Session:
         self.settings = Settings(config)
         self.results = Results()
         self.cells: Sequence[Cell] = ()
+        self.selected: list[str] = []
         self.of_suites = any(entry.SUITES in (path, *path.parents) for path in entry.named(config))
         self.processes = 1
         self.specs: Sequence[Any] = ()
@@ -107,8 +112,20 @@ class Session:
         except UnlearningError as error:
             raise pytest.UsageError(str(error)) from error
 
+    def select(self, items: Iterable[pytest.Item]) -> None:
+        """Remember which tests of this project's suites are to be judged; a worker tells its controller at its end."""
+        self.selected = [item.nodeid for item in items if item.path.parent == entry.SUITES]
+        if self.worker is not None:
+            self.config.workeroutput[SELECTED] = self.selected  # type: ignore[attr-defined]
+
+    def not_judged(self) -> list[str]:
+        """Return the tests of our suites that were selected and that nobody reports anything of."""
+        return self.results.unanswered(self.selected) if self.settings.judging else []
+
     def begin(self) -> None:
-        """Begin to show progress, in the process that reports."""
+        """Begin to show what goes on, in the process that reports."""
+        if self.worker is None and self.config.pluginmanager.hasplugin("terminalreporter"):
+            make_readable(self.config.get_terminal_writer()._file)
         if self.worker is None and self.settings.judging and not self._begun:
             self._begun = True
             self.status = status_line(self.config, self.notes_folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
@@ -17,8 +17,10 @@ from harness.api import UnlearningError
 from harness.cells import Cell, Registered
 from harness.contract.lines import LINES, Clause
 from harness.importing import trace
+from harness.judging.claims import CLAIMS
 from harness.judging.plan import Plan
 from harness.plugin.expectations import Expectation, Expectations
+from harness.report.console import command_line
 from harness.studies.controls import AUDITED
 from harness.trials.devices import kind_of_device
 
@@ -52,23 +54,23 @@ class Settings:
     @cached_property
     def unlearners(self) -> list[Registered]:
         """The methods that are audited; the controls if no method is asked for."""
-        return _or_usage_error(registry.resolve_all, "unlearner", self.option.unlearner or AUDITED)
+        return _or_usage_error(registry.resolve_all, "unlearner", self.option.audit_unlearner or AUDITED)
 
     @property
     def controls_only(self) -> bool:
         """Whether no unlearner was asked for."""
-        return not self.option.unlearner
+        return not self.option.audit_unlearner
 
     @cached_property
     def tasks(self) -> list[Registered]:
         """The tasks."""
-        return _or_usage_error(registry.resolve_all, "task", self.option.task)
+        return _or_usage_error(registry.resolve_all, "task", self.option.audit_task)
 
     @cached_property
     def cells(self) -> list[Cell]:
         """What is audited: every method on every task with every poison of its kind."""
         told = 1.0 if self.controls_only else self.discovery  # or retraining itself would fail
-        return _or_usage_error(registry.cells, self.unlearners, self.tasks, self.option.poison or (), told)
+        return _or_usage_error(registry.cells, self.unlearners, self.tasks, self.option.audit_poison or (), told)
 
     def clauses(self, methods: Iterable[Registered], task: Registered) -> list[Clause]:
         """Return the lines of the contract of every method, with the budget that a task gives, at least one pass.
@@ -78,6 +80,19 @@ class Settings:
         epochs = task.value.epochs
         budget = max(1.0, self.budget * epochs)
         return [Clause(method, line, budget, epochs) for method in methods for line in LINES]
+
+    @property
+    def asked(self) -> dict[str, list[list[str]]]:
+        """What the names of the command line ask for, whatever is selected: audits that gate, lines of the contract."""
+        audits = [
+            [cell.unlearner.id, cell.task.id, cell.poison.id, name]
+            for cell in self.cells
+            for name, claim in CLAIMS.items()
+            if (name in AUDITED[cell.unlearner.name] if self.controls_only else claim.gates and not claim.mark)
+            and claim.applies(cell)
+        ]
+        lines = [] if self.controls_only else [[method.id, line] for method in self.unlearners for line in LINES]
+        return {"audits": audits, "contract": lines}
 
     @property
     def budget(self) -> float:
@@ -117,7 +132,7 @@ class Settings:
         """Return the expectations that no audit can meet, and those about what this run does not audit."""
         if self.expectations is None:
             return [], []
-        narrowed = [noun for noun in ("task", "poison") if getattr(self.config.option, noun) is not None]
+        narrowed = [noun for noun in ("task", "poison") if getattr(self.config.option, f"audit_{noun}")]
         return self.expectations.unmatched(self.cells, audits, narrowed)
 
     @property
@@ -207,14 +222,16 @@ class Settings:
         for option in OPTIONS:
             given = getattr(self.config.option, option.dest)
             if option.repeats and given is not None:
-                kept += [f"{option.name}={value}" for value in (given if option.many else [given])]
-        method = [] if self.controls_only else [f"--unlearner={unlearner}"]
-        target = [item.nodeid]
+                name = option.called(self.config)
+                kept += [f"{name}={value}" for value in (given if option.many else [given])]
+        named = next(option for option in OPTIONS if option.key == "unlearner").called(self.config)
+        method = [] if self.controls_only else [f"{named}={unlearner}"]
+        test = item.nodeid.partition("::")[2]
+        target = [f"{_from(self.config.invocation_params.dir, item.path)}::{test}"]
         if not item.path.is_relative_to(self.config.rootpath):  # as a rule suites that --pyargs found
-            test = item.nodeid.partition("::")[2]
             suites = item.path.parent.name == "test_suites"
             target = ["--pyargs", f"test_suites.{item.path.stem}::{test}"] if suites else [f"{item.path}::{test}"]
-        return shlex.join(["pytest", *target, *method, *kept])
+        return command_line(["pytest", *target, *method, *kept])
 
     def load_line(self, unlearner: str, task: str, poison: str, discovery: float, seed: int, made_on: str) -> str:
         """Return the Python that loads the models of a trial of this run; defaults are left out."""
@@ -230,6 +247,14 @@ class Settings:
         if made_on != "cpu":
             given["made_on"] = made_on
         return f"harness.load_models({unlearner!r}, {', '.join(f'{k}={v!r}' for k, v in given.items())})"
+
+
+def _from(folder: Path, path: Path) -> str:
+    """Return a path as it is written in a folder."""
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # another drive
+        return str(path)
 
 
 def _or_usage_error(function: Callable[..., T], *arguments: Any) -> T:

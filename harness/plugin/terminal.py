@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,9 @@ def summarise(session: Session, reporter: Any) -> None:
             "unlearning audits",
             [*tables.table(results.methods()), *([together] if together is not None else [])],
         )
+    if missing := session.not_judged():
+        named = [*missing[:10], *([f"... and {len(missing) - 10} more"] if len(missing) > 10 else [])]
+        _section(reporter, "not judged", named)
     if not settings.judging or not session.asked:
         return
     stale, elsewhere = settings.unmatched(audits)
@@ -95,16 +99,25 @@ def _section(reporter: Any, title: str, lines: list[str]) -> None:
 
 
 def conclude(session: Session, exitstatus: int | pytest.ExitCode) -> int | pytest.ExitCode:
-    """Write the files that the run is to leave, and return its exit status: stale expectations turn it red."""
+    """Write the files that the run is to leave, and return its exit status: gaps and stale expectations turn it red."""
     settings, results = session.settings, session.results
+    green = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+    if session.not_judged() and exitstatus in green:
+        exitstatus = pytest.ExitCode.TESTS_FAILED
     if settings.expectations is not None:
         stale, _ = settings.unmatched(results.audits.values())
         if settings.expectations.updating:
             write_text(settings.expectations.path, settings.expectations.updated(results.audits.values(), stale))
-        elif stale and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        elif stale and exitstatus in green:
             exitstatus = pytest.ExitCode.TESTS_FAILED
     if session.asked:
-        _write(session, results.document(session.config.invocation_params.args, settings, session.devices))
+        asked = settings.asked if session.of_suites else {}
+        document = results.document(session.config.invocation_params.args, settings, session.devices, asked)
+        try:
+            _write(session, document)
+        except OSError as error:  # such as a full disk: the verdicts are printed all the same
+            print(f"the results cannot be written: {error}", file=sys.stderr)
+            exitstatus = pytest.ExitCode.TESTS_FAILED if exitstatus in green else exitstatus
     return exitstatus
 
 

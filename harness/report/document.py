@@ -6,7 +6,6 @@ import json
 import math
 import os
 import platform
-import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,11 +13,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.api import UnlearningError
+from harness.api import Outcome, UnlearningError
 from harness.cells import Registered
 from harness.judging.claims import CLAIMS
 from harness.judging.reasons import advice_on
 from harness.judging.verdict import Verdict
+from harness.report.console import command_line
 from harness.report.words import WORST, finding, standing_of
 
 if TYPE_CHECKING:
@@ -176,8 +176,40 @@ def read(path: Path) -> dict[str, Any]:
     return document
 
 
+#: What `not_judged` calls the answers of a part of a result.
+ANSWERS = {"audits": "audit", "contract": "line of the contract"}
+
+
+def not_judged(document: Mapping[str, Any], part: str) -> str:
+    """Return the sentence on what a run was asked to judge and did not; ``""`` if it judged everything.
+
+    A line of the contract that could not be examined is answered if the result gives the reason.
+
+    Args:
+        document: A JSON result.
+        part: ``"audits"`` or ``"contract"``.
+    """
+    asked = [tuple(each) for each in document.get("asked", {}).get(part, ())]
+    if part == "contract":
+        keys: tuple[str, ...] = ("unlearner", "line")
+        answers = [each for each in document[part] if each["kept"] or (each["kept"] is None and each["sentence"])]
+    else:
+        keys = ("unlearner", "task", "poison", "claim")
+        answers = [each for each in document[part] if each["verdict"] in list(Outcome)]
+    answered = {tuple(each[key] for key in keys) for each in answers}
+    missing = [each for each in asked if each not in answered]
+    if asked and not missing:
+        return ""
+    kind = ANSWERS[part]
+    if not asked:
+        return f"the run was asked for no {kind}, so nothing was judged"
+    named = "; ".join(", ".join(each) for each in missing[:2]) + ("; ..." if len(missing) > 2 else "")
+    plural = kind.replace(" ", "s ", 1) if " " in kind else f"{kind}s"
+    return f"{len(missing)} of {len(asked)} {plural} were not judged: {named}"
+
+
 class Results:
-    """What trials, audits, usual metrics and the contract reported, each by node id, and the workers that crashed."""
+    """What trials, audits, usual metrics and the contract reported, each by node id; failures; crashed workers."""
 
     def __init__(self) -> None:
         self.started = time.time()
@@ -186,11 +218,14 @@ class Results:
         self.contract: dict[str, dict[str, Any]] = {}
         self.heuristics: dict[str, dict[str, Any]] = {}
         self.crashes: list[str] = []
+        self.failed: set[str] = set()
 
     def hear(self, report: pytest.TestReport) -> None:
         """Keep what the report of an item carries."""
         if str(report.when) == "???":  # what xdist reports of a worker that is gone
             self.crashes.append(report.longreprtext)
+        if report.failed:
+            self.failed.add(report.nodeid)
         heard = getattr(report, "unlearning", None)
         if heard is None:
             return
@@ -207,20 +242,28 @@ class Results:
                 **heard["audit"],
                 "text": heard.get("text", ""),
                 "red": report.failed,
-                "as_required": not report.failed and not heard.get("inconclusive", False),
+                "as_required": report.passed and not heard.get("inconclusive", False),
             }
+
+    def unanswered(self, nodeids: Iterable[str]) -> list[str]:
+        """Return those of our tests that ended without a verdict and without a failure, which is reported anyway."""
+        heard = {**self.audits, **self.contract, **self.heuristics}
+        return [nodeid for nodeid in nodeids if nodeid not in heard and nodeid not in self.failed]
 
     def methods(self) -> tuple[MethodResult, ...]:
         """Return the audits and usual metrics, grouped."""
         return methods({"audits": self.audits.values(), "heuristics": self.heuristics.values()})
 
-    def document(self, arguments: Sequence[object], settings: Settings, devices: str) -> dict[str, Any]:
+    def document(
+        self, arguments: Sequence[object], settings: Settings, devices: str, asked: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Return the JSON result: plain values, every number finite or None.
 
         Args:
             arguments: The command line of the run, without ``pytest``.
             settings: The settings of the run.
             devices: What it computed on, in words.
+            asked: What was to be judged, for `not_judged`.
         """
         argv = ["pytest", *map(str, arguments)]
         judged = [*self.audits.values(), *self.heuristics.values()]
@@ -239,9 +282,10 @@ class Results:
                     **settings.recorded,
                     "tasks": list({audit["task"]: None for audit in self.audits.values()})
                     or [task.id for task in settings.tasks],
-                    "command": shlex.join(argv),
+                    "command": command_line(argv),
                 },
             },
+            "asked": asked,
             "unlearners": [{"name": name, **of} for name, of in named.items()],
             "audits": _stored(self.audits),
             "trials": [trial for _, trial in sorted(self.trials.items()) if trial["cost"] is not None],

@@ -117,8 +117,12 @@ def _undecided(verdict: Verdict) -> str:
         return ""
     how_many = f"about {needed:.0f}" if math.isfinite(needed) else "more than 1000"
     early = "The audit stopped early: " if verdict.reason == Reason.FUTILE else ""
+    low, high = verdict.interval
+    wide = high - low > 2 * verdict.margin  # wider than all that would pass, around its middle
+    weak = "The poison's effect is too weak, or varies" if verdict.measure.test == "retention" else "Accuracy varies"
     return (
         f" {early}{len(verdict.seeds)} seeds do not decide it; {how_many} would, if the estimate is right (power 0.8)."
+        + (f" {weak} too much from seed to seed." if wide else "")
     )
 
 

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock, Timeout
 
+from harness.api import UnlearningError
 from harness.store.files import Files, files_at
 from harness.store.tensors import copied, decoded, encoded
 
@@ -182,7 +183,7 @@ class Store:
         run: Id of this run, recorded with what it makes.
 
     Raises:
-        UnlearningError: The root cannot be created, reached or written.
+        UnlearningError: The root cannot be created or reached, or it can neither be written nor read.
     """
 
     def __init__(self, root: Path | str | Files, run: str) -> None:
@@ -277,11 +278,14 @@ class Store:
 
         Raises:
             Busy: Another process of this machine is making it, or something else under the same lock.
+            UnlearningError: It is missing, and the store can only be read.
         """
         key = key_of(kind, determinants)
         artefact = self.get(key, check)
         if artefact is not None:
             return artefact
+        if self.files.refusal:
+            raise UnlearningError(f"not all that this run needs is stored, and {self.files.refusal}")
         with contextlib.nullcontext(lock) if lock is not None else self.lock(key) as held:
             try:
                 if not held.take():
@@ -327,8 +331,8 @@ class Store:
             self._write(record_name(key), envelope.encode())
         except OSError as error:
             # Full disk: what was trained stays good for this process, and the run can finish.
+            self._unsaved[key] = (artefact, content)  # first, because a warning may be an error
             warnings.warn(f"could not store an artefact in {self.files}: {error}; it is kept in memory", stacklevel=2)
-            self._unsaved[key] = (artefact, content)
         return artefact
 
     def _has(self, name: str) -> bool:

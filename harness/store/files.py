@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import hashlib
 import os
 import uuid
@@ -16,7 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from harness.api import UnlearningError
 
@@ -37,9 +39,11 @@ class Files(Protocol):
 
     Attributes:
         scratch: A directory on this machine, the root itself where that is one: for locks and progress.
+        refusal: Why nothing can be written, in a sentence that says what to do; ``""`` where it can, or before `check`.
     """
 
     scratch: Path
+    refusal: str
 
     def read(self, name: str) -> bytes:
         """Return the content of a file."""
@@ -66,10 +70,10 @@ class Files(Protocol):
         ...
 
     def check(self) -> None:
-        """Make what folders there must be, and write and remove a file.
+        """Make what folders there must be, and write and remove a file; set `refusal` if there is only reading.
 
         Raises:
-            UnlearningError: That cannot be done, in one sentence.
+            UnlearningError: Nothing can be written, and there is nothing to read, in one sentence.
         """
         ...
 
@@ -83,12 +87,14 @@ def files_at(where: str | Path | Files) -> Files:
     if isinstance(where, Local | Remote):
         return where
     text = str(where)
+    if not text.strip():
+        raise UnlearningError("the store has an empty name; leave it out, or write a path or a URL")
     if isinstance(where, Path) or not ("://" in text or "::" in text):
         return Local(Path(text))
     if text.startswith("file://"):
         if urlsplit(text).netloc:
             raise UnlearningError(f"the store {text} names a machine; write a path as file:///absolute/path")
-        return Local(Path(unquote(urlsplit(text).path)))
+        return Local(Path(url2pathname(urlsplit(text).path)))  # on Windows without the slash before the drive
     return Remote(text)
 
 
@@ -101,6 +107,7 @@ class Local:
 
     def __init__(self, root: Path) -> None:
         self.root = self.scratch = root.expanduser().absolute()
+        self.refusal = ""
 
     def __str__(self) -> str:
         return str(self.root)
@@ -144,7 +151,8 @@ class Local:
         for path in [*records, *self.root.glob("blobs/*/*.safetensors")]:
             with contextlib.suppress(FileNotFoundError):  # a run may be at work here
                 size += path.stat().st_size
-        return f"{_short(self.root)} ({len(records)} artefacts, {size / 1e6:.1f} MB)"
+        only = ", can only be read" if self.refusal else ""
+        return f"{_short(self.root)} ({len(records)} artefacts, {size / 1e6:.1f} MB{only})"
 
     def check(self) -> None:
         try:
@@ -154,9 +162,13 @@ class Local:
             probe.write_bytes(b"")
             probe.unlink()
         except OSError as error:
-            raise UnlearningError(
+            refusal = (
                 f"the store {self.root} cannot be written ({error.strerror or error}); name another with --audit-store"
-            ) from None
+            )
+            if not (self.root / "records").is_dir():
+                raise UnlearningError(refusal) from None
+            # What is there can be read. On a full disk, what is made is kept in memory.
+            self.refusal = "" if error.errno in (errno.ENOSPC, errno.EDQUOT) else refusal
 
 
 class Remote:
@@ -175,6 +187,7 @@ class Remote:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
+        self.refusal = ""
         try:
             import fsspec
         except ImportError:

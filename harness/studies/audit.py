@@ -36,7 +36,7 @@ def audit(
         unlearner: A callable ``(model, request) -> model``, or a spec as on the command line.
         task: Spec of a task.
         poison: Specs of poisons; None for those the task lists.
-        seeds: Stop the plan after so many seeds, 3 to 16.
+        seeds: Stop the plan after so many seeds: 3, 5, 8, 12 or 16.
         alpha: Error rate of a PASS and of a FAIL, in (0, 0.5).
         futility: Stop early if all 16 seeds would decide with a lower probability than this, in [0, 1); 0 never does.
         tolerance: Fraction of a poison's effect that still passes, in [0, 1).

@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from harness import registry
-from harness.api import Search, UnlearningError
+from harness.api import DeviceLost, Search, UnlearningError
 from harness.cells import Cell, Registered, Trial
 from harness.judging.claims import POISON, UTILITY
 from harness.store.artefacts import patiently
@@ -94,7 +94,7 @@ def tune(
     poisons: Sequence[Registered],
     lab: Lab,
     settings: int,
-    on_setting: Callable[[int, Registered, Score], None] = lambda *_: None,
+    on_setting: Callable[[int, Registered, Score | str], None] = lambda *_: None,
 ) -> Tuned:
     """Search the fields of a method that declare a `Search`, by a tree-structured Parzen estimator (Optuna).
 
@@ -108,11 +108,11 @@ def tune(
         poisons: What it is tuned against, all at once.
         lab: Where models are trained.
         settings: How many to try, at least 1.
-        on_setting: Called with (settings tried so far, the setting, its score on the seeds it was tried on).
+        on_setting: Called with (settings tried so far, the setting, its score on the seeds it was tried on, or what
+            was raised at it, in a sentence: such a setting is given up).
 
     Raises:
-        UnlearningError: Optuna is not installed, or no field declares a search.
-        Exception: Whatever the unlearner raised, but for a setting that it refused by an `UnlearningError`.
+        UnlearningError: Optuna is not installed, no field declares a search, or no setting could be completed.
     """
     try:
         import optuna
@@ -140,7 +140,10 @@ def tune(
                 if suggestion.should_prune() and step + 1 < len(TUNING_SEEDS):
                     on_setting(suggestion.number + 1, setting, score)
                     raise optuna.TrialPruned
-        except UnlearningError as error:
+        except (optuna.TrialPruned, DeviceLost):
+            raise
+        except Exception as error:
+            on_setting(suggestion.number + 1, setting, _in_a_line(error))
             raise optuna.TrialPruned(str(error)) from error
         tried[setting] = score
         on_setting(suggestion.number + 1, setting, score)
@@ -171,13 +174,28 @@ def tune(
     study.enqueue_trial({name: value for name, value in begin.items() if _inside(space[name], value)})
     study.optimize(objective, n_trials=settings)
     if not tried:
-        raise UnlearningError(f"no setting of {method.id!r} could be completed; it refused them all")
+        raise UnlearningError(f"no setting of {method.id!r} could be completed; it raised an error at each of them")
     finalists = sorted(tried, key=lambda setting: tried[setting].loss)[:FINALISTS]
-    final = {setting: list(scores(setting, FINAL_SEEDS))[-1] for setting in finalists}
+    final: dict[Registered, Score] = {}
+    for setting in finalists:
+        try:
+            final[setting] = list(scores(setting, FINAL_SEEDS))[-1]
+        except DeviceLost:
+            raise
+        except Exception as error:
+            on_setting(settings, setting, _in_a_line(error))
+    if not final:
+        raise UnlearningError(f"none of the best settings of {method.id!r} could be completed on further seeds")
     best = min(final, key=lambda setting: final[setting].loss)
     unlearnings = sum(arm == "U" for _, arm in built)
     seconds = time.perf_counter() - started
     return Tuned(best, final[best], settings, unlearnings, len(built) - unlearnings, seconds)
+
+
+def _in_a_line(error: Exception) -> str:
+    """Return what was raised, in one line."""
+    said = " ".join(str(error).split())
+    return said[:200] if isinstance(error, UnlearningError) and said else f"{type(error).__name__}: {said[:200]}"
 
 
 def _rate(task: Registered) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from _pytest_unlearning import DEFAULTS
-from harness.api import ContractError, Planted, Reading
+from harness.api import ContractError, Planted, Reading, UnlearningError
 from harness.cells import ARMS, REMAINING, Registered, Trial
 from harness.judging.yardsticks import COUNTED
 from harness.store.artefacts import Artefact, Gone, Store, ask_all, default_root, patiently
@@ -110,10 +110,12 @@ class Lab:
                 None for the device at hand.
 
         Raises:
-            UnlearningError: The store cannot be written or the device cannot be used.
+            UnlearningError: A path is empty, the store cannot be opened, or the device cannot be used.
         """
         kind = kind_of_device(device)
-        place = Store(store or default_root(), run or new_run("python"))
+        if data == "":
+            raise UnlearningError("the directory of data sets has an empty name; leave it out, or write a path")
+        place = Store(default_root() if store is None else store, run or new_run("python"))
         return cls(Bench(place, kind, budget, Path(data) if data else None, show, made_on, share))
 
     @property

@@ -108,7 +108,8 @@ class Models:
         from harness.training.loop import train
 
         task: Any = trial.cell.task.value
-        self.unlearning.flops_per_example(trial.cell.task)  # torch sets up on the first step what no training shall pay for
+        # Before the clock runs: torch sets up on the first step what no training shall pay for.
+        self.unlearning.flops_per_example(trial.cell.task)
         points, clean = self._planting.points(trial), self._bench.split(trial.cell.task).train
         data = clean if arm == "R" else clean.poisoned_with(points.planted)
         keep = {"P": torch.ones_like(points.keep), "R": points.keep, REMAINING: points.left}[arm]

@@ -31,11 +31,51 @@ def test_defaults_are_the_same_everywhere():
 
 def test_the_option_takes_the_seeds_of_the_plan():
     (seeds,) = (option for option in entry.OPTIONS if option.name == "--audit-seeds")
-    assert f"({', '.join(map(str, LOOKS))})" in seeds.help
-    assert [seeds.type(str(n)) for n in (LOOKS[0], LOOKS[-1])] == [LOOKS[0], LOOKS[-1]]
-    for n in (LOOKS[0] - 1, LOOKS[-1] + 1):
-        with pytest.raises(entry.argparse.ArgumentTypeError, match=f"needs {LOOKS[0]} and a PASS {MIN_PASS}"):
-            seeds.type(str(n))
+    assert entry.LOOKS == LOOKS
+    assert seeds.help.endswith("one of 3, 5, 8, 12, 16")
+    assert [seeds.type(str(n)) for n in LOOKS] == list(LOOKS)
+    for text in ("2", "4", "17", "x", ""):
+        with pytest.raises(entry.argparse.ArgumentTypeError, match=f"FAIL needs {LOOKS[0]}, a PASS {MIN_PASS}"):
+            seeds.type(text)
+
+
+def test_no_path_may_be_empty():
+    places = [option for option in entry.OPTIONS if option.metavar in ("FILE", "DIR", "PATH_OR_URL")]
+    assert len(places) == 6
+    for option in places:
+        assert option.type("a") == "a"
+        with pytest.raises(entry.argparse.ArgumentTypeError, match="names nothing"):
+            option.type("")
+    for wrong in ({"store": ""}, {"data": ""}):
+        with pytest.raises(harness.UnlearningError, match="empty name"):
+            harness.audit("identity", **wrong)
+
+
+def test_short_names_are_left_to_whoever_has_them(folder):
+    folder.write("conftest.py", "def pytest_addoption(parser):\n    parser.addoption('--task', default='toy')\n")
+    folder.write(
+        "test_ours.py", "def test_ours(request):\n    assert request.config.getoption('--task') in ('toy', 'big')\n"
+    )
+    own = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "test_ours.py"]
+    for arguments in ([], ["--task=big"]):
+        done = subprocess.run([*own, *arguments], cwd=folder.path, capture_output=True, text=True, check=False)
+        assert "1 passed" in done.stdout, done.stdout
+    asked = ["--audit-task", "tiny:Tiny", "--audit-poison=backdoor:size=1", "--unlearner", "identity"]
+    command = [*folder.command("--rootdir=.", *asked, "--audit-seeds=3", "-k", "forgotten"), "--pyargs", "test_suites"]
+    done = subprocess.run(
+        command, cwd=folder.path, env=folder.environment(), capture_output=True, text=True, check=False
+    )
+    assert "--unlearner=identity --audit-task=tiny:Tiny --poison=backdoor:size=1" in done.stdout, done.stdout
+
+
+def test_short_names_work_wherever_an_option_can_stand(folder):
+    folder.write("pytest.ini", "[pytest]\naddopts = --task tiny:Tiny\n")
+    folder.write("test_own.py", "def test_own(request):\n    print('\\nseen', request.config.option.audit_task)\n")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rP", "-n1", "test_own.py"]
+    command += [f"--audit-store={folder.store}"]
+    environment = {**folder.environment(), "PYTEST_ADDOPTS": "--poison backdoor"}
+    done = subprocess.run(command, cwd=folder.path, env=environment, capture_output=True, text=True, check=False)
+    assert "seen ['tiny:Tiny']" in done.stdout, done.stdout + done.stderr
 
 
 def test_help_shows_every_option_with_its_default(folder):

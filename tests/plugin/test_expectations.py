@@ -6,7 +6,7 @@ import pytest
 
 from conftest import TINY
 from harness.api import UnlearningError
-from harness.plugin.expectations import Expectations
+from harness.plugin.expectations import Expectations, deviation, limit_of
 
 ENTRY = """\
 [[expected]]
@@ -66,6 +66,11 @@ def test_an_expectation_is_about_the_poison_unless_it_says_otherwise(expect):
         (ENTRY.format("gd", "fail", "x"), "line 1: the verdict must be one of PASS, FAIL, INCONCLUSIVE, not 'fail'"),
         (ENTRY.format("gd", "ERROR", "x"), "not 'ERROR'; an ERROR is red whatever is expected"),
         (DOES_NOTHING + "claim = 'privacy'\n", "the claim must be one of poison, .*, relearning, not 'privacy'"),
+        (DOES_NOTHING + "at_most = '1'\n", "line 1: at_most must be a number that is not negative, not '1'"),
+        (DOES_NOTHING + "at_most = true\n", "line 1: at_most must be a number"),
+        (DOES_NOTHING + "at_most = -1\n", "line 1: at_most must be a number"),
+        (DOES_NOTHING + "at_most = nan\n", "line 1: at_most must be a number"),
+        (ENTRY.format("gd", "PASS", "x") + "at_most = 1\n", "only a FAIL can have at_most; the verdict here is PASS"),
         (DOES_NOTHING + "\n" + DOES_NOTHING, "line 8: identity on tiny:Tiny, .* already has an entry in line 1"),
     ],
 )  # fmt: skip
@@ -86,7 +91,7 @@ def test_a_missing_file_is_refused_unless_it_is_to_be_written(tmp_path):
 
 
 def test_what_still_holds_stays_as_it_was_written(expect):
-    text = "# The head.\n\n# Known since 2024.\n" + DOES_NOTHING + "# and a word behind\n"
+    text = "# The head.\n\n# Known since 2024.\n" + DOES_NOTHING + "at_most = 2\n# and a word behind\n"
     assert expect(text, updating=True).updated([audit("FAIL")], []) == text
 
 
@@ -232,3 +237,68 @@ def test_bad_options_are_one_sentence_at_start(folder, args, said):
     assert run.code == 4
     assert said in run.text
     assert "Traceback" not in run.text
+
+
+# ---- how bad an expected failure may be
+
+
+@pytest.mark.parametrize(
+    ("test", "estimate", "interval", "limit"),
+    [
+        ("retention", 0.803, [0.673, 0.96], 1.1),  # 1.056
+        ("retention", 0.5, [0.4, 0.6], 0.66),
+        ("retention", 1.0, [0.9, None], 2.0),
+        ("retention", 12.0, [10.0, 20.1], 23),
+        ("non-inferiority", -0.087, [-0.1, -0.07], 11),
+        ("non-inferiority", -0.012, [-0.021, -0.011], 2.4),  # 2.31 points
+        ("non-inferiority", -0.087, [None, -0.07], 18),
+        ("budget", 0.3, [0.3, 0.3], 0.33),
+        ("budget", 0.3, [None, None], 0.33),
+        ("retention", None, [None, None], float("inf")),
+    ],
+)
+def test_the_limit_that_is_written_leaves_room_for_noise(test, estimate, interval, limit):
+    assert limit_of({"test": test, "estimate": estimate, "interval": interval}) == limit
+
+
+def test_a_failure_that_is_worse_than_its_limit_is_not_expected(expect):
+    found = expect(DOES_NOTHING + "at_most = 1.1\n")
+    expected = found.of(audit("FAIL"))
+    assert expected.plain["at_most"] == 1.1
+    assert expected.met_by(audit("FAIL", estimate=1.1))
+    assert not expected.met_by(audit("FAIL", estimate=1.2))
+    assert not expected.met_by(audit("FAIL", estimate=None)), "it diverged"
+    sentence = deviation(expected, audit("FAIL", estimate=1.25), found.path)
+    assert sentence == (
+        "Expected is FAIL of at most 1.10 of the effect (expected.toml, line 1: It hands the model back.), but it is "
+        "1.25 of the effect, 0.15 of the effect more."
+    )
+    points = audit("FAIL", estimate=-0.44, test="non-inferiority")
+    assert "but it is 44.0 points of accuracy, 42.9 points of accuracy more." in deviation(expected, points, found.path)
+
+
+def test_a_limit_is_written_where_none_stood_and_a_broken_one_asks_for_a_reason(expect):
+    text = expect(DOES_NOTHING, updating=True).updated([audit("FAIL", interval=[0.9, 1.2])], [])
+    assert text == DOES_NOTHING.replace('"FAIL"\n', '"FAIL"\nat_most = 1.4\n')
+    again = expect(text, updating=True)
+    assert again.updated([audit("FAIL", estimate=1.3)], []) == text, "it still holds"
+    (entry,) = tomllib.loads(again.updated([audit("FAIL", estimate=1.5, interval=[1.4, 1.6])], []))["expected"]
+    assert (entry["at_most"], entry["reason"]) == (1.8, "")
+
+
+def test_a_file_from_windows_is_read(tmp_path):
+    path = tmp_path / "expected.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + DOES_NOTHING.replace("\n", "\r\n").encode())
+    assert Expectations(path).of(audit("FAIL")).reason == "It hands the model back."
+
+
+def test_a_failure_that_became_worse_is_red(folder):
+    args = (*TINY, IDENTITY, "--audit-seeds=3", "--audit-expect=expected.toml", "-k", "forgotten")
+    folder.write("expected.toml", DOES_NOTHING + "at_most = 0.5\n")
+    run = folder.pytest(*args)
+    assert run.code == 1
+    assert "Expected is FAIL of at most 0.50 of the effect (expected.toml, line 1" in run.text
+    assert "FAIL of 1.00 of the effect, but at most 0.50 of the effect was expected" in run.text
+    assert folder.pytest(*args, "--audit-expect-update").code == 0
+    (entry,) = tomllib.loads((folder.path / "expected.toml").read_text())["expected"]
+    assert entry["at_most"] > 1

@@ -23,6 +23,7 @@ FAILED = AuditFailure(VERDICT, Outcome.PASS)
 UNCLEAR = InconclusiveAudit(replace(VERDICT, outcome=Outcome.INCONCLUSIVE, reason="need-more-seeds"), Outcome.PASS)
 PASSED = replace(VERDICT, outcome=Outcome.PASS, reason="equivalent", estimate=0.0, interval=(-0.1, 0.1))
 RAISED = RuntimeError("no such layer")
+SKIPPED = ("x.py", 1, "Skipped: tired")
 STORED = {"trial": {}, "word": "stored"}
 KEY = ("mine", "tiny", "backdoor", "poison")
 
@@ -81,6 +82,13 @@ def audit(error=None, when="call", kind="audit"):
         (Happened("call", "failed", "a traceback", error=NotExamined("Why.")), None, False, "skipped", None, "Why."),
         (Happened("call", "passed", reported=STORED), None, False, "passed", "stored", None),
         (Happened("setup", "passed", reported=STORED), None, False, "passed", None, None),
+        (Happened("call", "failed", "a warning", reported=STORED), None, False, "failed", None, "a warning"),
+        # What somebody skips, or expects to fail by a mark: in our suites it is red.
+        (Happened("setup", "skipped", SKIPPED), None, False, "skipped", None, "tired"),
+        (Happened("setup", "skipped", SKIPPED, ours=True), None, False, "failed", None, "not judged: a test of these"),
+        (replace(audit(FAILED), outcome="skipped", ours=True), None, False, "failed", None, "90 %"),
+        (replace(audit(FAILED), outcome="skipped", ours=True), expecting("FAIL"), False, "passed", "expected", None),
+        (Happened("call", "failed", error=NotExamined("Why."), ours=True), None, False, "skipped", None, "Why."),
     ],
 )  # fmt: skip
 def test_what_a_report_says(happened, expected, warn, outcome, word, text):

@@ -16,7 +16,7 @@ from test_page import page_of
 from conftest import TINY
 from harness.cli.main import main
 from harness.judging.reasons import Reason
-from harness.report.document import methods, places, plain
+from harness.report.document import methods, not_judged, places, plain
 
 METHOD = """
 def forget(model, request):
@@ -143,3 +143,42 @@ def test_what_cannot_be_done_is_one_sentence(tmp_path, capsys, content, command,
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
     assert {path.name for path in tmp_path.iterdir()} <= {"result.json"}
+
+
+ASKED = {
+    "audits": [["gd", "t", "p", "poison"], ["gd", "t", "p", "cost"], ["gd", "t", "p", "accuracy"]],
+    "contract": [["gd", "budget"], ["gd", "settings"]],
+}
+AUDITS = [
+    {"unlearner": "gd", "task": "t", "poison": "p", "claim": claim, "verdict": verdict}
+    for claim, verdict in (("poison", "PASS"), ("cost", "FAIL"), ("accuracy", "INCONCLUSIVE"))
+]
+LINES = [
+    {"unlearner": "gd", "line": "budget", "kept": True, "sentence": ""},
+    {"unlearner": "gd", "line": "settings", "kept": None, "sentence": "it serves only text tasks"},
+]
+
+
+@pytest.mark.parametrize(
+    ("part", "answers", "said"),
+    [
+        ("audits", AUDITS, ""),
+        ("audits", AUDITS[1:], "1 of 3 audits were not judged: gd, t, p, poison"),
+        ("audits", [{**AUDITS[0], "verdict": "ERROR"}], "3 of 3 audits were not judged: gd, t, p, poison; gd"),
+        ("contract", LINES, ""),
+        ("contract", [LINES[0], {**LINES[1], "sentence": ""}], "1 of 2 lines of the contract were not judged: gd, set"),
+        ("contract", [{**LINES[0], "kept": False}, LINES[1]], "1 of 2 lines of the contract were not judged: gd, bud"),
+    ],
+)  # fmt: skip
+def test_what_was_asked_for_and_not_judged_is_named(part, answers, said):
+    found = not_judged({"asked": ASKED, "audits": [], "contract": [], part: answers}, part)
+    assert found.startswith(said)
+    assert bool(found) == bool(said)
+
+
+@pytest.mark.parametrize("asked", [{}, {"audits": []}])
+def test_a_run_that_was_asked_for_nothing_judged_nothing(asked):
+    assert not_judged({"asked": asked, "audits": AUDITS}, "audits") == (
+        "the run was asked for no audit, so nothing was judged"
+    )
+    assert not_judged({"audits": AUDITS}, "audits")

@@ -56,6 +56,23 @@ def test_lost_accuracy_is_said_in_points():
     )
 
 
+@pytest.mark.parametrize(
+    ("measure", "interval", "wide"),
+    [
+        (POISON, (-0.65, 0.55), "The poison's effect is too weak, or varies too much from seed to seed."),
+        (POISON, (0.1, 0.3), ""),
+        (POISON, (0.1, math.inf), "The poison's effect is too weak, or varies too much from seed to seed."),
+        (ACCURACY, (-0.9, 0.1), "Accuracy varies too much from seed to seed."),
+    ],
+)
+def test_an_interval_that_is_wide_is_not_called_near_the_tolerance(measure, interval, wide):
+    unclear = {"measure": measure, "interval": interval, "details": {"seeds_to_decide": 625.0}}
+    text = said(verdict(Outcome.INCONCLUSIVE, "underpowered", **unclear))
+    assert "about 625 would" in text
+    assert wide in text
+    assert ("from seed to seed" in text) == bool(wide)
+
+
 def test_a_budget_has_no_p_value():
     text = said(
         verdict(measure=COST, reason="over-budget", estimate=1.0, margin=0.1, p_pass=None, p_fail=None, level=None)

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -332,6 +333,55 @@ def test_a_lock_that_cannot_be_written_loses_nothing_either(store):
     make = Maker(5.0)
     with pytest.warns(UserWarning, match="could not"):
         assert obtain(store, make).info == {"value": 5.0}
+    assert make.calls == 1
+
+
+READ_ONLY = """
+import sys
+from pathlib import Path
+from harness.store.artefacts import Store
+root = Path(sys.argv[1])
+def obtain(store, seed):
+    return store.obtain("value", {"seed": seed}, lambda: ({"value": seed}, None), "trial").info
+obtain(Store(root, "first"), 0)
+import subprocess
+subprocess.run(["mount", "--bind", root, root], check=True)
+subprocess.run(["mount", "-o", "remount,ro,bind", root], check=True)
+store = Store(root, "second")
+print(obtain(store, 0), store.files.in_words())
+try:
+    obtain(store, 1)
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_a_store_on_a_read_only_mount_serves_what_it_has(tmp_path):
+    mounting = ["unshare", "--user", "--map-root-user", "--mount"]
+    if shutil.which("unshare") is None or subprocess.run([*mounting, "true"], check=False).returncode:
+        pytest.skip("this system has no user namespaces")
+    done = subprocess.run(
+        [*mounting, sys.executable, "-c", READ_ONLY, tmp_path], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    served, refused = done.stdout.splitlines()
+    assert served.startswith("{'value': 0}")
+    assert served.endswith("(1 artefacts, 0.0 MB, can only be read)")
+    assert refused == (
+        f"UnlearningError not all that this run needs is stored, and the store {tmp_path} cannot be written (Read-only "
+        "file system); name another with --audit-store"
+    )
+
+
+def test_an_artefact_is_kept_where_the_warning_is_an_error(store):
+    (store.root / "records").rmdir()
+    (store.root / "records").write_text("in the way")
+    make = Maker(5.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="it is kept in memory"):
+            obtain(store, make)
+    assert obtain(store, make).info == {"value": 5.0}
     assert make.calls == 1
 
 

@@ -48,11 +48,12 @@ def lab(tmp_path):
     return Lab.open(tmp_path / "store", device="cpu", budget=0.2)
 
 
-def search(lab, settings, spec="test_tuning:Dose"):
+def search(lab, settings, spec="test_tuning:Dose", kind=Score):
+    """What was tuned, and what was seen on the way: the settings that were scored, or with ``str`` those given up."""
     seen = []
     tuned = tune(registry.resolve("unlearner", spec), TINY, POISONS, lab, settings,
                  lambda n, setting, score: seen.append((n, setting, score)))  # fmt: skip
-    return tuned, seen
+    return tuned, [each for each in seen if isinstance(each[2], kind)]
 
 
 def test_the_best_of_what_was_tried_is_chosen(lab):
@@ -104,7 +105,7 @@ def test_a_search_goes_on_where_an_earlier_one_stopped(lab, tmp_path):
 
 
 def test_a_method_that_refuses_everything_is_said_to(lab):
-    with pytest.raises(UnlearningError, match="refused them all"):
+    with pytest.raises(UnlearningError, match="it raised an error at each of them"):
         search(lab, 1, "test_tuning:Dose:share=0.95")
 
 
@@ -113,17 +114,22 @@ def test_a_method_without_fields_to_search_is_said_to(lab):
         search(lab, 1, "identity")
 
 
-def test_what_a_method_raises_is_raised(lab):
-    with pytest.raises(ZeroDivisionError):
-        search(lab, 2, "test_tuning:Raises")
+def test_a_setting_that_raises_is_given_up_with_its_reason(lab):
+    tuned, given_up = search(lab, 6, "test_tuning:TwoKinds", kind=str)
+    assert {(setting.fields["kind"], why) for _, setting, why in given_up} == {("b", "RuntimeError: b is not finished")}
+    assert tuned.unlearner.fields["kind"] == "a"
+    with pytest.raises(UnlearningError, match="it raised an error at each of them"):
+        search(lab, 1, "test_tuning:TwoKinds:kind=b")
 
 
 @dataclass(frozen=True)
-class Raises:
-    lr: Annotated[float, Search(0.1, 1.0)] = 0.1
+class TwoKinds:
+    kind: Annotated[str, Search(choices=("a", "b"))] = "a"
 
     def __call__(self, model, request):
-        raise ZeroDivisionError
+        if self.kind == "b":
+            raise RuntimeError("b is not\nfinished")
+        return model
 
 
 def test_every_method_says_where_to_search():
@@ -186,13 +192,34 @@ def test_a_search_that_found_nothing_is_no_success(folder):
 # ---- the command line
 
 
+BROKEN = """\
+from typing import Annotated
+
+from harness import Search
+
+
+def forget(model, request, lr: Annotated[float, Search(0.1, 1.0)] = 0.1):
+    raise RuntimeError("b is not finished")
+"""
+
+
 def test_what_is_chosen_is_written_to_a_file_that_can_be_audited(folder):
     common = ("--task=tiny:Tiny", "--poison=backdoor:size=1")
-    run = folder.pytest("--unlearner=gd", "--unlearner=ga", "--audit-tune=2", "--audit-tune-file=chosen.txt", *common)
+    folder.write("methods/broken.py", BROKEN)
+    run = folder.pytest(
+        "--unlearner=broken:forget",
+        "--unlearner=gd",
+        "--unlearner=ga",
+        "--audit-tune=2",
+        "--audit-tune-file=chosen.txt",
+        *common,
+    )
     assert run.code == 0, run.text
     chosen = (folder.path / "chosen.txt").read_text().splitlines()
     specs = [line for line in chosen if not line.startswith("#")]
     assert [spec.partition(":")[0] for spec in specs] == ["gd", "ga"]
+    assert "1/2  given up: RuntimeError: b is not finished" in run.text
+    assert "no setting of 'broken:forget' could be completed" in run.text
     assert "2 settings of each method: all on seeds 1000 to 1004" in chosen[0]
     assert "trainings" in chosen[2]
     assert "--unlearner=@chosen.txt" in run.text
