@@ -19,6 +19,7 @@ class Registered:
         fields: Every field with its value.
         distribution, version: The installed distribution it belongs to; ``"(local)"`` for a dotted path.
         source: SHA-256 of the source files that make it, hexadecimal.
+        isolated: Whether it is an unlearner that runs in a process of its own; ``value`` then only stands for it.
     """
 
     kind: str
@@ -29,17 +30,19 @@ class Registered:
     distribution: str
     version: str
     source: str
+    isolated: bool = False
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What determines its behaviour, for keys of artefacts."""
-        return {"name": self.name, "fields": dict(self.fields), "source": self.source}
+        """What determines its behaviour, for keys of artefacts; isolated or not is part of it."""
+        of = {"name": self.name, "fields": dict(self.fields), "source": self.source}
+        return of | {"isolated": True} if self.isolated else of
 
     def __eq__(self, other: object) -> bool:
         # Not the objects themselves: one that went to another process and back is the same, whatever its class is.
         if not isinstance(other, Registered):
             return NotImplemented
-        return (self.kind, self.id, self.source, self.fields) == (other.kind, other.id, other.source, other.fields)
+        return (self.kind, self.id, self.identity) == (other.kind, other.id, other.identity)
 
     def __hash__(self) -> int:
         return hash((self.kind, self.id, self.source))

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from harness.api import declares
 from harness.cells import Registered, Trial
+from harness.isolated import method as isolated
+from harness.isolated.method import Measured
+from harness.isolated.process import Limits
 from harness.store.artefacts import Artefact, Busy, key_of
 from harness.trials import keys
 from harness.trials.bench import Bench
@@ -15,11 +18,16 @@ from harness.trials.cache import Cache
 from harness.trials.planting import Planting
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from harness.training.meter import Meter
 
 #: Floating-point operations are counted on this seed alone, once for all poisons of a size, and not for controls, whose
 #: cost is no question: counting slows small models by half, and every seed has the same.
 COUNTED_SEED = 0
+#: An isolated method is stopped after so many times the seconds of the training that it undoes, and after these at
+#: least: machines differ in load.
+PATIENCE, LEAST = 20, 60.0
 
 
 class Unlearning:
@@ -36,7 +44,11 @@ class Unlearning:
         self._flops: Cache[Registered, float] = Cache(16)
 
     def make(
-        self, trial: Trial, poisoned: Mapping[str, Tensor], history: Mapping[int, Mapping[str, Tensor]]
+        self,
+        trial: Trial,
+        poisoned: Mapping[str, Tensor],
+        history: Mapping[int, Mapping[str, Tensor]],
+        seconds: float,
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Hand P and the request to the unlearner; say what it cost beside what it returned.
 
@@ -44,6 +56,7 @@ class Unlearning:
             trial: The trial.
             poisoned: State dict of P, empty for a method that works from scratch.
             history: The checkpoints of P that the method declares to want, by epoch.
+            seconds: What training P took.
 
         Raises:
             Exception: Whatever the unlearner raised.
@@ -57,11 +70,20 @@ class Unlearning:
         points, train = self._planting.points(trial), self._bench.split(trial.cell.task).train
         retain, forget = handed_over(train, points.planted, points.known, points.left)
         counted = is_counted(trial) and self.operations(trial) is None
-        model, meter = unlearn(
-            method, task, poisoned, retain, forget, budget=self._bench.budget * task.epochs,
-            seed=derive("unlearning", method.name, trial.seed), history=history, count_flops=counted,
-        )  # fmt: skip
+        given: dict[str, Any] = {
+            "budget": self._bench.budget * task.epochs, "seed": derive("unlearning", method.name, trial.seed),
+            "history": history, "count_flops": counted,
+        }  # fmt: skip
+        model: nn.Module
+        meter: Meter | Measured
+        if method.isolated:
+            limits = Limits(max(LEAST, PATIENCE * seconds))
+            model, meter = isolated.unlearn(method, trial.cell.task, poisoned, retain, forget, limits=limits, **given)
+        else:
+            model, meter = unlearn(method, task, poisoned, retain, forget, **given)
         info = {"examples": meter.examples, "steps": meter.steps, "seconds": meter.seconds}
+        if isinstance(meter, Measured):
+            info["cpu_seconds"] = meter.cpu_seconds
         if counted:
             found = {"flops": meter.flops, "flops_per_example": self._flops_per_example(trial.cell.task)}
             with contextlib.suppress(Busy):  # another process stores its count of the same
