@@ -90,22 +90,30 @@ def resolve(kind: Kind, spec: str) -> Registered:
     return _configure(kind, target, factory, fields_in(spec, fields), distribution, version)
 
 
-def resolve_all(kind: Kind, specs: Iterable[str]) -> list[Registered]:
+def resolve_all(
+    kind: Kind, specs: Iterable[str], resolve_one: Callable[[str], Registered] | None = None
+) -> list[Registered]:
     """Return what several specs name, each once.
 
     ``"all"`` is every registered one but the controls; ``"@FILE"`` are the specs in a file, one per line, where ``#``
     begins a comment: what a tuner writes.
 
+    Args:
+        kind: The kind.
+        specs: The specs.
+        resolve_one: What resolves one of them; None for `resolve`.
+
     Raises:
         SpecError: As `resolve`, or the file cannot be read.
     """
+    of = resolve_one or functools.partial(resolve, kind)
     found: dict[str, Registered] = {}
     for spec in _from_files(specs):
         if spec == "all":
-            everything = [resolve(kind, name) for name in available(kind)]
+            everything = [of(name) for name in available(kind)]
             found |= {each.id: each for each in everything if not declares(each.value, "control")}
         else:
-            one = resolve(kind, spec)
+            one = of(spec)
             found[one.id] = one
     return list(found.values())
 

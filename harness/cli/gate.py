@@ -18,7 +18,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.report import github
@@ -61,6 +61,19 @@ STAGES = (
 )
 
 
+#: The order where methods are isolated: they are done before anything is retrained for the controls.
+ISOLATED = (
+    STAGES[0],
+    STAGES[2],
+    replace(STAGES[1], red="the audits do not work here: the task or the poison is at fault, and no verdict counts"),
+)
+
+
+def stages_of(options: argparse.Namespace) -> tuple[Stage, ...]:
+    """Return the stages in the order in which they run."""
+    return ISOLATED if options.isolated else STAGES
+
+
 def add_gate(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command ``gate``."""
     parser = subparsers.add_parser(
@@ -76,6 +89,10 @@ def add_gate(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--expect", metavar="FILE", help="File of expected verdicts (pytest's --audit-expect)")
     parser.add_argument("--store", metavar="PATH", help="Where trained models are kept (pytest's --audit-store)")
     parser.add_argument("--report", metavar="DIR", type=Path, help="Folder for the report of the audits")
+    parser.add_argument(
+        "--isolated", action="store_true", help="Run each method in a process of its own, which has its request and "
+        "nothing else (pytest's --audit-isolated); the controls then run last"
+    )  # fmt: skip
     parser.add_argument("--workers", metavar="N", help="Worker processes (pytest's -n)")
     parser.add_argument(
         "pytest", nargs="*", metavar="-- OPTION=VALUE", help="Further options for pytest. Those that begin with "
@@ -87,13 +104,14 @@ def add_gate(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Run the stages in order, and return the exit code of the first that is red."""
     codes: list[int] = []
-    for number, stage in enumerate(STAGES, start=1):
+    stages = stages_of(options)
+    for number, stage in enumerate(stages, start=1):
         command = [sys.executable, "-m", "pytest", "--pyargs", *stage.arguments, *_arguments(stage, options)]
-        print(f"\ngate, {number} of {len(STAGES)}: {stage.name}", flush=True)
+        print(f"\ngate, {number} of {len(stages)}: {stage.name}", flush=True)
         codes.append(_wait(subprocess.Popen(command)))
         if codes[-1]:
             break
-    code, last = codes[-1], STAGES[len(codes) - 1]
+    code, last = codes[-1], stages[len(codes) - 1]
     end = "everything passes, or fails as expected" if code == 0 else f"{last.name}: {last.red}"
     if code not in (0, 1):  # no test reports it
         end = f"{last.name}: pytest did not finish (exit code {code}); the log shows why"
@@ -116,6 +134,7 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
 def _arguments(stage: Stage, options: argparse.Namespace) -> list[str]:
     arguments = [f"--task={each}" for each in options.task] + [f"--poison={each}" for each in options.poison]
     arguments += [] if options.store is None else [f"--audit-store={options.store}"]
+    arguments += ["--audit-isolated"] if options.isolated else []
     arguments += [] if options.workers is None else ["-n", options.workers]
     arguments += [
         each
@@ -144,7 +163,7 @@ def _summarise(options: argparse.Namespace, codes: Sequence[int], end: str) -> N
         "",
         "| stage | |",
         "|---|---|",
-        *(f"| {stage.name} | {word} |" for stage, word in zip(STAGES, words, strict=True)),
+        *(f"| {stage.name} | {word} |" for stage, word in zip(stages_of(options), words, strict=True)),
         "",
         f"{end[0].upper()}{end[1:]}.",
         "",

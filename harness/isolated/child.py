@@ -138,6 +138,7 @@ def _prepared(folder: Path) -> tuple[Job, Openings, int, int]:
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)  # threads that exist already would not be held by the walls
     plain, tensors = wire.read(folder)
+    sys.path[:] = plain["path"]
     module, _, name = plain["function"].partition(":")
     task = plain["task"]
     job = Job(

@@ -60,13 +60,12 @@ class Job:
 def describe(job: Job) -> Answer:
     """Say what a method is: what the judge would otherwise have to import it for."""
     found = job.method()
-    said = {name: declares(found.value, name) for name in DECLARATIONS}
-    plain: dict[str, Any] = {
-        name: value for name, value in said.items() if isinstance(value, bool | int | float | str | None)
-    }
+    said: dict[str, Any] = {name: declares(found.value, name) for name in DECLARATIONS}
+    plain: dict[str, Any] = {}
+    plain |= {name: value for name, value in said.items() if isinstance(value, bool | int | float | str | None)}
     asked = callable(said["history"])
     if not asked and said["history"] is not None:
-        plain["history"] = list(said["history"])
+        plain |= {"history": list(said["history"])}
     owner = factory_of(found.value)
     place: dict[str, Any] = {"file": "", "line": 0}
     with contextlib.suppress(OSError, TypeError):

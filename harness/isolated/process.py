@@ -81,6 +81,7 @@ class Server:
         self.home = Path(tempfile.mkdtemp(prefix="pytest-unlearning-")).resolve()
         self.ended = False
         self._jobs = 0
+        self._imported: set[str] = set()
         self._at_work = False
         told = {n: v for n, v in os.environ.items() if n in TOLD or n.startswith(TOLD_FAMILIES)}
         with open(self.home / "log", "wb") as log:
@@ -91,7 +92,7 @@ class Server:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._requests, self._answers = self._process.stdin, self._process.stdout
-        self._send([str(Path(entry).absolute()) for entry in sys.path])
+        self._send(_path())
 
     def job(self) -> Path:
         """Return a new folder for a job, with an empty working directory in it."""
@@ -102,7 +103,9 @@ class Server:
 
     def warm(self, imports: Sequence[str]) -> None:
         """Have it import modules, once for all jobs; does not wait."""
-        self._send({"imports": list(imports)})
+        if new := [name for name in imports if name not in self._imported]:
+            self._imported.update(new)
+            self._send({"imports": new})
 
     def run(self, folder: Path, seconds: float) -> dict[str, Any]:
         """Have it run a job, and return how it says that the job ended, as `harness.isolated.child` describes.
@@ -151,6 +154,11 @@ class Server:
         with contextlib.suppress(OSError):  # it has ended, which shows where an answer is waited for
             self._requests.write(json.dumps(message).encode() + b"\n")
             self._requests.flush()
+
+
+def _path() -> list[str]:
+    """Return where this process looks for modules."""
+    return [str(Path(entry).absolute()) for entry in sys.path]
 
 
 _SERVERS: list[Server] = []
@@ -206,7 +214,7 @@ def ask(
         plain = {
             "function": function, "method": spec, "task": task, "arguments": dict(arguments or {}),
             "files": list(map(str, files)), "folders": list(map(str, folders)),
-            "memory": memory, "largest": largest,
+            "memory": memory, "largest": largest, "path": _path(),
         }  # fmt: skip
         wire.write(folder, plain, tensors or {})
         ended = running.run(folder, limits.seconds)

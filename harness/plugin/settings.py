@@ -16,6 +16,8 @@ from harness import registry
 from harness.api import UnlearningError
 from harness.cells import Cell, Registered
 from harness.contract.lines import LINES, Clause
+from harness.isolated import method as isolated
+from harness.isolated import walls
 from harness.judging.plan import Plan
 from harness.plugin.expectations import Expectation, Expectations
 from harness.studies.controls import AUDITED
@@ -51,7 +53,8 @@ class Settings:
     @cached_property
     def unlearners(self) -> list[Registered]:
         """The methods that are audited; the controls if no method is asked for."""
-        return _or_usage_error(registry.resolve_all, "unlearner", self.option.unlearner or AUDITED)
+        resolve = isolated.resolve if self.isolated else None
+        return _or_usage_error(registry.resolve_all, "unlearner", self.option.unlearner or AUDITED, resolve)
 
     @property
     def controls_only(self) -> bool:
@@ -77,6 +80,11 @@ class Settings:
         epochs = task.value.epochs
         budget = max(1.0, self.budget * epochs)
         return [Clause(method, line, budget, epochs) for method in methods for line in LINES]
+
+    @property
+    def isolated(self) -> bool:
+        """Whether methods run in processes of their own."""
+        return bool(self.option.audit_isolated)
 
     @property
     def budget(self) -> float:
@@ -169,6 +177,8 @@ class Settings:
             _or_usage_error(kind_of_device, "cuda")
         if self.option.audit_tune:
             self.check_tuning()
+        if self.isolated:
+            self.check_isolation()
         try:
             self.store.check()
             if self.on_ray:  # connected until the session ends
@@ -184,6 +194,23 @@ class Settings:
     def on_ray(self) -> bool:
         """Whether trials are computed on a Ray cluster."""
         return self.judging and bool(self.option.audit_executor != "local")
+
+    def check_isolation(self) -> None:
+        """Fail early where methods would not be isolated, though it is asked for.
+
+        Raises:
+            pytest.UsageError: The system cannot isolate them, other options ask for what isolation rules out, or what
+                they must not read lies where they can.
+        """
+        if self.option.audit_executor != "local":
+            raise pytest.UsageError("--audit-isolated: isolated methods run on this machine; drop --audit-executor")
+        if self.option.audit_tune:
+            raise pytest.UsageError("--audit-isolated: a search judges nothing; tune without it")
+        _or_usage_error(walls.require)
+        results = {f"the file of --audit-{name}": getattr(self.option, f"audit_{name}") for name in ("json", "html")}
+        places = {what: Path(file).expanduser().absolute() for what, file in results.items() if file}
+        hidden = {"the store": self.store.scratch, "the directory of --audit-data": self.folder, **places}
+        _or_usage_error(walls.require_hidden, hidden)
 
     def check_tuning(self) -> None:
         """Fail early where a search cannot work.
@@ -206,7 +233,8 @@ class Settings:
         for option in OPTIONS:
             given = getattr(self.config.option, option.dest)
             if option.repeats and given is not None:
-                kept += [f"{option.name}={value}" for value in (given if option.many else [given])]
+                values = given if option.many else [given]
+                kept += [option.name if option.is_flag else f"{option.name}={value}" for value in values]
         method = [] if self.controls_only else [f"--unlearner={unlearner}"]
         target = [item.nodeid]
         if not item.path.is_relative_to(self.config.rootpath):  # as a rule suites that --pyargs found
@@ -224,6 +252,8 @@ class Settings:
             given["discovery"] = discovery
         if self.option.audit_store:
             given["store"] = str(self.store)
+        if self.isolated:
+            given["isolated"] = True
         if self.option.audit_data:
             given["data"] = str(self.folder)
         if made_on != "cpu":
