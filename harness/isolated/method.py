@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from harness import registry
-from harness.api import DECLARATIONS, ContractError, UnlearningError
+from harness.api import DECLARATIONS, ContractError, UnlearningError, declares
 from harness.cells import Registered
 from harness.isolated import process
 from harness.isolated.process import Answer, Limits
@@ -142,6 +142,8 @@ def unlearn(
 
     from harness.training.isolation import isolated_rng
 
+    if declares(of.value, "from_scratch"):  # it is promised to have neither, not even somewhere in its process
+        forget, history = forget.subset(torch.arange(0)), {}
     tensors = {f"model.{name}": tensor for name, tensor in poisoned.items()}
     for name, data in (("retain", retain), ("forget", forget)):
         tensors |= {f"{name}.inputs.{key}": tensor for key, tensor in data.inputs.items()}

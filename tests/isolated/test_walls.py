@@ -20,18 +20,21 @@ DENIED = {"EACCES", "EPERM"}
 def found(tmp_path_factory):
     store = tmp_path_factory.mktemp("store")
     (store / "blob").write_text("the retrained model")
+    source = tmp_path_factory.mktemp("source") / "mine.py"
+    source.write_text("readable")
     opened = (store / "blob").open()
     kept = ctypes.create_string_buffer(b"secret!")
     arguments = {
         "store": str(store), "blob": str(store / "blob"), "parent": os.getpid(), "address": ctypes.addressof(kept),
-        "file": opened.fileno(),
+        "file": opened.fileno(), "source": str(source),
     }  # fmt: skip
     os.environ["SECRET_KEY"] = "secret"
     try:
-        said = process.ask("attempts:attempts", "identity", arguments=arguments, files=[HERE / "attempts.py"])
+        said = process.ask("attempts:attempts", "identity", arguments=arguments, files=[source])
     finally:
         del os.environ["SECRET_KEY"]
         opened.close()
+    assert source.read_text() == "readable"
     assert (store / "blob").read_text() == "the retrained model"
     assert os.listdir(store) == ["blob"]
     return said.plain["found"]
@@ -69,6 +72,7 @@ def test_programs_and_threads_run(found):
     assert found["program on the store"] != 0
     assert found["thread"] == ["ran"]
     assert found["random"] == 4
+    assert found["source"] == "readable"
 
 
 def test_nothing_is_inherited(found):
