@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import resource
 import struct
 import sys
 import sysconfig
@@ -103,6 +102,8 @@ def put_up(work: Path, openings: Openings, memory: int, largest: int) -> None:
         UnlearningError: This process already has other threads, which the walls would not hold.
         OSError: The kernel refuses.
     """
+    import resource  # here, because not every system has it
+
     if len(os.listdir("/proc/self/task")) > 1:
         raise UnlearningError("the module of the task starts threads when it is imported; it cannot be run isolated")
     _limit(resource.RLIMIT_CORE, 0)
@@ -130,6 +131,8 @@ def _rules(work: Path, openings: Openings) -> Iterable[tuple[Path, int]]:
 
 
 def _limit(what: int, most: int) -> None:
+    import resource
+
     hard = resource.getrlimit(what)[1]
     most = most if hard == resource.RLIM_INFINITY else min(most, hard)
     resource.setrlimit(what, (most, most))
