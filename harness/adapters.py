@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.api import UnlearningError
-from harness.registry import imported
+from harness.importing import named
 from harness.specs import SpecError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class NeurIPS2023:
         if not isinstance(self.function, str):
             return self.function
         try:
-            found: Callable[..., Any] = imported(self.function)
+            found: Callable[..., Any] = named(self.function)
         except SpecError as error:
             raise ValueError(f"function: {error}") from None
         return found

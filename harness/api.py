@@ -238,6 +238,9 @@ class Poison(Protocol):
 #: ``modality``      str: the only kind of inputs it can serve
 #: ``wraps``         callable: what it adapts, whose source is then part of the method's
 #: ``control``       bool: it is no part of ``--unlearner=all``
+#: ``depends_on``    tuple of str: files and folders, relative to its file, and modules that make a difference to it
+#:                   although no import names them; stored results are used again only if these are unchanged. Tasks and
+#:                   poisons may declare it, too
 Unlearner = Callable[["nn.Module", "ForgetRequest"], "nn.Module"]
 
 
@@ -249,11 +252,12 @@ DECLARATIONS: dict[str, Any] = {
     "modality": None,
     "wraps": None,
     "control": False,
+    "depends_on": (),
 }
 
 
 def declares(method: Any, name: str) -> Any:
-    """Return what an unlearner declares of itself, one of `DECLARATIONS`, or the default."""
+    """Return what a plugin declares of itself, one of `DECLARATIONS`, or the default."""
     return getattr(method, name, DECLARATIONS[name])
 
 

@@ -18,7 +18,8 @@ class Registered:
         value: The configured object.
         fields: Every field with its value.
         distribution, version: The installed distribution it belongs to; ``"(local)"`` for a dotted path.
-        source: SHA-256 of the source files that make it, hexadecimal.
+        source: SHA-256 of what makes it, hexadecimal: the code that it reaches, and what it declares to depend on.
+        file: The file that defines it, or the function that it adapts; ``""`` for what was typed at a prompt.
         isolated: Whether it is an unlearner that runs in a process of its own; ``value`` then only stands for it.
     """
 
@@ -30,6 +31,7 @@ class Registered:
     distribution: str
     version: str
     source: str
+    file: str = ""
     isolated: bool = False
 
     @property

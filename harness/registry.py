@@ -13,11 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import inspect
-import re
 import sys
-import traceback
 import types
 import typing
 import uuid
@@ -27,9 +24,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.api import Search, declares
+from harness.api import Search, UnlearningError, declares
+from harness.calling import calling
 from harness.cells import Cell, Registered
-from harness.sources import ROOT, factory_of, plain_value, source_with_adapted, state_of
+from harness.importing import DOTTED, cause, distribution_of, imported, named, raised
+from harness.sources import ROOT, factory_of, file_of, plain_value, source_with_adapted, state_of
 from harness.specs import SpecError, converted, fields_in, shown, split
 
 Kind = Literal["task", "poison", "unlearner"]
@@ -58,7 +57,6 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "poison": ("modality", "measure", "plant", "probe"),
     "unlearner": ("__call__",),
 }
-DOTTED = re.compile(r"[\w.]+:[\w.]+")
 ANYTHING = bool | int | float | str | None  # what a field without an annotation, None by default, may be set to
 
 
@@ -78,16 +76,23 @@ def _entries(kind: Kind) -> dict[str, list[metadata.EntryPoint]]:
     return dict(sorted(found.items()))
 
 
-def resolve(kind: Kind, spec: str) -> Registered:
-    """Return the configured object that a spec names.
+def resolve(kind: Kind, spec: str, hashed: bool = True) -> Registered:
+    """Return the configured object that a spec names; if it is not to be hashed, its source is ``""``.
 
     Raises:
-        SpecError: Unknown name (near misses are listed), a module that cannot be imported, or an unknown or
-            ill-typed field.
+        SpecError: Unknown name (near misses are listed), a module that cannot be imported, an unknown or ill-typed
+            field, or an object that cannot be made.
     """
     target, _, fields = split(spec)
-    factory, distribution, version = _load(kind, target)
-    return _configure(kind, target, factory, fields_in(spec, fields), distribution, version)
+    factory, module, distribution, version = _load(kind, target)
+    given = fields_in(spec, fields)
+    try:
+        with calling(f"the {kind} {target!r}"):
+            return _configure(kind, target, factory, module if hashed else None, given, distribution, version)
+    except UnlearningError:
+        raise
+    except Exception as error:
+        raise SpecError(f"the {kind} {target!r} cannot be made: {raised(error)}") from cause(error)
 
 
 def resolve_all(
@@ -104,11 +109,11 @@ def resolve_all(
         resolve_one: What resolves one of them; None for `resolve`.
 
     Raises:
-        SpecError: As `resolve`, or the file cannot be read.
+        SpecError: As `resolve`, or the file cannot be read or is empty.
     """
     of = resolve_one or functools.partial(resolve, kind)
     found: dict[str, Registered] = {}
-    for spec in _from_files(specs):
+    for spec in _from_files(kind, specs):
         if spec == "all":
             everything = [of(name) for name in available(kind)]
             found |= {each.id: each for each in everything if not declares(each.value, "control")}
@@ -118,16 +123,19 @@ def resolve_all(
     return list(found.values())
 
 
-def _from_files(specs: Iterable[str]) -> Iterator[str]:
+def _from_files(kind: Kind, specs: Iterable[str]) -> Iterator[str]:
     for spec in specs:
         if not spec.startswith("@"):
             yield spec
             continue
         try:
-            lines = Path(spec[1:]).expanduser().read_text(encoding="utf-8").splitlines()
+            text = Path(spec[1:]).expanduser().read_text(encoding="utf-8-sig")  # some editors write a byte order mark
         except (OSError, UnicodeDecodeError) as error:
             raise SpecError(f"{spec!r}: {spec[1:]} cannot be read: {error}") from None
-        yield from filter(None, (line.partition("#")[0].strip() for line in lines))
+        found = [line.partition("#")[0].strip() for line in text.splitlines()]
+        if not any(found):
+            raise SpecError(f"{spec!r}: {spec[1:]} is empty; write the name of one {kind} on each line")
+        yield from filter(None, found)
 
 
 def cells(
@@ -191,9 +199,14 @@ def register(kind: Kind, value: Callable[..., Any]) -> Registered:
         fields = state_of(value)
     plain = {str(k): plain_value(v, f"{type(v).__name__}-{uuid.uuid4().hex[:8]}") for k, v in fields.items()}
     text = ",".join(f"{k}={shown(v)}" for k, v in plain.items())
-    return Registered(
-        kind, f"{name}:{text}" if text else name, name, value, plain, "(local)", "", source_with_adapted(owner, value)
-    )
+    source, file = source_with_adapted(owner, value), _file(owner, value)
+    return Registered(kind, f"{name}:{text}" if text else name, name, value, plain, "(local)", "", source, file)
+
+
+def _file(owner: Any, value: Any) -> str:
+    """Return the file that defines an object or, where it adapts a function, that function."""
+    adapted = declares(value, "wraps")
+    return file_of(owner if adapted is None else factory_of(adapted))
 
 
 def method(unlearner: str | Callable[..., Any]) -> Registered:
@@ -205,19 +218,20 @@ def method(unlearner: str | Callable[..., Any]) -> Registered:
     return resolve("unlearner", unlearner) if isinstance(unlearner, str) else register("unlearner", unlearner)
 
 
-def _load(kind: Kind, target: str) -> tuple[Any, str, str]:
+def _load(kind: Kind, target: str) -> tuple[Any, str, str, str]:
+    """Return what a name means, the module by which it is named, and its distribution with version."""
     entries = _entries(kind)
     if target in entries:
         entry, *others = entries[target]
         if others:
-            said = [f"{_distribution(each)[0]} ({each.value})" for each in (entry, *others)]
+            said = [f"{distribution_of(each)[0]} ({each.value})" for each in (entry, *others)]
             raise SpecError(f"{' and '.join(said)} register the same {kind} {target!r}; uninstall all but one")
-        return (_import(kind, target, entry.value, entry), *_distribution(entry))
+        return (imported(entry.value, kind, target, entry), entry.module, *distribution_of(entry))
     name, colon, rest = target.partition(":")
     if colon and name in entries:
         raise SpecError(f"{target!r}: {rest!r} is not FIELD=VALUE")
     if DOTTED.fullmatch(target):
-        return imported(target, kind), "(local)", ""
+        return named(target, kind), name, "(local)", ""
     near = get_close_matches(target, entries, n=3, cutoff=0.5)
     raise SpecError(
         f"unknown {kind} {target!r}"
@@ -226,79 +240,8 @@ def _load(kind: Kind, target: str) -> tuple[Any, str, str]:
     )
 
 
-def imported(path: str, kind: str = "function") -> Any:
-    """Return what a dotted path ``pkg.module:attr`` names; ``kind`` is what a message calls it.
-
-    Raises:
-        SpecError: It is no such path, or cannot be imported.
-    """
-    if not DOTTED.fullmatch(path):
-        raise SpecError(f"the {kind} {path!r} is not a dotted path like mymodule:attribute")
-    # As with ``python -m``, modules of the working directory can be named; last, so that they shadow nothing.
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
-    return _import(kind, path, path, None)
-
-
-def _import(kind: str, target: str, value: str, entry: metadata.EntryPoint | None) -> Any:
-    name, _, attributes = value.partition(":")
-    of = f" of {_distribution(entry)[0]}" if entry else ""
-    try:
-        found: Any = importlib.import_module(name)
-    except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and entry is not None and (lacking := _lacking(entry, error)):
-            raise SpecError(f"the {kind} {target!r}{of} {lacking}") from error
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        inside = "" if where.filename.startswith("<frozen") else f" ({where.filename}:{where.lineno})"
-        raise SpecError(
-            f"the {kind} {target!r}{of} cannot be imported: {type(error).__name__}: {error}{inside}"
-        ) from error
-    for attribute in attributes.split("."):
-        try:
-            found = getattr(found, attribute)
-        except AttributeError:
-            near = get_close_matches(attribute, dir(found), n=3)
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            raise SpecError(f"the {kind} {target!r}{of}: {name} has no attribute {attribute!r}{hint}") from None
-    return found
-
-
-def trace(error: BaseException | None) -> list[str]:
-    """Return the traceback of what a plugin raised while it was imported, without the frames that led there."""
-    frames = traceback.extract_tb(error.__traceback__ if error else None)
-    own = [frame for frame in frames if frame.filename != __file__ and "importlib" not in frame.filename]
-    if error is None or not own:
-        return []
-    return ["Traceback (most recent call last):", *"".join(traceback.format_list(own)).splitlines()] + [
-        line.rstrip() for line in traceback.format_exception_only(error)
-    ]
-
-
-def _lacking(entry: metadata.EntryPoint, error: ModuleNotFoundError) -> str:
-    """Say which module a plugin lacks that is no part of it, and which of its extras brings it; else ``""``."""
-    from packaging.requirements import Requirement
-    from packaging.utils import canonicalize_name
-
-    module = (error.name or "").partition(".")[0]
-    if not module or module == entry.module.partition(".")[0] or entry.dist is None:
-        return ""
-    name, extras = entry.dist.name, entry.dist.metadata.get_all("Provides-Extra") or []
-    sentence = f"needs the module {module!r}, which is not installed"
-    for requirement in map(Requirement, entry.dist.requires or []):
-        # A module and the distribution that brings it mostly have one name; where not, the extras are listed.
-        if canonicalize_name(requirement.name) != canonicalize_name(module):
-            continue
-        marker = requirement.marker
-        if marker is None or marker.evaluate({"extra": ""}):
-            return f"{sentence} although {name} requires it: pip install {name}"
-        for extra in extras:
-            if marker.evaluate({"extra": extra}):
-                return f"{sentence}; the extra {extra!r} brings it: pip install '{name}[{extra}]'"
-    return f"{sentence}; one of its extras may bring it: {', '.join(extras)}" if extras else sentence
-
-
 def _configure(
-    kind: Kind, target: str, factory: Any, given: Mapping[str, str], distribution: str, version: str
+    kind: Kind, target: str, factory: Any, module: str | None, given: Mapping[str, str], distribution: str, version: str
 ) -> Registered:
     if not callable(factory):
         raise SpecError(f"the {kind} {target!r} is {type(factory).__name__}, neither a class nor a function")
@@ -332,7 +275,7 @@ def _configure(
             value = factory(**fields)
         else:  # its declarations (``from_scratch``, ...) come along
             value = functools.update_wrapper(functools.partial(factory, **fields), factory) if fields else factory
-    except (ValueError, TypeError) as error:
+    except ValueError as error:  # a sentence on a value that was given
         raise SpecError(f"the {kind} {target!r}: {error}") from None
     if lacking := [name for name in REQUIRED[kind] if not hasattr(value, name)]:
         raise SpecError(f"{target!r} is not a valid {kind}: it lacks {', '.join(lacking)}")
@@ -341,7 +284,9 @@ def _configure(
     # What was typed is plain; another default is part of the source.
     plain = {n: plain_value(v, f"({type(v).__name__})") for n, v in fields.items()}
     id_ = f"{target}:{label}" if label else target
-    return Registered(kind, id_, target, value, plain, distribution, version, source_with_adapted(factory, value))
+    owner = factory_of(factory)
+    source = "" if module is None else source_with_adapted(owner, value, module)
+    return Registered(kind, id_, target, value, plain, distribution, version, source, _file(owner, value))
 
 
 def _hints(factory: Any, include_extras: bool = False) -> dict[str, Any]:
@@ -353,14 +298,6 @@ def _hints(factory: Any, include_extras: bool = False) -> dict[str, Any]:
         with contextlib.suppress(Exception):  # annotations that exist for type checkers only
             hints |= typing.get_type_hints(one, names, include_extras=include_extras)
     return hints
-
-
-@functools.cache
-def _distribution(entry: metadata.EntryPoint) -> tuple[str, str]:
-    if entry.dist is None:
-        return "pytest-unlearning", "(checkout)"
-    said = entry.dist.metadata  # parsed at every look
-    return said["Name"], said["Version"]
 
 
 def _checkout_entries(kind: Kind) -> list[metadata.EntryPoint]:

@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from harness import registry
+
 # The suite must not fail by a draw. HYPOTHESIS_PROFILE=search draws anew, and ten times as many: for whoever looks.
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.register_profile("search", max_examples=1000, deadline=None)
@@ -153,3 +155,25 @@ def lab(tmp_path: Path) -> Any:
     from labs import lab_in  # here, because most tests need no torch
 
     return lab_in(tmp_path / "store")
+
+
+@pytest.fixture
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An importable folder whose modules are forgotten afterwards."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        module = sys.modules[name]
+        if str(tmp_path) in str(getattr(module, "__file__", "") or getattr(module, "__path__", "")):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for distributions, whose entry points are found, and forgotten afterwards."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    registry._entries.cache_clear()
+    yield tmp_path
+    registry._entries.cache_clear()

@@ -1,6 +1,5 @@
 """Who may import whom, and what is imported when nothing is trained."""
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -104,13 +103,3 @@ def test_every_registered_thing_is_in_a_folder_of_its_own_kind():
         for entry in registry.available(kind).values():
             if entry.value.partition(".")[0] in IN_TREE:
                 assert entry.value.startswith(home)
-
-
-def test_what_in_tree_objects_share_is_part_of_their_source():
-    # An object's source is its own module and the underscore modules beside it.
-    for folder in ("unlearners", "poisons", "harness/tasks"):
-        package = folder.replace("/", ".")
-        for path in (ROOT / folder).glob("*.py"):
-            for line in path.read_text().splitlines():
-                shared = re.match(rf"\s*(?:from|import) {re.escape(package)}\.(\w+)", line)
-                assert shared is None or shared[1].startswith("_"), f"{path.name}: {line.strip()}"

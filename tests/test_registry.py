@@ -1,25 +1,20 @@
 """The grammar of names, what is said when a name does not resolve, and the hash of the source behind it."""
 
 import functools
-import os
-import pickle
 import re
-import subprocess
-import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from plugins import FORGET, write
 
 from harness import registry
 from harness.api import UnlearningError
-from harness.cells import Registered
-from harness.registry import available, register, resolve
-from harness.sources import ROOT, source_of
+from harness.registry import register, resolve
+from harness.sources import source_of
 from harness.specs import SpecError
 
 
@@ -59,36 +54,6 @@ method.from_scratch = True
 
 NUMBER = 5
 HERE = f"{__name__}:"
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """An importable folder whose modules are forgotten afterwards."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    before = set(sys.modules)
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        if str(tmp_path) in str(
-            getattr(sys.modules[name], "__file__", "") or getattr(sys.modules[name], "__path__", "")
-        ):
-            del sys.modules[name]
-
-
-@pytest.fixture
-def fresh_entries():
-    registry._entries.cache_clear()
-    yield
-    registry._entries.cache_clear()
-
-
-def write(path: Path, text: str = "") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    return path
-
-
-FORGET = "def forget(model, request, lr: float = 0.1):\n    return model\n"
 
 
 # ---- the grammar
@@ -152,10 +117,10 @@ def test_a_dotted_path_works_with_and_without_fields():
     assert (found.id, found.name, found.distribution) == (f"{HERE}Knobs:steps=4", f"{HERE}Knobs", "(local)")
 
 
-def test_a_dotted_path_may_go_through_packages_and_classes(folder):
-    write(folder / "outer_pkg/__init__.py")
+def test_a_dotted_path_may_go_through_packages_and_classes(modules):
+    write(modules / "outer_pkg/__init__.py")
     write(
-        folder / "outer_pkg/inner.py",
+        modules / "outer_pkg/inner.py",
         f"class Box:\n    @staticmethod\n    {FORGET.replace(chr(10) + '    ', chr(10) + '        ')}",
     )
     assert resolve("unlearner", "outer_pkg.inner:Box.forget:lr=0.2").id == "outer_pkg.inner:Box.forget:lr=0.2"
@@ -222,9 +187,9 @@ def test_an_unannotated_field_that_defaults_to_none_can_be_set():
     assert resolve("unlearner", f"{HERE}method:cap=7").value(None, None)[2] in (7, "7")
 
 
-def test_annotations_for_type_checkers_only_do_not_hide_the_others(folder):
+def test_annotations_for_type_checkers_only_do_not_hide_the_others(modules):
     write(
-        folder / "typed_method.py",
+        modules / "typed_method.py",
         "from __future__ import annotations\nfrom typing import TYPE_CHECKING\n"
         "if TYPE_CHECKING:\n    from torch import nn\n"
         "def forget(model: nn.Module, request, epochs: int | None = None):\n    return epochs\n",
@@ -298,131 +263,6 @@ def test_a_field_given_twice_is_refused():
         resolve("unlearner", "gd:lr=0.1,lr=0.2")
 
 
-@pytest.mark.parametrize(
-    ("text", "error"),
-    [
-        ("X = 1\nraise RuntimeError('broken inside')\n", "RuntimeError: broken inside"),
-        ("\nimport a_missing_helper_of_mine\n", "ModuleNotFoundError: No module named 'a_missing_helper_of_mine'"),
-    ],
-)
-def test_a_module_that_raises_at_import_is_named_with_file_and_line(folder, text, error):
-    file = write(folder / "broken_method.py", text)
-    with pytest.raises(SpecError) as caught:
-        resolve("unlearner", "broken_method:forget")
-    message = f"the unlearner 'broken_method:forget' cannot be imported: {error} ({file}:2)"
-    assert str(caught.value) == message
-    assert caught.value.__cause__ is not None
-
-
-def test_a_syntax_error_is_named_with_file_and_line(folder):
-    write(folder / "garbled_method.py", "x = 1\ndef forget(:\n")
-    with pytest.raises(SpecError, match=r"cannot be imported: SyntaxError: .*garbled_method\.py, line 2"):
-        resolve("unlearner", "garbled_method:forget")
-
-
-# ---- entry points
-
-
-def install(folder: Path, name: str, group: str, entries: dict[str, str], metadata: str = "") -> None:
-    info = folder / name / f"{name}-1.0.dist-info"
-    write(info / "METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{metadata}")
-    write(info / "entry_points.txt", f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in entries.items()))
-    sys.path.insert(0, str(folder / name))
-
-
-@pytest.fixture
-def site(tmp_path, monkeypatch, fresh_entries):
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    return tmp_path
-
-
-def test_an_installed_plugin_is_found_by_name(site, folder):
-    write(folder / "their_method.py", FORGET)
-    install(site, "theirs", "unlearning.unlearners", {"theirs-forget": "their_method:forget"})
-    found = resolve("unlearner", "theirs-forget:lr=0.2")
-    assert (found.id, found.distribution, found.version) == ("theirs-forget:lr=0.2", "theirs", "1.0")
-
-
-def test_two_distributions_that_claim_one_name_are_both_named(site):
-    install(site, "first-plugin", "unlearning.unlearners", {"clash": "one:forget"})
-    install(site, "second-plugin", "unlearning.unlearners", {"clash": "two:forget"})
-    with pytest.raises(SpecError, match="register the same unlearner 'clash'; uninstall all but one") as caught:
-        resolve("unlearner", "clash")
-    assert "first-plugin (one:forget)" in str(caught.value)
-    assert "second-plugin (two:forget)" in str(caught.value)
-    assert resolve("unlearner", "gd").id == "gd"
-
-
-def test_a_name_of_ours_that_a_distribution_takes_is_refused(site):
-    install(site, "squatter", "unlearning.unlearners", {"scrub": "theirs:Scrub"})
-    with pytest.raises(SpecError, match=r"squatter \(theirs:Scrub\)"):
-        resolve("unlearner", "scrub")
-
-
-def test_one_entry_point_found_twice_is_one(site):
-    install(site, "first-plugin", "unlearning.unlearners", {"same": "one:forget"})
-    install(site, "second-plugin", "unlearning.unlearners", {"same": "one:forget"})
-    assert list(available("unlearner")).count("same") == 1
-
-
-def test_a_plugin_that_cannot_be_imported_fails_only_if_it_is_asked_for(site):
-    install(site, "rotten", "unlearning.unlearners", {"rotten": "no_such_module_at_all:forget"})
-    assert "rotten" in available("unlearner")
-    assert resolve("unlearner", "gd").id == "gd"
-    with pytest.raises(SpecError, match="the unlearner 'rotten' of rotten cannot be imported"):
-        resolve("unlearner", "rotten")
-
-
-EXTRAS = (
-    "Provides-Extra: vision\nProvides-Extra: sound\nRequires-Dist: numpy\nRequires-Dist: an-absent-base>=1\n"
-    "Requires-Dist: An.Absent_Eye>=2; extra == 'vision'\nRequires-Dist: its-name-differs; extra == 'sound'\n"
-)
-
-
-@pytest.mark.parametrize(
-    ("module", "metadata", "said"),
-    [
-        ("an_absent_eye.models", EXTRAS, "; the extra 'vision' brings it: pip install 'lacking[vision]'"),
-        ("an_absent_ear", EXTRAS, "; one of its extras may bring it: vision, sound"),
-        ("an_absent_base", EXTRAS, " although lacking requires it: pip install lacking"),
-        ("an_absent_ear", "", ""),
-    ],
-    ids=["extra", "another name", "required", "undeclared"],
-)
-def test_a_plugin_that_lacks_a_module_says_what_brings_it(site, folder, module, metadata, said):
-    write(folder / "lacking_method.py", f"import {module}\n{FORGET}")
-    install(site, "lacking", "unlearning.unlearners", {"lacking": "lacking_method:forget"}, metadata)
-    with pytest.raises(SpecError) as caught:
-        resolve("unlearner", "lacking")
-    missing = module.partition(".")[0]
-    assert str(caught.value) == (
-        f"the unlearner 'lacking' of lacking needs the module {missing!r}, which is not installed{said}"
-    )
-
-
-def test_a_plugin_that_raises_when_imported_stops_the_run_with_its_own_traceback(site, folder, tmp_path):
-    write(folder / "rotten_helper.py", "def prepare():\n    raise RuntimeError('no such device')\n")
-    write(folder / "rotten_method.py", "import rotten_helper\n\nrotten_helper.prepare()\n")
-    install(site, "rotten", "unlearning.unlearners", {"rotten": "rotten_method:forget"})
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(site / "rotten"), str(ROOT)])}
-
-    def listing(name):
-        command = [sys.executable, "-m", "pytest", "--pyargs", "test_suites", "--co", "-q", f"--unlearner={name}"]
-        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-
-    done = listing("rotten")
-    assert done.returncode == 4
-    said = done.stderr.strip().splitlines()
-    assert said[0].startswith("ERROR: the unlearner 'rotten' of rotten cannot be imported: RuntimeError: no such")
-    assert [line.partition(", in ")[2] for line in said if line.startswith("  File")] == ["<module>", "prepare"]
-    assert "importlib" not in done.stderr
-    assert listing("gd").returncode == 0, "nobody asked for it"
-
-
-def test_names_are_listed_in_order():
-    assert list(available("unlearner")) == sorted(available("unlearner"))
-
-
 # ---- objects from Python
 
 
@@ -477,92 +317,6 @@ def test_two_lambdas_of_one_file_have_different_identities():
     assert identities[0] != identities[1]
 
 
-def at_a_prompt(text):
-    """Define ``forget`` as at a prompt or in a notebook: in a module without a file."""
-    import types
-
-    module = types.ModuleType("at_a_prompt")
-    exec(text, module.__dict__)
-    return module
-
-
-@pytest.mark.parametrize(
-    "text", ["def forget(m, r):\n return {}", "class forget:\n def __call__(self, m, r): return {}"]
-)
-def test_what_was_typed_anew_at_a_prompt_has_another_source(monkeypatch, text):
-    sources = []
-    for version in (1, 2):
-        module = at_a_prompt(text.format(version))
-        monkeypatch.setitem(sys.modules, "at_a_prompt", module)
-        sources.append(source_of(module.forget))
-    assert sources[0] != sources[1]
-
-
-# ---- the hash of the source
-
-
-def sources_around_an_edit(spec: str, file: Path) -> tuple[str, str]:
-    before = resolve("unlearner", spec).source
-    file.write_text(file.read_text() + "\n# edited\n")
-    return before, resolve("unlearner", spec).source
-
-
-@pytest.mark.parametrize(
-    "edited", ["loose_method.py", "loose_helper.py", "loose_pkg/__init__.py", "loose_pkg/deep/part.py"]
-)
-def test_an_edited_helper_of_a_loose_file_changes_the_hash(folder, edited):
-    write(folder / "loose_method.py", "import loose_helper, loose_pkg.deep.part\n" + FORGET)
-    for name in ("loose_helper.py", "loose_pkg/__init__.py", "loose_pkg/deep/__init__.py", "loose_pkg/deep/part.py"):
-        write(folder / name)
-    before, after = sources_around_an_edit("loose_method:forget", folder / edited)
-    assert before != after
-
-
-@pytest.mark.parametrize("edited", ["whole_pkg/method.py", "whole_pkg/__init__.py", "whole_pkg/sub/helper.py"])
-def test_an_edited_module_of_a_package_changes_the_hash(folder, edited):
-    write(folder / "whole_pkg/method.py", FORGET)
-    for name in ("whole_pkg/__init__.py", "whole_pkg/sub/__init__.py", "whole_pkg/sub/helper.py"):
-        write(folder / name)
-    before, after = sources_around_an_edit("whole_pkg.method:forget", folder / edited)
-    assert before != after
-
-
-def test_an_unrelated_file_does_not_change_the_hash(folder, tmp_path_factory):
-    write(folder / "lone_pkg/__init__.py", FORGET)
-    write(folder / "lone_pkg/notes.txt", "read me")
-    elsewhere = write(tmp_path_factory.mktemp("elsewhere") / "unrelated.py")
-    beside = write(folder / "beside.py")
-    for file in (elsewhere, beside, folder / "lone_pkg/notes.txt"):
-        before, after = sources_around_an_edit("lone_pkg:forget", file)
-        assert before == after
-
-
-def test_an_unrelated_folder_does_not_change_the_hash_of_a_loose_file(folder, tmp_path_factory):
-    write(folder / "solo_method.py", FORGET)
-    before, after = sources_around_an_edit("solo_method:forget", write(tmp_path_factory.mktemp("other") / "x.py"))
-    assert before == after
-
-
-def test_renaming_a_helper_changes_the_hash(folder):
-    write(folder / "ren_method.py", FORGET)
-    helper = write(folder / "ren_helper.py", "x = 1\n")
-    before = resolve("unlearner", "ren_method:forget").source
-    helper.rename(folder / "ren_other.py")
-    assert resolve("unlearner", "ren_method:forget").source != before
-
-
-def test_methods_of_the_tree_have_sources_of_their_own():
-    names = ("cfk", "euk", "ga", "gd", "neggrad_plus", "ngd", "rewind", "scrub", "short", "ssd", "undo")
-    assert len({resolve("unlearner", name).source for name in names}) == len(names)
-    assert resolve("unlearner", "identity").source == resolve("unlearner", "retrain").source
-
-
-def test_every_registered_thing_resolves():
-    for kind in registry.GROUPS:
-        for name in available(kind):
-            assert resolve(kind, name).id == name
-
-
 # ---- objects and things of the wrong kind
 
 
@@ -599,62 +353,11 @@ def test_things_of_the_wrong_kind_are_named_as_such(kind, spec, said):
         resolve(kind, spec)
 
 
-def test_a_factory_function_makes_a_poison(folder):
+def test_a_factory_function_makes_a_poison(modules):
     write(
-        folder / "factory_module.py",
+        modules / "factory_module.py",
         "from poisons.backdoor import Backdoor\ndef corner(size: int = 1):\n    return Backdoor(size=size)\n",
     )
     found = resolve("poison", "factory_module:corner:size=3")
     assert found.value.size == 3
     assert found.fields == {"size": 3}
-
-
-# ---- several at once
-
-
-def test_all_are_the_registered_ones_without_the_controls():
-    from harness.registry import resolve_all
-
-    names = [each.id for each in resolve_all("unlearner", ["all"])]
-    assert {"cfk", "euk", "ga", "gd", "neggrad_plus", "ngd", "rewind", "scrub", "ssd", "undo"} <= set(names)
-    assert not {"retrain", "identity", "wrecked", "short"} & set(names)
-    assert [each.id for each in resolve_all("unlearner", ["gd", "identity", "gd"])] == ["gd", "identity"]
-
-
-def test_cells_pair_every_method_with_the_poisons_that_a_task_lists():
-    from harness.registry import cells, resolve_all
-
-    found = cells(resolve_all("unlearner", ["gd", "scrub"]), [resolve("task", "digits-cnn")])
-    assert [cell.id for cell in found] == [
-        "gd-digits-cnn-backdoor", "gd-digits-cnn-gaussian", "scrub-digits-cnn-backdoor", "scrub-digits-cnn-gaussian",
-    ]  # fmt: skip
-
-
-def test_a_poison_of_another_modality_is_refused_by_name():
-    from dataclasses import replace
-
-    from harness.registry import cells
-
-    @dataclass(frozen=True)
-    class Letters:
-        modality = "text"
-        poisons = ()
-
-    task = replace(resolve("task", "digits-cnn"), id="letters", value=Letters())
-    with pytest.raises(SpecError, match=r"no poison fits the text task 'letters' \(given: backdoor\)"):
-        cells([resolve("unlearner", "gd")], [task], ["backdoor"])
-    with pytest.raises(SpecError, match=r"no poison fits the text task .* \(given: none\)"):
-        cells([resolve("unlearner", "gd")], [task])
-
-
-class Bare:
-    """A poison, say, that is no dataclass: its objects are equal to themselves alone."""
-
-
-def test_what_went_to_another_process_and_back_is_the_same():
-    here = Registered("poison", "plain", "plain", Bare(), {}, "(local)", "", "0" * 64)
-    there = pickle.loads(pickle.dumps(here))
-    assert there.value != here.value
-    assert there == here
-    assert hash(there) == hash(here)
-    assert replace(here, source="1" * 64) != here

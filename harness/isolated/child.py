@@ -23,7 +23,7 @@ from typing import Any
 
 from harness import registry
 from harness.isolated import wire
-from harness.isolated.jobs import Answer, Job, error_of
+from harness.isolated.jobs import Answer, Job, error_of, resolved
 from harness.isolated.walls import Openings, put_up
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -144,7 +144,8 @@ def _prepared(folder: Path) -> tuple[Job, Openings, int, int]:
     job = Job(
         getattr(importlib.import_module(module), name),
         plain["method"],
-        registry.resolve("task", task) if task is not None else None,
+        plain["cwd"],
+        resolved("task", task, plain["cwd"]) if task is not None else None,
         plain["arguments"],
         tensors,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from harness import registry
 from harness.api import DECLARATIONS, ContractError, UnlearningError, declares
 from harness.calling import PluginExit
 from harness.cells import Registered
+from harness.importing import trace
 from harness.sources import factory_of
 from harness.specs import SpecError
 
@@ -37,6 +39,7 @@ class Job:
     Attributes:
         function: What does it.
         spec: Of the method.
+        folder: Working directory of the command, in which modules are found.
         task: The task, or None.
         arguments: Plain values.
         tensors: Tensors by name, on the CPU.
@@ -44,17 +47,28 @@ class Job:
 
     function: Callable[[Job], Answer]
     spec: str
+    folder: str
     task: Registered | None
     arguments: dict[str, Any]
     tensors: Mapping[str, Tensor]
 
     def method(self) -> Registered:
         """Import the method, and return it."""
-        return registry.resolve("unlearner", self.spec)
+        return resolved("unlearner", self.spec, self.folder)
 
     def parts(self, of: str) -> dict[str, Tensor]:
         """Return the tensors whose names begin so, by the rest of their names."""
         return {name.removeprefix(f"{of}."): t for name, t in self.tensors.items() if name.startswith(f"{of}.")}
+
+
+def resolved(kind: registry.Kind, spec: str, folder: str) -> Registered:
+    """Return what a spec names in a folder; this process stays in its own."""
+    own = os.getcwd()
+    os.chdir(folder)
+    try:
+        return registry.resolve(kind, spec, hashed=False)
+    finally:
+        os.chdir(own)
 
 
 def describe(job: Job) -> Answer:
@@ -67,11 +81,13 @@ def describe(job: Job) -> Answer:
     if not asked and said["history"] is not None:
         plain |= {"history": list(said["history"])}
     owner = factory_of(found.value)
-    place: dict[str, Any] = {"file": "", "line": 0}
+    line = 0
     with contextlib.suppress(OSError, TypeError):
-        place = {"file": inspect.getfile(owner), "line": inspect.getsourcelines(owner)[1]}
-    made = {name: getattr(found, name) for name in ("id", "name", "distribution", "version")}
-    return {**made, **place, "fields": dict(found.fields), "declares": plain, "asked": asked}, {}
+        line = inspect.getsourcelines(owner)[1]
+    made = {name: getattr(found, name) for name in ("id", "name", "distribution", "version", "file")}
+    depends_on = declares(found.value, "depends_on") or declares(owner, "depends_on")
+    made["depends_on"] = [depends_on] if isinstance(depends_on, str) else list(depends_on)
+    return {**made, "line": line, "fields": dict(found.fields), "declares": plain, "asked": asked}, {}
 
 
 def history(job: Job) -> Answer:
@@ -114,7 +130,7 @@ def error_of(error: BaseException) -> dict[str, Any]:
     elif type(error) not in KNOWN.values():
         known = [each.__name__ for each in KNOWN.values() if isinstance(error, each)]
         name = known[0] if known else name
-    lines = registry.trace(error.__cause__) if isinstance(error, SpecError) else []
+    lines = trace(error.__cause__) if isinstance(error, SpecError) else []
     return {
         "name": name,
         "text": "\n".join([text, *lines]),

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import registry
 from harness.api import DECLARATIONS, ContractError, UnlearningError, declares
 from harness.cells import Registered
-from harness.isolated import process
+from harness.isolated import process, walls
 from harness.isolated.process import Answer, Limits
-from harness.isolated.reach import Reached, reached
-from harness.sources import ROOT
-from harness.specs import split
+from harness.sources import ROOT, Reached, source_of_module
+from harness.specs import SpecError, split
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,6 +30,8 @@ CONTROLS = "unlearners.controls"
 TRAINING = ("harness.training.unlearning", "torch._dynamo")
 #: Libraries of which it imports what this process has imported.
 LIBRARIES = ("torchvision", "transformers")
+#: Source, what is reached, files that are depended on.
+_Source = tuple[str, Reached, tuple[Path, ...]]
 DOTTED = re.compile(r"([\w.]+):[\w.]+")
 
 
@@ -38,11 +41,10 @@ class Remote:
 
     Attributes:
         spec: What names it.
-        file, line: Where it is defined.
+        line: The line of its file where it is defined.
     """
 
     spec: str
-    file: str = ""
     line: int = 0
     declared: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -86,12 +88,13 @@ def resolve(spec: str) -> Registered:
     declared = dict(said["declares"])
     if said["asked"]:
         declared["history"] = lambda epochs: _history(spec, epochs)
-    value = Remote(said["id"], said["file"], int(said["line"]), declared)
-    parts = [part.sha256 for part in _reached("unlearner", spec)]
+    declared["depends_on"] = tuple(map(str, said["depends_on"]))
+    value = Remote(said["id"], int(said["line"]), declared)
+    parts = [source for source, _, _ in _sources("unlearner", spec, declared["depends_on"])]
     source = parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
     return Registered(
         "unlearner", said["id"], said["name"], value, said["fields"], said["distribution"], said["version"], source,
-        isolated=True,
+        said["file"], isolated=True,
     )  # fmt: skip
 
 
@@ -151,7 +154,9 @@ def unlearn(
     for epoch, state in history.items():
         tensors |= {f"history.{epoch}.{name}": tensor for name, tensor in state.items()}
     arguments = {**plain, "device": str(retain.device), "history": list(history)}
-    answer = _ask("unlearn", of.id, task=task, arguments=arguments, tensors=tensors, limits=limits)
+    answer = _ask(
+        "unlearn", of.id, depends_on=of.value.depends_on, task=task, arguments=arguments, tensors=tensors, limits=limits
+    )
     with isolated_rng(0):
         model: nn.Module = task.value.new_model()
     expected = {name: (tuple(t.shape), t.dtype) for name, t in model.state_dict().items()}
@@ -181,7 +186,7 @@ def ask(function: str, of: Registered, arguments: Mapping[str, Any], limits: Lim
         arguments: Plain values.
         limits: What the process may use.
     """
-    return _ask(function, of.id, arguments=arguments, limits=limits, torch=True).plain
+    return _ask(function, of.id, depends_on=of.value.depends_on, arguments=arguments, limits=limits, torch=True).plain
 
 
 def warm() -> None:
@@ -210,16 +215,19 @@ def _ask(
     function: str,
     spec: str,
     *,
+    depends_on: tuple[str, ...] = (),
     task: Registered | None = None,
     arguments: Mapping[str, Any] | None = None,
     tensors: Mapping[str, Tensor] | None = None,
     limits: Limits = Limits(),  # noqa: B008 - it is frozen
     torch: bool = False,
 ) -> Answer:
-    parts = [*_reached("unlearner", spec), *(_reached("task", task.id) if task is not None else [])]
-    files = [file for part in parts for file in part.files]
+    parts = [*_sources("unlearner", spec, depends_on), *(_sources("task", task.id) if task is not None else [])]
+    files = [file for _, reached, others in parts for file in (*reached.files, *others)]
+    walls.require_apart(files)
     # A module is found by the names in the folders of sys.path.
-    folders = {part.top for part in parts} | {ROOT}
+    modules = [each for _, reached, _ in parts for each in reached.modules.items()]
+    folders = {file.parents[name.count(".") + (file.stem == "__init__")] for name, file in modules} | {ROOT}
     loaded = [name for name in sys.modules if name.partition(".")[0] in LIBRARIES]
     imports = [*TRAINING, *loaded] if torch or tensors else []
     return process.ask(
@@ -229,8 +237,12 @@ def _ask(
     )  # fmt: skip
 
 
-def _reached(kind: registry.Kind, spec: str) -> list[Reached]:
+def _sources(kind: registry.Kind, spec: str, depends_on: tuple[str, ...] = ()) -> list[_Source]:
     """Return what the modules are made of that a spec names: the plugin's own first, and those in its fields."""
     target, _, fields = split(spec)
     names = [module_of(kind, target), *re.findall(DOTTED, fields)]
-    return [found for name in dict.fromkeys(filter(None, names)) if (found := reached(name)) is not None]
+    found = []
+    for at, name in enumerate(dict.fromkeys(filter(None, names))):
+        with contextlib.suppress(SpecError):  # the method's process says it, and how
+            found.append(source_of_module(name, () if at else depends_on))
+    return found

@@ -214,7 +214,7 @@ def ask(
         plain = {
             "function": function, "method": spec, "task": task, "arguments": dict(arguments or {}),
             "files": list(map(str, files)), "folders": list(map(str, folders)),
-            "memory": memory, "largest": largest, "path": _path(),
+            "memory": memory, "largest": largest, "path": _path(), "cwd": os.getcwd(),
         }  # fmt: skip
         wire.write(folder, plain, tensors or {})
         ended = running.run(folder, limits.seconds)

@@ -20,6 +20,9 @@ SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc", "/opt", "/nix/store
 #: Devices that can be used. What is in /dev/shm outlives a process, and is not among them.
 DEVICES = ("null", "zero", "full", "random", "urandom", "nvidia*", "nvidia-caps/*", "kfd", "dri/*")
 
+#: What methods must not read, by what a message calls it.
+HIDDEN: dict[str, Path] = {}
+
 PR_SET_NO_NEW_PRIVS = 38
 CAPABILITIES = 0x20080522  # version 3 of the interface
 PROCESSES = 1 << 15
@@ -81,12 +84,25 @@ def require_hidden(places: Mapping[str, Path | None]) -> None:
     Raises:
         UnlearningError: One of them lies in such a folder.
     """
+    HIDDEN.update({what: place.resolve() for what, place in places.items() if place is not None})
     for what, place in places.items():
         inside = [] if place is None else [f for f in readable() if place.resolve().is_relative_to(f)]
         if inside:
             raise UnlearningError(
                 f"{what}, {place}, is in {inside[0]}, which isolated methods can read; put it in another directory"
             )
+
+
+def require_apart(files: Iterable[Path]) -> None:
+    """Refuse to open files of what was hidden, which a method may have declared to depend on.
+
+    Raises:
+        UnlearningError: One of them is in there.
+    """
+    for what, place in HIDDEN.items():
+        for file in files:
+            if file.resolve().is_relative_to(place):
+                raise UnlearningError(f"{file}, on which the method depends, is in {what}, which it must not read")
 
 
 def put_up(work: Path, openings: Openings, memory: int, largest: int) -> None:

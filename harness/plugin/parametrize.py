@@ -11,6 +11,7 @@ from _pytest_unlearning import DEFAULTS
 from harness import registry
 from harness.api import UnlearningError
 from harness.cells import Cell, Registered
+from harness.importing import trace
 from harness.isolated import method as isolated
 from harness.judging.claims import CLAIMS, GATING, Claim
 from harness.plugin.settings import Settings
@@ -117,7 +118,7 @@ def _parametrize_decorated(metafunc: pytest.Metafunc, mark: pytest.Mark, setting
         methods, task = [method(each) for each in unlearners], registry.resolve("task", spec)
         cells = registry.cells(methods, [task], poisons, settings.discovery)
     except UnlearningError as error:
-        raise pytest.Collector.CollectError("\n".join([str(error), *registry.trace(error.__cause__)])) from None
+        raise pytest.Collector.CollectError("\n".join([str(error), *trace(error.__cause__)])) from None
     if "clause" in metafunc.fixturenames:
         _give_clauses(metafunc, settings, methods, task)
         return

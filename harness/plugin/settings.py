@@ -16,6 +16,7 @@ from harness import registry
 from harness.api import UnlearningError
 from harness.cells import Cell, Registered
 from harness.contract.lines import LINES, Clause
+from harness.importing import trace
 from harness.isolated import method as isolated
 from harness.isolated import walls
 from harness.judging.plan import Plan
@@ -265,4 +266,4 @@ def _or_usage_error(function: Callable[..., T], *arguments: Any) -> T:
     try:
         return function(*arguments)
     except UnlearningError as error:
-        raise pytest.UsageError("\n".join([str(error), *registry.trace(error.__cause__)])) from error
+        raise pytest.UsageError("\n".join([str(error), *trace(error.__cause__)])) from error

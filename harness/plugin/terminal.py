@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from harness.cells import Registered
 from harness.plugin.expectations import as_expected
 from harness.plugin.session import Session
 from harness.report import github, tables
 from harness.report.document import write_json, write_text
+from harness.sources import in_tree
 
 
 def header(session: Session) -> list[str]:
@@ -31,6 +33,7 @@ def header(session: Session) -> list[str]:
             lines.append(
                 f"unlearner: {method.name}({fields})  {method.distribution} {method.version}".rstrip()
                 + f", source {method.source[:8]}"
+                + _from(method)
             )
     looks = ", ".join(map(str, settings.plan.looks))
     for task in settings.tasks:
@@ -39,8 +42,14 @@ def header(session: Session) -> list[str]:
             f"task: {task.id}   poisons: {', '.join(poisons)}   seeds: {looks}   "
             f"budget: {100 * settings.budget:g} % of retraining"
             + (f"   discovery: {100 * settings.discovery:g} %" if settings.discovery < 1 else "")
+            + _from(task)
         )
     return [*lines, devices]
+
+
+def _from(plugin: Registered) -> str:
+    """Return where a plugin is that is not in-tree: modules of one name may stand in several folders."""
+    return f", file {plugin.file}" if plugin.file and not in_tree(plugin.file) else ""
 
 
 def summarise(session: Session, reporter: Any) -> None:

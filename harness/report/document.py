@@ -289,11 +289,12 @@ def plain(verdict: Verdict) -> dict[str, Any]:
 
 
 def made_of(method: Registered) -> dict[str, Any]:
-    """Return the record of a method, as plain values: its fields, its distribution, and the hash of its source."""
+    """Return the record of a method, as plain values: its fields, distribution and file, and the hash of its source."""
     return {
         "fields": dict(method.fields),
         "distribution": method.distribution,
         "version": method.version,
+        "file": method.file,
         "source_sha256": method.source,
     }
 

@@ -80,7 +80,7 @@ def _place(method: Registered) -> dict[str, Any]:
     workspace = Path(os.environ.get("GITHUB_WORKSPACE", Path.cwd())).resolve()
     try:
         if method.isolated:
-            file, line = Path(method.value.file).resolve(), method.value.line
+            file, line = Path(method.file).resolve(), method.value.line
         else:
             owner = factory_of(method.value)
             file, line = Path(inspect.getfile(owner)).resolve(), inspect.getsourcelines(owner)[1]

@@ -71,7 +71,7 @@ class Unlearning:
         retain, forget = handed_over(train, points.planted, points.known, points.left)
         counted = is_counted(trial) and self.operations(trial) is None
         given: dict[str, Any] = {
-            "budget": self._bench.budget * task.epochs, "seed": derive("unlearning", method.name, trial.seed),
+            "budget": self._bench.budget * task.epochs, "seed": derive("unlearning", trial.seed),
             "history": history, "count_flops": counted,
         }  # fmt: skip
         model: nn.Module

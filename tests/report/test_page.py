@@ -210,6 +210,12 @@ def test_every_kind_of_run_has_a_page(change, said, heuristics):
     assert said in page_of(change(document(heuristics=heuristics))).text
 
 
+def test_the_file_of_a_method_stands_beside_its_source():
+    result = document()
+    result["unlearners"][0]["file"] = "/project/mine.py"
+    assert f"{'ab' * 6} /project/mine.py" in page_of(result).text
+
+
 def test_heuristics_come_with_the_figure_where_audits_ran_too():
     both = document(methods=("good", "bad"), heuristics=True)
     page = page_of(both)
