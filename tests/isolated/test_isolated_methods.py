@@ -11,6 +11,7 @@ from asking import BEHIND_WALLS, Request
 from harness import registry
 from harness.api import DECLARATIONS, ContractError, UnlearningError, declares
 from harness.isolated import method as isolated
+from harness.isolated import walls
 from harness.isolated.process import Limits, MethodError
 from harness.specs import SpecError
 from harness.training.data import digest
@@ -144,3 +145,63 @@ def test_the_judges_generators_are_left_alone(asked):
 def test_it_cannot_be_called_here():
     with pytest.raises(UnlearningError, match="runs isolated, and cannot be called in this process"):
         isolated.resolve("gd").value(None, None)
+
+
+DEPENDING = """
+import pathlib
+
+import helping.inner
+
+HERE = pathlib.Path(__file__).parent
+
+
+def forget(model, request):
+    import torch
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(helping.inner.VALUE * float((HERE / "value.txt").read_text()))
+    return model
+
+
+def peeks(model, request):
+    (HERE / "other.txt").read_text()
+    return model
+
+
+forget.depends_on = "value.txt"
+"""
+
+
+@pytest.fixture
+def depending(tmp_path, monkeypatch):
+    (tmp_path / "helping").mkdir()
+    (tmp_path / "helping" / "inner.py").write_text("VALUE = 2.0\n")
+    (tmp_path / "depending.py").write_text(DEPENDING)
+    for name in ("value", "other"):
+        (tmp_path / f"{name}.txt").write_text("3")
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("depending", "helping")]:
+        del sys.modules[name]
+
+
+def test_it_reads_what_its_source_names_and_nothing_beside(asked, depending):
+    model, _ = asked.isolated("depending:forget")
+    assert {float(p.detach().mean()) for p in model.parameters()} == {6.0}
+    with pytest.raises(MethodError, match=r"PermissionError: .*other.txt"):
+        asked.isolated("depending:peeks")
+
+
+def test_what_it_depends_on_is_in_its_source(depending):
+    first = isolated.resolve("depending:forget").source
+    assert first == registry.resolve("unlearner", "depending:forget").source
+    (depending / "value.txt").write_text("4")
+    assert isolated.resolve("depending:forget").source != first
+
+
+def test_nobody_depends_on_the_store(asked, depending, monkeypatch):
+    monkeypatch.setattr(walls, "HIDDEN", {})
+    walls.require_hidden({"the store": depending / "value.txt"})
+    with pytest.raises(UnlearningError, match=r"value\.txt, on which the method depends, is in the store, which"):
+        asked.isolated("depending:forget")
