@@ -149,7 +149,7 @@ def _prepared(folder: Path) -> tuple[Job, Openings, int, int]:
         plain["arguments"],
         tensors,
     )
-    openings = Openings(tuple(map(Path, plain["files"])), tuple(map(Path, plain["folders"])))
+    openings = Openings(tuple(map(Path, plain["files"])), tuple(map(Path, plain["folders"])), plain["gpus"])
     return job, openings, plain["memory"], plain["largest"]
 
 

@@ -155,8 +155,9 @@ def unlearn(
         tensors |= {f"history.{epoch}.{name}": tensor for name, tensor in state.items()}
     arguments = {**plain, "device": str(retain.device), "history": list(history)}
     answer = _ask(
-        "unlearn", of.id, depends_on=of.value.depends_on, task=task, arguments=arguments, tensors=tensors, limits=limits
-    )
+        "unlearn", of.id, depends_on=of.value.depends_on, task=task, arguments=arguments, tensors=tensors,
+        limits=limits, gpus=retain.device.type != "cpu",
+    )  # fmt: skip
     with isolated_rng(0):
         model: nn.Module = task.value.new_model()
     expected = {name: (tuple(t.shape), t.dtype) for name, t in model.state_dict().items()}
@@ -221,6 +222,7 @@ def _ask(
     tensors: Mapping[str, Tensor] | None = None,
     limits: Limits = Limits(),  # noqa: B008 - it is frozen
     torch: bool = False,
+    gpus: bool = False,
 ) -> Answer:
     parts = [*_sources("unlearner", spec, depends_on), *(_sources("task", task.id) if task is not None else [])]
     files = [file for _, reached, others in parts for file in (*reached.files, *others)]
@@ -233,7 +235,7 @@ def _ask(
     return process.ask(
         function if ":" in function else f"harness.isolated.jobs:{function}", spec,
         task=task.id if task is not None else None, arguments=arguments, tensors=tensors,
-        files=files, folders=sorted(folders), imports=imports, limits=limits,
+        files=files, folders=sorted(folders), gpus=gpus, imports=imports, limits=limits,
     )  # fmt: skip
 
 

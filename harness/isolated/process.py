@@ -185,6 +185,7 @@ def ask(
     tensors: Mapping[str, Tensor] | None = None,
     files: Sequence[Path] = (),
     folders: Sequence[Path] = (),
+    gpus: bool = False,
     imports: Sequence[str] = (),
     limits: Limits = Limits(),
 ) -> Answer:
@@ -198,6 +199,7 @@ def ask(
         tensors: Tensors by name.
         files: What the job can read besides the system, Python and our packages.
         folders: What it can list.
+        gpus: Whether it can use GPUs.
         imports: Modules that the server imports first, once for all jobs.
         limits: What the job may use.
 
@@ -214,7 +216,7 @@ def ask(
         plain = {
             "function": function, "method": spec, "task": task, "arguments": dict(arguments or {}),
             "files": list(map(str, files)), "folders": list(map(str, folders)),
-            "memory": memory, "largest": largest, "path": _path(), "cwd": os.getcwd(),
+            "gpus": gpus, "memory": memory, "largest": largest, "path": _path(), "cwd": os.getcwd(),
         }  # fmt: skip
         wire.write(folder, plain, tensors or {})
         ended = running.run(folder, limits.seconds)

@@ -18,7 +18,9 @@ from harness.sources import IN_TREE, ROOT
 #: Folders of the system that can be read, where they exist.
 SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc", "/opt", "/nix/store", "/proc", "/sys")
 #: Devices that can be used. What is in /dev/shm outlives a process, and is not among them.
-DEVICES = ("null", "zero", "full", "random", "urandom", "nvidia*", "nvidia-caps/*", "kfd", "dri/*")
+DEVICES = ("null", "zero", "full", "random", "urandom")
+#: And by jobs on a GPU; others would compute there unseen.
+GPUS = ("nvidia*", "nvidia-caps/*", "kfd", "dri/*")
 
 #: What methods must not read, by what a message calls it.
 HIDDEN: dict[str, Path] = {}
@@ -35,10 +37,12 @@ class Openings:
     Attributes:
         files: Single files.
         folders: Folders whose names can be listed, with all below; what is in the files stays hidden.
+        gpus: Whether GPUs can be used.
     """
 
     files: tuple[Path, ...] = ()
     folders: tuple[Path, ...] = ()
+    gpus: bool = False
 
 
 def missing() -> str:
@@ -135,7 +139,8 @@ def put_up(work: Path, openings: Openings, memory: int, largest: int) -> None:
 
 
 def _rules(work: Path, openings: Openings) -> Iterable[tuple[Path, int]]:
-    devices = [path for pattern in DEVICES for path in Path("/dev").glob(pattern)]
+    patterns = (*DEVICES, *GPUS) if openings.gpus else DEVICES
+    devices = [path for pattern in patterns for path in Path("/dev").glob(pattern)]
     parts: Sequence[tuple[Iterable[Path], int]] = (
         (readable(), landlock.READ),
         (openings.files, landlock.READ),

@@ -2,6 +2,7 @@
 
 import platform
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -43,3 +44,12 @@ def test_without_landlock_the_run_is_refused(folder):
     assert run.code == 4
     assert "methods cannot be isolated here: this system lacks Landlock" in run.text
     assert "Traceback" not in run.text
+
+
+def test_gpus_are_there_for_jobs_on_a_gpu_only(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: asked.append(pattern) or iter(()))
+    for gpus in (False, True):
+        asked.clear()
+        walls._rules(tmp_path, walls.Openings(gpus=gpus))
+        assert ("nvidia*" in asked) is gpus
