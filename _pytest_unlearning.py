@@ -100,6 +100,11 @@ class Option:
         return self.name.removeprefix("--").replace("-", "_")
 
     @property
+    def is_flag(self) -> bool:
+        """Whether it has no value."""
+        return not self.metavar and not self.choices
+
+    @property
     def key(self) -> str:
         """What it is called in `DEFAULTS` and in the settings of the result."""
         return self.dest.removeprefix("audit_")
@@ -109,7 +114,7 @@ class Option:
         help = self.help + (". Repeatable" if self.many else "")
         if self.default is not None:
             help += f". Default: {self.default:g}" if isinstance(self.default, float) else f". Default: {self.default}"
-        if not self.metavar and not self.choices:
+        if self.is_flag:
             group.addoption(self.name, action="store_const", const=True, help=help)
         elif self.many:
             group.addoption(self.name, action="append", dest=self.dest, metavar=self.metavar, help=help)
@@ -175,6 +180,12 @@ OPTIONS = (
     Option(
         "--audit-data", "Directory of data sets in the Hugging Face layout (DIR/cifar10, DIR/imdb)", "DIR",
         _place, recorded=True,
+    ),
+    Option(
+        "--audit-isolated",
+        "Run each method in a process of its own, which has its request and nothing else: no store, no network. Needs "
+        "Linux with Landlock",
+        recorded=True,
     ),
     Option("--audit-device", "Device that models are trained on", default="auto", choices=("auto", "cpu", "cuda")),
     Option("--audit-json", "Write the machine-readable result to FILE", "FILE", _place, repeats=False),

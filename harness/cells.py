@@ -20,6 +20,7 @@ class Registered:
         distribution, version: The installed distribution it belongs to; ``"(local)"`` for a dotted path.
         source: SHA-256 of what makes it, hexadecimal: the code that it reaches, and what it declares to depend on.
         file: The file that defines it, or the function that it adapts; ``""`` for what was typed at a prompt.
+        isolated: Whether it is an unlearner that runs in a process of its own; ``value`` then only stands for it.
     """
 
     kind: str
@@ -31,17 +32,19 @@ class Registered:
     version: str
     source: str
     file: str = ""
+    isolated: bool = False
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What determines its behaviour, for keys of artefacts."""
-        return {"name": self.name, "fields": dict(self.fields), "source": self.source}
+        """What determines its behaviour, for keys of artefacts; isolated or not is part of it."""
+        of = {"name": self.name, "fields": dict(self.fields), "source": self.source}
+        return of | {"isolated": True} if self.isolated else of
 
     def __eq__(self, other: object) -> bool:
         # Not the objects themselves: one that went to another process and back is the same, whatever its class is.
         if not isinstance(other, Registered):
             return NotImplemented
-        return (self.kind, self.id, self.source, self.fields) == (other.kind, other.id, other.source, other.fields)
+        return (self.kind, self.id, self.identity) == (other.kind, other.id, other.identity)
 
     def __hash__(self) -> int:
         return hash((self.kind, self.id, self.source))

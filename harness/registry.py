@@ -76,8 +76,8 @@ def _entries(kind: Kind) -> dict[str, list[metadata.EntryPoint]]:
     return dict(sorted(found.items()))
 
 
-def resolve(kind: Kind, spec: str) -> Registered:
-    """Return the configured object that a spec names.
+def resolve(kind: Kind, spec: str, hashed: bool = True) -> Registered:
+    """Return the configured object that a spec names; if it is not to be hashed, its source is ``""``.
 
     Raises:
         SpecError: Unknown name (near misses are listed), a module that cannot be imported, an unknown or ill-typed
@@ -88,29 +88,37 @@ def resolve(kind: Kind, spec: str) -> Registered:
     given = fields_in(spec, fields)
     try:
         with calling(f"the {kind} {target!r}"):
-            return _configure(kind, target, factory, module, given, distribution, version)
+            return _configure(kind, target, factory, module if hashed else None, given, distribution, version)
     except UnlearningError:
         raise
     except Exception as error:
         raise SpecError(f"the {kind} {target!r} cannot be made: {raised(error)}") from cause(error)
 
 
-def resolve_all(kind: Kind, specs: Iterable[str]) -> list[Registered]:
+def resolve_all(
+    kind: Kind, specs: Iterable[str], resolve_one: Callable[[str], Registered] | None = None
+) -> list[Registered]:
     """Return what several specs name, each once.
 
     ``"all"`` is every registered one but the controls; ``"@FILE"`` are the specs in a file, one per line, where ``#``
     begins a comment: what a tuner writes.
 
+    Args:
+        kind: The kind.
+        specs: The specs.
+        resolve_one: What resolves one of them; None for `resolve`.
+
     Raises:
         SpecError: As `resolve`, or the file cannot be read or is empty.
     """
+    of = resolve_one or functools.partial(resolve, kind)
     found: dict[str, Registered] = {}
     for spec in _from_files(kind, specs):
         if spec == "all":
-            everything = [resolve(kind, name) for name in available(kind)]
+            everything = [of(name) for name in available(kind)]
             found |= {each.id: each for each in everything if not declares(each.value, "control")}
         else:
-            one = resolve(kind, spec)
+            one = of(spec)
             found[one.id] = one
     return list(found.values())
 
@@ -233,7 +241,7 @@ def _load(kind: Kind, target: str) -> tuple[Any, str, str, str]:
 
 
 def _configure(
-    kind: Kind, target: str, factory: Any, module: str, given: Mapping[str, str], distribution: str, version: str
+    kind: Kind, target: str, factory: Any, module: str | None, given: Mapping[str, str], distribution: str, version: str
 ) -> Registered:
     if not callable(factory):
         raise SpecError(f"the {kind} {target!r} is {type(factory).__name__}, neither a class nor a function")
@@ -277,7 +285,7 @@ def _configure(
     plain = {n: plain_value(v, f"({type(v).__name__})") for n, v in fields.items()}
     id_ = f"{target}:{label}" if label else target
     owner = factory_of(factory)
-    source = source_with_adapted(owner, value, module)
+    source = "" if module is None else source_with_adapted(owner, value, module)
     return Registered(kind, id_, target, value, plain, distribution, version, source, _file(owner, value))
 
 

@@ -70,6 +70,24 @@ def reached(module: str, folder: Path | None = None) -> Reached:
     return reach.found()
 
 
+def source_of_module(module: str, depends_on: tuple[str, ...] = ()) -> tuple[str, Reached, tuple[Path, ...]]:
+    """Return the source of what a module defines, as `source_of`, what it reaches, and the files it depends on.
+
+    Imports nothing.
+
+    Raises:
+        SpecError: There is no such module, or something that it depends on is missing.
+    """
+    reach = _Reach()
+    if (place := reach.find(module)) is None or place.file is None:
+        raise SpecError(f"the module {module!r} cannot be found")
+    reach.begin(module, place)
+    lines = [line for each in depends_on for line in _depended_on(reach, each, place.file)]
+    paths = [place.file.parent / each for each in depends_on]
+    files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
+    return _hashed(reach.found().sha256, lines), reach.found(), tuple(files)
+
+
 class _Reach:
     """A walk over imports.
 
@@ -208,7 +226,10 @@ def source_of(owner: Any, named: str = "", depends_on: tuple[str, ...] = ()) -> 
         reach.begin(defining, there)
     reach.reach(defining)
     lines = [line for each in depends_on for line in _depended_on(reach, each, Path(file))]
-    source = reach.found().sha256
+    return _hashed(reach.found().sha256, lines)
+
+
+def _hashed(source: str, lines: list[str]) -> str:
     return hashlib.sha256("\n".join([source, *lines]).encode()).hexdigest() if lines else source
 
 

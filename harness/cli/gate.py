@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.api import UnlearningError
@@ -68,6 +68,19 @@ STAGES = (
 )
 
 
+#: The order where methods are isolated: they are done before anything is retrained for the controls.
+ISOLATED = (
+    STAGES[0],
+    STAGES[2],
+    replace(STAGES[1], red="the audits do not work here: the task or the poison is at fault, and no verdict counts"),
+)
+
+
+def stages_of(options: argparse.Namespace) -> tuple[Stage, ...]:
+    """Return the stages in the order in which they run."""
+    return ISOLATED if options.isolated else STAGES
+
+
 def add_gate(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command ``gate``."""
     parser = subparsers.add_parser(
@@ -83,6 +96,10 @@ def add_gate(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--expect", metavar="FILE", help="File of expected verdicts (pytest's --audit-expect)")
     parser.add_argument("--store", metavar="PATH", help="Where trained models are kept (pytest's --audit-store)")
     parser.add_argument("--report", metavar="DIR", help="Folder for the report of the audits")
+    parser.add_argument(
+        "--isolated", action="store_true", help="Run each method in a process of its own, which has its request and "
+        "nothing else (pytest's --audit-isolated); the controls then run last"
+    )  # fmt: skip
     parser.add_argument("--workers", metavar="N", help="Worker processes (pytest's -n)")
     parser.add_argument(
         "pytest", nargs="*", metavar="-- OPTION=VALUE", help="Further options for pytest. Those that begin with "
@@ -97,9 +114,10 @@ def run(options: argparse.Namespace) -> int:
         print(f"pytest-unlearning gate: error: {wrong}", file=sys.stderr)
         return 4
     codes: list[int] = []
+    stages = stages_of(options)
     with tempfile.TemporaryDirectory(prefix="unlearning-gate-") as folder:
-        for number, stage in enumerate(STAGES, start=1):
-            print(f"\ngate, {number} of {len(STAGES)}: {stage.name}", flush=True)
+        for number, stage in enumerate(stages, start=1):
+            print(f"\ngate, {number} of {len(stages)}: {stage.name}", flush=True)
             code, end = _judge(stage, options, Path(folder))
             codes.append(code)
             if code:
@@ -161,6 +179,7 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
 def _arguments(stage: Stage, options: argparse.Namespace) -> list[str]:
     arguments = [f"--task={each}" for each in options.task] + [f"--poison={each}" for each in options.poison]
     arguments += [] if options.store is None else [f"--audit-store={options.store}"]
+    arguments += ["--audit-isolated"] if options.isolated else []
     arguments += [] if options.workers is None else ["-n", options.workers]
     arguments += [
         each
@@ -186,7 +205,7 @@ def _summarise(options: argparse.Namespace, codes: Sequence[int], end: str) -> N
         "",
         "| stage | |",
         "|---|---|",
-        *(f"| {stage.name} | {word} |" for stage, word in zip(STAGES, words, strict=True)),
+        *(f"| {stage.name} | {word} |" for stage, word in zip(stages_of(options), words, strict=True)),
         "",
         f"{end[0].upper()}{end[1:]}.",
         "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.api import UnlearningError, declares
+from harness.contract import confined
 from harness.contract.lines import BrokenContract, Clause, NotExamined
 from harness.store.artefacts import Artefact, patiently
 from harness.trials import keys
@@ -48,6 +49,9 @@ def _found(clause: Clause) -> dict[str, Any]:
 
 
 def _check(clause: Clause) -> None:
+    if clause.method.isolated:
+        confined.check(clause)
+        return
     from harness.contract.checks import check
 
     check(clause)

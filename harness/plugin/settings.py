@@ -17,6 +17,8 @@ from harness.api import UnlearningError
 from harness.cells import Cell, Registered
 from harness.contract.lines import LINES, Clause
 from harness.importing import trace
+from harness.isolated import method as isolated
+from harness.isolated import walls
 from harness.judging.claims import CLAIMS
 from harness.judging.plan import Plan
 from harness.plugin.expectations import Expectation, Expectations
@@ -54,7 +56,8 @@ class Settings:
     @cached_property
     def unlearners(self) -> list[Registered]:
         """The methods that are audited; the controls if no method is asked for."""
-        return _or_usage_error(registry.resolve_all, "unlearner", self.option.audit_unlearner or AUDITED)
+        resolve = isolated.resolve if self.isolated else None
+        return _or_usage_error(registry.resolve_all, "unlearner", self.option.audit_unlearner or AUDITED, resolve)
 
     @property
     def controls_only(self) -> bool:
@@ -93,6 +96,11 @@ class Settings:
         ]
         lines = [] if self.controls_only else [[method.id, line] for method in self.unlearners for line in LINES]
         return {"audits": audits, "contract": lines}
+
+    @property
+    def isolated(self) -> bool:
+        """Whether methods run in processes of their own."""
+        return bool(self.option.audit_isolated)
 
     @property
     def budget(self) -> float:
@@ -185,6 +193,8 @@ class Settings:
             _or_usage_error(kind_of_device, "cuda")
         if self.option.audit_tune:
             self.check_tuning()
+        if self.isolated:
+            self.check_isolation()
         try:
             self.store.check()
             if self.on_ray:  # connected until the session ends
@@ -200,6 +210,23 @@ class Settings:
     def on_ray(self) -> bool:
         """Whether trials are computed on a Ray cluster."""
         return self.judging and bool(self.option.audit_executor != "local")
+
+    def check_isolation(self) -> None:
+        """Fail early where methods would not be isolated, though it is asked for.
+
+        Raises:
+            pytest.UsageError: The system cannot isolate them, other options ask for what isolation rules out, or what
+                they must not read lies where they can.
+        """
+        if self.option.audit_executor != "local":
+            raise pytest.UsageError("--audit-isolated: isolated methods run on this machine; drop --audit-executor")
+        if self.option.audit_tune:
+            raise pytest.UsageError("--audit-isolated: a search judges nothing; tune without it")
+        _or_usage_error(walls.require)
+        results = {f"the file of --audit-{name}": getattr(self.option, f"audit_{name}") for name in ("json", "html")}
+        places = {what: Path(file).expanduser().absolute() for what, file in results.items() if file}
+        hidden = {"the store": self.store.scratch, "the directory of --audit-data": self.folder, **places}
+        _or_usage_error(walls.require_hidden, hidden)
 
     def check_tuning(self) -> None:
         """Fail early where a search cannot work.
@@ -223,7 +250,8 @@ class Settings:
             given = getattr(self.config.option, option.dest)
             if option.repeats and given is not None:
                 name = option.called(self.config)
-                kept += [f"{name}={value}" for value in (given if option.many else [given])]
+                values = given if option.many else [given]
+                kept += [name if option.is_flag else f"{name}={value}" for value in values]
         named = next(option for option in OPTIONS if option.key == "unlearner").called(self.config)
         method = [] if self.controls_only else [f"{named}={unlearner}"]
         test = item.nodeid.partition("::")[2]
@@ -242,6 +270,8 @@ class Settings:
             given["discovery"] = discovery
         if self.option.audit_store:
             given["store"] = str(self.store)
+        if self.isolated:
+            given["isolated"] = True
         if self.option.audit_data:
             given["data"] = str(self.folder)
         if made_on != "cpu":

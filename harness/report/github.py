@@ -77,10 +77,13 @@ def _escape(text: str, more: str = "") -> str:
 
 def _place(method: Registered) -> dict[str, Any]:
     """Return the file of a method relative to the workspace, and its line; empty if it is not in the workspace."""
-    owner = factory_of(method.value)
     workspace = Path(os.environ.get("GITHUB_WORKSPACE", Path.cwd())).resolve()
     try:
-        file, line = Path(inspect.getfile(owner)).resolve(), inspect.getsourcelines(owner)[1]
+        if method.isolated:
+            file, line = Path(method.file).resolve(), method.value.line
+        else:
+            owner = factory_of(method.value)
+            file, line = Path(inspect.getfile(owner)).resolve(), inspect.getsourcelines(owner)[1]
     except (OSError, TypeError):
         return {}
     return {"file": file.relative_to(workspace).as_posix(), "line": line} if file.is_relative_to(workspace) else {}

@@ -8,6 +8,8 @@ from typing import Any
 
 from _pytest_unlearning import DEFAULTS
 from harness import registry
+from harness.isolated import method as confined
+from harness.isolated.walls import require_hidden
 from harness.judging.claims import CLAIMS
 from harness.judging.plan import Plan
 from harness.judging.verdict import Verdict
@@ -29,6 +31,7 @@ def audit(
     store: str | Path | None = None,
     data: str | Path | None = None,
     device: str = DEFAULTS["device"],
+    isolated: bool = False,
 ) -> list[Verdict]:
     """Audit an unlearner: plant poisons, let it remove them, and judge the result against retraining.
 
@@ -45,21 +48,27 @@ def audit(
         store: Directory or URL for what is trained; None for the user's cache directory.
         data: Directory with data sets, for tasks that read files.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        isolated: Whether to run the method in a process of its own, which has its request and nothing else. It must
+            then be a spec.
 
     Returns:
         For each poison the verdicts on the poison, on accuracy and on the budget.
 
     Raises:
-        UnlearningError: Something named cannot be found or used.
+        UnlearningError: Something named cannot be found or used, or the method cannot be isolated.
         ValueError: A number is out of range.
         Exception: Whatever the unlearner raised.
     """
     if not 0 <= tolerance < 1 or not budget > 0:
         raise ValueError("tolerance must lie in [0, 1) and budget must be positive")
     plan = Plan(seeds, alpha, futility)
-    method = registry.method(unlearner)
+    method = confined.method(unlearner) if isolated else registry.method(unlearner)
     poisons = [poison] if isinstance(poison, str) else poison or ()
     cells = registry.cells([method], [registry.resolve("task", task)], poisons, discovery)
-    study = Study(cells, Lab.open(store, data=data, device=device, budget=budget), plan, tolerance)
+    lab = Lab.open(store, data=data, device=device, budget=budget)
+    if isolated:
+        places = {"the store": lab.store.files.scratch, "the directory of data sets": Path(data) if data else None}
+        require_hidden(places)
+    study = Study(cells, lab, plan, tolerance)
     claims = [claim for claim in CLAIMS.values() if claim.gates and not claim.mark]
     return [study.verdict(cell, claim.name) for cell in cells for claim in claims if claim.applies(cell)]

@@ -163,6 +163,9 @@ class Ray:
         self._made.add((trial.cell.task, trial.seed, trial.cell.poison, trial.cell.discovery))
         return result
 
+    def unlearn(self, trial: Trial) -> None:
+        self._ask("unlearn", trial, trial, self._claims(trial))
+
     def relearned(self, trial: Trial) -> dict[str, Reading]:
         result: dict[str, Reading] = self._ask("relearned", trial, trial)
         return result

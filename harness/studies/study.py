@@ -81,6 +81,7 @@ class Study:
         self._metrics: dict[tuple[Cell, int], list[dict[str, dict[str, Reading]]]] = {}
         self._references: dict[Cell, dict[str, dict[str, Any]]] = {}
         self._progress = {cell: _Progress() for cell in self.cells}
+        self._isolated = [cell for cell in self.cells if cell.unlearner.isolated]
         # What stands beside a cell, by name, and for what cells the trials of one stand: looked up for every trial.
         self._beside: dict[Cell, dict[str, Cell]] = {}
         self._served: dict[Cell, list[Cell]] = {}
@@ -218,6 +219,8 @@ class Study:
         if self._is_done(trial):
             return
         try:
+            if self._isolated:
+                self._unlearn_first(trial)
             self._results[trial] = self.lab.run(trial)
         except (Busy, DeviceLost):  # no fault of the method
             raise
@@ -225,6 +228,25 @@ class Study:
             self._errors[trial] = error
         for cell in self._served.get(trial.cell, ()):
             self._update(cell)
+
+    def _unlearn_first(self, trial: Trial) -> None:
+        """Have the isolated methods make what they will be asked for on a seed, before any trial of it retrains.
+
+        A retrained model that is not there yet cannot be found, whatever a method gets round.
+
+        Raises:
+            Busy: Another process is at work on one of them.
+        """
+        for cell in self._isolated:
+            own = Trial(cell, trial.seed)
+            if cell.task == trial.cell.task and self.status(own) in (Status.NEEDED, Status.AHEAD):
+                try:
+                    self.lab.unlearn(own)
+                except (Busy, DeviceLost):
+                    raise
+                except Exception as error:
+                    self._errors[own] = error
+                    self._update(cell)
 
     def _finish(self, cell: Cell, n: int) -> None:
         """Run a cell's and its gates' first trials, whether or not a verdict needs them.

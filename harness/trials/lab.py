@@ -143,6 +143,15 @@ class Lab:
         """
         return _again(lambda: self._run(trial))
 
+    def unlearn(self, trial: Trial) -> None:
+        """Make the trial's unlearned model, if it is not stored, and nothing that it does not need.
+
+        Raises:
+            Busy: Another process is making it, or what it is made of.
+            Exception: Whatever the unlearner raised.
+        """
+        _again(lambda: self._models.of(trial, "U"))
+
     def _run(self, trial: Trial) -> TrialResult:
         names = arms_of(trial.cell)
         arms = dict(zip(names, ask_all(functools.partial(self._arm, trial, arm) for arm in names), strict=True))

@@ -12,6 +12,7 @@ from _pytest_unlearning import DEFAULTS
 from harness import registry
 from harness.api import Planted, UnlearningError
 from harness.cells import Trial
+from harness.isolated import method as confined
 from harness.store.artefacts import patiently
 from harness.trials.lab import Lab, new_run
 
@@ -57,6 +58,7 @@ def load_models(
     device: str = "cpu",
     made_on: str = "cpu",
     train: bool = False,
+    isolated: bool = False,
 ) -> LoadedModels:
     """Load the poisoned, the retrained and the unlearned model of one trial, e.g. of the worst seed of a failed audit.
 
@@ -74,6 +76,7 @@ def load_models(
         device: Where the models are put: ``"cpu"``, ``"cuda"`` or ``"auto"``.
         made_on: Where they were trained, ``"cpu"`` or ``"cuda"``.
         train: Whether to make what the store does not have, where ``made_on`` is the device at hand.
+        isolated: Whether the unlearned model was made in a process of its own (``--audit-isolated``).
 
     Raises:
         UnlearningError: Something named cannot be found or used, or the store lacks a model and ``train`` is False.
@@ -82,7 +85,7 @@ def load_models(
     """
     if not budget > 0 or not 0 < discovery <= 1 or made_on not in ("cpu", "cuda"):
         raise ValueError("budget must be positive, discovery lie in (0, 1], and made_on be 'cpu' or 'cuda'")
-    method = registry.method(unlearner)
+    method = confined.method(unlearner) if isolated else registry.method(unlearner)
     if not train and store is not None and "://" not in str(store) and not Path(store).expanduser().is_dir():
         raise UnlearningError(f"found no store at {store}")
     (cell,) = registry.cells([method], [registry.resolve("task", task)], [poison], discovery)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.api import declares
 from harness.cells import ARMS, REMAINING, Cell, Registered, Trial
+from harness.isolated import method as isolated
 from harness.store.artefacts import Artefact, Busy, Make, ask_all, has_tensors, key_of
 from harness.trials import keys
 from harness.trials.bench import Bench
@@ -78,6 +79,8 @@ class Models:
         from harness.training.loop import is_finite
 
         wanted = self._wanted(trial.cell.task) if arm == "P" else set()
+        if any(cell.unlearner.isolated for cell in self._cells):
+            isolated.warm()
 
         def on_epoch(model: nn.Module, done: int, of: int) -> None:
             self._bench.show(trial, arm, done, of)
@@ -146,11 +149,12 @@ class Models:
 
     def _unlearned(self, trial: Trial, arm: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
         poisoned: Mapping[str, Tensor] = {}
+        trained = self.of(trial, "P")
         if not declares(trial.cell.unlearner.value, "from_scratch"):
-            poisoned = self._bench.model(trial.cell.task, self.of(trial, "P")).state_dict()
+            poisoned = self._bench.model(trial.cell.task, trained).state_dict()
         history = self._history(trial)
         self._bench.show(trial, arm, 0, 1)
-        return self.unlearning.make(trial, poisoned, history)
+        return self.unlearning.make(trial, poisoned, history, float(trained.made["seconds"]))
 
 
 def arms_of(cell: Cell) -> tuple[str, ...]:

@@ -7,15 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 from harness.api import declares
 from harness.cells import Registered, Trial
+from harness.isolated import method as isolated
+from harness.isolated.method import Measured
+from harness.isolated.process import Limits
 from harness.trials.bench import Bench
 from harness.trials.cache import Cache
 from harness.trials.planting import Planting
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from harness.training.meter import Meter
 
 #: Batches whose operations are averaged where they differ in length.
 SAMPLED = 8
+#: An isolated method is stopped after so many times the seconds of the training that it undoes, and after these at
+#: least: machines differ in load.
+PATIENCE, LEAST = 20, 60.0
 
 
 class Unlearning:
@@ -33,7 +41,11 @@ class Unlearning:
         self._called: set[str] = set()
 
     def make(
-        self, trial: Trial, poisoned: Mapping[str, Tensor], history: Mapping[int, Mapping[str, Tensor]]
+        self,
+        trial: Trial,
+        poisoned: Mapping[str, Tensor],
+        history: Mapping[int, Mapping[str, Tensor]],
+        seconds: float,
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Hand P and the request to the unlearner; say what it cost beside what it returned.
 
@@ -41,6 +53,7 @@ class Unlearning:
             trial: The trial.
             poisoned: State dict of P, empty for a method that works from scratch.
             history: The checkpoints of P that the method declares to want, by epoch.
+            seconds: What training P took.
 
         Raises:
             Exception: Whatever the unlearner raised.
@@ -54,14 +67,22 @@ class Unlearning:
         points, train = self._planting.points(trial), self._bench.split(trial.cell.task).train
         retain, forget = handed_over(train, points.planted, points.known, points.left)
         per_example = self.flops_per_example(trial.cell.task)  # before: it sets up what torch sets up once
-        model, meter = unlearn(
-            method, task, poisoned, retain, forget, budget=self._bench.budget * task.epochs,
-            seed=derive("unlearning", trial.seed), history=history,
-        )  # fmt: skip
+        given: dict[str, Any] = {
+            "budget": self._bench.budget * task.epochs, "seed": derive("unlearning", trial.seed), "history": history,
+        }  # fmt: skip
+        model: nn.Module
+        meter: Meter | Measured
+        if method.isolated:
+            limits = Limits(max(LEAST, PATIENCE * seconds))
+            model, meter = isolated.unlearn(method, trial.cell.task, poisoned, retain, forget, limits=limits, **given)
+        else:
+            model, meter = unlearn(method, task, poisoned, retain, forget, **given)
         info = {
             "examples": meter.examples, "steps": meter.steps, "seconds": meter.seconds,
             "flops": meter.flops, "flops_per_example": 0 if declares(method.value, "control") else per_example,
-            "cpu_seconds": meter.cpu_seconds, "first_call": method.id not in self._called,
+            "cpu_seconds": meter.cpu_seconds,
+            # In a process of its own every call is the first, and what that takes is counted against it.
+            "first_call": not method.isolated and method.id not in self._called,
         }  # fmt: skip
         self._called.add(method.id)
         if history:

@@ -1,0 +1,207 @@
+"""Honest methods give the same, isolated or not; others get what they deserve, in one sentence."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from asking import BEHIND_WALLS, Request
+
+from harness import registry
+from harness.api import DECLARATIONS, ContractError, UnlearningError, declares
+from harness.isolated import method as isolated
+from harness.isolated import walls
+from harness.isolated.process import Limits, MethodError
+from harness.specs import SpecError
+from harness.training.data import digest
+
+pytestmark = BEHIND_WALLS
+ADAPTED = "harness.adapters:NeurIPS2023:function=theirs:forget"
+
+
+@pytest.fixture
+def asked():
+    return Request()
+
+
+@pytest.mark.parametrize("spec", ["gd", "scrub:gamma=2", "ngd", "rewind", "euk", "hostile:looks_up_its_request"])
+def test_weights_are_equal_bit_by_bit(asked, spec):
+    (own, cost), (model, meter) = asked.isolated(spec), asked.ordinary(spec)
+    assert digest(own.state_dict()) == digest(model.state_dict())
+    assert (cost.examples, cost.steps, cost.flops) == (meter.examples, meter.steps, meter.flops)
+
+
+@pytest.mark.parametrize("spec", ["scrub:gamma=2", "rewind", "euk", ADAPTED])
+def test_a_method_is_described_without_being_imported(spec, monkeypatch, tmp_path):
+    (tmp_path / "theirs.py").write_text("def forget(net, retain, forget, val):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = isolated.resolve(spec)
+    assert "theirs" not in sys.modules
+    expected = registry.resolve("unlearner", spec)
+    assert (found.id, found.name, found.fields, found.version) == (
+        expected.id, expected.name, expected.fields, expected.version,
+    )  # fmt: skip
+    assert found.source == expected.source
+    assert found.identity == {**expected.identity, "isolated": True}
+    for name in set(DECLARATIONS) - {"history", "wraps"}:
+        assert declares(found.value, name) == declares(expected.value, name)
+    sys.modules.pop("theirs", None)
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("nothing", "unknown unlearner 'nothing'"),
+        ("scrub:gama=2", "no field 'gama'; did you mean gamma"),
+        ("hostile:nothing", "hostile has no attribute 'nothing'"),
+        ("nowhere.at_all:method", "cannot be imported: ModuleNotFoundError"),
+    ],
+)
+def test_what_cannot_be_resolved_is_said_as_ever(spec, says):
+    with pytest.raises(SpecError, match=says):
+        isolated.resolve(spec)
+
+
+def test_a_callable_of_this_process_is_refused():
+    def forget(model, request):
+        return model
+
+    with pytest.raises(UnlearningError, match="forget is a callable of this process and cannot be isolated; name"):
+        isolated.method(forget)
+
+
+def test_nothing_is_carried_from_one_request_to_the_next(asked):
+    first, second = (digest(asked.isolated("hostile:counts")[0].state_dict()) for _ in range(2))
+    assert first == second
+
+
+def test_patches_stay_where_they_are(asked):
+    from harness.judging import judge
+
+    asked.isolated("hostile:patches")
+    assert judge.judge is not None
+
+
+@pytest.mark.parametrize("name", ["sleeps", "waits_for_a_child"])
+def test_what_does_not_end_is_stopped(asked, name):
+    started = time.monotonic()
+    with pytest.raises(UnlearningError, match=f"'hostile:{name}' was stopped because it did not end within 3 seconds"):
+        asked.isolated(f"hostile:{name}", Limits(seconds=3))
+    assert time.monotonic() - started < 30
+    asked.isolated("gd")  # the server lives on
+
+
+def test_a_child_that_stays_is_ended(asked):
+    asked.isolated("hostile:leaves_a_child")
+    assert "sleep 54321" not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("name", ["allocates", "hoards"])
+def test_memory_has_a_limit(asked, name):
+    with pytest.raises(UnlearningError, match=r"ran out of memory; .* may use 0\.5 GiB"):
+        asked.isolated(f"hostile:{name}", Limits(memory=1 << 29))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "says"),
+    [
+        ("really_exits", UnlearningError, "ended its own process and returned nothing: good bye"),
+        ("crashes", UnlearningError, "crashed its process .SIGSEGV"),
+        ("raises", MethodError, "KeyError: 'no such thing'"),
+        ("reads", MethodError, "PermissionError: .*; isolated, it can read only"),
+        ("fakes", UnlearningError, "left an answer that cannot be read"),
+        ("hands_out_links", UnlearningError, "left an answer that cannot be read"),
+        ("other_network", ContractError, "returned another architecture"),
+    ],
+)
+def test_how_it_ended_is_said_in_a_sentence(asked, name, kind, says):
+    with pytest.raises(kind, match=says) as caught:
+        asked.isolated(f"hostile:{name}")
+    assert type(caught.value) is kind
+
+
+def test_an_error_carries_its_traceback(asked):
+    with pytest.raises(MethodError) as caught:
+        asked.isolated("hostile:raises")
+    assert "in raises" in caught.value.__notes__[0]
+    with pytest.raises(ContractError) as broken:
+        asked.isolated("hostile:other_network")
+    assert broken.value.line == "same-architecture"
+
+
+def test_processor_time_counts_children(asked):
+    _, cost = asked.isolated("hostile:computes_elsewhere")
+    assert cost.examples == 0
+    assert 0.9 < cost.cpu_seconds < 3
+
+
+def test_the_judges_generators_are_left_alone(asked):
+    before = torch.get_rng_state()
+    asked.isolated("gd")
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_it_cannot_be_called_here():
+    with pytest.raises(UnlearningError, match="runs isolated, and cannot be called in this process"):
+        isolated.resolve("gd").value(None, None)
+
+
+DEPENDING = """
+import pathlib
+
+import helping.inner
+
+HERE = pathlib.Path(__file__).parent
+
+
+def forget(model, request):
+    import torch
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(helping.inner.VALUE * float((HERE / "value.txt").read_text()))
+    return model
+
+
+def peeks(model, request):
+    (HERE / "other.txt").read_text()
+    return model
+
+
+forget.depends_on = "value.txt"
+"""
+
+
+@pytest.fixture
+def depending(tmp_path, monkeypatch):
+    (tmp_path / "helping").mkdir()
+    (tmp_path / "helping" / "inner.py").write_text("VALUE = 2.0\n")
+    (tmp_path / "depending.py").write_text(DEPENDING)
+    for name in ("value", "other"):
+        (tmp_path / f"{name}.txt").write_text("3")
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("depending", "helping")]:
+        del sys.modules[name]
+
+
+def test_it_reads_what_its_source_names_and_nothing_beside(asked, depending):
+    model, _ = asked.isolated("depending:forget")
+    assert {float(p.detach().mean()) for p in model.parameters()} == {6.0}
+    with pytest.raises(MethodError, match=r"PermissionError: .*other.txt"):
+        asked.isolated("depending:peeks")
+
+
+def test_what_it_depends_on_is_in_its_source(depending):
+    first = isolated.resolve("depending:forget").source
+    assert first == registry.resolve("unlearner", "depending:forget").source
+    (depending / "value.txt").write_text("4")
+    assert isolated.resolve("depending:forget").source != first
+
+
+def test_nobody_depends_on_the_store(asked, depending, monkeypatch):
+    monkeypatch.setattr(walls, "HIDDEN", {})
+    walls.require_hidden({"the store": depending / "value.txt"})
+    with pytest.raises(UnlearningError, match=r"value\.txt, on which the method depends, is in the store, which"):
+        asked.isolated("depending:forget")
