@@ -29,6 +29,7 @@ from typing import Any, Literal
 
 from harness.api import Search, declares
 from harness.cells import Cell, Registered
+from harness.guards.guard import importing
 from harness.sources import ROOT, factory_of, plain_value, source_with_adapted, state_of
 from harness.specs import SpecError, converted, fields_in, shown, split
 
@@ -236,7 +237,8 @@ def _import(kind: str, target: str, value: str, entry: metadata.EntryPoint | Non
     name, _, attributes = value.partition(":")
     of = f" of {_distribution(entry)[0]}" if entry else ""
     try:
-        found: Any = importlib.import_module(name)
+        with importing(f"the {kind} {target!r}{of}"):
+            found: Any = importlib.import_module(name)
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and entry is not None and (lacking := _lacking(entry, error)):
             raise SpecError(f"the {kind} {target!r}{of} {lacking}") from error

@@ -29,6 +29,7 @@ def audit(
     store: str | Path | None = None,
     data: str | Path | None = None,
     device: str = DEFAULTS["device"],
+    timeout: float | None = DEFAULTS["timeout"],
 ) -> list[Verdict]:
     """Audit an unlearner: plant poisons, let it remove them, and judge the result against retraining.
 
@@ -45,6 +46,7 @@ def audit(
         store: Directory or URL for what is trained; None for the user's cache directory.
         data: Directory with data sets, for tasks that read files.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        timeout: Seconds that the unlearner has each time; None for 20 times what training took, at least a minute.
 
     Returns:
         For each poison the verdicts on the poison, on accuracy and on the budget.
@@ -60,6 +62,6 @@ def audit(
     method = registry.method(unlearner)
     poisons = [poison] if isinstance(poison, str) else poison or ()
     cells = registry.cells([method], [registry.resolve("task", task)], poisons, discovery)
-    study = Study(cells, Lab.open(store, data=data, device=device, budget=budget), plan, tolerance)
+    study = Study(cells, Lab.open(store, data=data, device=device, budget=budget, timeout=timeout), plan, tolerance)
     claims = [claim for claim in CLAIMS.values() if claim.gates and not claim.mark]
     return [study.verdict(cell, claim.name) for cell in cells for claim in claims if claim.applies(cell)]

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from harness.api import UnlearningError
+from harness.calling import calling
 from harness.cells import Registered
+from harness.guards.guard import guarded
 from harness.store.artefacts import Artefact, Gone, Store, key_of, patiently
 from harness.trials import keys
 from harness.trials.cache import Cache
@@ -64,7 +66,8 @@ class Datasets:
     def _files(self, task: Registered) -> Mapping[str, str] | None:
         """Return hashes or the like of the files that a task reads; None if the task cannot name them."""
         said = getattr(task.value, "files", None)
-        found: Mapping[str, str] | None = said(self._folder) if said is not None else None
+        with calling(f"the task {task.id!r}"):
+            found: Mapping[str, str] | None = said(self._folder) if said is not None else None
         return found
 
     def split(self, task: Registered) -> Split:
@@ -93,8 +96,9 @@ class Datasets:
         from harness.training.isolation import isolated_rng
 
         try:
-            with isolated_rng(0):
-                return _Loaded(task.value.load(self._folder).to(self._device()))
+            with isolated_rng(0), guarded(f"the task {task.id!r}"):
+                split = task.value.load(self._folder)
+            return _Loaded(split.to(self._device()))
         except UnlearningError as error:  # a hub that does not answer takes half a minute to say so
             return _Loaded(None, str(error))
 

@@ -29,12 +29,14 @@ HERE = Path(__file__).resolve().parent.parent
 #: Our code, by what it makes: modules by their place below ``harness``. Every module of ``training`` is in one group.
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "training": ("training/data", "training/seeds", "training/loop", "training/isolation"),  # P, R, what is planted
-    "unlearning": ("training/meter", "training/unlearning"),  # U, together with the first group
+    "unlearning": ("training/meter", "training/roundtrip", "training/unlearning"),  # U, together with the first group
     "planting": ("trials/planting",),  # which of the planted points are handed over, and hashes of that
     "accuracy": ("trials/accuracy",),
+    "nearness": ("trials/nearness",),
     "metrics": ("trials/metrics",),
     "relearning": ("trials/relearning",),
     "contract": ("contract/checks", "contract/requests", "contract/watching"),
+    "guards": ("guards/clock", "guards/events", "guards/guard", "guards/patches", "guards/running", "guards/settings"),
 }
 
 
@@ -113,6 +115,11 @@ def accuracy(on: Mapping[str, Any], model: Artefact) -> dict[str, Any]:
     return _reading(on, model) | {"measure": "accuracy"} | made_by("accuracy")
 
 
+def nearness(on: Mapping[str, Any], model: Artefact, retrained: Artefact) -> dict[str, Any]:
+    """Return what the distance of a model from a retrained one depends on."""
+    return _reading(on, model) | {"measure": "nearness", "retrained": retrained.blob} | made_by("nearness")
+
+
 def relearning(on: Mapping[str, Any], trial: Trial, planted: PlantedIn, model: Artefact) -> dict[str, Any]:
     """Return what the reading of the poison's measure after relearning depends on."""
     of = {"measure": "relearning", "poison": trial.cell.poison.identity, "seed": trial.seed}
@@ -130,7 +137,7 @@ def heuristics(
 def contract(method: Registered, line: str, budget: float, epochs: int) -> dict[str, Any]:
     """Return what the finding on a line of the contract depends on; hypothesis draws the requests."""
     of = {"contract": line, "method": method.identity, "budget": budget, "epochs": epochs}
-    return of | {"hypothesis": metadata.version("hypothesis")} | made_by("training", "unlearning", "contract")
+    return of | {"hypothesis": metadata.version("hypothesis")} | made_by("training", "unlearning", "contract", "guards")
 
 
 def _reading(on: Mapping[str, Any], model: Artefact) -> dict[str, Any]:

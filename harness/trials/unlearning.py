@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.api import declares
+from harness.api import ContractError, declares
+from harness.calling import calling
 from harness.cells import Registered, Trial
 from harness.store.artefacts import Artefact, Busy, key_of
 from harness.trials import keys
@@ -15,11 +17,20 @@ from harness.trials.cache import Cache
 from harness.trials.planting import Planting
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 #: Floating-point operations are counted on this seed alone, once for all poisons of a size, and not for controls, whose
 #: cost is no question: counting slows small models by half, and every seed has the same.
 COUNTED_SEED = 0
+
+
+@dataclass
+class _Asked:
+    """What a process remembers of a method: its first trial, what came of it, and how many others followed."""
+
+    first: Trial
+    digest: str
+    others: int = 0
 
 
 class Unlearning:
@@ -34,9 +45,14 @@ class Unlearning:
         self._bench = bench
         self._planting = planting
         self._flops: Cache[Registered, float] = Cache(16)
+        self._asked: dict[Registered, _Asked] = {}
 
     def make(
-        self, trial: Trial, poisoned: Mapping[str, Tensor], history: Mapping[int, Mapping[str, Tensor]]
+        self,
+        trial: Trial,
+        poisoned: Mapping[str, Tensor],
+        history: Mapping[int, Mapping[str, Tensor]],
+        seconds: float,
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Hand P and the request to the unlearner; say what it cost beside what it returned.
 
@@ -44,8 +60,10 @@ class Unlearning:
             trial: The trial.
             poisoned: State dict of P, empty for a method that works from scratch.
             history: The checkpoints of P that the method declares to want, by epoch.
+            seconds: The time that the method has.
 
         Raises:
+            ContractError: It kept something outside of what is stored, or what `harness.guards` notices.
             Exception: Whatever the unlearner raised.
         """
         from harness.training.loop import is_finite
@@ -60,7 +78,10 @@ class Unlearning:
         model, meter = unlearn(
             method, task, poisoned, retain, forget, budget=self._bench.budget * task.epochs,
             seed=derive("unlearning", method.name, trial.seed), history=history, count_flops=counted,
+            seconds=seconds, closed=tuple(str(self._bench.store.files.scratch / part) for part in ("records", "blobs")),
+            where=f" on seed {trial.seed}; if it needs longer, give it more with --audit-timeout=SECONDS",
         )  # fmt: skip
+        self.check(trial, model, f"the unlearner {method.id!r} returned")
         info = {"examples": meter.examples, "steps": meter.steps, "seconds": meter.seconds}
         if counted:
             found = {"flops": meter.flops, "flops_per_example": self._flops_per_example(trial.cell.task)}
@@ -69,6 +90,68 @@ class Unlearning:
         if history:
             info["history_bytes"] = sum(t.numel() * t.element_size() for s in history.values() for t in s.values())
         return {**info, "finite": is_finite(model)}, model.state_dict()
+
+    def check(self, trial: Trial, model: nn.Module, who: str) -> None:
+        """Refuse a model that is not what its state dict says.
+
+        Args:
+            trial: The trial.
+            model: The model.
+            who: Whose it is, in words, with a verb.
+
+        Raises:
+            ContractError: It is not.
+        """
+        import torch
+
+        from harness.training.roundtrip import EXAMPLES, survives
+
+        test = self._bench.split(trial.cell.task).test
+        batch = test.batch(torch.arange(min(EXAMPLES, len(test))))
+        with calling(who.rpartition(" ")[0]):
+            kept = survives(trial.cell.task.value, model, batch)
+        if not kept:
+            raise ContractError(
+                f"{who} a model that answers otherwise than a new one that is given its state dict; only that is "
+                "stored, so keep nothing outside of it, such as hooks or buffers that are not persistent",
+                "state-dict",
+            )
+
+    def asked_before(self, trial: Trial, tensors: Mapping[str, Tensor]) -> Trial | None:
+        """Note what a method returned, and return the first trial that this process made with it, from time to time.
+
+        That is on its second other trial and then each time that there are twice as many. Not asked again are methods
+        that do not promise to repeat themselves, our own controls, and methods on a GPU, where sums differ.
+        """
+        from harness.training.data import digest
+
+        method = trial.cell.unlearner
+        ours = declares(method.value, "control") and method.distribution == "pytest-unlearning"
+        if ours or not declares(method.value, "repeatable") or self._bench.kind != "cpu":
+            return None
+        if method not in self._asked:
+            self._asked[method] = _Asked(trial, digest(tensors))
+            return None
+        asked = self._asked[method]
+        asked.others += 1
+        again = asked.others & (asked.others - 1) == 0
+        return asked.first if again and asked.first != trial else None
+
+    def compare(self, first: Trial, tensors: Mapping[str, Tensor], after: Trial) -> None:
+        """Refuse a method that answers its first request otherwise after it was asked others.
+
+        Raises:
+            ContractError: It does.
+        """
+        from harness.training.data import digest
+
+        method = first.cell.unlearner
+        if digest(tensors) != self._asked[method].digest:
+            raise ContractError(
+                f"the unlearner {method.id!r} returned other weights for seed {first.seed} after it was asked for seed "
+                f"{after.seed}; it must keep nothing from one call to the next, or declare repeatable = False",
+                "repeatable",
+            )
 
     def operations(self, trial: Trial) -> Artefact | None:
         """Return the floating-point operations of a trial's unlearner, if they were counted."""
