@@ -151,13 +151,12 @@ def importing(who: str) -> Iterator[None]:
             back.
     """
     with noting() as notes:
-        guard = _Guard(who, notes)
+        guard = _Guard(who, notes, tuple(each for each in settings() if not each.imports))
         SEAL.renew()
         guard.begin()
         try:
             yield
         finally:
-            guard.modules = 0  # whatever happened, something was imported
             error = guard.check()
     if error is not None:
         raise error

@@ -13,15 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import (
-    BuiltinFunctionType,
-    CodeType,
-    FunctionType,
-    GetSetDescriptorType,
-    MethodDescriptorType,
-    ModuleType,
-    WrapperDescriptorType,
-)
+from types import CodeType, FunctionType, GetSetDescriptorType, ModuleType
 from typing import Any
 
 MODULES = (
@@ -34,10 +26,8 @@ BELOW = ("harness.", "torch.nn.modules.", "torch.optim.")
 CLASSES = ("harness", "torch.nn.modules", "torch.optim")
 #: Classes of torch that stand elsewhere.
 TENSORS = ("Tensor", "Generator")
-KINDS = (
-    FunctionType, BuiltinFunctionType, type, ModuleType, property, classmethod, staticmethod, MethodDescriptorType,
-    GetSetDescriptorType, WrapperDescriptorType,
-)  # fmt: skip
+#: What is watched beside what can be called.
+KINDS = (property, classmethod, staticmethod, GetSetDescriptorType)
 
 
 @dataclass(frozen=True)
@@ -134,8 +124,7 @@ def _classes(module: ModuleType) -> Iterator[type]:
 def _space(owner: Any) -> _Space:
     held = dict(vars(owner))
     ours = _name(owner).startswith("harness")
-    names = [name for name, each in held.items() if isinstance(each, KINDS) or (ours and _is_constant(name))]
-    names = [name for name in names if not isinstance(held[name], ModuleType) or ours]
+    names = [name for name, each in held.items() if _is_watched(each) or (ours and _is_constant(name, each))]
     if len(names) < 2:  # a getter of one returns no tuple
         names = list(held)
     if len(names) < 2:
@@ -145,8 +134,12 @@ def _space(owner: Any) -> _Space:
     return _Space(owner, tuple(names), get, get(held), copies, len(held))
 
 
-def _is_constant(name: str) -> bool:
-    return name.isupper() and not name.startswith("_")
+def _is_watched(held: Any) -> bool:
+    return callable(held) or isinstance(held, KINDS)
+
+
+def _is_constant(name: str, held: Any) -> bool:
+    return isinstance(held, ModuleType) or (name.isupper() and not name.startswith("_"))
 
 
 def _name(owner: Any) -> str:
@@ -167,7 +160,7 @@ def _restored(space: _Space) -> list[str]:
             found.append(f"{_name(space.owner)}.{name}")
     bases = [vars(base) for base in space.owner.__mro__[1:]] if isinstance(space.owner, type) else [vars(builtins)]
     for name in set(held) - set(space.names):
-        hides = isinstance(held[name], (*KINDS, operator.itemgetter)) and any(name in base for base in bases)
+        hides = _is_watched(held[name]) and any(name in base for base in bases)
         if hides and len(held) > space.length:
             delattr(space.owner, name)
             found.append(f"{_name(space.owner)}.{name}")
