@@ -152,9 +152,9 @@ def _shares(_e: Examination, _c: Case, run: Run) -> str | None:
     return None
 
 
-def _in_state(examination: Examination, case: Case, run: Run) -> str | None:
+def _in_state(_e: Examination, _c: Case, run: Run) -> str | None:
     assert run.model is not None
-    if run.kept:
+    if run.kept or _hooks(_e, _c, run):  # which is said under its own line
         return None
     return (
         "returned a model that answers otherwise than a new one that is given its state dict; only that is stored, so "
@@ -188,7 +188,7 @@ def _within_budget(examination: Examination, case: Case, run: Run) -> str | None
 
 
 def _changes(_e: Examination, _c: Case, run: Run) -> bool:
-    return bool((run.move != 0).any()) or run.buffers_moved
+    return bool((run.move != 0).any()) or (run.buffers_moved and not run.optimised)
 
 
 def _differs(examination: Examination, case: Case, run: Run, variant: str) -> bool | None:

@@ -49,6 +49,7 @@ class Run:
         model: What it returned.
         examples: Compute it used, in examples forward and backward.
         changed: The parts of the request that it changed.
+        optimised: Whether it made gradients or stepped an optimiser: it then meant to change parameters.
         kept: Whether its state dict holds all that its answers depend on.
         called: Every model that was called, by identity.
     """
@@ -58,6 +59,7 @@ class Run:
     model: nn.Module | None = None
     examples: float = 0.0
     changed: list[str] = field(default_factory=list)
+    optimised: bool = False
     kept: bool = True
     called: dict[int, nn.Module] = field(default_factory=dict)
 
@@ -122,6 +124,9 @@ class Examination:
                 except Exception as error:  # whatever it is, it is what the examination is for
                     run.error = error
                     self._hangs = error if isinstance(error, TimedOut) else None
+            if run.error is None and run.model is not None:
+                batch = problem_of(case).retain.batch(torch.arange(min(EXAMPLES, case.retain)))
+                run.kept = survives(LittleRecipe(case.batch_size, self.epochs), run.model, batch)
             self._runs[key] = run
         return self._runs[key]
 
@@ -154,7 +159,7 @@ class Examination:
             budget=self.budget, seed=case.seed, history=history, seconds=SECONDS,
         )  # fmt: skip
         run.examples = meter.examples
-        run.kept = survives(recipe, run.model, problem.retain.batch(torch.arange(min(EXAMPLES, case.retain))))
+        run.optimised = meter.steps > 0 or any(p.grad is not None for p in run.model.parameters())
         run.changed = [name for name, part in parts.items() if digest(part()) != before[name]]
 
     def _checkpoint(self, problem: Problem, epoch: int) -> dict[str, Tensor]:

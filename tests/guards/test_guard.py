@@ -138,6 +138,7 @@ def test_files_of_the_store_and_of_the_harness_are_out_of_bounds(tmp_path):
             (tmp_path / "records" / "y").write_text("this is the harness")
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_threads_and_processes_that_are_left_are_ended():
     over = threading.Event()
 
