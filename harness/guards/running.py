@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 #: Seconds in which what is ending may end.
-GRACE = 1.0
+GRACE = 0.5
 #: Libraries whose helpers stay on purpose and compute nothing of a method's: torch.compile's workers, tqdm's monitor.
 HELPERS = ("torch", "tqdm")
 #: The same among processes, in their command lines.

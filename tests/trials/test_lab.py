@@ -107,9 +107,9 @@ def test_operations_are_counted_once_for_poisons_of_a_size(lab, tmp_path):
 
 def test_equal_weights_are_measured_once(lab, tmp_path):
     lab.run(trial(IDENTITY))
-    assert len(records(tmp_path, "value")) == 4  # two measures of P, which is U, and of R
+    assert len(records(tmp_path, "value")) == 5  # two measures of P, which is U, and of R, and how near U is
     lab.run(trial(method(Watch(), "another identity")))
-    assert len(records(tmp_path, "value")) == 4
+    assert len(records(tmp_path, "value")) == 5
 
 
 # ---- what it costs, and shows
