@@ -167,6 +167,12 @@ OPTIONS = (
         _number("(0, inf)", lambda x: 0 < x < float("inf")), default=0.1, recorded=True,
     ),
     Option(
+        "--audit-timeout",
+        "Seconds that a method has for one unlearning before it is stopped. Without this option, 20 times what "
+        "training took, and a minute at least",
+        "SECONDS", _number("(0, inf)", lambda x: 0 < x < float("inf")),
+    ),
+    Option(
         "--audit-discovery",
         "Fraction of the poisoned points that the method is given as its forget set; the others stay in its retain set",
         "F", _number("(0, 1]", lambda x: 0 < x <= 1), default=1.0, recorded=True,

@@ -251,9 +251,8 @@ class Poison(Protocol):
 #: ``modality``      str: the only kind of inputs it can serve
 #: ``wraps``         callable: what it adapts, whose source is then part of the method's
 #: ``control``       bool: it is no part of ``--unlearner=all``
-#: ``depends_on``    tuple of str: files and folders, relative to its file, and modules that make a difference to it
-#:                   although no import names them; stored results are used again only if these are unchanged. Tasks and
-#:                   poisons may declare it, too
+#: ``depends_on``    tuple of str: files and folders, relative to its file, and modules that no import names; stored
+#:                   results are used again only if these are unchanged. Tasks and poisons may declare it, too
 Unlearner = Callable[["nn.Module", "ForgetRequest"], "nn.Module"]
 
 

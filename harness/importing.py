@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from harness import calling as calls
+from harness.api import ContractError
 from harness.calling import PluginExit, calling
+from harness.guards.guard import importing
 from harness.locating import locate
 from harness.specs import SpecError
 
@@ -99,8 +101,10 @@ def imported(value: str, kind: str, target: str, entry: metadata.EntryPoint | No
     of = f" of {distribution_of(entry)[0]}" if entry else ""
     who = f"the {kind} {target!r}"
     try:
-        with calling(who):
+        with calling(who), importing(who):
             found: Any = importlib.import_module(module)
+    except ContractError as error:
+        raise SpecError(str(error)) from None
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and entry is not None and (lacking := _lacking(entry, error)):
             raise SpecError(f"{who}{of} {lacking}") from error

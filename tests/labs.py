@@ -60,6 +60,7 @@ class Plain:
 class Watch:
     """An unlearner that keeps what it was handed; what it does next is a function's business."""
 
+    repeatable: ClassVar[bool] = False  # so that the last request it saw is the last trial's
     then: object = None
     seen: list = field(default_factory=list, repr=False)
 

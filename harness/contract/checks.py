@@ -129,8 +129,6 @@ def _flags(_e: Examination, _c: Case, run: Run) -> str | None:
 
 def _hooks(_e: Examination, _c: Case, run: Run) -> str | None:
     assert run.model is not None
-    if run.hooks:
-        return "left hooks on torch itself, under which every later model would run; it must remove them"
     for name, module in run.model.named_modules():
         if any(held for attribute, held in vars(module).items() if attribute.endswith("_hooks")):
             return f"left hooks on {name or 'the model'!r}; it must remove them"
@@ -152,6 +150,16 @@ def _shares(_e: Examination, _c: Case, run: Run) -> str | None:
         if id(other) not in parts and any(p.untyped_storage().data_ptr() in own for p in other.parameters()):
             return "used a second model that shares weights with the one it returned; make copies with copy.deepcopy"
     return None
+
+
+def _in_state(_e: Examination, _c: Case, run: Run) -> str | None:
+    assert run.model is not None
+    if run.kept or _hooks(_e, _c, run):  # which is said under its own line
+        return None
+    return (
+        "returned a model that answers otherwise than a new one that is given its state dict; only that is stored, so "
+        "keep nothing outside of it, such as hooks or buffers that are not persistent"
+    )
 
 
 def _repeats(examination: Examination, case: Case, run: Run) -> str | None:
@@ -180,7 +188,7 @@ def _within_budget(examination: Examination, case: Case, run: Run) -> str | None
 
 
 def _changes(_e: Examination, _c: Case, run: Run) -> bool:
-    return bool((run.move != 0).any())
+    return bool((run.move != 0).any()) or (run.buffers_moved and not run.optimised)
 
 
 def _differs(examination: Examination, case: Case, run: Run, variant: str) -> bool | None:
@@ -244,6 +252,9 @@ CHECKS: dict[str, Callable[[Examination, str], None]] = {
     "grad-flags": _on_every_request(_flags),
     "no-hooks": _on_every_request(_hooks),
     "no-shared-weights": _on_every_request(_shares),
+    "patches": _on_every_request(_nothing_more),
+    "leaves-nothing-running": _on_every_request(_nothing_more),
+    "state-dict": _on_every_request(_in_state),
     "repeatable": _on_every_request(_repeats),
     "budget": _on_every_request(_within_budget),
 }

@@ -28,7 +28,10 @@ LINES: dict[str, str] = {
     "no-shared-weights": "share no weights between the returned model and another that it keeps, such as a teacher",
     "repeatable": "return the same weights twice under the same seed, or declare repeatable = False",
     "budget": "keep to the compute budget of the request",
-    "settings": "leave torch's global settings unchanged",
+    "settings": "leave the global settings of torch, numpy and Python unchanged",
+    "patches": "leave the functions of torch, numpy and the harness as they are",
+    "leaves-nothing-running": "end the threads and processes that it starts",
+    "state-dict": "keep all that the model's answers depend on in its state dict",
 }
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as global_hooks
-from torch.optim import optimizer as optimizer_hooks
 
 from harness.api import ContractError
 from harness.cells import Registered
@@ -28,13 +27,16 @@ from harness.contract.requests import (
     points,
     problem_of,
 )
+from harness.guards.clock import TimedOut
 from harness.training.data import Data, digest
-from harness.training.isolation import same_settings
+from harness.training.roundtrip import EXAMPLES, survives
 from harness.training.unlearning import unlearn, wanted_epochs
 
 #: A method that calls models more often than so many times per example that it may use is stopped: a call costs a third
 #: of an example at least, so that it is over its budget, and it may never end.
 PATIENCE = 5
+#: Seconds for a request, of which each takes milliseconds.
+SECONDS = 60.0
 
 
 @dataclass
@@ -47,7 +49,8 @@ class Run:
         model: What it returned.
         examples: Compute it used, in examples forward and backward.
         changed: The parts of the request that it changed.
-        hooks: Hooks it left on torch itself.
+        optimised: Whether it made gradients or stepped an optimiser: it then meant to change parameters.
+        kept: Whether its state dict holds all that its answers depend on.
         called: Every model that was called, by identity.
     """
 
@@ -56,7 +59,8 @@ class Run:
     model: nn.Module | None = None
     examples: float = 0.0
     changed: list[str] = field(default_factory=list)
-    hooks: int = 0
+    optimised: bool = False
+    kept: bool = True
     called: dict[int, nn.Module] = field(default_factory=dict)
 
     @property
@@ -64,6 +68,15 @@ class Run:
         """How far each parameter of the returned model is from the poisoned one's, flat."""
         assert self.model is not None
         return torch.cat([(p.detach() - self.before[name]).flatten() for name, p in self.model.named_parameters()])
+
+    @property
+    def buffers_moved(self) -> bool:
+        """Whether a buffer of numbers, such as a running mean, is another than it was."""
+        assert self.model is not None
+        buffers = {name: buffer for name, buffer in self.model.named_buffers() if buffer.is_floating_point()}
+        return any(
+            not torch.equal(buffer, self.before[name]) for name, buffer in buffers.items() if name in self.before
+        )
 
     @functools.cached_property
     def digest(self) -> str:
@@ -88,6 +101,7 @@ class Examination:
         self.budget = budget
         self.epochs = epochs
         self._runs: dict[tuple[Case, str], Run] = {}
+        self._hangs: TimedOut | None = None
         self._never_called = copied(method)
 
     def run(self, case: Case, variant: str = "") -> Run:
@@ -104,9 +118,15 @@ class Examination:
             run = Run(before=problem_of(case).checkpoints[-1])
             with watching(run, f"the unlearner {self.method.id!r}", PATIENCE * max(1, self.budget) * case.retain):
                 try:
+                    if self._hangs is not None:  # it would again, on every request
+                        raise self._hangs
                     self._unlearn(run, case, variant)
                 except Exception as error:  # whatever it is, it is what the examination is for
                     run.error = error
+                    self._hangs = error if isinstance(error, TimedOut) else None
+            if run.error is None and run.model is not None:
+                batch = problem_of(case).retain.batch(torch.arange(min(EXAMPLES, case.retain)))
+                run.kept = survives(LittleRecipe(case.batch_size, self.epochs), run.model, batch)
             self._runs[key] = run
         return self._runs[key]
 
@@ -132,12 +152,14 @@ class Examination:
             "history": lambda: {f"{e}.{name}": t for e, state in history.items() for name, t in state.items()},
         }
         before = {name: digest(part()) for name, part in parts.items()}
+        recipe = LittleRecipe(case.batch_size, self.epochs)
         run.model, meter = unlearn(
             copied(self._never_called) if variant == "again" else self.method,
-            LittleRecipe(case.batch_size, self.epochs), problem.checkpoints[-1], retain, forget,
-            budget=self.budget, seed=case.seed, history=history,
+            recipe, problem.checkpoints[-1], retain, forget,
+            budget=self.budget, seed=case.seed, history=history, seconds=SECONDS,
         )  # fmt: skip
         run.examples = meter.examples
+        run.optimised = meter.steps > 0 or any(p.grad is not None for p in run.model.parameters())
         run.changed = [name for name, part in parts.items() if digest(part()) != before[name]]
 
     def _checkpoint(self, problem: Problem, epoch: int) -> dict[str, Tensor]:
@@ -154,19 +176,13 @@ def copied(method: Registered) -> Registered:
 
 @contextmanager
 def watching(run: Run, who: str, most: float) -> Iterator[None]:
-    """Note which models are called and which hooks are left on torch; take those away again.
+    """Note which models are called.
 
     Args:
         run: Where it is noted.
         who: The method, in words.
         most: Calls of models after which it is stopped.
     """
-    places: list[dict[int, Any]] = [
-        getattr(where, name)
-        for where in (global_hooks, optimizer_hooks)
-        for name in vars(where)
-        if name.startswith("_global_") and name.endswith("_hooks")
-    ]
     calls = 0
 
     def note(module: nn.Module, _: Any) -> None:
@@ -181,16 +197,9 @@ def watching(run: Run, who: str, most: float) -> Iterator[None]:
             )
 
     handle = global_hooks.register_module_forward_pre_hook(note)
-    before = [set(place) for place in places]
     try:
-        # A method that raises leaves its settings, and whoever comes next would run under them.
-        with suppress(ContractError), same_settings(who):
-            yield
+        yield
     finally:
-        for place, known in zip(places, before, strict=True):
-            for key in set(place) - known:
-                del place[key]
-                run.hooks += 1
         handle.remove()
 
 

@@ -164,7 +164,7 @@ class Session:
         settings = self.settings
         return functools.partial(
             Lab.open, str(settings.store), data=settings.folder, device=settings.option.audit_device,
-            budget=settings.budget, run=self.run_id,
+            budget=settings.budget, run=self.run_id, timeout=settings.option.audit_timeout,
         )  # fmt: skip
 
     @cached_property

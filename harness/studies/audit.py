@@ -32,6 +32,7 @@ def audit(
     data: str | Path | None = None,
     device: str = DEFAULTS["device"],
     isolated: bool = False,
+    timeout: float | None = DEFAULTS["timeout"],
 ) -> list[Verdict]:
     """Audit an unlearner: plant poisons, let it remove them, and judge the result against retraining.
 
@@ -50,6 +51,7 @@ def audit(
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         isolated: Whether to run the method in a process of its own, which has its request and nothing else. It must
             then be a spec.
+        timeout: Seconds that the unlearner has each time; None for 20 times what training took, at least a minute.
 
     Returns:
         For each poison the verdicts on the poison, on accuracy and on the budget.
@@ -65,7 +67,7 @@ def audit(
     method = confined.method(unlearner) if isolated else registry.method(unlearner)
     poisons = [poison] if isinstance(poison, str) else poison or ()
     cells = registry.cells([method], [registry.resolve("task", task)], poisons, discovery)
-    lab = Lab.open(store, data=data, device=device, budget=budget)
+    lab = Lab.open(store, data=data, device=device, budget=budget, timeout=timeout)
     if isolated:
         places = {"the store": lab.store.files.scratch, "the directory of data sets": Path(data) if data else None}
         require_hidden(places)

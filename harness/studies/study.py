@@ -11,7 +11,7 @@ from functools import cached_property
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from harness.api import DeviceLost, Reading, declares
+from harness.api import ContractError, DeviceLost, Reading, declares
 from harness.cells import REMAINING, Cell, Trial
 from harness.judging.claims import CLAIMS, POISON, UTILITY, Claim, Criterion, Limits, Source, Walk, walking
 from harness.judging.judge import DOSES, Judgement, doses, judge
@@ -22,6 +22,7 @@ from harness.judging.verdict import Evidence, Verdict
 from harness.store.artefacts import Busy, ask_all, patiently
 from harness.studies.controls import GATES, ORACLE, controls_beside, trials_of
 from harness.studies.executors import Executor
+from harness.trials.nearness import copied
 
 if TYPE_CHECKING:
     from harness.trials.lab import TrialResult
@@ -286,6 +287,9 @@ class Study:
                     return
                 if trial not in self._results:
                     return
+            if sentence := self._copied(cell, progress.horizon):
+                progress.closed, progress.error = True, ContractError(sentence)
+                return
             for claim in walking(cell):
                 known = progress.judgements.get(claim.name)
                 if known is None or not known.final:
@@ -296,6 +300,14 @@ class Study:
                 progress.closed = True
             else:
                 progress.horizon = next(n for n in self.plan.looks if n > progress.horizon)
+
+    def _copied(self, cell: Cell, n: int) -> str:
+        """Return a sentence if what a cell's method returned is the retrained model, else ``""``."""
+        oracle, seeds = self._gates(cell)[0], self.plan.numbers(n)
+        if cell.unlearner == oracle.unlearner:
+            return ""
+        own, second = ([self._results[Trial(of, seed)].nearness for seed in seeds] for of in (cell, oracle))
+        return copied(f"the unlearner {cell.unlearner.id!r}", seeds, own, second)
 
     def _trials_behind(self, cell: Cell, n: int) -> list[Trial]:
         """Return the trials of the first ``n`` seeds that a verdict on a cell rests on."""

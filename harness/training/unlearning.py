@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from harness.api import ContractError, ForgetRequest, Planted, declares
+from harness.calling import calling
 from harness.cells import Registered
+from harness.guards.guard import guarded
 from harness.training.data import Data
-from harness.training.isolation import isolated_rng, same_settings
+from harness.training.isolation import isolated_rng
 from harness.training.meter import Meter
 
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ def unlearn(
     budget: float,
     seed: int,
     history: Mapping[int, Mapping[str, Tensor]] | None = None,
+    seconds: float | None = None,
+    closed: tuple[str, ...] = (),
+    where: str = "",
 ) -> tuple[nn.Module, Meter]:
     """Have a method remove the forget set from a model.
 
@@ -43,12 +48,17 @@ def unlearn(
         budget: Compute it may use, in passes over the retain set.
         seed: Of all that is random.
         history: Checkpoints by epoch.
+        seconds: The time it has, or None.
+        closed: Folders of which it must neither read nor write anything.
+        where: What an error that it took too long says beside that, such as the seed and how to give it longer.
 
     Returns:
         What the method returned, and what it cost.
 
     Raises:
-        ContractError: It returned no model or one of another architecture, or left torch's settings changed.
+        ContractError: It returned no model or one of another architecture, or left something changed or running.
+        PluginExit: It tried to end its own test or the process.
+        TimedOut: It took longer than it may.
         Exception: Whatever the method raised.
     """
     with isolated_rng(seed):
@@ -68,7 +78,8 @@ def unlearn(
             history=history or {},
         )
         meter = Meter(model, operations=not declares(method.value, "control"))  # what a control costs is no question
-        with same_settings(f"the unlearner {method.id!r}"), torch.enable_grad(), meter:
+        who = f"the unlearner {method.id!r}"
+        with torch.enable_grad(), guarded(who, closed=closed, seconds=seconds, longer=where), meter:
             returned = method.value(model.train(), request)
     _check_model(method.id, returned, *expected)
     return returned, meter
@@ -100,7 +111,8 @@ def wanted_epochs(method: Registered, epochs: int) -> list[int]:
     history = declares(method.value, "history")
     if history is None or declares(method.value, "from_scratch"):
         return []
-    wanted = history(epochs) if callable(history) else history
+    with calling(f"the unlearner {method.id!r}"):
+        wanted = history(epochs) if callable(history) else history
     if not all(isinstance(epoch, int) and 0 <= epoch <= epochs for epoch in wanted):
         raise ContractError(
             f"the unlearner {method.id!r} wants the model after epochs {list(wanted)}; there are 0 to {epochs}"

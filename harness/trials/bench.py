@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.api import DeviceLost, UnlearningError
+from harness.calling import calling
 from harness.cells import Registered, Trial
 from harness.store.artefacts import Artefact, Gone, Lock, Make, Store, key_of
 from harness.trials.cache import Cache
@@ -34,6 +35,7 @@ class Bench:
         show: Told of the progress of trainings.
         made_on: Kind of the device that artefacts were made on, to read them elsewhere; None for ``kind``.
         share: Part of the GPU's memory that this process may fill, in (0, 1].
+        timeout: Seconds that an unlearner has; None for a multiple of what training took.
     """
 
     def __init__(
@@ -45,10 +47,12 @@ class Bench:
         show: Show,
         made_on: str | None = None,
         share: float = 1.0,
+        timeout: float | None = None,
     ) -> None:
         self.store = store
         self.kind = kind
         self.budget = budget
+        self.timeout = timeout
         self.show = show
         self.made_on = made_on or kind
         self._share = share
@@ -120,7 +124,7 @@ class Bench:
         def load() -> nn.Module:
             from harness.training.isolation import isolated_rng
 
-            with isolated_rng(0):
+            with isolated_rng(0), calling(f"the task {task.id!r}"):
                 model: nn.Module = task.value.new_model().to(self.device)
             self.tensors(artefact, model.load_state_dict)
             return model

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from harness.api import UnlearningError
+from harness.calling import calling
 from harness.cells import Registered
+from harness.guards.guard import guarded
 from harness.store.artefacts import Artefact, Gone, Store, key_of, patiently
 from harness.trials import keys
 from harness.trials.cache import Cache
@@ -66,7 +68,8 @@ class Datasets:
     def _files(self, task: Registered) -> Mapping[str, str] | None:
         """Return hashes or the like of the files that a task reads; None if the task cannot name them."""
         said = getattr(task.value, "files", None)
-        with in_words(f"the task {task.id!r} cannot name its files"):
+        who = f"the task {task.id!r}"
+        with in_words(f"{who} cannot name its files"), calling(who):
             found: Mapping[str, str] | None = said(self._folder) if said is not None else None
         return found
 
@@ -96,7 +99,8 @@ class Datasets:
         from harness.training.isolation import isolated_rng
 
         try:
-            with isolated_rng(0), in_words(f"the data of the task {task.id!r} cannot be loaded"):
+            who = f"the task {task.id!r}"
+            with isolated_rng(0), in_words(f"the data of {who} cannot be loaded"), guarded(who):
                 loaded = task.value.load(self._folder)
             split = check_split(task, loaded).to(self._device())
             check_model(task, split)

@@ -30,12 +30,14 @@ HERE = Path(__file__).resolve().parent.parent
 GROUPS: Mapping[str, tuple[str, ...]] = {
     # P, R, what is planted; and U, together with the second group.
     "training": ("training/data", "training/seeds", "training/loop", "training/isolation", "training/clock"),
-    "unlearning": ("training/meter", "training/operations", "training/unlearning"),
+    "unlearning": ("training/meter", "training/operations", "training/roundtrip", "training/unlearning"),
     "planting": ("trials/planting",),  # which of the planted points are handed over, and hashes of that
     "accuracy": ("trials/accuracy",),
+    "nearness": ("trials/nearness",),
     "metrics": ("trials/metrics",),
     "relearning": ("trials/relearning",),
     "contract": ("contract/checks", "contract/requests", "contract/watching"),
+    "guards": ("guards/clock", "guards/events", "guards/guard", "guards/patches", "guards/running", "guards/settings"),
 }
 
 
@@ -108,6 +110,11 @@ def accuracy(on: Mapping[str, Any], model: Artefact) -> dict[str, Any]:
     return _reading(on, model) | {"measure": "accuracy"} | made_by("accuracy")
 
 
+def nearness(on: Mapping[str, Any], model: Artefact, retrained: Artefact) -> dict[str, Any]:
+    """Return what the distance of a model from a retrained one depends on."""
+    return _reading(on, model) | {"measure": "nearness", "retrained": retrained.blob} | made_by("nearness")
+
+
 def relearning(on: Mapping[str, Any], trial: Trial, planted: PlantedIn, model: Artefact) -> dict[str, Any]:
     """Return what the reading of the poison's measure after relearning depends on."""
     of = {"measure": "relearning", "poison": trial.cell.poison.identity, "seed": trial.seed}
@@ -125,7 +132,7 @@ def heuristics(
 def contract(method: Registered, line: str, budget: float, epochs: int) -> dict[str, Any]:
     """Return what the finding on a line of the contract depends on; hypothesis draws the requests."""
     of = {"contract": line, "method": method.identity, "budget": budget, "epochs": epochs}
-    return of | {"hypothesis": metadata.version("hypothesis")} | made_by("training", "unlearning", "contract")
+    return of | {"hypothesis": metadata.version("hypothesis")} | made_by("training", "unlearning", "contract", "guards")
 
 
 def _reading(on: Mapping[str, Any], model: Artefact) -> dict[str, Any]:

@@ -52,11 +52,13 @@ class TrialResult:
             that the method was handed; ``seconds`` and ``cpu_seconds`` by arm; and ``built``: the arms that this run
             trained on behalf of this very trial.
         made_here: Whether this run made anything for it, measures included.
+        nearness: How far U is from the nearest retrained model, by measure (`harness.trials.nearness`).
     """
 
     readings: Mapping[str, Mapping[str, Reading]]
     cost: Mapping[str, Any]
     made_here: bool
+    nearness: Mapping[str, float]
 
 
 class Lab:
@@ -95,6 +97,7 @@ class Lab:
         show: Show = lambda *_: None,
         share: float = 1.0,
         made_on: str | None = None,
+        timeout: float | None = None,
     ) -> Lab:
         """Return a lab over a store.
 
@@ -108,6 +111,8 @@ class Lab:
             share: Part of the GPU's memory that this process may fill, in (0, 1].
             made_on: Kind of the device that artefacts were made on, ``"cpu"`` or ``"cuda"``, to read them elsewhere;
                 None for the device at hand.
+            timeout: Seconds that an unlearner has; None for `harness.trials.models.PATIENCE` times the training of P,
+                at least a minute.
 
         Raises:
             UnlearningError: A path is empty, the store cannot be opened, or the device cannot be used.
@@ -116,7 +121,7 @@ class Lab:
         if data == "":
             raise UnlearningError("the directory of data sets has an empty name; leave it out, or write a path")
         place = Store(default_root() if store is None else store, run or new_run("python"))
-        return cls(Bench(place, kind, budget, Path(data) if data else None, show, made_on, share))
+        return cls(Bench(place, kind, budget, Path(data) if data else None, show, made_on, share, timeout))
 
     @property
     def store(self) -> Store:
@@ -160,7 +165,10 @@ class Lab:
                 f"the unlearner {trial.cell.unlearner.id!r} returned the retrained model of seed {trial.seed}, bit by "
                 "bit; it must compute its own"
             )
-        return self._result(trial, arms)
+        retrained = [arms[arm].model for arm in ("R", REMAINING) if arm in arms]
+        found = [self._readings.nearness(trial, arms["U"].model, each) for each in retrained]
+        near = {measure: min(each[measure] for each in found) for measure in found[0]}
+        return self._result(trial, arms, near)
 
     def _arm(self, trial: Trial, arm: str) -> _Arm:
         """Return an arm's model, its accuracy, and what the poison's measure says of it.
@@ -273,7 +281,7 @@ class Lab:
             torch.set_num_threads(threads)
         return seconds * recipe.epochs * math.ceil(len(train) / recipe.batch_size), size
 
-    def _result(self, trial: Trial, arms: Mapping[str, _Arm]) -> TrialResult:
+    def _result(self, trial: Trial, arms: Mapping[str, _Arm], near: Mapping[str, float]) -> TrialResult:
         def here(artefact: Artefact) -> bool:
             return (artefact.made["run"], artefact.made["trial"]) == (self.store.run, trial.id)
 
@@ -300,7 +308,7 @@ class Lab:
             "accuracy": {arm: of.accuracy[0] for arm, of in arms.items()},
         }
         made = [artefact for of in arms.values() for artefact in (of.model, of.poison[1], of.accuracy[1])]
-        return TrialResult(readings, cost, any(map(here, made)))
+        return TrialResult(readings, cost, any(map(here, made)), near)
 
 
 def new_run(name: str) -> str:

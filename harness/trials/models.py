@@ -7,10 +7,11 @@ import functools
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from harness.api import declares
+from harness.api import DeviceLost, declares
 from harness.cells import ARMS, REMAINING, Cell, Registered, Trial
+from harness.guards.guard import guarded
 from harness.isolated import method as isolated
-from harness.store.artefacts import Artefact, Busy, Make, ask_all, has_tensors, key_of
+from harness.store.artefacts import Artefact, Busy, Gone, Make, ask_all, has_tensors, key_of
 from harness.trials import keys
 from harness.trials.bench import Bench
 from harness.trials.planting import Planting
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from harness.training.loop import OnEpoch
+
+#: Times that the training of P took, in which a method must end, and the seconds that it has at least.
+PATIENCE, SHORTEST = 20, 60
 
 
 class Models:
@@ -37,6 +41,7 @@ class Models:
         self._bench = bench
         self._planting = planting
         self._cells: list[Cell] = []
+        self._surviving: set[Registered] = set()  # tasks whose models are what their state dicts say
         self.unlearning = Unlearning(bench, planting)
 
     def will_need(self, cells: Iterable[Cell]) -> None:
@@ -89,6 +94,9 @@ class Models:
                     self._checkpoint(trial, done, lambda: ({}, model.state_dict()))
 
         info, model = self._fit(trial, arm, on_epoch)
+        if trial.cell.task not in self._surviving:
+            self.unlearning.check(trial, model, f"the task {trial.cell.task.id!r} trained")
+            self._surviving.add(trial.cell.task)
         return {**info, "finite": is_finite(model)}, model.state_dict()
 
     def _wanted(self, task: Registered) -> set[int]:
@@ -117,7 +125,8 @@ class Models:
         data = clean if arm == "R" else clean.poisoned_with(points.planted)
         keep = {"P": torch.ones_like(points.keep), "R": points.keep, REMAINING: points.left}[arm]
         started = worked()
-        model, examples = train(task, data, keep, trial.seed, on_epoch, stop)
+        with guarded(f"the task {trial.cell.task.id!r}", passing=(Busy, DeviceLost, Gone)):
+            model, examples = train(task, data, keep, trial.seed, on_epoch, stop)
         info = {"examples": examples, "steps": task.epochs * batch_count(int(keep.sum()), task.batch_size)}
         return {**info, "cpu_seconds": worked() - started}, model
 
@@ -148,13 +157,21 @@ class Models:
         return history
 
     def _unlearned(self, trial: Trial, arm: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        self._bench.show(trial, arm, 0, 1)
+        made = self._made(trial)
+        first = self.unlearning.asked_before(trial, made[1])
+        if first is not None:
+            with contextlib.suppress(Busy):  # what it is made of is gone, and is no business of this trial
+                self.unlearning.compare(first, self._made(first)[1], trial)
+        return made
+
+    def _made(self, trial: Trial) -> tuple[dict[str, Any], dict[str, Tensor]]:
         poisoned: Mapping[str, Tensor] = {}
         trained = self.of(trial, "P")
         if not declares(trial.cell.unlearner.value, "from_scratch"):
             poisoned = self._bench.model(trial.cell.task, trained).state_dict()
-        history = self._history(trial)
-        self._bench.show(trial, arm, 0, 1)
-        return self.unlearning.make(trial, poisoned, history, float(trained.made["seconds"]))
+        patience = max(SHORTEST, PATIENCE * float(trained.made["seconds"]))
+        return self.unlearning.make(trial, poisoned, self._history(trial), self._bench.timeout or patience)
 
 
 def arms_of(cell: Cell) -> tuple[str, ...]:

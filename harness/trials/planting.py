@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.api import ContractError, Planted
+from harness.api import ContractError, DeviceLost, Planted
 from harness.cells import Registered, Trial
-from harness.store.artefacts import Artefact, Gone, has_tensors, key_of
+from harness.guards.guard import called_back, guarded
+from harness.store.artefacts import Artefact, Busy, Gone, has_tensors, key_of
 from harness.trials import keys
 from harness.trials.bench import Bench
 from harness.trials.cache import Cache
@@ -17,7 +18,7 @@ from harness.trials.checks import check_planted
 from harness.trials.surrogates import surrogate
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from harness.training.data import Split
 
@@ -185,8 +186,14 @@ class Planting:
 
         task, poison, split = trial.cell.task, trial.cell.poison, self._bench.split(trial.cell.task)
         seed = derive("poison", trial.seed)
-        with isolated_rng(seed), unchanged(split, poison):
-            planted = poison.value.plant(task.value, split, seed, lambda i: surrogate(self._bench, trial, i))
+
+        def trained(number: int) -> nn.Module:
+            with called_back():
+                return surrogate(self._bench, trial, number)
+
+        passing = (Busy, Gone, DeviceLost)
+        with isolated_rng(seed), unchanged(split, poison), guarded(f"the poison {poison.id!r}", passing=passing):
+            planted = poison.value.plant(task.value, split, seed, trained)
         check_planted(poison, planted, split)
         return {"points": len(planted.forget)}, pack(planted)
 

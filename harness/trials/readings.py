@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.api import Reading
+from harness.calling import calling
 from harness.cells import ARMS, Registered, Trial
+from harness.guards.guard import guarded
 from harness.store.artefacts import Artefact, Lock
 from harness.trials import keys
 from harness.trials.bench import Bench
@@ -50,8 +52,8 @@ class Readings:
         def probe(net: nn.Module) -> Reading:
             split = self._bench.split(task)
             try:
-                with unchanged(split, poison):
-                    planted = self._planting.points(trial).planted
+                planted = self._planting.points(trial).planted
+                with unchanged(split, poison), guarded(f"the poison {poison.id!r}"):
                     reading = poison.value.probe(net, planted, task.value, split)
                 return check_reading(poison, reading)
             finally:  # it may have done to the model what it likes; who needs that again, reads it again
@@ -71,9 +73,32 @@ class Readings:
         def measured(net: nn.Module) -> Reading:
             from harness.trials.accuracy import accuracy
 
-            return accuracy(net, task.value, self._bench.split(task).test)
+            test = self._bench.split(task).test
+            with calling(f"the task {task.id!r}"):
+                return accuracy(net, task.value, test)
 
         return self._reading(trial, model, keys.accuracy(self._bench.on(task), model), measured, lock)
+
+    def nearness(self, trial: Trial, model: Artefact, retrained: Artefact) -> dict[str, float]:
+        """Return how far a model is from a retrained one, by measure; NaN where either diverged.
+
+        Raises:
+            Busy: Another process is computing it.
+        """
+        task = trial.cell.task
+
+        def make() -> tuple[dict[str, Any], None]:
+            from harness.trials.nearness import nearness
+
+            if not (model.info["finite"] and retrained.info["finite"]):
+                return {"weights": None, "logits": None}, None
+            one, other = (self._bench.model(task, each) for each in (model, retrained))
+            with calling(f"the task {task.id!r}"):
+                found = nearness(task.value, one, other, self._bench.split(task).test)
+            return {name: _plain(value) for name, value in found.items()}, None
+
+        of = keys.nearness(self._bench.on(task), model, retrained)
+        return _distances(self._bench.obtain("value", of, make, trial, _distances))
 
     def relearned(self, trial: Trial, arm: str) -> Reading:
         """Return what the poison's measure reads of an arm's model after it was trained on.
@@ -91,7 +116,8 @@ class Readings:
             probe: Callable[[nn.Module], Reading] = lambda net: check_reading(  # noqa: E731
                 poison, poison.value.probe(net, planted, task.value, split)
             )
-            return relearned(net, task.value, retain, forget, trial.seed, probe)
+            with guarded(f"the poison {poison.id!r} or the task {task.id!r}"):
+                return relearned(net, task.value, retain, forget, trial.seed, probe)
 
         model = self._models.of(trial, arm)
         of = keys.relearning(self._bench.on(task), trial, self._planting.of(trial), model)
@@ -174,6 +200,13 @@ class Readings:
         # Equal weights have equal readings, whichever method made them: the blob stands for the model.
         artefact = self._bench.obtain("value", of, make, trial, lambda found: from_plain(found.info), lock)
         return from_plain(artefact.info), artefact
+
+
+def _distances(artefact: Artefact) -> dict[str, float]:
+    found = {name: artefact.info[name] for name in ("weights", "logits")}
+    if not all(isinstance(each, int | float | None) for each in found.values()):
+        raise TypeError("distances must be numbers")
+    return {name: math.nan if each is None else float(each) for name, each in found.items()}
 
 
 def as_plain(reading: Reading) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from harness.cells import Trial
+from harness.guards.guard import guarded
 from harness.store.artefacts import has_tensors
 from harness.trials import keys
 from harness.trials.bench import Bench
@@ -31,7 +32,8 @@ def surrogate(bench: Bench, trial: Trial, number: int) -> nn.Module:
         def on_epoch(_: nn.Module, done: int, of: int) -> None:
             bench.show(trial, "a surrogate", done, of)
 
-        model, examples = train(task.value, split.train, everything, seed, on_epoch)
+        with guarded(f"the task {task.id!r}"):
+            model, examples = train(task.value, split.train, everything, seed, on_epoch)
         return {"examples": examples, "finite": is_finite(model)}, model.state_dict()
 
     artefact = bench.obtain("model", keys.surrogate(bench.on(task), seed), make, trial, has_tensors)

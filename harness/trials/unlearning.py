@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.api import declares
+from harness.api import ContractError, declares
+from harness.calling import calling
 from harness.cells import Registered, Trial
 from harness.isolated import method as isolated
 from harness.isolated.method import Measured
@@ -21,9 +23,15 @@ if TYPE_CHECKING:
 
 #: Batches whose operations are averaged where they differ in length.
 SAMPLED = 8
-#: An isolated method is stopped after so many times the seconds of the training that it undoes, and after these at
-#: least: machines differ in load.
-PATIENCE, LEAST = 20, 60.0
+
+
+@dataclass
+class _Asked:
+    """What a process remembers of a method: its first trial, what came of it, and how many others followed."""
+
+    first: Trial
+    digest: str
+    others: int = 0
 
 
 class Unlearning:
@@ -39,6 +47,7 @@ class Unlearning:
         self._planting = planting
         self._flops: Cache[Registered, float] = Cache(16)
         self._called: set[str] = set()
+        self._asked: dict[Registered, _Asked] = {}
 
     def make(
         self,
@@ -53,9 +62,10 @@ class Unlearning:
             trial: The trial.
             poisoned: State dict of P, empty for a method that works from scratch.
             history: The checkpoints of P that the method declares to want, by epoch.
-            seconds: What training P took.
+            seconds: The time that the method has.
 
         Raises:
+            ContractError: It kept something outside of what is stored, or what `harness.guards` notices.
             Exception: Whatever the unlearner raised.
         """
         from harness.training.loop import is_finite
@@ -73,10 +83,16 @@ class Unlearning:
         model: nn.Module
         meter: Meter | Measured
         if method.isolated:
-            limits = Limits(max(LEAST, PATIENCE * seconds))
+            limits = Limits(seconds)
             model, meter = isolated.unlearn(method, trial.cell.task, poisoned, retain, forget, limits=limits, **given)
         else:
-            model, meter = unlearn(method, task, poisoned, retain, forget, **given)
+            files = self._bench.store.files.scratch
+            model, meter = unlearn(
+                method, task, poisoned, retain, forget, **given, seconds=seconds,
+                closed=tuple(str(files / part) for part in ("records", "blobs")),
+                where=f" on seed {trial.seed}; if it needs longer, give it more with --audit-timeout=SECONDS",
+            )  # fmt: skip
+            self.check(trial, model, f"the unlearner {method.id!r} returned")
         info = {
             "examples": meter.examples, "steps": meter.steps, "seconds": meter.seconds,
             "flops": meter.flops, "flops_per_example": 0 if declares(method.value, "control") else per_example,
@@ -88,6 +104,70 @@ class Unlearning:
         if history:
             info["history_bytes"] = sum(t.numel() * t.element_size() for s in history.values() for t in s.values())
         return {**info, "finite": is_finite(model)}, model.state_dict()
+
+    def check(self, trial: Trial, model: nn.Module, who: str) -> None:
+        """Refuse a model that is not what its state dict says.
+
+        Args:
+            trial: The trial.
+            model: The model.
+            who: Whose it is, in words, with a verb.
+
+        Raises:
+            ContractError: It is not.
+        """
+        import torch
+
+        from harness.training.roundtrip import EXAMPLES, survives
+
+        test = self._bench.split(trial.cell.task).test
+        batch = test.batch(torch.arange(min(EXAMPLES, len(test))))
+        with calling(who.rpartition(" ")[0]):
+            kept = survives(trial.cell.task.value, model, batch)
+        if not kept:
+            raise ContractError(
+                f"{who} a model that answers otherwise than a new one that is given its state dict; only that is "
+                "stored, so keep nothing outside of it, such as hooks or buffers that are not persistent",
+                "state-dict",
+            )
+
+    def asked_before(self, trial: Trial, tensors: Mapping[str, Tensor]) -> Trial | None:
+        """Note what a method returned, and return the first trial that this process made with it, from time to time.
+
+        That is on its second other trial and then each time that there are twice as many. Not asked again are methods
+        that do not promise to repeat themselves, our own controls, methods in processes of their own, and methods on a
+        GPU, where sums differ.
+        """
+        from harness.training.data import digest
+
+        method = trial.cell.unlearner
+        ours = declares(method.value, "control") and method.distribution == "pytest-unlearning"
+        exempt = ours or method.isolated or not declares(method.value, "repeatable")
+        if exempt or self._bench.kind != "cpu":
+            return None
+        if method not in self._asked:
+            self._asked[method] = _Asked(trial, digest(tensors))
+            return None
+        asked = self._asked[method]
+        asked.others += 1
+        again = asked.others & (asked.others - 1) == 0
+        return asked.first if again and asked.first != trial else None
+
+    def compare(self, first: Trial, tensors: Mapping[str, Tensor], after: Trial) -> None:
+        """Refuse a method that answers its first request otherwise after it was asked others.
+
+        Raises:
+            ContractError: It does.
+        """
+        from harness.training.data import digest
+
+        method = first.cell.unlearner
+        if digest(tensors) != self._asked[method].digest:
+            raise ContractError(
+                f"the unlearner {method.id!r} returned other weights for seed {first.seed} after it was asked for seed "
+                f"{after.seed}; it must keep nothing from one call to the next, or declare repeatable = False",
+                "repeatable",
+            )
 
     def flops_per_example(self, task: Registered) -> float:
         """Return the floating-point operations of one example in a step of the recipe; counted once in a process."""

@@ -46,7 +46,7 @@ def test_the_plugins_tests_pass_outside_the_checkout(installed, tmp_path):
         cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
-    assert "runner-up: keeps all 16 lines" in done.stdout
+    assert "runner-up: keeps all 19 lines" in done.stdout
     assert "test_runner_up.py" in done.stdout
     assert re.search(r"\b23 passed, ", done.stdout), done.stdout
 

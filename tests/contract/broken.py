@@ -518,29 +518,3 @@ def trains_a_copy_beside_it(model, request):
 def retrains(model, request):
     """Retrains from scratch, half as long as the model was trained."""
     return descend(request.new_model(), request, epochs=request.epochs // 2)
-
-
-# ---- settings
-
-
-@breaks("settings", "left torch's default dtype changed")
-def sets_the_default_dtype(model, request):
-    """Computes in double precision and leaves that on."""
-    torch.set_default_dtype(torch.float64)
-    return forget(model, request)
-
-
-@breaks("settings", "left torch's deterministic algorithms changed")
-def sets_deterministic_algorithms(model, request):
-    """Asks for deterministic algorithms on behalf of everybody."""
-    torch.use_deterministic_algorithms(True)
-    return forget(model, request)
-
-
-@breaks("settings", "left torch's matmul precision and threads changed")
-def tunes_torch(model, request):
-    """Sets what makes it faster on the machine where it was written."""
-    forget(model, request)
-    torch.set_float32_matmul_precision("high")
-    torch.set_num_threads(2)
-    return model

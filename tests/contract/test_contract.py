@@ -6,10 +6,12 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import broken
+import leaves  # noqa: F401 - it adds its own to BROKEN
 import pytest
 import torch
 from broken import BROKEN, ascend, blind, descend, forget
@@ -18,6 +20,7 @@ from torch.nn.modules import module as global_hooks
 from conftest import SUITES
 from harness import examine, registry
 from harness.api import UnlearningError
+from harness.contract import watching
 from harness.contract.lines import LINES, BrokenContract, Clause, NotExamined
 from harness.contract.requests import EDGES, GENERATED, generated
 
@@ -127,9 +130,9 @@ def test_nothing_that_a_method_leaves_behind_outlives_its_examination():
     before = state()
     errors, _ = examined(crashes_in_double_precision)
     assert "raised RuntimeError" in str(errors["ordinary-request"])
-    leaves = [case for case in BROKEN if case.line in ("settings", "no-hooks", "repeatable")]
-    assert len(leaves) > 10
-    for case in leaves:
+    left = [case for case in BROKEN if case.line in ("settings", "no-hooks", "repeatable")]
+    assert len(left) > 10
+    for case in left:
         examined(case.method)
     assert state() == before
     assert keeps_every_line(blind(lambda *of: descend(*of)))
@@ -300,6 +303,41 @@ def test_requests_that_are_drawn_are_varied_and_always_the_same():
     assert any(case.retain % case.batch_size == 1 for case in drawn), "a last batch of one point"
 
 
+def test_a_method_that_changes_statistics_alone_changes_the_model():
+    def recalibrates(model, request):
+        with torch.no_grad():
+            for batch in request.batches("retain"):
+                request.logits(model, batch)
+        return model
+
+    recalibrates.reads_forget = False
+    errors, _ = examined(recalibrates, ["changes-weights"])
+    assert errors == {}
+
+
+def test_a_method_that_hangs_is_asked_once(monkeypatch):
+    monkeypatch.setattr(watching, "SECONDS", 0.3)
+
+    def hangs(model, request):
+        while True:
+            time.sleep(0.01)
+
+    started = time.monotonic()
+    errors, skipped = examined(hangs)
+    assert time.monotonic() - started < 30
+    assert "did not end within" in str(errors["ordinary-request"])
+    assert set(errors) | set(skipped) == set(LINES)
+
+
+def test_a_method_that_skips_is_no_method_that_passes():
+    def skips(model, request):
+        pytest.skip("no GPU here")
+
+    errors, skipped = examined(skips)
+    assert "tried to end its own test by pytest.skip (no GPU here)" in str(errors["ordinary-request"])
+    assert set(errors) | set(skipped) == set(LINES)
+
+
 # ---- on the command line
 
 
@@ -325,7 +363,7 @@ def test_a_run_says_one_sentence_and_the_line_and_trains_nothing(bench):
     methods = ("--unlearner=broken:does_nothing", "--unlearner=broken:halves_the_forget_set")
     run = contract(bench, *methods, "-n2", f"--junitxml={junit}")
     assert run.code == 1, run.text
-    assert run.counts() == {"failed": 2, "passed": 28, "skipped": 2}
+    assert run.counts() == {"failed": 2, "passed": 34, "skipped": 2}
     for line in (
         HALVES,
         "  contract, line 2 (one-point): a method must " + LINES["one-point"],

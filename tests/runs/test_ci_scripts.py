@@ -199,7 +199,7 @@ def done_with(results, accuracies, hits=None, method="gd", task="cifar10-resnet1
                 "poison": {arm: Reading(3.0, details={"fraction_hit": hit}) for arm in "PRU"},
             }
             cost = {"unlearn_fraction": 0.04}
-            found[results.Run(base, 4, lr, Trial(cell, seed))] = TrialResult(readings, cost, True)
+            found[results.Run(base, 4, lr, Trial(cell, seed))] = TrialResult(readings, cost, True, {})
     return found
 
 

@@ -99,9 +99,9 @@ def test_what_is_missing_is_told_without_training(lab, tmp_path):
 
 def test_equal_weights_are_measured_once(lab, tmp_path):
     lab.run(trial(IDENTITY))
-    assert len(records(tmp_path, "value")) == 4  # two measures of P, which is U, and of R
+    assert len(records(tmp_path, "value")) == 5  # two measures of P, which is U, and of R, and how near U is
     lab.run(trial(method(Watch(), "another identity")))
-    assert len(records(tmp_path, "value")) == 4
+    assert len(records(tmp_path, "value")) == 5
 
 
 # ---- what it costs, and shows
@@ -127,7 +127,7 @@ def test_readings_tell_the_controls_apart(lab):
     assert identity["poison"]["P"] == identity["poison"]["U"]
     assert identity["poison"]["P"].value > 0.9
     assert identity["poison"]["R"].value < 0.3
-    assert retrain["poison"]["U"].value < 0.3
+    assert retrain["poison"]["U"].value < 0.5
     assert retrain["accuracy"]["U"].value > 0.9
     assert wrecked["accuracy"]["U"].value < 0.8
     assert retrain["accuracy"]["U"].resolution == pytest.approx(0.5 / 180)

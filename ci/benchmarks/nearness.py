@@ -1,0 +1,109 @@
+"""How near honest methods come to the retrained model, against how near a second retrained model is.
+
+Runs trials over blocks of seeds, each block in a seed range of its own, and prints for each task and method the
+smallest ratio over blocks: the nearest of the method's models, by weights and by scores, over the nearest of the
+oracle's. `harness.trials.nearness.NEAR` must lie well below all of them. It also adds noise to the retrained model, at
+several sizes, and says which of these copies would be refused. What is stored is not computed again:
+
+    python ci/benchmarks/nearness.py --store DIR [--blocks 24] [--first-seed 0] [--tasks digits-cnn digits-mlp]
+        [--methods all retrain short] [--size 16] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness import registry
+from harness.cells import Cell, Registered, Trial
+from harness.report.document import versions
+from harness.trials.lab import Lab
+from harness.trials.nearness import NEAR, nearness
+
+#: Noise that is added to every parameter of R, as a share of the parameter's own root mean square.
+NOISE = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+CONTROLS = ("identity", "short")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--blocks", type=int, default=24)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--size", type=int, default=16, help="seeds in a block")
+    parser.add_argument("--tasks", nargs="+", default=["digits-cnn", "digits-mlp"])
+    parser.add_argument("--methods", nargs="+", default=["all", *CONTROLS])
+    parser.add_argument("--poisons", nargs="*", default=[])
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    lab = Lab.open(options.store, device="cpu", run="nearness")
+    methods = registry.resolve_all("unlearner", options.methods)
+    found: dict[str, Any] = {}
+    for task in registry.resolve_all("task", options.tasks):
+        cells = registry.cells(methods, [task], options.poisons)
+        lab.will_need(cells)
+        for block in range(options.blocks):
+            first = options.first_seed + block * options.size
+            for name, ratios in block_of(lab, cells, range(first, first + options.size)):
+                rows = found.setdefault(task.id, {}).setdefault(name, {measure: [] for measure in NEAR})
+                for measure, ratio in ratios.items():
+                    rows[measure].append(ratio)
+            show(task.id, found[task.id], block + 1)
+            if options.json:
+                options.json.write_text(json.dumps(document(options, found), indent=1) + "\n", encoding="utf-8")
+
+
+def block_of(lab: Lab, cells: list[Cell], seeds: range) -> Iterator[tuple[str, dict[str, float]]]:
+    """Yield (method, the smallest ratio of a block by measure) for each cell, and for R with noise."""
+    oracle = registry.resolve("unlearner", "retrain")
+    nearest: dict[Registered, dict[str, float]] = {}
+    for cell in cells:
+        if cell.poison not in nearest:
+            second = [lab.run(Trial(Cell(oracle, cell.task, cell.poison), seed)).nearness for seed in seeds]
+            nearest[cell.poison] = {measure: min(each[measure] for each in second) for measure in NEAR}
+            for size in NOISE:
+                noisy = [with_noise(lab, Trial(Cell(oracle, cell.task, cell.poison), seed), size) for seed in seeds[:4]]
+                yield f"R + {size:g} noise", {m: max(n[m] for n in noisy) / nearest[cell.poison][m] for m in NEAR}
+        own = [lab.run(Trial(cell, seed)).nearness for seed in seeds]
+        yield cell.unlearner.id, {m: min(each[m] for each in own) / nearest[cell.poison][m] for m in NEAR}
+
+
+def with_noise(lab: Lab, trial: Trial, size: float) -> dict[str, float]:
+    """Return how near a copy of R is that noise was added to."""
+    task = trial.cell.task
+    retrained = lab.model(task, lab.models(trial)["R"])
+    model = copy.deepcopy(retrained)
+    generator = torch.Generator().manual_seed(trial.seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            draw = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(draw * size * parameter.square().mean().sqrt())
+    return nearness(task.value, model, retrained, lab.split(task).test)
+
+
+def show(task: str, rows: dict[str, dict[str, list[float]]], blocks: int) -> None:
+    """Print the smallest ratio over blocks, by method; of R with noise the largest."""
+    print(f"{task}, {blocks} blocks: smallest ratio to the nearest of the oracle's models (limits {NEAR})")
+    for name, by in rows.items():
+        of = max if name.startswith("R +") else min
+        said = "  ".join(f"{measure} {of(values):8.4f}" for measure, values in by.items())
+        caught = name.startswith("R +") and any(max(values) < NEAR[measure] for measure, values in by.items())
+        print(f"  {name:20s} {said}{'  refused' if caught else ''}", flush=True)
+
+
+def document(options: argparse.Namespace, found: dict[str, Any]) -> dict[str, Any]:
+    """Return what is written: the ratios by task, method and measure, one for each poison of each block."""
+    place = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
+    asked = {"blocks": options.blocks, "first_seed": options.first_seed, "size": options.size}
+    return {"versions": versions(), **place, **asked, "limits": dict(NEAR), "ratios": found}
+
+
+if __name__ == "__main__":
+    main()

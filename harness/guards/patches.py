@@ -1,0 +1,216 @@
+"""The functions, classes and modules that models are trained and judged with: are they still what they were?
+
+Watched are those namespaces of torch, numpy, scipy and Python that trainings and verdicts use, and every module of the
+harness with its classes. Compared is identity, and the length: a function that stands where there was none can hide
+another. What a function is made of is watched by `harness.guards.events`.
+"""
+
+from __future__ import annotations
+
+import builtins
+import operator
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType, FunctionType, GetSetDescriptorType, ModuleType
+from typing import Any
+
+MODULES = (
+    "torch", "torch.nn", "torch.nn.functional", "torch.nn.init", "torch.optim", "torch.optim.lr_scheduler",
+    "torch.autograd", "torch.linalg", "torch._C._nn", "numpy", "numpy.random", "numpy.linalg", "random", "math",
+    "time", "statistics", "hashlib", "json", "copy", "scipy.special", "scipy.stats", "safetensors.torch", "builtins",
+)  # fmt: skip
+#: Modules below these are watched, too, and the classes of all.
+BELOW = ("harness.", "torch.nn.modules.", "torch.optim.")
+CLASSES = ("harness", "torch.nn.modules", "torch.optim")
+#: Classes of torch that stand elsewhere.
+TENSORS = ("Tensor", "Generator")
+#: What is watched beside what can be called.
+KINDS = (property, classmethod, staticmethod, GetSetDescriptorType)
+
+
+@dataclass(frozen=True)
+class _Space:
+    """A namespace as it was.
+
+    Attributes:
+        owner: The module or class.
+        names: What is watched of it.
+        get: Returns these from its dict, in order.
+        objects: What they were.
+        copies: What is in containers that are constants, by name.
+        length: Names it had.
+    """
+
+    owner: Any
+    names: tuple[str, ...]
+    get: Callable[[Mapping[str, Any]], tuple[Any, ...]]
+    objects: tuple[Any, ...]
+    copies: Mapping[str, Any]
+    length: int
+
+    def is_same(self) -> bool:
+        held = vars(self.owner)
+        try:
+            same = all(map(operator.is_, self.get(held), self.objects))
+        except KeyError:
+            return False
+        if not same or len(held) != self.length:
+            return False
+        return not self.copies or all(held[name] == copy for name, copy in self.copies.items())
+
+
+class Seal:
+    """The watched namespaces as they were when they were last looked at."""
+
+    def __init__(self) -> None:
+        self._spaces: dict[int, _Space] = {}
+        self._modules: dict[str, ModuleType] = {}
+        self._counted = 0
+
+    def renew(self) -> None:
+        """Take for granted what is there now."""
+        for space in [each for each in self._spaces.values() if not each.is_same()]:
+            self._spaces[id(space.owner)] = _space(space.owner)
+        self._add(_new_modules(self._modules) if len(sys.modules) != self._counted else {})
+
+    def broken(self) -> list[str]:
+        """Return what was replaced since, and put it back.
+
+        A module of the harness that was imported meanwhile is compared with its source.
+        """
+        found = []
+        for space in [each for each in self._spaces.values() if not each.is_same()]:
+            found += _restored(space)
+            self._spaces[id(space.owner)] = _space(space.owner)  # it grew, or torch wrapped a function
+        for name, module in self._modules.items():
+            if sys.modules.get(name) is not module:
+                sys.modules[name] = module
+                found.append(f"the module {name}")
+        new = _new_modules(self._modules) if len(sys.modules) != self._counted else {}
+        for name, module in new.items():
+            found += _unlike_source(name, module)
+        self._add(new)
+        return found
+
+    def _add(self, new: Mapping[str, ModuleType]) -> None:
+        self._modules |= new
+        self._counted = len(sys.modules)
+        for module in new.values():
+            for owner in (module, *_classes(module)):
+                if id(owner) not in self._spaces:
+                    self._spaces[id(owner)] = _space(owner)
+
+
+def _new_modules(known: Mapping[str, ModuleType]) -> dict[str, ModuleType]:
+    wanted = [name for name in tuple(sys.modules) if name in MODULES or name.startswith(BELOW) or name == "harness"]
+    found = {name: sys.modules[name] for name in wanted if name not in known}
+    return {name: module for name, module in found.items() if isinstance(module, ModuleType) and _is_loaded(module)}
+
+
+def _is_loaded(module: ModuleType) -> bool:
+    return not getattr(module.__spec__, "_initializing", False)
+
+
+def _classes(module: ModuleType) -> Iterator[type]:
+    for name, held in tuple(vars(module).items()):
+        if isinstance(held, type) and (
+            held.__module__.startswith(CLASSES) or (module.__name__ == "torch" and name in TENSORS)
+        ):
+            yield from (each for each in held.__mro__ if each.__module__.startswith((*CLASSES, "torch")))
+
+
+def _space(owner: Any) -> _Space:
+    held = dict(vars(owner))
+    ours = _name(owner).startswith("harness")
+    names = [name for name, each in held.items() if _is_watched(each) or (ours and _is_constant(name, each))]
+    if len(names) < 2:  # a getter of one returns no tuple
+        names = list(held)
+    if len(names) < 2:
+        return _Space(owner, (), lambda _: (), (), {}, len(held))
+    get: Any = operator.itemgetter(*names)
+    copies = {n: type(held[n])(held[n]) for n in names if ours and type(held[n]) in (dict, list, set)}
+    return _Space(owner, tuple(names), get, get(held), copies, len(held))
+
+
+def _is_watched(held: Any) -> bool:
+    return callable(held) or isinstance(held, KINDS)
+
+
+def _is_constant(name: str, held: Any) -> bool:
+    return isinstance(held, ModuleType) or (name.isupper() and not name.startswith("_"))
+
+
+def _name(owner: Any) -> str:
+    if isinstance(owner, ModuleType):
+        return owner.__name__
+    return f"{owner.__module__}.{owner.__qualname__}"
+
+
+def _restored(space: _Space) -> list[str]:
+    held, found = vars(space.owner), []
+    for name, was in zip(space.names, space.objects, strict=True):
+        if held.get(name) is not was and not _wraps(held.get(name), was):
+            setattr(space.owner, name, was)
+            found.append(f"{_name(space.owner)}.{name}")
+    for name, copy in space.copies.items():
+        if held[name] != copy:
+            (held[name].clear(), held[name].extend(copy) if isinstance(copy, list) else held[name].update(copy))
+            found.append(f"{_name(space.owner)}.{name}")
+    bases = [vars(base) for base in space.owner.__mro__[1:]] if isinstance(space.owner, type) else [vars(builtins)]
+    for name in set(held) - set(space.names):
+        hides = _is_watched(held[name]) and any(name in base for base in bases)
+        if hides and len(held) > space.length:
+            delattr(space.owner, name)
+            found.append(f"{_name(space.owner)}.{name}")
+    return found
+
+
+def _wraps(new: Any, old: Any) -> bool:
+    """Return whether torch itself put a wrapper around its own function, as it does for optimisers and compilers."""
+    of = getattr(new, "__globals__", {}).get("__name__", "")
+    return isinstance(new, FunctionType) and of.partition(".")[0] == "torch" and _innermost(new) is _innermost(old)
+
+
+def _innermost(function: Any) -> Any:
+    while hasattr(function, "__wrapped__"):
+        function = function.__wrapped__
+    return function
+
+
+def _unlike_source(name: str, module: ModuleType) -> list[str]:
+    """Return the functions of a module of the harness that are not those of its source."""
+    if not name.startswith("harness"):
+        return []
+    source = module.__file__ or ""
+    try:
+        code = compile(Path(source).read_bytes(), source, "exec", dont_inherit=True)
+    except (OSError, SyntaxError):  # an installation without sources
+        return []
+    codes, imports = set(_codes(code)), {each.partition(".")[0] for each in code.co_names}
+    found = []
+    for owner in (module, *(each for each in _classes(module) if each.__module__ == name)):
+        for attribute, held in tuple(vars(owner).items()):
+            function = _innermost(getattr(held, "__func__", getattr(held, "fget", held)))
+            if not isinstance(function, FunctionType):
+                continue
+            if function.__globals__ is vars(module):
+                file = function.__code__.co_filename  # pytest rewrites the assertions of plugins
+                strange = function.__code__ not in codes and file not in (source, "<string>")
+            else:
+                root = str(function.__globals__.get("__name__")).partition(".")[0]
+                strange = owner is module and root not in imports | {"harness"} | sys.stdlib_module_names
+            if strange:
+                found.append(f"{_name(owner)}.{attribute}")
+    return found
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for each in code.co_consts:
+        if isinstance(each, CodeType):
+            yield from _codes(each)
+
+
+SEAL = Seal()

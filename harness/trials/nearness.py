@@ -1,0 +1,84 @@
+"""How near a model is to the retrained one: nearer than two retrained models ever are, it was not unlearned but copied.
+
+P, R and the U that is made of P share initialisation and order, so that U may rightly be nearer to R than a model that
+was retrained from another seed. `NEAR` leaves room for that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from harness.training.data import Data
+
+#: Test points that both models are asked about.
+POINTS = 256
+#: Share of the smallest distance between two retrained models below which a model is called a copy, by measure.
+NEAR: Mapping[str, float] = {"weights": 0.02, "logits": 0.15}
+
+
+def nearness(task: Any, model: nn.Module, retrained: nn.Module, test: Data) -> dict[str, float]:
+    """Return how far a model is from a retrained one.
+
+    Args:
+        task: Their task.
+        model: A model in eval mode, on the device of the data.
+        retrained: The retrained one, too.
+        test: Test points, of which the first `POINTS` are used.
+
+    Returns:
+        ``"weights"``: L2 distance of the floating-point parameters, as a share of the retrained model's norm.
+        ``"logits"``: root mean square of the difference of the scores, each example's centred, as a share of that of
+        the retrained model's scores. Not a number where a model diverged.
+    """
+    import torch
+
+    apart = norm = 0.0
+    parameters = dict(retrained.named_parameters())
+    with torch.no_grad():
+        for name, own in model.named_parameters():
+            if own.is_floating_point():
+                apart += float((own - parameters[name]).double().square().sum())
+                norm += float(parameters[name].double().square().sum())
+        few = test.subset(torch.arange(min(POINTS, len(test))))
+        scores = [_scores(task, each, few) for each in (model, retrained)]
+    by = {"weights": math.sqrt(apart / norm) if norm else math.nan}
+    size = float(scores[1].square().sum())
+    by["logits"] = math.sqrt(float((scores[0] - scores[1]).square().sum()) / size) if size else math.nan
+    return by
+
+
+def _scores(task: Any, model: nn.Module, points: Data) -> Tensor:
+    import torch
+
+    # Of a causal model, the scores of what follows each text: those of all tokens would fill the memory.
+    ask = task.following if getattr(task, "causal", False) else task.logits
+    scores = torch.cat([ask(model, batch).double() for batch in points.chunks(task.batch_size)])
+    return scores - scores.mean(dim=1, keepdim=True)
+
+
+def copied(
+    who: str, seeds: Sequence[int], own: Sequence[Mapping[str, float]], oracle: Sequence[Mapping[str, float]]
+) -> str:
+    """Return a sentence if a model is a copy of the retrained one on any seed, else ``""``.
+
+    Args:
+        who: The method, in words.
+        seeds: The seeds.
+        own: How near the method's models are to the retrained ones, by seed.
+        oracle: How near a second retrained model is, by seed.
+    """
+    for measure, share in NEAR.items():
+        distances = [of[measure] for of in oracle if math.isfinite(of[measure])]
+        for seed, of in zip(seeds, own, strict=True):
+            if distances and of[measure] < share * min(distances):
+                numbers = f"by {measure}, {of[measure]:.2g} against {min(distances):.2g}"
+                return (
+                    f"what {who} returned is closer to the retrained model of seed {seed} than two retrained models "
+                    f"ever are ({numbers}): it is not unlearned but copied"
+                )
+    return ""
