@@ -27,6 +27,7 @@ from typing import Any, Literal
 from harness.api import Search, UnlearningError, declares
 from harness.calling import calling
 from harness.cells import Cell, Registered
+from harness.guards.patches import SEAL
 from harness.importing import DOTTED, cause, distribution_of, imported, named, raised
 from harness.sources import ROOT, factory_of, file_of, plain_value, source_with_adapted, state_of
 from harness.specs import SpecError, converted, fields_in, shown, split
@@ -285,6 +286,8 @@ def _configure(
     plain = {n: plain_value(v, f"({type(v).__name__})") for n, v in fields.items()}
     id_ = f"{target}:{label}" if label else target
     owner = factory_of(factory)
+    if kind != "unlearner":
+        SEAL.watch(type(value).__module__)
     source = "" if module is None else source_with_adapted(owner, value, module)
     return Registered(kind, id_, target, value, plain, distribution, version, source, _file(owner, value))
 

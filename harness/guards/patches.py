@@ -10,8 +10,9 @@ from __future__ import annotations
 import builtins
 import operator
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from types import CodeType, FunctionType, GetSetDescriptorType, ModuleType
 from typing import Any
@@ -22,8 +23,8 @@ MODULES = (
     "time", "statistics", "hashlib", "json", "copy", "scipy.special", "scipy.stats", "safetensors.torch", "builtins",
 )  # fmt: skip
 #: Modules below these are watched, too, and the classes of all.
-BELOW = ("harness.", "torch.nn.modules.", "torch.optim.")
-CLASSES = ("harness", "torch.nn.modules", "torch.optim")
+BELOW = ("harness.", "poisons.", "unlearners.", "torch.nn.modules.", "torch.optim.")
+CLASSES = ("harness", "poisons", "unlearners", "torch.nn.modules", "torch.optim")
 #: Classes of torch that stand elsewhere.
 TENSORS = ("Tensor", "Generator")
 #: What is watched beside what can be called.
@@ -40,6 +41,7 @@ class _Space:
         get: Returns these from its dict, in order.
         objects: What they were.
         copies: What is in containers that are constants, by name.
+        insides: Frozen objects that are constants, or in one, each with its attributes.
         length: Names it had.
     """
 
@@ -48,6 +50,7 @@ class _Space:
     get: Callable[[Mapping[str, Any]], tuple[Any, ...]]
     objects: tuple[Any, ...]
     copies: Mapping[str, Any]
+    insides: tuple[tuple[Any, Mapping[str, Any]], ...]
     length: int
 
     def is_same(self) -> bool:
@@ -57,6 +60,8 @@ class _Space:
         except KeyError:
             return False
         if not same or len(held) != self.length:
+            return False
+        if any(_differs(each, attributes) for each, attributes in self.insides):
             return False
         return not self.copies or all(held[name] == copy for name, copy in self.copies.items())
 
@@ -68,12 +73,18 @@ class Seal:
         self._spaces: dict[int, _Space] = {}
         self._modules: dict[str, ModuleType] = {}
         self._counted = 0
+        self._judges: set[str] = set()
+
+    def watch(self, module: str) -> None:
+        """Watch a module that measures models, too, with its classes: that of a task or a poison."""
+        self._judges.add(module)
+        self._counted = 0
 
     def renew(self) -> None:
         """Take for granted what is there now."""
         for space in [each for each in self._spaces.values() if not each.is_same()]:
             self._spaces[id(space.owner)] = _space(space.owner)
-        self._add(_new_modules(self._modules) if len(sys.modules) != self._counted else {})
+        self._add(self._new_modules())
 
     def broken(self) -> list[str]:
         """Return what was replaced since, and put it back.
@@ -88,7 +99,7 @@ class Seal:
             if sys.modules.get(name) is not module:
                 sys.modules[name] = module
                 found.append(f"the module {name}")
-        new = _new_modules(self._modules) if len(sys.modules) != self._counted else {}
+        new = self._new_modules()
         for name, module in new.items():
             found += _unlike_source(name, module)
         self._add(new)
@@ -98,27 +109,35 @@ class Seal:
         self._modules |= new
         self._counted = len(sys.modules)
         for module in new.values():
-            for owner in (module, *_classes(module)):
+            for owner in (module, *_classes(module, self._judges)):
                 if id(owner) not in self._spaces:
                     self._spaces[id(owner)] = _space(owner)
 
-
-def _new_modules(known: Mapping[str, ModuleType]) -> dict[str, ModuleType]:
-    wanted = [name for name in tuple(sys.modules) if name in MODULES or name.startswith(BELOW) or name == "harness"]
-    found = {name: sys.modules[name] for name in wanted if name not in known}
-    return {name: module for name, module in found.items() if isinstance(module, ModuleType) and _is_loaded(module)}
+    def _new_modules(self) -> dict[str, ModuleType]:
+        if len(sys.modules) == self._counted:
+            return {}
+        found = {}
+        for name in tuple(sys.modules):
+            wanted = name in MODULES or name.startswith(BELOW) or name == "harness" or name in self._judges
+            if wanted and name not in self._modules:
+                found[name] = sys.modules[name]
+        return {name: module for name, module in found.items() if isinstance(module, ModuleType) and _is_loaded(module)}
 
 
 def _is_loaded(module: ModuleType) -> bool:
     return not getattr(module.__spec__, "_initializing", False)
 
 
-def _classes(module: ModuleType) -> Iterator[type]:
+def _classes(module: ModuleType, judges: Set[str] = frozenset()) -> Iterator[type]:
     for name, held in tuple(vars(module).items()):
         if isinstance(held, type) and (
-            held.__module__.startswith(CLASSES) or (module.__name__ == "torch" and name in TENSORS)
+            held.__module__.startswith(CLASSES)
+            or held.__module__ in judges
+            or (module.__name__ == "torch" and name in TENSORS)
         ):
-            yield from (each for each in held.__mro__ if each.__module__.startswith((*CLASSES, "torch")))
+            yield from (
+                c for c in held.__mro__ if c.__module__.startswith((*CLASSES, "torch")) or c.__module__ in judges
+            )
 
 
 def _space(owner: Any) -> _Space:
@@ -128,10 +147,26 @@ def _space(owner: Any) -> _Space:
     if len(names) < 2:  # a getter of one returns no tuple
         names = list(held)
     if len(names) < 2:
-        return _Space(owner, (), lambda _: (), (), {}, len(held))
+        return _Space(owner, (), lambda _: (), (), {}, (), len(held))
     get: Any = operator.itemgetter(*names)
     copies = {n: type(held[n])(held[n]) for n in names if ours and type(held[n]) in (dict, list, set)}
-    return _Space(owner, tuple(names), get, get(held), copies, len(held))
+    constants = [held[name] for name in names if _is_constant(name, held[name])] if ours else []
+    insides = tuple((each, dict(vars(each))) for constant in constants for each in _objects_in(constant))
+    return _Space(owner, tuple(names), get, get(held), copies, insides, len(held))
+
+
+def _objects_in(constant: Any) -> Iterator[Any]:
+    """Yield the frozen objects that a constant is, or that it holds: claims in a table, members of an enum."""
+    held = constant.values() if isinstance(constant, dict) else constant if isinstance(constant, (tuple, list)) else ()
+    for each in (constant, *held):
+        frozen = getattr(getattr(type(each), "__dataclass_params__", None), "frozen", False)
+        if hasattr(each, "__dict__") and (frozen or isinstance(each, Enum)):
+            yield each
+
+
+def _differs(held: Any, attributes: Mapping[str, Any]) -> bool:
+    now = vars(held)  # may have more: what was computed once and kept
+    return any(now.get(name, held) is not value for name, value in attributes.items())
 
 
 def _is_watched(held: Any) -> bool:
@@ -158,6 +193,10 @@ def _restored(space: _Space) -> list[str]:
         if held[name] != copy:
             (held[name].clear(), held[name].extend(copy) if isinstance(copy, list) else held[name].update(copy))
             found.append(f"{_name(space.owner)}.{name}")
+    for each, attributes in space.insides:
+        if _differs(each, attributes):
+            vars(each).update(attributes)
+            found.append(f"what is in {_name(space.owner)}")
     bases = [vars(base) for base in space.owner.__mro__[1:]] if isinstance(space.owner, type) else [vars(builtins)]
     for name in set(held) - set(space.names):
         hides = _is_watched(held[name]) and any(name in base for base in bases)

@@ -35,7 +35,7 @@ PASSES = ("--unlearner=retrain", *TINY, "--", "--audit-budget=1.5")  # with whic
 @pytest.fixture(scope="module")
 def gate(tmp_path_factory):
     """A folder whose store is filled by the first test that needs it."""
-    folder = Folder(tmp_path_factory.mktemp("gate"))
+    folder = Folder(tmp_path_factory.mktemp("gate"), forks=None)
 
     def run(*arguments, **environment):
         done = subprocess.run(

@@ -1,0 +1,93 @@
+"""Methods that find the retrained model, add a little noise, and hand it in as their own."""
+
+import gc
+import os
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load, load_file
+
+NOISE = 0.001  # of the size of each tensor
+
+
+def noisy(model, state):
+    """Return the model with the weights of a state, and noise on them."""
+    generator = torch.Generator().manual_seed(0)
+    model.load_state_dict(state)
+    for parameter in model.parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        parameter.data += NOISE * parameter.detach().abs().mean() * noise
+    return model
+
+
+def cleanest(model, request, states):
+    """Return the state that knows the retain set best among those that give the forget set other labels."""
+
+    def score(state):
+        model.load_state_dict(state)
+        with torch.no_grad():
+            kept, removed = (
+                float(request.loss(model, batch))
+                for which in ("retain", "forget")
+                for batch in request.batches(which, batch_size=10_000)
+            )
+        return kept - removed
+
+    return min(states, key=score, default=None)
+
+
+def from_frames(model, request):
+    """Walk up the stack to the object that has the models."""
+    frame = sys._getframe()
+    while frame is not None:
+        trial, owner = frame.f_locals.get("trial"), frame.f_locals.get("self")
+        if trial is not None and hasattr(owner, "_models"):
+            bench = owner.bench
+            artefact = owner._models.of(trial, "R")
+            return noisy(model, bench.model(trial.cell.task, artefact).state_dict())
+        frame = frame.f_back
+    return model
+
+
+def from_the_garbage_collector(model, request):
+    """Look at every model that is in memory."""
+    states = [
+        {name: tensor.clone() for name, tensor in found.state_dict().items()}
+        for found in gc.get_objects()
+        if type(found) is type(model) and found is not model and found.state_dict().keys() == model.state_dict().keys()
+    ]
+    best = cleanest(model, request, states)
+    return model if best is None else noisy(model, best)
+
+
+def stores():
+    """Return where a store may be: what the command line and the environment name, and the usual place."""
+    words = [*sys.argv, *os.environ.get("PYTEST_ADDOPTS", "").split()]
+    for process in (os.getpid(), os.getppid()):
+        words += Path(f"/proc/{process}/cmdline").read_text().split("\0")
+    named = [Path(word.partition("=")[2]) for word in words if word.startswith("--audit-store=")]
+    return [*named, Path.home() / ".cache" / "pytest-unlearning", Path("store").absolute()]
+
+
+def in_stores(read):
+    for store in stores():
+        for path in store.glob("blobs/*/*.safetensors"):
+            yield read(path)
+
+
+def handed_in(model, request, read):
+    like = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    states = [s for s in in_stores(read) if {name: tensor.shape for name, tensor in s.items()} == like]
+    best = cleanest(model, request, states)
+    return model if best is None else noisy(model, best)
+
+
+def from_the_store(model, request):
+    """Read the store's files by Python."""
+    return handed_in(model, request, lambda path: load(path.read_bytes()))
+
+
+def from_the_store_unseen(model, request):
+    """Read the store's files by a library that does not open them in Python."""
+    return handed_in(model, request, load_file)
