@@ -70,7 +70,8 @@ class NegGradPlus:
 
     def _affordable(self, request: ForgetRequest) -> int:
         """Return how many retained points the budget pays for, a forget batch beside each of their batches."""
-        beside = min(self.forget_batch_size, len(request.forget))
+        forget, most = len(request.forget), self.forget_batch_size
+        beside = min(most, forget) + (forget > most and forget % most == 1)  # a last batch of one joins the one before
         size = min(request.batch_size, len(request.retain))
         per_pass = len(request.retain) + request.batches("retain").per_epoch * beside
         passes, rest = divmod(request.affordable(), per_pass)

@@ -1,8 +1,8 @@
-"""How near honest methods come to the retrained model, against how near a second retrained model is.
+"""How near honest methods come to the retrained model, against how near the poisoned and a second retrained one are.
 
 Runs trials over blocks of seeds, each block in a seed range of its own, and prints for each task and method the
 smallest ratio over blocks: the nearest of the method's models, by weights and by scores, over the nearest of the
-oracle's. `harness.trials.nearness.NEAR` must lie well below all of them. It also adds noise to the retrained model, at
+others. `harness.trials.nearness.NEAR` must lie well below all of them. It also adds noise to the retrained model, at
 several sizes, and says which of these copies would be refused. What is stored is not computed again:
 
     python ci/benchmarks/nearness.py --store DIR [--blocks 24] [--first-seed 0] [--tasks digits-cnn digits-mlp]
@@ -67,11 +67,11 @@ def block_of(lab: Lab, cells: list[Cell], seeds: range) -> Iterator[tuple[str, d
     for cell in cells:
         if cell.poison not in nearest:
             second = [lab.run(Trial(Cell(oracle, cell.task, cell.poison), seed)).nearness for seed in seeds]
-            nearest[cell.poison] = {measure: min(each[measure] for each in second) for measure in NEAR}
+            nearest[cell.poison] = {m: min(each[arm][m] for each in second for arm in "UP") for m in NEAR}
             for size in NOISE:
                 noisy = [with_noise(lab, Trial(Cell(oracle, cell.task, cell.poison), seed), size) for seed in seeds[:4]]
                 yield f"R + {size:g} noise", {m: max(n[m] for n in noisy) / nearest[cell.poison][m] for m in NEAR}
-        own = [lab.run(Trial(cell, seed)).nearness for seed in seeds]
+        own = [lab.run(Trial(cell, seed)).nearness["U"] for seed in seeds]
         yield cell.unlearner.id, {m: min(each[m] for each in own) / nearest[cell.poison][m] for m in NEAR}
 
 

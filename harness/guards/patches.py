@@ -199,7 +199,8 @@ def _restored(space: _Space) -> list[str]:
             found.append(f"what is in {_name(space.owner)}")
     bases = [vars(base) for base in space.owner.__mro__[1:]] if isinstance(space.owner, type) else [vars(builtins)]
     for name in set(held) - set(space.names):
-        hides = _is_watched(held[name]) and any(name in base for base in bases)
+        base = next((base[name] for base in bases if name in base), None)
+        hides = base is not None and _is_watched(held[name]) and not _wraps(held[name], base)
         if hides and len(held) > space.length:
             delattr(space.owner, name)
             found.append(f"{_name(space.owner)}.{name}")
@@ -208,8 +209,10 @@ def _restored(space: _Space) -> list[str]:
 
 def _wraps(new: Any, old: Any) -> bool:
     """Return whether torch itself put a wrapper around its own function, as it does for optimisers and compilers."""
-    of = getattr(new, "__globals__", {}).get("__name__", "")
-    return isinstance(new, FunctionType) and of.partition(".")[0] == "torch" and _innermost(new) is _innermost(old)
+    of = str(getattr(new, "__globals__", {}).get("__name__", ""))
+    if not isinstance(new, FunctionType) or of.partition(".")[0] != "torch":
+        return False
+    return of.startswith("torch._dynamo.") or _innermost(new) is _innermost(old)
 
 
 def _innermost(function: Any) -> Any:

@@ -52,13 +52,13 @@ class TrialResult:
             that the method was handed; ``seconds`` and ``cpu_seconds`` by arm; and ``built``: the arms that this run
             trained on behalf of this very trial.
         made_here: Whether this run made anything for it, measures included.
-        nearness: How far U is from the nearest retrained model, by measure (`harness.trials.nearness`).
+        nearness: How far U and P are from the nearest retrained model, by arm and measure (`harness.trials.nearness`).
     """
 
     readings: Mapping[str, Mapping[str, Reading]]
     cost: Mapping[str, Any]
     made_here: bool
-    nearness: Mapping[str, float]
+    nearness: Mapping[str, Mapping[str, float]]
 
 
 class Lab:
@@ -166,8 +166,7 @@ class Lab:
                 "bit; it must compute its own"
             )
         retrained = [arms[arm].model for arm in ("R", REMAINING) if arm in arms]
-        found = [self._readings.nearness(trial, arms["U"].model, each) for each in retrained]
-        near = {measure: min(each[measure] for each in found) for measure in found[0]}
+        near = {arm: self._readings.nearness(trial, arms[arm].model, retrained) for arm in "UP"}
         return self._result(trial, arms, near)
 
     def _arm(self, trial: Trial, arm: str) -> _Arm:
@@ -281,7 +280,7 @@ class Lab:
             torch.set_num_threads(threads)
         return seconds * recipe.epochs * math.ceil(len(train) / recipe.batch_size), size
 
-    def _result(self, trial: Trial, arms: Mapping[str, _Arm], near: Mapping[str, float]) -> TrialResult:
+    def _result(self, trial: Trial, arms: Mapping[str, _Arm], near: Mapping[str, Mapping[str, float]]) -> TrialResult:
         def here(artefact: Artefact) -> bool:
             return (artefact.made["run"], artefact.made["trial"]) == (self.store.run, trial.id)
 

@@ -79,12 +79,16 @@ class Readings:
 
         return self._reading(trial, model, keys.accuracy(self._bench.on(task), model), measured, lock)
 
-    def nearness(self, trial: Trial, model: Artefact, retrained: Artefact) -> dict[str, float]:
-        """Return how far a model is from a retrained one, by measure; NaN where either diverged.
+    def nearness(self, trial: Trial, model: Artefact, retrained: Sequence[Artefact]) -> dict[str, float]:
+        """Return how far a model is from the nearest of several retrained ones, by measure; NaN where one diverged.
 
         Raises:
             Busy: Another process is computing it.
         """
+        found = [self._nearness(trial, model, each) for each in retrained]
+        return {measure: min(each[measure] for each in found) for measure in found[0]}
+
+    def _nearness(self, trial: Trial, model: Artefact, retrained: Artefact) -> dict[str, float]:
         task = trial.cell.task
 
         def make() -> tuple[dict[str, Any], None]:

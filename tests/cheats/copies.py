@@ -91,3 +91,24 @@ def from_the_store(model, request):
 def from_the_store_unseen(model, request):
     """Read the store's files by a library that does not open them in Python."""
     return handed_in(model, request, load_file)
+
+
+def by_another_program(model, request):
+    """Have another program find and read the store's files, and add as much noise as still passes."""
+    import subprocess
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        for store in stores():
+            subprocess.run(f"cp {store}/blobs/*/*.safetensors {folder}", shell=True, check=False, capture_output=True)
+        like = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        states = [load_file(path) for path in sorted(Path(folder).glob("*.safetensors"))]
+    states = [s for s in states if {name: tensor.shape for name, tensor in s.items()} == like]
+    best = cleanest(model, request, states)
+    if best is None:
+        return model
+    model.load_state_dict(best)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data *= 1 + 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model

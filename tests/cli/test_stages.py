@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from conftest import TINY, Folder
+from harness.contract.lines import LINES
 
 SKIPS = "import pytest\n\n\ndef forget(model, request):\n    pytest.importorskip('a_kernel_that_is_not_here')\n"
 LATER = "import pytest\n\n\ndef forget(model, request):\n    pytest.xfail('not finished')\n"
@@ -63,8 +64,9 @@ def test_a_task_that_skips_is_red_where_it_is_needed(gate):
     code, said = gate(
         "--unlearner=retrain", "--task=absent:Absent", "--poison=backdoor:size=1", "--", "--audit-budget=2"
     )
-    assert code == 1
+    assert code == 4
     assert "gate: RED: controls: " in said
+    assert "the task 'absent:Absent' tried to end its own test by pytest.skip (not downloaded)" in said
 
 
 @pytest.mark.parametrize("listing", ["--co", "--audit-dry-run"])
@@ -107,7 +109,7 @@ def test_what_was_judged_is_green_and_the_result_says_what_was_asked(gate):
     assert asked["audits"] == [
         ["retrain", "tiny:Tiny", "backdoor:size=1", claim] for claim in ("poison", "accuracy", "cost")
     ]
-    assert len(asked["contract"]) == 16
+    assert len(asked["contract"]) == len(LINES)
 
 
 @pytest.mark.parametrize(

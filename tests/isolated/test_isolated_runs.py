@@ -19,25 +19,20 @@ from harness.studies.study import Study
 
 pytestmark = BEHIND_WALLS
 
-#: At its import it makes every verdict a PASS, in the process that imports it.
-PATCHING = """
-import harness.judging.judge as judge
-import harness.statistics as statistics
-from harness.api import Outcome
-
-for module in (judge, statistics):
-    for name in dir(module):
-        if "test" in name or name == "judge":
-            setattr(module, name, lambda *a, **k: Outcome.PASS)
-(lambda: None)()
-
-
+METHOD = """
 def forget(model, request):
     import torch
 
     with torch.no_grad():
         next(model.parameters()).add_(1e-6)
     return model
+"""
+#: At its import it makes every verdict a PASS, in the process that imports it.
+PATCHING = """
+import harness.judging.judge as judge
+from harness.api import Outcome
+
+judge.judge = lambda *a, **k: Outcome.PASS
 """
 WATCHING = """
 import sys
@@ -49,7 +44,7 @@ def pytest_sessionfinish():
 
 
 def test_the_judge_never_imports_the_method(folder):
-    folder.write("mine.py", PATCHING)
+    folder.write("mine.py", METHOD)
     folder.write("watching.py", WATCHING)
     run = folder.pytest(*TINY, "--unlearner=mine:forget", "--audit-isolated", "--audit-seeds=3", "-p", "watching", "-s")
     assert "NOT IMPORTED" in run.text
@@ -60,6 +55,14 @@ def test_the_judge_never_imports_the_method(folder):
     again = folder.pytest(*TINY, "--unlearner=mine:forget", "--audit-isolated", "--audit-seeds=3")
     assert again.built == []
     assert again.judged == run.judged
+
+
+def test_a_method_that_patches_at_its_import_is_refused(folder):
+    folder.write("mine.py", PATCHING + METHOD)
+    folder.write("watching.py", WATCHING)
+    run = folder.pytest(*TINY, "--unlearner=mine:forget", "--audit-isolated", "-p", "watching", "-s")
+    assert run.code == 4
+    assert "replaced harness.judging.judge.judge; it must leave them as they are" in run.text
 
 
 def test_the_contract_is_examined_in_there(folder):

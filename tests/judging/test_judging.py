@@ -465,7 +465,10 @@ claims = st.builds(
     Criterion, st.sampled_from([LEFT, RIGHT, ERROR]), st.sampled_from([0.05, 0.2, 0.5]), st.integers(1, 3)
 )
 plans = st.builds(
-    Plan, seeds=st.integers(3, 16), alpha=st.sampled_from([0.05, 0.01, 0.3]), futility=st.sampled_from([0.1, 0, 0.5])
+    Plan,
+    seeds=st.sampled_from(LOOKS),
+    alpha=st.sampled_from([0.05, 0.01, 0.3]),
+    futility=st.sampled_from([0.1, 0, 0.5]),
 )
 
 
@@ -558,7 +561,7 @@ def test_levels_add_up_to_alpha():
     assert plan.fail_level(2) * 5 * 2 == pytest.approx(0.05)
 
 
-@pytest.mark.parametrize(("seeds", "looks"), [(3, (3,)), (4, (3,)), (10, (3, 5, 8)), (16, (3, 5, 8, 12, 16))])
+@pytest.mark.parametrize(("seeds", "looks"), [(3, (3,)), (8, (3, 5, 8)), (16, (3, 5, 8, 12, 16))])
 def test_a_plan_cut_short_keeps_its_levels(seeds, looks):
     plan = Plan(seeds)
     assert plan.looks == looks
@@ -576,9 +579,9 @@ def test_a_plan_cut_short_ends_with_what_is_missing():
     assert said(judge(RETENTION, evidence(GOOD), Plan(3))) == (INCONCLUSIVE, "need-more-seeds", 3)
 
 
-@pytest.mark.parametrize("seeds", [2, 17])
-def test_a_plan_of_too_few_or_too_many_seeds_is_refused(seeds):
-    with pytest.raises(ValueError, match=f"the plan takes 3 to 16 seeds, not {seeds}"):
+@pytest.mark.parametrize("seeds", [2, 4, 17])
+def test_a_plan_that_ends_between_looks_is_refused(seeds):
+    with pytest.raises(ValueError, match=f"the plan takes 3, 5, 8, 12, 16 seeds, not {seeds}"):
         Plan(seeds)
 
 

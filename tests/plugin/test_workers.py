@@ -116,28 +116,33 @@ def test_a_replaced_worker_keeps_its_device(folder):
 LOST = """
 from pathlib import Path
 from harness.api import DeviceLost
+from harness.trials.unlearning import Unlearning
 
-def forget(model, request):
+make = Unlearning.make
+
+def loses(self, trial, *args):
     once = Path("lost-once")
-    if not once.exists():
+    if trial.cell.unlearner.name == "identity" and not once.exists():
         once.write_text("")
         raise DeviceLost("the GPU no longer responds")
-    return model
+    return make(self, trial, *args)
+
+Unlearning.make = loses
 """
 
 
 def test_a_lost_device_retires_the_worker_and_not_the_run(folder):
-    folder.write("methods/mine.py", LOST)
-    run = folder.pytest(*TINY, "--unlearner=mine:forget", "-n2", "--audit-seeds=3")
+    folder.write("methods/losing.py", LOST)
+    run = folder.pytest(*TINY, "--unlearner=identity", "-n2", "--audit-seeds=3", "-p", "losing")
     assert run.counts()["crashed"] == 1, run.text
     assert {key[2]: audit["verdict"] for key, audit in run.audits.items()}["poison"] == "FAIL"  # it does nothing
     assert "INTERNALERROR" not in run.text
 
 
 def test_a_lost_device_stops_a_run_of_one_process_with_a_sentence(folder):
-    folder.write("methods/mine.py", LOST)
-    run = folder.pytest(*TINY, "--unlearner=mine:forget", "-n0", "--audit-seeds=3")
+    folder.write("methods/losing.py", LOST)
+    run = folder.pytest(*TINY, "--unlearner=identity", "-n0", "--audit-seeds=3", "-p", "losing")
     assert run.code == 3
     assert "the GPU no longer responds; run again: everything finished is stored" in run.text
-    again = folder.pytest(*TINY, "--unlearner=mine:forget", "-n0", "--audit-seeds=3")
-    assert again.audits["mine:forget", "backdoor:size=1", "poison"]["verdict"] == "FAIL"
+    again = folder.pytest(*TINY, "--unlearner=identity", "-n0", "--audit-seeds=3")
+    assert again.audits["identity", "backdoor:size=1", "poison"]["verdict"] == "FAIL"

@@ -178,7 +178,7 @@ def test_an_edited_helper_leaves_no_stale_model(folder):
     folder.write("methods/helper.py", "EPOCHS = 3\n")
     second = folder.pytest(*TINY, "--unlearner=mine:forget")
     cost = [run.audits["mine:forget", "backdoor:size=1", "cost"]["estimate"] for run in (first, second)]
-    assert cost == pytest.approx([1 / 30, 3 / 30])
+    assert cost[1] == pytest.approx(3 * cost[0])
     assert set(second.built) == {"U"}
 
 

@@ -133,12 +133,12 @@ def test_a_copy_of_the_retrained_model_with_noise_is_no_unlearning(size, tmp_pat
     for seed in range(3):
         lab.run(trial(IDENTITY, seed=seed))
     copies.repeatable = False  # it takes the models in turn
-    with pytest.raises(ContractError, match="closer to the retrained model of seed 0 than two retrained models ever"):
+    with pytest.raises(ContractError, match="closer to the retrained model of seed 0 than any model that was not"):
         audit(copies, task="tiny:Tiny", poison="backdoor", store=tmp_path / "other", seeds=3)
 
 
 def test_how_near_a_model_is_says_what_it_must(lab):
-    near = {name.id: lab.run(trial(name)).nearness for name in (RETRAIN, IDENTITY, GD)}
+    near = {name.id: lab.run(trial(name)).nearness["U"] for name in (RETRAIN, IDENTITY, GD)}
     assert near["retrain"]["weights"] > near["gd"]["weights"] > 0.01
     assert all(each["logits"] > 0.01 for each in near.values())
 

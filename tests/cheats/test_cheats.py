@@ -1,0 +1,190 @@
+"""Methods that cheat, or are broken: what catches each of them, in an ordinary run and in an isolated one.
+
+An ordinary run may be fooled by what docs/security.md says. An isolated run is green for none of them. All methods of a
+kind run side by side, so that one that leaves something behind would spoil the others, and `gd` among them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from forks import Forks
+
+from conftest import TINY, Folder, Run
+from harness.isolated import walls
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+WIDE = ("--task=wide:Wide", TINY[1])
+
+ENDED = "tried to end its own test by"
+REPEATED = "it must keep nothing from one call to the next"
+LEFT = "it must put back what it sets"
+REPLACED = "it must leave them as they are"
+TOUCHED = "it must leave the store's and the harness's files alone"
+RUNNING = "it must end what it starts"
+HOOKS = "it must remove them"
+LATE = "did not end within"
+#: The sentence about each in an ordinary run; None where an ordinary run is fooled.
+CAUGHT = {
+    "ends:skips": ENDED,
+    "ends:xfails": ENDED,
+    "ends:imports_or_skips": ENDED,
+    "ends:exits_pytest": ENDED,
+    "ends:exits_python": ENDED,
+    "ends:ends_the_process": ENDED,
+    "ends:skips_as_unittest": ENDED,
+    "ends:says_that_another_is_at_it": ENDED,
+    "copies:from_frames": "",
+    "copies:from_the_garbage_collector": "",
+    "copies:from_the_store": TOUCHED,
+    "copies:from_the_store_unseen": TOUCHED,
+    "copies:by_another_program": None,
+    "carries:in_a_global": REPEATED,
+    "carries:in_sys": REPEATED,
+    "carries:in_a_file": REPEATED,
+    "leaves:default_device": LEFT,
+    "leaves:default_dtype": LEFT,
+    "leaves:anomaly_mode": LEFT,
+    "leaves:no_mkldnn": LEFT,
+    "leaves:cudnn_benchmark": LEFT,
+    "leaves:numpy_errors": LEFT,
+    "leaves:no_gradients": LEFT,
+    "leaves:another_folder": LEFT,
+    "leaves:environment": LEFT,
+    "leaves:a_hook_on_torch": HOOKS,
+    "leaves:another_loss": REPLACED,
+    "leaves:a_thread": RUNNING,
+    "leaves:a_process": RUNNING,
+    "leaves:a_layer_of_its_own": "",
+    "patches:the_meter": REPLACED,
+    "patches:the_measure": REPLACED,
+    "patches:the_judge": REPLACED,
+    "patches:the_code": REPLACED,
+    "patches:the_outcomes": REPLACED,
+    "patches:the_table_of_claims": REPLACED,
+    "patches:the_store": TOUCHED,
+    "hangs:sleeps": LATE,
+}
+#: What an ordinary run cannot stop: it catches every error, that of the time limit included.
+ISOLATED_ONLY = ("hangs:holds_on",)
+#: The yardstick that shows each full retraining that is hidden.
+COSTS = {
+    "costs:behind_an_object": 1.0,
+    "costs:in_one_forward_pass": 1.0,
+    "costs:in_a_thread": 1.0,
+    "costs:written_out": 1.0,
+    "costs:on_odd_seeds": 1.0,
+    "costs:in_a_child": 0.0,
+    "costs:in_numpy": 0.0,
+}
+
+needs_walls = pytest.mark.skipif(bool(walls.missing()), reason=walls.missing() or "the walls are there")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Folder:
+    """A folder with the cheats in it."""
+    folder = Folder(tmp_path_factory.mktemp("cheats"), forks)
+    for path in HERE.glob("*.py"):
+        if path.name != Path(__file__).name:
+            shutil.copy(path, folder.path)
+    return folder
+
+
+def audited(place: Folder, *arguments: str) -> Run:
+    limits = ("--audit-seeds=5", "--audit-timeout=20", "--tb=line")
+    run = place.pytest(*arguments, *limits, "-n2")
+    assert run.code == 1, run.text
+    return run
+
+
+@pytest.fixture(scope="module")
+def ordinary(place: Folder) -> Run:
+    return audited(place, *TINY, "--unlearner=gd", *(f"--unlearner={name}" for name in CAUGHT))
+
+
+@pytest.fixture(scope="module")
+def isolated(place: Folder) -> Run:
+    names = ("gd", *CAUGHT, *ISOLATED_ONLY)
+    store = f"--audit-store={place.path / 'behind-walls'}"
+    return audited(place, *TINY, "--audit-isolated", store, *(f"--unlearner={name}" for name in names))
+
+
+@pytest.fixture(scope="module")
+def costs(place: Folder) -> Run:
+    store = f"--audit-store={place.path / 'wide'}"
+    return audited(place, *WIDE, store, *(f"--unlearner={name}" for name in COSTS))
+
+
+def verdicts(run: Run, name: str) -> dict[str, str]:
+    return {claim: audit["verdict"] for (unlearner, _, claim), audit in run.audits.items() if unlearner == name}
+
+
+def test_there_are_cheats_enough():
+    assert len({*CAUGHT, *ISOLATED_ONLY, *COSTS}) >= 25
+
+
+@pytest.mark.parametrize("name", CAUGHT)
+def test_an_ordinary_run_catches_it(ordinary: Run, name: str):
+    found, sentence = verdicts(ordinary, name), CAUGHT[name]
+    assert set(found) == {"poison", "accuracy", "cost"}
+    if sentence is None:
+        assert set(found.values()) == {"PASS"}, "it is caught now: docs/security.md need not name it any more"
+        return
+    assert set(found.values()) == {"ERROR"}
+    assert any(f"'{name}'" in line and sentence in line for line in ordinary.text.splitlines())
+
+
+def test_what_an_ordinary_run_does_not_catch_stands_in_the_docs():
+    docs = (ROOT / "docs" / "security.md").read_text()
+    fooled = [name for name, sentence in CAUGHT.items() if sentence is None] + list(ISOLATED_ONLY)
+    for name in fooled:
+        assert f"`{name.partition(':')[2]}`" in docs
+
+
+def test_no_cheat_spoils_an_honest_method(ordinary: Run, place: Folder):
+    alone = place.pytest(*TINY, "--unlearner=gd", "--audit-seeds=5", f"--audit-store={place.path / 'alone'}")
+    mine = [audit for audit in ordinary.judged if audit["unlearner"] == "gd"]
+    for audit in (*mine, *alone.judged):  # the controls beside it see seeds that the cheats took
+        audit.pop("references"), audit.pop("made_of", None)
+    drop = ("cpu_seconds_of_retraining",)
+    for audit in (*mine, *alone.judged):
+        audit["details"] = {name: value for name, value in audit["details"].items() if name not in drop}
+    assert mine == alone.judged != []
+
+
+@pytest.mark.parametrize("name", COSTS)
+def test_hidden_retraining_is_over_the_budget(costs: Run, name: str):
+    found = {claim: audit for (unlearner, _, claim), audit in costs.audits.items() if unlearner == name}["cost"]
+    assert found["verdict"] == "FAIL"
+    assert max(found["values"]["unlearned"]) == pytest.approx(COSTS[name], abs=0.02)
+
+
+@needs_walls
+@pytest.mark.parametrize("name", [*CAUGHT, *ISOLATED_ONLY])
+def test_no_cheat_is_green_in_an_isolated_run(isolated: Run, name: str):
+    found = verdicts(isolated, name)
+    assert set(found) == {"poison", "accuracy", "cost"}
+    assert set(found.values()) != {"PASS"}
+    assert found["poison"] in ("ERROR", "FAIL")
+
+
+@needs_walls
+def test_hidden_retraining_is_over_the_budget_in_an_isolated_run(place: Folder):
+    store = f"--audit-store={place.path / 'wide-behind-walls'}"
+    run = audited(place, *WIDE, store, "--audit-isolated", *(f"--unlearner={name}" for name in COSTS))
+    assert {name: verdicts(run, name)["cost"] for name in COSTS} == dict.fromkeys(COSTS, "FAIL")
+
+
+def test_a_method_that_patches_the_statistics_at_its_import_is_refused(place: Folder):
+    place.write(
+        "patched.py",
+        "from harness.statistics import equivalence\n\n\ndef retention(*args, **kwargs):\n    return None\n\n\n"
+        "equivalence.retention = retention\n\n\ndef forget(model, request):\n    return model\n",
+    )
+    run = place.pytest(*TINY, "--unlearner=patched:forget")
+    assert run.code == 4
+    assert "replaced harness.statistics.equivalence.retention" in run.text
