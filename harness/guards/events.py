@@ -1,7 +1,7 @@
 """What Python reports while code of others runs: files that it has no business with, functions that it rewrites.
 
-A hook of ``sys.addaudithook`` notes it. Such a hook cannot be removed; outside of calls it does nothing. What C code
-does past Python is not seen.
+A hook of ``sys.addaudithook`` notes it, and keeps files that are out of bounds from being touched. Such a hook cannot
+be removed; outside of calls it does nothing. What C code does past Python is not seen.
 """
 
 from __future__ import annotations
@@ -91,6 +91,7 @@ def _touches(event: str, path: str, arguments: tuple[Any, ...]) -> None:
     ours = path.startswith(os.path.join(HERE, "")) and "__pycache__" not in path
     if os.path.join(path, "").startswith(notes.closed) or (ours and _writes(event, arguments)):
         notes.files.append(path)
+        raise PermissionError(f"{path} is out of bounds for the code of a plugin")
 
 
 def _writes(event: str, arguments: tuple[Any, ...]) -> bool:

@@ -41,9 +41,9 @@ def the_judge(model, request):
 
 def the_code(model, request):
     """Keep the function, and change what it does."""
-    from harness.statistics import equivalence
+    from harness.statistics import retention
 
-    equivalence.retention.__code__ = (lambda *args, **kwargs: None).__code__
+    retention.__code__ = (lambda *args, **kwargs: None).__code__
     return model
 
 

@@ -27,7 +27,7 @@ TOUCHED = "it must leave the store's and the harness's files alone"
 RUNNING = "it must end what it starts"
 HOOKS = "it must remove them"
 LATE = "did not end within"
-#: The sentence about each in an ordinary run; None where an ordinary run is fooled.
+#: The sentence about each in an ordinary run; empty where it is one of several.
 CAUGHT = {
     "ends:skips": ENDED,
     "ends:xfails": ENDED,
@@ -41,7 +41,6 @@ CAUGHT = {
     "copies:from_the_garbage_collector": "",
     "copies:from_the_store": TOUCHED,
     "copies:from_the_store_unseen": TOUCHED,
-    "copies:by_another_program": None,
     "carries:in_a_global": REPEATED,
     "carries:in_sys": REPEATED,
     "carries:in_a_file": REPEATED,
@@ -68,8 +67,9 @@ CAUGHT = {
     "patches:the_store": TOUCHED,
     "hangs:sleeps": LATE,
 }
-#: What an ordinary run cannot stop: it catches every error, that of the time limit included.
-ISOLATED_ONLY = ("hangs:holds_on",)
+#: What an ordinary run may be fooled by: the one reads the store through another program, the other catches every
+#: error, that of the time limit included.
+ISOLATED_ONLY = ("copies:by_another_program", "hangs:holds_on")
 #: The yardstick that shows each full retraining that is hidden.
 COSTS = {
     "costs:behind_an_object": 1.0,
@@ -131,29 +131,24 @@ def test_there_are_cheats_enough():
 def test_an_ordinary_run_catches_it(ordinary: Run, name: str):
     found, sentence = verdicts(ordinary, name), CAUGHT[name]
     assert set(found) == {"poison", "accuracy", "cost"}
-    if sentence is None:
-        assert set(found.values()) == {"PASS"}, "it is caught now: docs/security.md need not name it any more"
-        return
     assert set(found.values()) == {"ERROR"}
     assert any(f"'{name}'" in line and sentence in line for line in ordinary.text.splitlines())
 
 
 def test_what_an_ordinary_run_does_not_catch_stands_in_the_docs():
     docs = (ROOT / "docs" / "security.md").read_text()
-    fooled = [name for name, sentence in CAUGHT.items() if sentence is None] + list(ISOLATED_ONLY)
-    for name in fooled:
+    for name in ISOLATED_ONLY:
         assert f"`{name.partition(':')[2]}`" in docs
 
 
 def test_no_cheat_spoils_an_honest_method(ordinary: Run, place: Folder):
     alone = place.pytest(*TINY, "--unlearner=gd", "--audit-seeds=5", f"--audit-store={place.path / 'alone'}")
-    mine = [audit for audit in ordinary.judged if audit["unlearner"] == "gd"]
-    for audit in (*mine, *alone.judged):  # the controls beside it see seeds that the cheats took
-        audit.pop("references"), audit.pop("made_of", None)
-    drop = ("cpu_seconds_of_retraining",)
-    for audit in (*mine, *alone.judged):
-        audit["details"] = {name: value for name, value in audit["details"].items() if name not in drop}
-    assert mine == alone.judged != []
+    numbers = ("claim", "verdict", "estimate", "interval", "seeds", "values", "looks")
+    mine, own = (
+        [{name: audit[name] for name in numbers} for audit in run.judged if audit["unlearner"] == "gd"]
+        for run in (ordinary, alone)
+    )
+    assert mine == own != []
 
 
 @pytest.mark.parametrize("name", COSTS)
@@ -176,14 +171,16 @@ def test_no_cheat_is_green_in_an_isolated_run(isolated: Run, name: str):
 def test_hidden_retraining_is_over_the_budget_in_an_isolated_run(place: Folder):
     store = f"--audit-store={place.path / 'wide-behind-walls'}"
     run = audited(place, *WIDE, store, "--audit-isolated", *(f"--unlearner={name}" for name in COSTS))
-    assert {name: verdicts(run, name)["cost"] for name in COSTS} == dict.fromkeys(COSTS, "FAIL")
+    # A child that shares memory with its parent is refused that memory.
+    expected = dict.fromkeys(COSTS, "FAIL") | {"costs:in_a_child": "ERROR"}
+    assert {name: verdicts(run, name)["cost"] for name in COSTS} == expected
 
 
 def test_a_method_that_patches_the_statistics_at_its_import_is_refused(place: Folder):
     place.write(
         "patched.py",
-        "from harness.statistics import equivalence\n\n\ndef retention(*args, **kwargs):\n    return None\n\n\n"
-        "equivalence.retention = retention\n\n\ndef forget(model, request):\n    return model\n",
+        "import importlib\n\nequivalence = importlib.import_module('harness.statistics.equivalence')\n"
+        "equivalence.retention = lambda *args, **kwargs: None\n\n\ndef forget(model, request):\n    return model\n",
     )
     run = place.pytest(*TINY, "--unlearner=patched:forget")
     assert run.code == 4

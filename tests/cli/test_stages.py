@@ -12,6 +12,7 @@ from harness.contract.lines import LINES
 SKIPS = "import pytest\n\n\ndef forget(model, request):\n    pytest.importorskip('a_kernel_that_is_not_here')\n"
 LATER = "import pytest\n\n\ndef forget(model, request):\n    pytest.xfail('not finished')\n"
 ENDS = "import os\n\n\ndef forget(model, request):\n    os._exit(0)\n"
+REPLACES = "import os\n\n\ndef forget(model, request):\n    os.execv('/bin/true', ['true'])\n"
 LEAVES = "import sys\n\nsys.exit(0)\n"
 ABSENT = """\
 import pytest
@@ -49,7 +50,10 @@ def gate(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize(("name", "method"), [("skips", SKIPS), ("later", LATER), ("ends", ENDS), ("leaves", LEAVES)])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [("skips", SKIPS), ("later", LATER), ("ends", ENDS), ("leaves", LEAVES), ("replaces", REPLACES)],
+)
 def test_a_method_that_ends_its_own_test_is_red(gate, name, method):
     gate.folder.write(f"{name}.py", method)
     code, said = gate(f"--unlearner={name}:forget", *TINY)
