@@ -84,6 +84,10 @@ class Seal:
         """Take for granted what is there now."""
         for space in [each for each in self._spaces.values() if not each.is_same()]:
             self._spaces[id(space.owner)] = _space(space.owner)
+        if gone := [name for name, module in self._modules.items() if sys.modules.get(name) is not module]:
+            for name in gone:
+                del self._modules[name]
+            self._counted = 0
         self._add(self._new_modules())
 
     def broken(self) -> list[str]:

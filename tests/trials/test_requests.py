@@ -224,10 +224,10 @@ def test_an_equal_model_built_anew_is_accepted(lab):
         ({"forget": (5, 1)}, "ascending"),
         ({"forget": (1, 1)}, "ascending"),
         ({"forget": ()}, "at least one"),
-        ({"forget": (1, 240)}, "outside the training set"),
-        ({"forget": (-1, 5)}, "outside the training set"),
-        ({"rows": 3}, "one row of every input"),
-        ({"name": "picture"}, "one row of every input"),
+        ({"forget": (1, 240)}, "the indices 1 to 240; the training set has 0 to 239"),
+        ({"forget": (-1, 5)}, "the indices -1 to 5; the training set has 0 to 239"),
+        ({"rows": 3}, "planted an input 'image' that is"),
+        ({"name": "picture"}, "planted the inputs 'picture'; the task has"),
     ],
 )
 def test_a_poison_that_plants_nonsense_is_refused(lab, tmp_path, fields, message):

@@ -87,6 +87,11 @@ def test_what_is_affordable_by_hand(budget, retain, price, reserve, examples):
     assert request.affordable(price, reserve) == examples
 
 
+def without_a_single_one(examples, retain):
+    """Leave out a single example that would begin another pass."""
+    return examples - (examples > retain and examples % retain == 1)
+
+
 @given(st.integers(1, 40), st.floats(0, 4), st.integers(1, 50))
 def test_batches_of_what_is_affordable_are_the_beginning_of_all_batches(retain, budget, batch_size):
     def order(**limits):
@@ -96,8 +101,9 @@ def test_batches_of_what_is_affordable_are_the_beginning_of_all_batches(retain, 
     request = request_of(Linear(batch_size), points(retain, 1), points(3, 2), budget)
     examples = request.affordable()
     limited = order(examples=examples)
-    assert len(limited) == examples
-    assert limited == order(epochs=5)[:examples]
+    kept = without_a_single_one(examples, retain) if batch_size > 1 else examples
+    assert len(limited) == kept
+    assert limited == order(epochs=5)[:kept]
     batches = request.batches("retain", examples=examples)
     assert len(batches) == len(list(batches))
 
@@ -151,7 +157,9 @@ def test_defaults_stay_within_the_budget_of_a_task(task, name, fraction):
 def test_methods_make_all_the_steps_that_they_may(budget):
     for method in (Short(), GD(), NGD(), CFk(), EUk(), Rewind()):
         assert cost(method, 7, 4, 100, budget) == pytest.approx(int(7 * budget + 1e-9))
-    assert cost(UNDO(), 7, 4, 100, budget) == pytest.approx(4 / 3 * int(7 * budget * 3 / 4 + 1e-9))
+    assert cost(UNDO(), 7, 4, 100, budget) == pytest.approx(
+        4 / 3 * without_a_single_one(int(7 * budget * 3 / 4 + 1e-9), 7)
+    )
 
 
 @pytest.mark.parametrize("max_epochs", [0, 1, 3])
