@@ -28,40 +28,26 @@ if TYPE_CHECKING:
 hookimpl = HookimplMarker("pytest")
 
 
-def _number(range_: str, allowed: Callable[[float], bool]) -> Callable[[str], float]:
-    def convert(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not allowed(value):
-            raise argparse.ArgumentTypeError(f"takes a number in {range_}, not {text!r}")
-        return value
-
-    return convert
-
-
 #: Numbers of seeds at which the plan looks at the evidence; the rest of it is in `harness.judging.plan`.
 LOOKS = (3, 5, 8, 12, 16)
 
 
-def _seeds(text: str) -> int:
-    if not text.isdecimal() or int(text) not in LOOKS:
-        looks = ", ".join(map(str, LOOKS))
-        raise argparse.ArgumentTypeError(f"takes {looks} seeds, not {text!r}; a FAIL needs 3, a PASS 5")
-    return int(text)
+def _checked(takes: str, allowed: Callable[[Any], object], convert: Callable[[str], Any] = str) -> Callable[[str], Any]:
+    """Return a type for an option: it converts a text and refuses a value that is not allowed."""
+
+    def checked(text: str) -> Any:
+        with contextlib.suppress(ValueError):
+            if allowed(value := convert(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"takes {takes}, not {text!r}")
+
+    return checked
 
 
-def _place(text: str) -> str:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("names nothing; write a path behind it, or leave the option out")
-    return text
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"takes a number of settings, at least 1, not {text!r}")
-    return int(text)
+_looks = ", ".join(map(str, LOOKS))
+_seeds = _checked(f"{_looks} seeds (a FAIL needs 3, a PASS 5)", LOOKS.__contains__, int)
+_count = _checked("a number of settings, at least 1", lambda n: n >= 1, int)
+_path = _checked("a path, or a URL for the store", str.strip)
 
 
 @dataclass(frozen=True)
@@ -145,47 +131,47 @@ OPTIONS = (
         _NOUN, many=True, short="--poison",
     ),
     Option(
-        "--audit-seeds", f"Stop the seed plan at N seeds, one of {', '.join(map(str, LOOKS))}", "N", _seeds,
+        "--audit-seeds", f"Stop the seed plan at N seeds, one of {_looks}", "N", _seeds,
         default=16, recorded=True,
     ),
     Option(
         "--audit-alpha", "Error rate of a PASS, and of a FAIL", "P",
-        _number("(0, 0.5)", lambda x: 0 < x < 0.5), default=0.05, recorded=True,
+        _checked("a number in (0, 0.5)", lambda x: 0 < x < 0.5, float), default=0.05, recorded=True,
     ),
     Option(
         "--audit-futility",
         "Stop an audit early, as INCONCLUSIVE, if 16 seeds would decide it with a probability below P; 0 never stops "
         "early",
-        "P", _number("[0, 1)", lambda x: 0 <= x < 1), default=0.1, recorded=True,
+        "P", _checked("a number in [0, 1)", lambda x: 0 <= x < 1, float), default=0.1, recorded=True,
     ),
     Option(
         "--audit-tolerance", "Fraction of a poison's effect that still passes", "F",
-        _number("[0, 1)", lambda x: 0 <= x < 1), default=0.2, recorded=True,
+        _checked("a number in [0, 1)", lambda x: 0 <= x < 1, float), default=0.2, recorded=True,
     ),
     Option(
         "--audit-budget", "Compute that a method may use, as a fraction of retraining", "F",
-        _number("(0, inf)", lambda x: 0 < x < float("inf")), default=0.1, recorded=True,
+        _checked("a number in (0, inf)", lambda x: 0 < x < float("inf"), float), default=0.1, recorded=True,
     ),
     Option(
         "--audit-timeout",
         "Seconds that a method has for one unlearning before it is stopped. Without this option, 20 times what "
         "training took, and a minute at least",
-        "SECONDS", _number("(0, inf)", lambda x: 0 < x < float("inf")),
+        "SECONDS", _checked("a number in (0, inf)", lambda x: 0 < x < float("inf"), float),
     ),
     Option(
         "--audit-discovery",
         "Fraction of the poisoned points that the method is given as its forget set; the others stay in its retain set",
-        "F", _number("(0, 1]", lambda x: 0 < x <= 1), default=1.0, recorded=True,
+        "F", _checked("a number in (0, 1]", lambda x: 0 < x <= 1, float), default=1.0, recorded=True,
     ),
     Option(
         "--audit-store",
         "Where trained models are kept: a directory, or a URL such as s3://bucket/prefix. Without this option, the "
         "user's cache directory",
-        "PATH_OR_URL", _place, recorded=True,
+        "PATH_OR_URL", _path, recorded=True,
     ),
     Option(
         "--audit-data", "Directory of data sets in the Hugging Face layout (DIR/cifar10, DIR/imdb)", "DIR",
-        _place, recorded=True,
+        _path, recorded=True,
     ),
     Option(
         "--audit-isolated",
@@ -194,9 +180,9 @@ OPTIONS = (
         recorded=True,
     ),
     Option("--audit-device", "Device that models are trained on", default="auto", choices=("auto", "cpu", "cuda")),
-    Option("--audit-json", "Write the machine-readable result to FILE", "FILE", _place, repeats=False),
+    Option("--audit-json", "Write the machine-readable result to FILE", "FILE", _path, repeats=False),
     Option(
-        "--audit-html", "Write a report for people to FILE, a single page that needs no network", "FILE", _place,
+        "--audit-html", "Write a report for people to FILE, a single page that needs no network", "FILE", _path,
         repeats=False,
     ),
     Option(
@@ -210,7 +196,7 @@ OPTIONS = (
     ),
     Option(
         "--audit-expect", "TOML file of the verdicts that are expected; a FAIL that is expected keeps the run green",
-        "FILE", _place,
+        "FILE", _path,
     ),
     Option("--audit-expect-update", "Write the verdicts of this run to the --audit-expect file", repeats=False),
     Option(
@@ -218,7 +204,7 @@ OPTIONS = (
         "Search the methods' fields: try N settings on seeds that no audit uses, write the best, and stop", "N", _count,
     ),
     Option(
-        "--audit-tune-file", "File that --audit-tune writes, for --unlearner=@FILE", "FILE", _place,
+        "--audit-tune-file", "File that --audit-tune writes, for --unlearner=@FILE", "FILE", _path,
         default="tuned.txt",
     ),
     Option(

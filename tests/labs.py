@@ -4,11 +4,13 @@ import json
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import pytest
 import torch
 
 from harness import registry
 from harness.api import ForgetRequest, Measure, Planted, Reading
 from harness.cells import Cell, Registered, Trial
+from harness.isolated import walls
 from harness.trials.lab import Lab
 
 TINY = registry.resolve("task", "tiny:Tiny")
@@ -17,6 +19,8 @@ GAUSSIAN = registry.resolve("poison", "gaussian")
 NAMES = ("identity", "retrain", "wrecked", "short", "gd", "rewind")
 IDENTITY, RETRAIN, WRECKED, SHORT, GD, REWIND = (registry.resolve("unlearner", name) for name in NAMES)
 CPU = torch.device("cpu")
+#: Marks what needs the walls of isolated methods.
+BEHIND_WALLS = pytest.mark.skipif(bool(walls.missing()), reason=f"this system lacks {walls.missing()}")
 
 
 def method(function, name="method"):

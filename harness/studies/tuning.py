@@ -36,7 +36,7 @@ class Score:
     Attributes:
         left: Fraction of the poisons' effect that is left, mean over the poisons; 0 where one is overshot.
         accuracy: Accuracy against retraining, mean difference in shares of 1.
-        cost: Compute, the largest fraction of retraining.
+        cost: Examples, the largest fraction of those of retraining.
         margin: Accuracy that the task allows to be lost.
         budget: Fraction of retraining that may be used.
     """

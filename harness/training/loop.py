@@ -80,6 +80,12 @@ def train(
 
 def is_finite(model: nn.Module) -> bool:
     """Return whether every floating-point and complex parameter and buffer is finite."""
-    numbers = (t for t in model.state_dict().values() if t.is_floating_point() or t.is_complex())
+    return all(map(is_finite_tensor, model.state_dict().values()))
+
+
+def is_finite_tensor(tensor: Tensor) -> bool:
+    """Return whether every value of a tensor is finite, as those of integers are."""
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return True
     # torch does not ask every type of a byte; a float holds all their values.
-    return all(bool((t.float() if t.itemsize == 1 else t).isfinite().all()) for t in numbers)
+    return bool((tensor.float() if tensor.itemsize == 1 else tensor).isfinite().all())

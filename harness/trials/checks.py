@@ -13,8 +13,6 @@ from harness.api import ContractError, Planted, Reading, UnlearningError, classe
 from harness.cells import Registered
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from harness.training.data import Data, Split
 
 
@@ -89,6 +87,8 @@ def check_split(task: Registered, split: object) -> Split:
 def _check_data(where: str, data: Data) -> None:
     import torch
 
+    from harness.training.loop import is_finite_tensor
+
     labels: object = data.labels
     if not isinstance(labels, torch.Tensor) or labels.dtype != torch.int64 or labels.dim() != 1:
         found = _shape(labels.dtype, labels.shape) if isinstance(labels, torch.Tensor) else _named(labels)
@@ -98,7 +98,7 @@ def _check_data(where: str, data: Data) -> None:
     for name, tensor in data.inputs.items():
         if len(tensor) != len(labels):
             raise UnlearningError(f"{where} has {len(labels)} labels, but {len(tensor)} rows of the input {name!r}")
-        if not _is_finite(tensor):
+        if not is_finite_tensor(tensor):
             raise UnlearningError(f"the input {name!r} of {where} has values that are not finite")
     if len(labels) < 2:
         raise UnlearningError(f"{where} is too small: {len(labels)} examples; it must have at least 2")
@@ -178,6 +178,8 @@ def check_planted(poison: Registered, planted: object, split: Split) -> None:
     """
     import torch
 
+    from harness.training.loop import is_finite_tensor
+
     who, train = f"the poison {poison.id!r}", split.train
     if not isinstance(planted, Planted):
         raise ContractError(f"{who} planted {_named(planted)}; plant() must return a harness.Planted")
@@ -217,7 +219,7 @@ def check_planted(poison: Registered, planted: object, split: Split) -> None:
                 f"{who} planted an input {name!r} that is {_shape(found.dtype, found.shape)}; it must be "
                 f"{_shape(*wanted)}"
             )
-        if not _is_finite(found):
+        if not is_finite_tensor(found):
             raise ContractError(f"{who} planted values of the input {name!r} that are not finite")
 
 
@@ -249,12 +251,6 @@ def check_reading(poison: Registered, reading: object) -> Reading:
     if not isinstance(reading.unusable, str):
         raise ContractError(f"{who} read {_named(reading.unusable)} as unusable; it must be a text that says why")
     return reading
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    if not (tensor.is_floating_point() or tensor.is_complex()):
-        return True
-    return bool((tensor.float() if tensor.itemsize == 1 else tensor).isfinite().all())
 
 
 def _shape(dtype: Any, shape: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -259,6 +258,7 @@ class Lab:
         import torch
 
         from harness.training.clock import now
+        from harness.training.data import batch_count
         from harness.training.isolation import isolated_rng
         from harness.training.loop import fit
 
@@ -278,7 +278,7 @@ class Lab:
                 seconds = (now() - started) / len(steps)
         finally:
             torch.set_num_threads(threads)
-        return seconds * recipe.epochs * math.ceil(len(train) / recipe.batch_size), size
+        return seconds * recipe.epochs * batch_count(len(train), recipe.batch_size), size
 
     def _result(self, trial: Trial, arms: Mapping[str, _Arm], near: Mapping[str, Mapping[str, float]]) -> TrialResult:
         def here(artefact: Artefact) -> bool:

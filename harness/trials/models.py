@@ -15,7 +15,7 @@ from harness.store.artefacts import Artefact, Busy, Gone, Make, ask_all, has_ten
 from harness.trials import keys
 from harness.trials.bench import Bench
 from harness.trials.planting import Planting
-from harness.trials.unlearning import Unlearning, are_numbers
+from harness.trials.unlearning import Unlearning
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -95,7 +95,7 @@ class Models:
 
         info, model = self._fit(trial, arm, on_epoch)
         if trial.cell.task not in self._surviving:
-            self.unlearning.check(trial, model, f"the task {trial.cell.task.id!r} trained")
+            self.unlearning.check(trial, model, f"the task {trial.cell.task.id!r}", "trained")
             self._surviving.add(trial.cell.task)
         return {**info, "finite": is_finite(model)}, model.state_dict()
 
@@ -196,4 +196,6 @@ def _is_model(artefact: Artefact, *numbers: object) -> None:
     has_tensors(artefact)
     if not isinstance(artefact.info["finite"], bool):
         raise TypeError("the entry 'finite' must be true or false")
-    are_numbers(*numbers, *(artefact.info[name] for name in ("examples", "steps", "cpu_seconds")))
+    numbers = (*numbers, *(artefact.info[name] for name in ("examples", "steps", "cpu_seconds")))
+    if not all(isinstance(each, int | float) for each in numbers):
+        raise TypeError("the cost of a training must be in numbers")

@@ -47,7 +47,7 @@ class Unlearning:
         self._planting = planting
         self._flops: Cache[Registered, float] = Cache(16)
         self._called: set[str] = set()
-        self._asked: dict[Registered, _Asked] = {}
+        self._asked: dict[tuple[Registered, float], _Asked] = {}  # by method and budget
 
     def make(
         self,
@@ -92,7 +92,7 @@ class Unlearning:
                 closed=tuple(str(files / part) for part in ("records", "blobs")),
                 where=f" on seed {trial.seed}; if it needs longer, give it more with --audit-timeout=SECONDS",
             )  # fmt: skip
-            self.check(trial, model, f"the unlearner {method.id!r} returned")
+            self.check(trial, model, f"the unlearner {method.id!r}", "returned")
         info = {
             "examples": meter.examples, "steps": meter.steps, "seconds": meter.seconds,
             "flops": meter.flops, "flops_per_example": 0 if declares(method.value, "control") else per_example,
@@ -105,13 +105,14 @@ class Unlearning:
             info["history_bytes"] = sum(t.numel() * t.element_size() for s in history.values() for t in s.values())
         return {**info, "finite": is_finite(model)}, model.state_dict()
 
-    def check(self, trial: Trial, model: nn.Module, who: str) -> None:
+    def check(self, trial: Trial, model: nn.Module, who: str, did: str) -> None:
         """Refuse a model that is not what its state dict says.
 
         Args:
             trial: The trial.
             model: The model.
-            who: Whose it is, in words, with a verb.
+            who: Whose it is, in words.
+            did: What they did to have it: a verb.
 
         Raises:
             ContractError: It is not.
@@ -122,11 +123,11 @@ class Unlearning:
 
         test = self._bench.split(trial.cell.task).test
         batch = test.batch(torch.arange(min(EXAMPLES, len(test))))
-        with calling(who.rpartition(" ")[0]):
+        with calling(who):
             kept = survives(trial.cell.task.value, model, batch)
         if not kept:
             raise ContractError(
-                f"{who} a model that answers otherwise than a new one that is given its state dict; only that is "
+                f"{who} {did} a model that answers otherwise than a new one that is given its state dict; only that is "
                 "stored, so keep nothing outside of it, such as hooks or buffers that are not persistent",
                 "state-dict",
             )
@@ -145,10 +146,11 @@ class Unlearning:
         exempt = ours or method.isolated or not declares(method.value, "repeatable")
         if exempt or self._bench.kind != "cpu":
             return None
-        if method not in self._asked:
-            self._asked[method] = _Asked(trial, digest(tensors))
+        place = method, self._bench.budget
+        if place not in self._asked:
+            self._asked[place] = _Asked(trial, digest(tensors))
             return None
-        asked = self._asked[method]
+        asked = self._asked[place]
         asked.others += 1
         again = asked.others & (asked.others - 1) == 0
         return asked.first if again and asked.first != trial else None
@@ -162,7 +164,7 @@ class Unlearning:
         from harness.training.data import digest
 
         method = first.cell.unlearner
-        if digest(tensors) != self._asked[method].digest:
+        if digest(tensors) != self._asked[method, self._bench.budget].digest:
             raise ContractError(
                 f"the unlearner {method.id!r} returned other weights for seed {first.seed} after it was asked for seed "
                 f"{after.seed}; it must keep nothing from one call to the next, or declare repeatable = False",
@@ -189,13 +191,3 @@ class Unlearning:
             with Operations() as operations:
                 fit(recipe, model, batches)
         return operations.total / sum(map(len, batches))
-
-
-def are_numbers(*values: object) -> None:
-    """Refuse what an artefact says of a cost and is no number.
-
-    Raises:
-        TypeError: It is none.
-    """
-    if not all(isinstance(each, int | float) for each in values):
-        raise TypeError("the cost of a training must be in numbers")

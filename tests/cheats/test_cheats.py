@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from forks import Forks
+from labs import BEHIND_WALLS
 
 from conftest import TINY, Folder, Run
-from harness.isolated import walls
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -70,18 +70,18 @@ CAUGHT = {
 #: What an ordinary run may be fooled by: the one reads the store through another program, the other catches every
 #: error, that of the time limit included.
 ISOLATED_ONLY = ("copies:by_another_program", "hangs:holds_on")
-#: The yardstick that shows each full retraining that is hidden.
-COSTS = {
-    "costs:behind_an_object": 1.0,
-    "costs:in_one_forward_pass": 1.0,
-    "costs:in_a_thread": 1.0,
-    "costs:written_out": 1.0,
-    "costs:on_odd_seeds": 1.0,
-    "costs:in_a_child": 0.0,
-    "costs:in_numpy": 0.0,
-}
-
-needs_walls = pytest.mark.skipif(bool(walls.missing()), reason=walls.missing() or "the walls are there")
+#: Full retraining, hidden; tests/cheats/test_hidden_compute.py has what an ordinary run makes of it.
+COSTS = (
+    "costs:behind_an_object",
+    "costs:behind_a_number",
+    "costs:in_one_forward_pass",
+    "costs:in_a_thread",
+    "costs:written_out",
+    "costs:on_odd_seeds",
+    "costs:compiled",
+    "costs:in_numpy",
+    "costs:in_a_child",
+)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Folder:
     """A folder with the cheats in it."""
     folder = Folder(tmp_path_factory.mktemp("cheats"), forks)
     for path in HERE.glob("*.py"):
-        if path.name != Path(__file__).name:
+        if not path.name.startswith("test_"):
             shutil.copy(path, folder.path)
     return folder
 
@@ -111,12 +111,6 @@ def isolated(place: Folder) -> Run:
     names = ("gd", *CAUGHT, *ISOLATED_ONLY)
     store = f"--audit-store={place.path / 'behind-walls'}"
     return audited(place, *TINY, "--audit-isolated", store, *(f"--unlearner={name}" for name in names))
-
-
-@pytest.fixture(scope="module")
-def costs(place: Folder) -> Run:
-    store = f"--audit-store={place.path / 'wide'}"
-    return audited(place, *WIDE, store, *(f"--unlearner={name}" for name in COSTS))
 
 
 def verdicts(run: Run, name: str) -> dict[str, str]:
@@ -151,14 +145,7 @@ def test_no_cheat_spoils_an_honest_method(ordinary: Run, place: Folder):
     assert mine == own != []
 
 
-@pytest.mark.parametrize("name", COSTS)
-def test_hidden_retraining_is_over_the_budget(costs: Run, name: str):
-    found = {claim: audit for (unlearner, _, claim), audit in costs.audits.items() if unlearner == name}["cost"]
-    assert found["verdict"] == "FAIL"
-    assert max(found["values"]["unlearned"]) == pytest.approx(COSTS[name], abs=0.02)
-
-
-@needs_walls
+@BEHIND_WALLS
 @pytest.mark.parametrize("name", [*CAUGHT, *ISOLATED_ONLY])
 def test_no_cheat_is_green_in_an_isolated_run(isolated: Run, name: str):
     found = verdicts(isolated, name)
@@ -167,13 +154,11 @@ def test_no_cheat_is_green_in_an_isolated_run(isolated: Run, name: str):
     assert found["poison"] in ("ERROR", "FAIL")
 
 
-@needs_walls
+@BEHIND_WALLS
 def test_hidden_retraining_is_over_the_budget_in_an_isolated_run(place: Folder):
     store = f"--audit-store={place.path / 'wide-behind-walls'}"
     run = audited(place, *WIDE, store, "--audit-isolated", *(f"--unlearner={name}" for name in COSTS))
-    # A child that shares memory with its parent is refused that memory.
-    expected = dict.fromkeys(COSTS, "FAIL") | {"costs:in_a_child": "ERROR"}
-    assert {name: verdicts(run, name)["cost"] for name in COSTS} == expected
+    assert {name: verdicts(run, name)["cost"] for name in COSTS} == dict.fromkeys(COSTS, "FAIL")
 
 
 def test_a_method_that_patches_the_statistics_at_its_import_is_refused(place: Folder):

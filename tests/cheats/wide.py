@@ -1,4 +1,4 @@
-"""A task whose training takes long enough for its processor time to be judged."""
+"""Tasks on which compute is easily hidden, or takes long enough to be timed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from tiny import Tiny
 
 @dataclass(frozen=True)
 class Wide(Tiny):
+    """Has a network whose products outweigh what Python and torch take for each of them."""
+
     epochs: int = 5
 
     def new_model(self):

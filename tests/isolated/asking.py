@@ -1,18 +1,13 @@
-"""What tests of isolated methods share: a request on the tiny task, and the reason why they cannot run here."""
+"""What tests of isolated methods share: a request on the tiny task."""
 
-import pytest
 import torch
 from labs import TINY
 
 from harness import registry
 from harness.isolated import method as isolated
-from harness.isolated import walls
 from harness.isolated.process import Limits
 from harness.training.data import Data
 from harness.training.unlearning import unlearn, wanted_epochs
-
-#: Marks what needs the walls.
-BEHIND_WALLS = pytest.mark.skipif(bool(walls.missing()), reason=f"this system lacks {walls.missing()}")
 
 
 class Request:

@@ -44,7 +44,7 @@ def test_no_path_may_be_empty():
     assert len(places) == 6
     for option in places:
         assert option.type("a") == "a"
-        with pytest.raises(entry.argparse.ArgumentTypeError, match="names nothing"):
+        with pytest.raises(entry.argparse.ArgumentTypeError, match="takes a path"):
             option.type("")
     for wrong in ({"store": ""}, {"data": ""}):
         with pytest.raises(harness.UnlearningError, match="empty name"):
