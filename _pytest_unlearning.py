@@ -44,10 +44,10 @@ def _checked(takes: str, allowed: Callable[[Any], object], convert: Callable[[st
     return checked
 
 
-_looks = ", ".join(map(str, LOOKS))
+_looks = ", ".join(map(str, LOOKS[:-1])) + f" or {LOOKS[-1]}"
 _seeds = _checked(f"{_looks} seeds (a FAIL needs 3, a PASS 5)", LOOKS.__contains__, int)
 _count = _checked("a number of settings, at least 1", lambda n: n >= 1, int)
-_path = _checked("a path, or a URL for the store", str.strip)
+_path = _checked("a path (for --audit-store also a URL)", str.strip)
 
 
 @dataclass(frozen=True)
@@ -154,8 +154,8 @@ OPTIONS = (
     ),
     Option(
         "--audit-timeout",
-        "Seconds that a method has for one unlearning before it is stopped. Without this option, 20 times what "
-        "training took, and a minute at least",
+        "Seconds after which a method is stopped. Without this option, 20 times as long as training took, but at least "
+        "a minute",
         "SECONDS", _checked("a number in (0, inf)", lambda x: 0 < x < float("inf"), float),
     ),
     Option(
@@ -175,8 +175,8 @@ OPTIONS = (
     ),
     Option(
         "--audit-isolated",
-        "Run each method in a process of its own, which has its request and nothing else: no store, no network. Needs "
-        "Linux with Landlock",
+        "Run each method in a process of its own, without access to the store or the network. Needs Linux with "
+        "Landlock",
         recorded=True,
     ),
     Option("--audit-device", "Device that models are trained on", default="auto", choices=("auto", "cpu", "cuda")),

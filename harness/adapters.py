@@ -93,7 +93,7 @@ class Sample(NamedTuple):
         if not isinstance(at, str):
             return tuple.__getitem__(self, at)
         if at not in self._fields:
-            raise UnlearningError(f"a batch has 'image' and 'age_group', and no {at!r}: a task has one label a point")
+            raise UnlearningError(f"a batch has only 'image' and 'age_group', no {at!r}: a task has one label a point")
         return getattr(self, at)
 
 

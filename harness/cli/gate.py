@@ -97,8 +97,8 @@ def add_gate(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--store", metavar="PATH", help="Where trained models are kept (pytest's --audit-store)")
     parser.add_argument("--report", metavar="DIR", help="Folder for the report of the audits")
     parser.add_argument(
-        "--isolated", action="store_true", help="Run each method in a process of its own, which has its request and "
-        "nothing else (pytest's --audit-isolated); the controls then run last"
+        "--isolated", action="store_true", help="Run each method in a process of its own, without access to the "
+        "store or the network (pytest's --audit-isolated); the controls then run last"
     )  # fmt: skip
     parser.add_argument("--workers", metavar="N", help="Worker processes (pytest's -n)")
     parser.add_argument(
@@ -134,7 +134,7 @@ def _misused(options: argparse.Namespace) -> str:
     """Return what is wrong with the command line, in a sentence; ``""`` if nothing is."""
     for name in ("expect", "report", "store"):
         if getattr(options, name) == "":
-            return f"--{name}: names nothing; write a path behind it, or leave the option out"
+            return f"--{name}: needs a path; write one after it, or leave the option out"
     if any(each.partition("=")[0] == "--audit-json" for each in options.pytest):
         return "--audit-json: the gate reads this file itself; have it written with --report DIR"
     return ""

@@ -157,7 +157,8 @@ def _in_state(_e: Examination, _c: Case, run: Run) -> str | None:
     if run.kept or _hooks(_e, _c, run):  # which is said under its own line
         return None
     return (
-        "returned a model that answers otherwise than a new one that is given its state dict; only that is stored, so "
+        "returned a model whose outputs differ from those of a new model with the same state dict; only this is "
+        "stored, so "
         "keep nothing outside of it, such as hooks or buffers that are not persistent"
     )
 

@@ -91,7 +91,7 @@ def _touches(event: str, path: str, arguments: tuple[Any, ...]) -> None:
     ours = path.startswith(os.path.join(HERE, "")) and "__pycache__" not in path
     if os.path.join(path, "").startswith(notes.closed) or (ours and _writes(event, arguments)):
         notes.files.append(path)
-        raise PermissionError(f"{path} is out of bounds for the code of a plugin")
+        raise PermissionError(f"{path} must not be opened or changed by a plugin")
 
 
 def _writes(event: str, arguments: tuple[Any, ...]) -> bool:

@@ -52,7 +52,7 @@ class _Guard:
         lines = {setting.line for setting in changed}
         if lines == {"no-hooks"}:
             return ContractError(
-                f"{self.who} left hooks on torch itself, under which every later model would run; it must remove them",
+                f"{self.who} left global hooks on torch, which would act on every later model; it must remove them",
                 "no-hooks",
             )
         if changed:
@@ -88,7 +88,7 @@ def guarded(
     """Run code of a plugin.
 
     What it leaves changed is put back: settings of Python, torch and numpy, functions of theirs and of the harness.
-    Threads are asked to end and processes killed. Whatever it raised then goes before what is said of that.
+    Threads are asked to end and processes killed. If the plugin raised an error, that error is the one raised.
 
     Args:
         who: The plugin, in words, such as ``"the unlearner 'scrub'"``.

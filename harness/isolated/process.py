@@ -261,7 +261,7 @@ def _raised(who: str, error: Mapping[str, Any], memory: int) -> Exception:
     else:
         hint = ""
         if name in ("PermissionError", "ModuleNotFoundError"):
-            hint = "; isolated, it can read only Python, installed packages and the modules that its own imports name"
+            hint = "; isolated, it can read only Python, installed packages, what it imports and its depends_on"
         found = MethodError(f"{name}: {text}{hint}")
     found.add_note("in its own process:\n" + str(error["trace"]))
     return found

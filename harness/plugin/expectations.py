@@ -274,7 +274,7 @@ def deviation(expectation: Expectation, audit: Mapping[str, Any], path: Path) ->
     elif seen == expectation.verdict:
         seen = f"{_amount(audit, badness(audit))}, {_amount(audit, badness(audit) - expectation.at_most)} more"
     limit = f" of at most {_amount(audit, expectation.at_most)}" if math.isfinite(expectation.at_most) else ""
-    return f"Expected is {expectation.verdict}{limit} ({where}: {expectation.reason}), but it is {seen}.{done}"
+    return f"{expectation.verdict}{limit} is expected ({where}: {expectation.reason}), but it is {seen}.{done}"
 
 
 def _seen(expectation: Expectation, audit: Mapping[str, Any]) -> str:

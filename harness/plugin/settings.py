@@ -221,7 +221,7 @@ class Settings:
         if self.option.audit_executor != "local":
             raise pytest.UsageError("--audit-isolated: isolated methods run on this machine; drop --audit-executor")
         if self.option.audit_tune:
-            raise pytest.UsageError("--audit-isolated: a search judges nothing; tune without it")
+            raise pytest.UsageError("--audit-isolated: cannot be combined with --audit-tune; drop one of them")
         _or_usage_error(walls.require)
         results = {f"the file of --audit-{name}": getattr(self.option, f"audit_{name}") for name in ("json", "html")}
         places = {what: Path(file).expanduser().absolute() for what, file in results.items() if file}

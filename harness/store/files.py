@@ -88,7 +88,7 @@ def files_at(where: str | Path | Files) -> Files:
         return where
     text = str(where)
     if not text.strip():
-        raise UnlearningError("the store has an empty name; leave it out, or write a path or a URL")
+        raise UnlearningError("the path of the store is empty; write a path or a URL, or leave it out")
     if isinstance(where, Path) or not ("://" in text or "::" in text):
         return Local(Path(text))
     if text.startswith("file://"):

@@ -59,7 +59,7 @@ def first_rows(rows: Any, size: int, split: str, field: str, source: str) -> Any
     """
     if size > len(rows):
         raise UnlearningError(
-            f"the split {split!r} of {source} has {len(rows)} rows, and {field}={size} are to be read; lower {field}"
+            f"the split {split!r} of {source} has {len(rows)} rows, but {field}={size} asks for more; lower {field}"
         )
     labels = list(rows["label"])
     if all(isinstance(each, int) for each in labels) and labels == sorted(labels):

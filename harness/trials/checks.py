@@ -247,7 +247,8 @@ def check_reading(poison: Registered, reading: object) -> Reading:
         except (TypeError, ValueError, RuntimeError):
             raise ContractError(f"{who} read {_named(number)} as {name}; it must be a number") from None
     if not 0 <= float(reading.resolution) < math.inf:
-        raise ContractError(f"{who} read with a resolution of {float(reading.resolution)}; it must not be negative")
+        found = float(reading.resolution)
+        raise ContractError(f"{who} returned the resolution {found}; it must be finite and not negative")
     if not isinstance(reading.unusable, str):
         raise ContractError(f"{who} read {_named(reading.unusable)} as unusable; it must be a text that says why")
     return reading

@@ -118,7 +118,7 @@ class Lab:
         """
         kind = kind_of_device(device)
         if data == "":
-            raise UnlearningError("the directory of data sets has an empty name; leave it out, or write a path")
+            raise UnlearningError("the path of the data sets is empty; write one, or leave it out")
         place = Store(default_root() if store is None else store, run or new_run("python"))
         return cls(Bench(place, kind, budget, Path(data) if data else None, show, made_on, share, timeout))
 

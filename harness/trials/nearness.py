@@ -1,4 +1,4 @@
-"""How near a model is to the retrained one: one that is much nearer than P and a second retrained model was copied.
+"""How near a model is to R: if it is much nearer than P and than a second retrained model, it is called a copy.
 
 P, R and the U that is made of P share initialisation and order, so that U may rightly be nearer to R than a model that
 was retrained from another seed. `NEAR` leaves room for that.
@@ -82,9 +82,9 @@ def copied(
             # Wide networks hardly move: P itself is then nearer to R than another R is.
             usual = min([of["P"][measure], *second], default=math.nan)
             if of["U"][measure] < share * usual:
-                numbers = f"by {measure}, {of['U'][measure]:.2g} against {usual:.2g}"
+                numbers = f"distance in {measure} {of['U'][measure]:.2g}, of other models {usual:.2g} or more"
                 return (
-                    f"what {who} returned is closer to the retrained model of seed {seed} than any model that was not "
-                    f"copied from it ({numbers}); a method must make its own"
+                    f"{who} returned a model that is too close to the retrained model of seed {seed} not to be a copy "
+                    f"({numbers}); a method must not use the retrained model"
                 )
     return ""

@@ -127,8 +127,8 @@ class Unlearning:
             kept = survives(trial.cell.task.value, model, batch)
         if not kept:
             raise ContractError(
-                f"{who} {did} a model that answers otherwise than a new one that is given its state dict; only that is "
-                "stored, so keep nothing outside of it, such as hooks or buffers that are not persistent",
+                f"{who} {did} a model whose outputs differ from those of a new model with the same state dict; only "
+                "the state dict is stored, so keep nothing outside it, such as hooks or non-persistent buffers",
                 "state-dict",
             )
 

@@ -119,10 +119,10 @@ def test_what_was_judged_is_green_and_the_result_says_what_was_asked(gate):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--report=", *PASSES], "--report: names nothing"),
+        (["--report=", *PASSES], "--report: needs a path"),
         ([*PASSES, "--audit-json=mine.json"], "--audit-json: the gate reads this file itself; have it written with"),
-        (["--store=", *PASSES], "--store: names nothing"),
-        (["--expect=", "--unlearner=retrain", *TINY], "--expect: names nothing"),
+        (["--store=", *PASSES], "--store: needs a path"),
+        (["--expect=", "--unlearner=retrain", *TINY], "--expect: needs a path"),
     ],
 )
 def test_what_cannot_be_used_is_a_sentence(gate, arguments, said):

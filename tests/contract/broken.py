@@ -389,14 +389,14 @@ def leaves_a_forward_hook(model, request):
     return forget(model, request)
 
 
-@breaks("no-hooks", "left hooks on torch itself")
+@breaks("no-hooks", "left global hooks on torch")
 def leaves_a_hook_on_every_module(model, request):
     """Counts calls by a hook on all modules of the process."""
     register_module_forward_hook(lambda module, inputs, output: None)
     return forget(model, request)
 
 
-@breaks("no-hooks", "left hooks on torch itself")
+@breaks("no-hooks", "left global hooks on torch")
 def leaves_a_hook_on_every_optimiser(model, request):
     """Counts steps by a hook on all optimisers of the process."""
     register_optimizer_step_post_hook(lambda *_: None)

@@ -84,7 +84,7 @@ def goes_on_in_the_background(model, request):
 # ---- state-dict
 
 
-@breaks("state-dict", "answers otherwise than a new one that is given its state dict")
+@breaks("state-dict", "outputs differ from those of a new model with the same state dict")
 def damps_a_layer(model, request):
     """Makes a normalisation weaker by a number that no state dict holds."""
     forget(model, request)

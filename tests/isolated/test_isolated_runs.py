@@ -78,7 +78,7 @@ def test_the_contract_is_examined_in_there(folder):
     ("arguments", "says"),
     [
         (["--audit-executor=ray"], "isolated methods run on this machine; drop --audit-executor"),
-        (["--audit-tune=2"], "a search judges nothing; tune without it"),
+        (["--audit-tune=2"], "cannot be combined with --audit-tune; drop one of them"),
         ([f"--audit-store={Path(sys.prefix, 'store')}"], "the store, .*, is in .*, which isolated methods can read"),
         ([f"--audit-json={Path(sys.prefix, 'a.json')}"], "the file of --audit-json, .*, is in .*, which isolated"),
         (["--unlearner=scrub:gama=2"], "no field 'gama'; did you mean gamma"),

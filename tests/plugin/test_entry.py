@@ -47,7 +47,7 @@ def test_no_path_may_be_empty():
         with pytest.raises(entry.argparse.ArgumentTypeError, match="takes a path"):
             option.type("")
     for wrong in ({"store": ""}, {"data": ""}):
-        with pytest.raises(harness.UnlearningError, match="empty name"):
+        with pytest.raises(harness.UnlearningError, match="is empty; write"):
             harness.audit("identity", **wrong)
 
 

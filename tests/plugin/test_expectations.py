@@ -159,7 +159,7 @@ def test_better_than_expected_is_red_until_the_file_says_so(folder):
     run = folder.pytest(*args)
     assert run.code == 1
     assert run.counts()["failed"] == 1
-    assert "Expected is FAIL (expected.toml, line 1: Nobody has tried.), but it is PASS. It does better" in run.text
+    assert "FAIL is expected (expected.toml, line 1: Nobody has tried.), but it is PASS. It does better" in run.text
     assert "0 % of the poison's effect is left" in run.text
     assert run.audits["retrain", "backdoor:size=1", "poison"]["expected"]["met"] is False
     updated = folder.pytest(*args, "--audit-expect-update")
@@ -270,7 +270,7 @@ def test_a_failure_that_is_worse_than_its_limit_is_not_expected(expect):
     assert not expected.met_by(audit("FAIL", estimate=None)), "it diverged"
     sentence = deviation(expected, audit("FAIL", estimate=1.25), found.path)
     assert sentence == (
-        "Expected is FAIL of at most 1.10 of the effect (expected.toml, line 1: It hands the model back.), but it is "
+        "FAIL of at most 1.10 of the effect is expected (expected.toml, line 1: It hands the model back.), but it is "
         "1.25 of the effect, 0.15 of the effect more."
     )
     points = audit("FAIL", estimate=-0.44, test="non-inferiority")
@@ -297,7 +297,7 @@ def test_a_failure_that_became_worse_is_red(folder):
     folder.write("expected.toml", DOES_NOTHING + "at_most = 0.5\n")
     run = folder.pytest(*args)
     assert run.code == 1
-    assert "Expected is FAIL of at most 0.50 of the effect (expected.toml, line 1" in run.text
+    assert "FAIL of at most 0.50 of the effect is expected (expected.toml, line 1" in run.text
     assert "FAIL of 1.00 of the effect, but at most 0.50 of the effect was expected" in run.text
     assert folder.pytest(*args, "--audit-expect-update").code == 0
     (entry,) = tomllib.loads((folder.path / "expected.toml").read_text())["expected"]

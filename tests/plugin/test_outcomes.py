@@ -55,8 +55,8 @@ def audit(error=None, when="call", kind="audit"):
         # What the file expects.
         (audit(FAILED), expecting("FAIL"), False, "passed", "expected", None),
         (audit(FAILED), expecting(None), False, "failed", None, "90 %"),
-        (audit(FAILED), expecting("PASS"), False, "failed", None, "Expected is PASS"),
-        (audit(), expecting("FAIL"), False, "failed", None, "Expected is FAIL"),
+        (audit(FAILED), expecting("PASS"), False, "failed", None, "PASS is expected"),
+        (audit(), expecting("FAIL"), False, "failed", None, "FAIL is expected"),
         (audit(), expecting("PASS"), False, "passed", None, None),
         (audit(UNCLEAR), expecting("FAIL"), False, "failed", "inconclusive", "but it is INCONCLUSIVE"),
         (audit(UNCLEAR), expecting("FAIL"), True, "failed", None, "but it is INCONCLUSIVE"),
@@ -108,7 +108,7 @@ def test_what_the_controller_hears():
     assert "expected" not in decide(audit(FAILED), str).heard["audit"], "a control, or a run without a file"
     unclear = decide(audit(UNCLEAR), str, expecting("FAIL"), warn=True).heard
     assert unclear["inconclusive"] is False, "the option does not soften what should have failed"
-    assert unclear["text"].startswith("Expected is FAIL (expected.toml, line 7: It is known.)")
+    assert unclear["text"].startswith("FAIL is expected (expected.toml, line 7: It is known.)")
 
 
 @pytest.mark.parametrize(

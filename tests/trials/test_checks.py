@@ -190,7 +190,7 @@ def test_a_planted_set_is_checked_before_anything_is_trained(lab, tmp_path):
         (Reading(None), "read None as value; it must be a number"),
         (Reading(torch.zeros(2)), "read a Tensor as value"),
         (Reading("much"), "read a str as value"),
-        (Reading(0.5, resolution=-1), "a resolution of -1.0; it must not be negative"),
+        (Reading(0.5, resolution=-1), "returned the resolution -1.0; it must be finite and not negative"),
         (Reading(0.5, details={"rate": None}), r"read None as details\['rate'\]"),
         (Reading(0.5, details=None), "read None as details"),
         (Reading(0.5, unusable=None), "read None as unusable"),

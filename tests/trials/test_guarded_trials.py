@@ -86,7 +86,7 @@ def test_a_task_whose_models_are_more_than_their_state_dicts_is_refused(lab):
         def blocks(self, model):
             return [model]
 
-    with pytest.raises(ContractError, match="the task 'tiny:other' trained a model that answers otherwise"):
+    with pytest.raises(ContractError, match="the task 'tiny:other' trained a model whose outputs differ"):
         lab.run(Trial(Cell(GD, on(Random()), BACKDOOR), 0))
     assert records(lab.store.root, "model") == []
 
@@ -97,7 +97,7 @@ def test_a_method_whose_model_is_more_than_its_state_dict_is_refused(lab):
         model[1].register_forward_hook(lambda module, args, scores: scores + 1)
         return model
 
-    with pytest.raises(ContractError, match="the unlearner 'method' returned a model that answers otherwise") as raised:
+    with pytest.raises(ContractError, match="the unlearner 'method' returned a model whose outputs differ") as raised:
         lab.run(trial(method(adds)))
     assert raised.value.line == "state-dict"
 
@@ -133,7 +133,7 @@ def test_a_copy_of_the_retrained_model_with_noise_is_no_unlearning(size, tmp_pat
     for seed in range(3):
         lab.run(trial(IDENTITY, seed=seed))
     copies.repeatable = False  # it takes the models in turn
-    with pytest.raises(ContractError, match="closer to the retrained model of seed 0 than any model that was not"):
+    with pytest.raises(ContractError, match="too close to the retrained model of seed 0 not to be a copy"):
         audit(copies, task="tiny:Tiny", poison="backdoor", store=tmp_path / "other", seeds=3)
 
 
