@@ -156,7 +156,7 @@ OPTIONS = (
         "--audit-timeout",
         "Seconds after which a method is stopped. Without this option, 20 times as long as training took, but at least "
         "a minute",
-        "SECONDS", _checked("a number in (0, inf)", lambda x: 0 < x < float("inf"), float),
+        "SECONDS", _checked("a number in (0, inf)", lambda x: 0 < x < float("inf"), float), recorded=True,
     ),
     Option(
         "--audit-discovery",

@@ -21,7 +21,11 @@ CALLS = {
 }
 
 
-class PluginExit(Exception):  # noqa: N818 - it reads as what it is
+class PluginError(Exception):
+    """What a plugin did wrong, in a sentence of ours; no refusal of its own."""
+
+
+class PluginExit(PluginError):  # noqa: N818 - it reads as what it is
     """A plugin tried to end the test or the process that runs it."""
 
 
@@ -48,12 +52,12 @@ def calling(who: str, passing: tuple[type[BaseException], ...] = ()) -> Iterator
     try:
         yield
     except BaseException as error:
-        if isinstance(error, (KeyboardInterrupt, PluginExit, *passing)) or _is_error(error):
+        if isinstance(error, (KeyboardInterrupt, PluginError, *passing)) or _is_error(error):
             raise
         name = type(error).__name__
         said = " ".join(str(error).split())
         raise PluginExit(
-            _sentence(who, CALLS.get(name, f"raise {name}") + (f" ({said[:200]})" if said else ""))
+            _sentence(who, CALLS.get(name, f"raising {name}") + (f" ({said[:200]})" if said else ""))
         ) from error
     finally:
         os._exit = leave

@@ -22,7 +22,7 @@ from harness.guards.guard import importing
 from harness.locating import locate
 from harness.specs import SpecError
 
-DOTTED = re.compile(r"[\w.]+:[\w.]+")
+DOTTED = re.compile(r"([\w.]+):[\w.]+")  # the module is its group
 
 
 def named(path: str, kind: str = "function") -> Any:

@@ -123,7 +123,7 @@ def _exported_by(file: Path, stamp: tuple[int, int]) -> tuple[str, ...]:
     lists = [
         node.value
         for node in body
-        if isinstance(node, ast.Assign | ast.AugAssign)
+        if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign) and node.value is not None
         for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
         if isinstance(target, ast.Name) and target.id == "__all__"
     ]

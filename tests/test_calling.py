@@ -37,8 +37,8 @@ def leaves() -> None:
         (lambda: sys.exit(0), r"sys\.exit"),
         (leaves, r"os\._exit\(0\)"),
         (lambda: raises(unittest.SkipTest("later")), "unittest's skipTest"),
-        (lambda: raises(GeneratorExit()), "raise GeneratorExit"),
-        (lambda: raises(Busy("forever")), "raise Busy"),
+        (lambda: raises(GeneratorExit()), "raising GeneratorExit"),
+        (lambda: raises(Busy("forever")), "raising Busy"),
     ],
 )
 def test_what_would_end_a_test_is_an_error_of_the_plugin(act, call):

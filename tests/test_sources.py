@@ -68,7 +68,7 @@ FILES = {
     "far/named.py": "import loose, far.deep\n",
     "far/other.py": "from importlib import import_module\nimport_module('.relative', 'far')\n",
     "far/relative.py": "try:\n    import nowhere_at_all\nexcept ImportError:\n    pass\n",
-    "far/star/__init__.py": "__all__ = ['listed']\n",
+    "far/star/__init__.py": "__all__: list[str] = ['listed']\n",
     "far/star/listed.py": "",
     "far/star/stranger.py": "",
     "spread/leaf.py": "",

@@ -69,6 +69,8 @@ STAGES = (
 
 
 #: The order where methods are isolated: they are done before anything is retrained for the controls.
+#: Options that only the audits understand, or that every stage would write anew.
+OF_AUDITS = ("--audit-expect", "--audit-html")
 ISOLATED = (
     STAGES[0],
     STAGES[2],
@@ -184,7 +186,7 @@ def _arguments(stage: Stage, options: argparse.Namespace) -> list[str]:
     arguments += [
         each
         for each in options.pytest
-        if stage.name == "audits" or (each.startswith("--audit-") and not each.startswith("--audit-expect"))
+        if stage.name == "audits" or (each.startswith("--audit-") and not each.startswith(OF_AUDITS))
     ]
     if stage.name != "controls":
         arguments += [f"--unlearner={each}" for each in options.unlearner]

@@ -16,6 +16,7 @@ from harness.api import ContractError, UnlearningError, declares
 from harness.contract.lines import BrokenContract, Clause, NotExamined
 from harness.contract.requests import EDGES, GENERATED, ORDINARY, Case, generated
 from harness.contract.watching import Examination, Run, examination_of
+from harness.training.roundtrip import DIFFERS
 
 #: Two results differ if they are further apart than this share of how far the method moved the weights, and so many
 #: times further than two results of the same request.
@@ -156,11 +157,7 @@ def _in_state(_e: Examination, _c: Case, run: Run) -> str | None:
     assert run.model is not None
     if run.kept or _hooks(_e, _c, run):  # which is said under its own line
         return None
-    return (
-        "returned a model whose outputs differ from those of a new model with the same state dict; only this is "
-        "stored, so "
-        "keep nothing outside of it, such as hooks or buffers that are not persistent"
-    )
+    return f"returned {DIFFERS}"
 
 
 def _repeats(examination: Examination, case: Case, run: Run) -> str | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from harness.api import UnlearningError
 from harness.cells import Registered
 from harness.contract.lines import LINES, BrokenContract, Clause, NotExamined
-from harness.isolated import method as isolated
+from harness.isolated import method as isolation
 from harness.isolated.process import Limits, MethodError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def check(clause: Clause) -> None:
     if key not in _FOUND:  # all lines are checked together, and what went wrong is not tried again for each
         arguments = {"budget": clause.budget, "epochs": clause.epochs}
         try:
-            _FOUND[key] = isolated.ask("harness.contract.confined:find", clause.method, arguments, LIMITS)
+            _FOUND[key] = isolation.ask("harness.contract.confined:find", clause.method, arguments, LIMITS)
         except Exception as error:
             _FOUND[key] = error
     found = _FOUND[key]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as global_hooks
 
 from harness.api import ContractError
+from harness.calling import calling
 from harness.cells import Registered
 from harness.contract.requests import (
     CLASSES,
@@ -121,12 +122,13 @@ class Examination:
                     if self._hangs is not None:  # it would again, on every request
                         raise self._hangs
                     self._unlearn(run, case, variant)
+                    batch = problem_of(case).retain.batch(torch.arange(min(EXAMPLES, case.retain)))
+                    recipe = LittleRecipe(case.batch_size, self.epochs)
+                    with calling(f"the unlearner {self.method.id!r}"):  # its hooks may do anything
+                        run.kept = run.model is not None and survives(recipe, run.model, batch)
                 except Exception as error:  # whatever it is, it is what the examination is for
                     run.error = error
                     self._hangs = error if isinstance(error, TimedOut) else None
-            if run.error is None and run.model is not None:
-                batch = problem_of(case).retain.batch(torch.arange(min(EXAMPLES, case.retain)))
-                run.kept = survives(LittleRecipe(case.batch_size, self.epochs), run.model, batch)
             self._runs[key] = run
         return self._runs[key]
 

@@ -8,13 +8,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from harness.calling import PluginError
 from harness.guards.running import raise_in
 
 #: Seconds after which a call that caught the first interruption is interrupted again.
 AGAIN = 1.0
 
 
-class TimedOut(Exception):  # noqa: N818 - said of the call
+class TimedOut(PluginError):  # noqa: N818 - said of the call
     """A call took longer than it may."""
 
 
@@ -54,9 +55,11 @@ def _by_signal(seconds: float, sentence: str) -> Iterator[None]:
     others = signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
     started = time.monotonic()
     try:
-        yield
-    finally:
-        over = True
+        try:
+            yield
+        finally:
+            over = True
+    finally:  # even if the interruption came just then
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
         if others[0]:  # somebody else's limit, as pytest-timeout's, goes on; if it is past, it acts at once

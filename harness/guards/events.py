@@ -55,7 +55,7 @@ def noting(closed: tuple[str, ...] = ()) -> Iterator[Notes]:
     if not _installed:
         sys.addaudithook(_hear)
         _installed = True
-    notes = Notes(tuple(os.path.join(folder, "") for folder in closed))
+    notes = Notes(tuple(os.path.join(os.path.realpath(folder), "") for folder in closed))
     _listening.append(notes)
     try:
         yield notes
@@ -83,7 +83,7 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
     elif event in FILES:
         for path in arguments[: FILES[event]]:
             if isinstance(path, str | bytes | os.PathLike):
-                _touches(event, os.path.abspath(os.fsdecode(path)), arguments)
+                _touches(event, os.path.realpath(os.fsdecode(path)), arguments)
 
 
 def _touches(event: str, path: str, arguments: tuple[Any, ...]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.api import ContractError
 from harness.calling import calling
-from harness.guards.clock import TimedOut, limited
+from harness.guards.clock import limited
 from harness.guards.events import Notes, noting, unheard
 from harness.guards.patches import SEAL
 from harness.guards.running import left, running
@@ -64,15 +64,13 @@ class _Guard:
         """Return the functions of what is watched that were rewritten, as they were again."""
         found = []
         for function, name, before in reversed(self.notes.functions):
-            if str(function.__module__).partition(".")[0] in {"harness", *WATCHED}:
+            if SEAL.watches(str(function.__module__)):
                 setattr(function, name, before)
                 found.append(function)
         self.notes.functions.clear()
         return found
 
 
-#: Packages whose functions nobody may rewrite.
-WATCHED = ("torch", "numpy", "scipy", "random", "statistics", "hashlib", "json", "copy")
 _active: list[_Guard] = []
 
 
@@ -111,7 +109,7 @@ def guarded(
         guard.begin()
         _active.append(guard)
         try:
-            with calling(who, (TimedOut, *passing)), limited(seconds, sentence):
+            with calling(who, passing), limited(seconds, sentence):
                 yield
         except PermissionError:
             if not notes.files:  # of a file that was out of bounds the error below says more

@@ -25,6 +25,8 @@ MODULES = (
 #: Modules below these are watched, too, and the classes of all.
 BELOW = ("harness.", "poisons.", "unlearners.", "torch.nn.modules.", "torch.optim.")
 CLASSES = ("harness", "poisons", "unlearners", "torch.nn.modules", "torch.optim")
+#: Packages of all that is watched: nobody may rewrite their functions either.
+PACKAGES = {name.partition(".")[0] for name in (*MODULES, *BELOW)}
 #: Classes of torch that stand elsewhere.
 TENSORS = ("Tensor", "Generator")
 #: What is watched beside what can be called.
@@ -79,6 +81,10 @@ class Seal:
         """Watch a module that measures models, too, with its classes: that of a task or a poison."""
         self._judges.add(module)
         self._counted = 0
+
+    def watches(self, module: str) -> bool:
+        """Return whether the functions of a module must stay as they are."""
+        return module in self._judges or module.partition(".")[0] in PACKAGES
 
     def renew(self) -> None:
         """Take for granted what is there now."""
@@ -148,11 +154,7 @@ def _space(owner: Any) -> _Space:
     held = dict(vars(owner))
     ours = _name(owner).startswith("harness")
     names = [name for name, each in held.items() if _is_watched(each) or (ours and _is_constant(name, each))]
-    if len(names) < 2:  # a getter of one returns no tuple
-        names = list(held)
-    if len(names) < 2:
-        return _Space(owner, (), lambda _: (), (), {}, (), len(held))
-    get: Any = operator.itemgetter(*names)
+    get: Any = operator.itemgetter(*names) if len(names) > 1 else lambda held: tuple(held[name] for name in names)
     copies = {n: type(held[n])(held[n]) for n in names if ours and type(held[n]) in (dict, list, set)}
     constants = [held[name] for name in names if _is_constant(name, held[name])] if ours else []
     insides = tuple((each, dict(vars(each))) for constant in constants for each in _objects_in(constant))
@@ -195,7 +197,8 @@ def _restored(space: _Space) -> list[str]:
             found.append(f"{_name(space.owner)}.{name}")
     for name, copy in space.copies.items():
         if held[name] != copy:
-            (held[name].clear(), held[name].extend(copy) if isinstance(copy, list) else held[name].update(copy))
+            held[name].clear()
+            (held[name].extend if isinstance(copy, list) else held[name].update)(copy)
             found.append(f"{_name(space.owner)}.{name}")
     for each, attributes in space.insides:
         if _differs(each, attributes):

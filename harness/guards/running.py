@@ -17,6 +17,8 @@ from pathlib import Path
 GRACE = 0.5
 #: Libraries whose helpers stay on purpose and compute nothing of a method's: torch.compile's workers, tqdm's monitor.
 HELPERS = ("torch", "tqdm")
+#: The same among threads, by name: fsspec's loop, which every file system of a process shares.
+NAMES = ("fsspecIO",)
 #: The same among processes, in their command lines.
 COMMANDS = (b"torch/_inductor", b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")
 
@@ -62,7 +64,7 @@ def _new(before: tuple[set[threading.Thread], set[int]]) -> tuple[set[threading.
 
 
 def _helps(thread: threading.Thread) -> bool:
-    if isinstance(thread, threading._DummyThread):  # torch's, in which a hook of Python ran
+    if isinstance(thread, threading._DummyThread) or thread.name in NAMES:  # a dummy is torch's: a hook ran in it
         return True
     target = getattr(thread, "_target", None)
     owners = {str(getattr(each, "__module__", "")).partition(".")[0] for each in (type(thread), target)}

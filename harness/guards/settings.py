@@ -5,6 +5,7 @@ Torch and numpy are looked at only where something has imported them; what a ver
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import os
@@ -96,7 +97,8 @@ def put_back(of: tuple[Setting, ...], before: list[Any], imported: bool) -> list
     changed = []
     for setting, old in zip(of, before, strict=True):
         if _read(setting) != old and old is not NOTHING:
-            setting.restore(old)
+            with contextlib.suppress(Exception):  # a folder that is gone: the others are put back all the same
+                setting.restore(old)
             if not (imported and setting.imports):
                 changed.append(setting)
     return changed

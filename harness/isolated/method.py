@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import registry
 from harness.api import DECLARATIONS, ContractError, UnlearningError, declares
-from harness.cells import Registered
+from harness.calling import PluginError
+from harness.cells import Cell, Registered
+from harness.importing import DOTTED
 from harness.isolated import process, walls
 from harness.isolated.process import Answer, Limits
-from harness.sources import ROOT, Reached, source_of_module
+from harness.sources import IN_TREE, ROOT, Reached, source_of_module
 from harness.specs import SpecError, split
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ TRAINING = ("harness.training.unlearning", "torch._dynamo")
 LIBRARIES = ("torchvision", "transformers")
 #: Source, what is reached, files that are depended on.
 _Source = tuple[str, Reached, tuple[Path, ...]]
-DOTTED = re.compile(r"([\w.]+):[\w.]+")
 
 
 @dataclass(frozen=True)
@@ -84,18 +84,21 @@ def resolve(spec: str) -> Registered:
     """
     if module_of("unlearner", spec) == CONTROLS:
         return registry.resolve("unlearner", spec)
-    said = _ask("describe", spec).plain
-    declared = dict(said["declares"])
-    if said["asked"]:
-        declared["history"] = lambda epochs: _history(spec, epochs)
-    declared["depends_on"] = tuple(map(str, said["depends_on"]))
-    value = Remote(said["id"], int(said["line"]), declared)
-    parts = [source for source, _, _ in _sources("unlearner", spec, declared["depends_on"])]
-    source = parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
-    return Registered(
-        "unlearner", said["id"], said["name"], value, said["fields"], said["distribution"], said["version"], source,
-        said["file"], isolated=True,
-    )  # fmt: skip
+    try:
+        said = _ask("describe", spec).plain
+        declared = dict(said["declares"])
+        if said["asked"]:
+            declared["history"] = lambda epochs: _history(spec, epochs)
+        declared["depends_on"] = tuple(map(str, said["depends_on"]))
+        value = Remote(str(said["id"]), int(said["line"]), declared)
+        parts = [source for source, _, _ in _sources("unlearner", spec, declared["depends_on"], strictly=True)]
+        source = parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
+        names = [str(said[name]) for name in ("name", "distribution", "version", "file")]
+        fields = dict(said["fields"])
+    except (PluginError, KeyError, TypeError, ValueError) as error:  # it declares what nobody can read
+        raise SpecError(f"the unlearner {spec!r} cannot be described: {error}") from error
+    name, distribution, version, file = names
+    return Registered("unlearner", value.spec, name, value, fields, distribution, version, source, file, isolated=True)
 
 
 def method(unlearner: str | Callable[..., Any]) -> Registered:
@@ -111,6 +114,25 @@ def method(unlearner: str | Callable[..., Any]) -> Registered:
             "the method by a spec, such as 'mymodule:forget'"
         )
     return resolve(unlearner)
+
+
+def require_separate(cells: Iterable[Cell]) -> None:
+    """Refuse an isolated method if this process, which judges, has imported it, or imports it with a task or poison.
+
+    Raises:
+        UnlearningError: It does.
+    """
+    for cell in cells:
+        own = module_of("unlearner", cell.unlearner.id) if cell.unlearner.isolated else None
+        if own is None or own.partition(".")[0] in IN_TREE:  # ours can be trusted
+            continue
+        who = f"the unlearner {cell.unlearner.id!r} cannot be isolated"
+        others: tuple[tuple[registry.Kind, Registered], ...] = (("task", cell.task), ("poison", cell.poison))
+        for kind, other in others:
+            if any(own in reached.modules for _, reached, _ in _sources(kind, other.id)):
+                raise UnlearningError(f"{who}: the {kind} {other.id!r} imports its module; move it to one of its own")
+        if own in sys.modules:
+            raise UnlearningError(f"{who}: this process has imported its module; run it in another process")
 
 
 def unlearn(
@@ -239,12 +261,19 @@ def _ask(
     )  # fmt: skip
 
 
-def _sources(kind: registry.Kind, spec: str, depends_on: tuple[str, ...] = ()) -> list[_Source]:
-    """Return what the modules are made of that a spec names: the plugin's own first, and those in its fields."""
+def _sources(kind: registry.Kind, spec: str, depends_on: tuple[str, ...] = (), strictly: bool = False) -> list[_Source]:
+    """Return what the modules are made of that a spec names: the plugin's own first, and those in its fields.
+
+    Raises:
+        SpecError: ``strictly``, and its own module or what it depends on is missing.
+    """
     target, _, fields = split(spec)
     names = [module_of(kind, target), *re.findall(DOTTED, fields)]
     found = []
     for at, name in enumerate(dict.fromkeys(filter(None, names))):
-        with contextlib.suppress(SpecError):  # the method's process says it, and how
+        try:
             found.append(source_of_module(name, () if at else depends_on))
+        except SpecError:  # the method's process says it, and how
+            if strictly and not at:
+                raise
     return found

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.api import ContractError, UnlearningError
+from harness.calling import PluginError
+from harness.guards.clock import TimedOut
 from harness.isolated import wire
 from harness.isolated.jobs import KNOWN
 from harness.isolated.walls import available_memory, require
@@ -38,7 +40,7 @@ GRACE = 60.0
 LARGEST = 1 << 30
 
 
-class MethodError(Exception):
+class MethodError(PluginError):
     """What a method raised in its own process, by name and text; notes of it hold the traceback."""
 
 
@@ -49,10 +51,12 @@ class Limits:
     Attributes:
         seconds: Wall time.
         memory: Bytes that each of its processes may allocate; None for nearly all that are free.
+        longer: What the error that it took longer says beside that: how to give it longer.
     """
 
     seconds: float = 60.0
     memory: int | None = None
+    longer: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,8 +121,11 @@ class Server:
         try:
             self._send({"imports": [], "folder": str(folder), "seconds": seconds})
             # It may still be importing what it was told to.
-            ready = select.select([self._answers], [], [], 2 * GRACE + seconds)[0]
-            ended: dict[str, Any] = json.loads(self._answers.readline() if ready else b"")
+            wait = 2 * GRACE + seconds
+            if not select.select([self._answers], [], [], wait)[0]:
+                self.close()
+                raise UnlearningError(f"the server of isolated processes did not answer within {wait:.0f} seconds")
+            ended: dict[str, Any] = json.loads(self._answers.readline())
         except ValueError:
             said = (self.home / "log").read_text(errors="replace").strip().rpartition("\n")[2]
             self.close()
@@ -204,7 +211,8 @@ def ask(
         limits: What the job may use.
 
     Raises:
-        UnlearningError: It broke a limit, or ended its process; or the system cannot isolate it.
+        TimedOut: It did not end in time.
+        UnlearningError: It broke another limit, or ended its process; or the system cannot isolate it.
         MethodError, ContractError, SpecError, PluginExit: What was raised in the job.
     """
     memory = limits.memory or available_memory()
@@ -220,22 +228,24 @@ def ask(
         }  # fmt: skip
         wire.write(folder, plain, tensors or {})
         ended = running.run(folder, limits.seconds)
-        return _read(f"the unlearner {spec!r}", folder, ended, limits.seconds, memory, largest)
+        return _read(f"the unlearner {spec!r}", folder, ended, limits, memory, largest)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _read(who: str, folder: Path, ended: Mapping[str, Any], seconds: float, memory: int, largest: int) -> Answer:
+def _read(who: str, folder: Path, ended: Mapping[str, Any], limits: Limits, memory: int, largest: int) -> Answer:
     """Return what a job left, or raise in words how it ended."""
     if ended["late"]:
-        raise UnlearningError(f"{who} was stopped because it did not end within {seconds:.0f} seconds")
+        raise TimedOut(f"{who} did not end within {limits.seconds:.0f} seconds{limits.longer}")
     if ended["left"]:
         raise UnlearningError(f"{who} left processes behind that could not be ended")
     status = ended["status"]
     if status == -signal.SIGKILL:
         raise UnlearningError(f"{who} was killed, as a rule because the machine ran out of memory")
     if status < 0:
-        raise UnlearningError(f"{who} crashed its process ({signal.Signals(-status).name}){_printed(folder)}")
+        known = -status in list(signal.Signals)  # there are others, without names
+        name = signal.Signals(-status).name if known else f"signal {-status}"
+        raise UnlearningError(f"{who} crashed its process ({name}){_printed(folder)}")
     try:
         plain, tensors = wire.read_untrusted(folder / "work", largest)
         error = plain.get("error")
@@ -244,18 +254,20 @@ def _read(who: str, folder: Path, ended: Mapping[str, Any], seconds: float, memo
     except (OSError, ValueError, AttributeError) as odd:
         raise UnlearningError(f"{who} left an answer that cannot be read: {odd}") from None
     if error:
+        if not isinstance(error, Mapping):
+            raise UnlearningError(f"{who} left an answer that cannot be read: its error is not one of ours")
         raise _raised(who, error, memory)
     return Answer(plain, tensors, float(ended["cpu_seconds"]))
 
 
 def _raised(who: str, error: Mapping[str, Any], memory: int) -> Exception:
-    name, text = str(error["name"]), str(error["text"])
+    name, text = str(error.get("name")), str(error.get("text"))
     if name == "MemoryError":
         found: Exception = UnlearningError(
             f"{who} ran out of memory; isolated, each of its processes may use {memory / 2**30:.1f} GiB"
         )
     elif name == ContractError.__name__:
-        found = ContractError(text, str(error["line"]))
+        found = ContractError(text, str(error.get("line")))
     elif name in KNOWN:
         found = KNOWN[name](text)
     else:
@@ -263,7 +275,7 @@ def _raised(who: str, error: Mapping[str, Any], memory: int) -> Exception:
         if name in ("PermissionError", "ModuleNotFoundError"):
             hint = "; isolated, it can read only Python, installed packages, what it imports and its depends_on"
         found = MethodError(f"{name}: {text}{hint}")
-    found.add_note("in its own process:\n" + str(error["trace"]))
+    found.add_note("in its own process:\n" + str(error.get("trace")))
     return found
 
 

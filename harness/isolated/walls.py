@@ -13,6 +13,7 @@ from pathlib import Path
 
 from harness.api import UnlearningError
 from harness.isolated import landlock, seccomp
+from harness.locating import SITES
 from harness.sources import IN_TREE, ROOT
 
 #: Folders of the system that can be read, where they exist.
@@ -73,7 +74,7 @@ def require() -> None:
 def readable() -> list[Path]:
     """Return the folders whose files every isolated method can read."""
     python = [sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix, *sysconfig.get_paths().values()]
-    installed = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    installed = [path for path in sys.path if Path(path).name in SITES]
     ours = [ROOT / name for name in IN_TREE]
     found = [Path(each).resolve() for each in [*SYSTEM, *python, *installed]] + ours
     return [folder for folder in dict.fromkeys(found) if folder.is_dir() and folder != Path("/")]
@@ -88,6 +89,7 @@ def require_hidden(places: Mapping[str, Path | None]) -> None:
     Raises:
         UnlearningError: One of them lies in such a folder.
     """
+    HIDDEN.clear()  # that of an earlier audit of this process
     HIDDEN.update({what: place.resolve() for what, place in places.items() if place is not None})
     for what, place in places.items():
         inside = [] if place is None else [f for f in readable() if place.resolve().is_relative_to(f)]
@@ -143,7 +145,7 @@ def _rules(work: Path, openings: Openings) -> Iterable[tuple[Path, int]]:
     devices = [path for pattern in patterns for path in Path("/dev").glob(pattern)]
     parts: Sequence[tuple[Iterable[Path], int]] = (
         (readable(), landlock.READ),
-        (openings.files, landlock.READ),
+        ((*openings.files, ROOT / "_pytest_unlearning.py"), landlock.READ),
         (openings.folders, landlock.READ_DIR),
         (devices, landlock.USE),
         ([work], landlock.EVERYTHING),

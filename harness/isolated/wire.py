@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.store.tensors import copied, decoded, encoded
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -22,8 +24,7 @@ def write(folder: Path, plain: Mapping[str, Any], tensors: Mapping[str, Tensor])
     if tensors:
         from safetensors.torch import save_file
 
-        # Copies: what shares memory is refused.
-        save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, folder / TENSORS)
+        save_file(encoded({name: copied(name, tensor) for name, tensor in tensors.items()}), folder / TENSORS)
     (folder / PLAIN).write_text(json.dumps(plain), encoding="utf-8")
 
 
@@ -34,7 +35,7 @@ def read(folder: Path) -> tuple[Any, dict[str, Tensor]]:
         return plain, {}
     from safetensors.torch import load_file
 
-    return plain, {name: tensor.clone() for name, tensor in load_file(folder / TENSORS).items()}
+    return plain, decoded({name: tensor.clone() for name, tensor in load_file(folder / TENSORS).items()})
 
 
 def read_untrusted(folder: Path, largest: int) -> tuple[Any, dict[str, Tensor]]:
@@ -55,7 +56,7 @@ def read_untrusted(folder: Path, largest: int) -> tuple[Any, dict[str, Tensor]]:
     from safetensors.torch import load
 
     try:
-        return plain, load(_content(folder / TENSORS, largest))
+        return plain, decoded(load(_content(folder / TENSORS, largest)))
     except SafetensorError as error:
         raise ValueError(str(error)) from None
 

@@ -12,7 +12,7 @@ from harness import registry
 from harness.api import UnlearningError
 from harness.cells import Cell, Registered
 from harness.importing import trace
-from harness.isolated import method as isolated
+from harness.isolated import method as isolation
 from harness.judging.claims import CLAIMS, GATING, Claim
 from harness.plugin.settings import Settings
 
@@ -114,9 +114,10 @@ def _give_cells(
 def _parametrize_decorated(metafunc: pytest.Metafunc, mark: pytest.Mark, settings: Settings) -> None:
     unlearners, spec, poisons, claims = mark.args
     try:
-        method = isolated.method if settings.isolated else _method
+        method = isolation.method if settings.isolated else _method
         methods, task = [method(each) for each in unlearners], registry.resolve("task", spec)
         cells = registry.cells(methods, [task], poisons, settings.discovery)
+        isolation.require_separate(cells)
     except UnlearningError as error:
         raise pytest.Collector.CollectError("\n".join([str(error), *trace(error.__cause__)])) from None
     if "clause" in metafunc.fixturenames:

@@ -17,7 +17,7 @@ from harness.api import UnlearningError
 from harness.cells import Cell, Registered
 from harness.contract.lines import LINES, Clause
 from harness.importing import trace
-from harness.isolated import method as isolated
+from harness.isolated import method as isolation
 from harness.isolated import walls
 from harness.judging.claims import CLAIMS
 from harness.judging.plan import Plan
@@ -56,7 +56,7 @@ class Settings:
     @cached_property
     def unlearners(self) -> list[Registered]:
         """The methods that are audited; the controls if no method is asked for."""
-        resolve = isolated.resolve if self.isolated else None
+        resolve = isolation.resolve if self.isolated else None
         return _or_usage_error(registry.resolve_all, "unlearner", self.option.audit_unlearner or AUDITED, resolve)
 
     @property
@@ -227,6 +227,7 @@ class Settings:
         places = {what: Path(file).expanduser().absolute() for what, file in results.items() if file}
         hidden = {"the store": self.store.scratch, "the directory of --audit-data": self.folder, **places}
         _or_usage_error(walls.require_hidden, hidden)
+        _or_usage_error(isolation.require_separate, self.cells)
 
     def check_tuning(self) -> None:
         """Fail early where a search cannot work.

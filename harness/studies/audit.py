@@ -8,7 +8,7 @@ from typing import Any
 
 from _pytest_unlearning import DEFAULTS
 from harness import registry
-from harness.isolated import method as confined
+from harness.isolated import method as isolation
 from harness.isolated.walls import require_hidden
 from harness.judging.claims import CLAIMS
 from harness.judging.plan import Plan
@@ -64,11 +64,12 @@ def audit(
     if not 0 <= tolerance < 1 or not budget > 0:
         raise ValueError("tolerance must lie in [0, 1) and budget must be positive")
     plan = Plan(seeds, alpha, futility)
-    method = confined.method(unlearner) if isolated else registry.method(unlearner)
+    method = isolation.method(unlearner) if isolated else registry.method(unlearner)
     poisons = [poison] if isinstance(poison, str) else poison or ()
     cells = registry.cells([method], [registry.resolve("task", task)], poisons, discovery)
     lab = Lab.open(store, data=data, device=device, budget=budget, timeout=timeout)
     if isolated:
+        isolation.require_separate(cells)
         places = {"the store": lab.store.files.scratch, "the directory of data sets": Path(data) if data else None}
         require_hidden(places)
     study = Study(cells, lab, plan, tolerance)

@@ -13,6 +13,7 @@ from typing import Any
 from harness import registry
 from harness.api import DeviceLost, Search, UnlearningError
 from harness.cells import Cell, Registered, Trial
+from harness.importing import raised
 from harness.judging.claims import POISON, UTILITY
 from harness.store.artefacts import patiently
 from harness.studies.pilot import PILOT_SEED
@@ -143,7 +144,7 @@ def tune(
         except (optuna.TrialPruned, DeviceLost):
             raise
         except Exception as error:
-            on_setting(suggestion.number + 1, setting, _in_a_line(error))
+            on_setting(suggestion.number + 1, setting, _said(error))
             raise optuna.TrialPruned(str(error)) from error
         tried[setting] = score
         on_setting(suggestion.number + 1, setting, score)
@@ -183,7 +184,7 @@ def tune(
         except DeviceLost:
             raise
         except Exception as error:
-            on_setting(settings, setting, _in_a_line(error))
+            on_setting(settings, setting, _said(error))
     if not final:
         raise UnlearningError(f"none of the best settings of {method.id!r} could be completed on further seeds")
     best = min(final, key=lambda setting: final[setting].loss)
@@ -192,10 +193,8 @@ def tune(
     return Tuned(best, final[best], settings, unlearnings, len(built) - unlearnings, seconds)
 
 
-def _in_a_line(error: Exception) -> str:
-    """Return what was raised, in one line."""
-    said = " ".join(str(error).split())
-    return said[:200] if isinstance(error, UnlearningError) and said else f"{type(error).__name__}: {said[:200]}"
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, UnlearningError) else raised(error)
 
 
 def _rate(task: Registered) -> float:

@@ -15,12 +15,13 @@ def now() -> float:
     return time.perf_counter()
 
 
-def worked() -> float:
+def worked(on_gpu: bool) -> float:
     """Return the CPU seconds of this process so far: of all its threads, and of the children that it waited for.
 
-    On a GPU it is the time of `now`, since the device's work takes none of the CPU's time.
+    Args:
+        on_gpu: Whether models are on a GPU. Then it is the time of `now`: the device's work takes none of the CPU's.
     """
-    if torch.cuda.is_initialized():
+    if on_gpu:
         return now()
     if sys.platform == "win32":  # which does not say what the children of a process took
         return time.process_time()

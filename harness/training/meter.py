@@ -54,6 +54,7 @@ class Meter:
         self._operations = Operations()
         self._counts_operations = operations
         self._size = max(1, _size(reference))
+        self._on_gpu = any(parameter.is_cuda for parameter in reference.parameters())
         self._stepping: set[int] = set()
 
     @property
@@ -69,12 +70,14 @@ class Meter:
         self._open.callback(register_optimizer_step_post_hook(self._step_ends).remove)
         if self._counts_operations:
             self._open.enter_context(self._operations)
-        self._started, self._worked = now(), worked()
+        self._started, self._worked = now(), worked(self._on_gpu)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.seconds, self.cpu_seconds = now() - self._started, worked() - self._worked
-        self._open.close()
+        try:
+            self.seconds, self.cpu_seconds = now() - self._started, worked(self._on_gpu) - self._worked
+        finally:  # the method's time may run out just now
+            self._open.close()
 
     def _step_begins(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         self._stepping.add(id(optimizer))

@@ -90,12 +90,15 @@ def _reporting(op: OpOverload, formula: Callable[..., int]) -> Callable[..., Any
             result = op.redispatch(keyset & _BELOW, *args, **kwargs)
         finally:
             _inside.operator = False
-        if of_shapes is None:
-            found = formula(*args, **kwargs, out_val=result)
-        else:
-            named = {name: _shape(each) for name, each in kwargs.items()} if kwargs else kwargs
-            out = tuple(map(_shape, result)) if isinstance(result, tuple) else _shape(result)
-            found = of_shapes(*map(_shape, args), **named, out_shape=out)
+        try:
+            if of_shapes is None:
+                found = formula(*args, **kwargs, out_val=result)
+            else:
+                named = {name: _shape(each) for name, each in kwargs.items()} if kwargs else kwargs
+                out = tuple(map(_shape, result)) if isinstance(result, tuple) else _shape(result)
+                found = of_shapes(*map(_shape, args), **named, out_shape=out)
+        except RuntimeError:  # nested tensors have no shape, and are not counted
+            found = 0
         for each in _counting:
             each.total += found
         return result

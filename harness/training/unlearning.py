@@ -32,7 +32,7 @@ def unlearn(
     history: Mapping[int, Mapping[str, Tensor]] | None = None,
     seconds: float | None = None,
     closed: tuple[str, ...] = (),
-    where: str = "",
+    longer: str = "",
 ) -> tuple[nn.Module, Meter]:
     """Have a method remove the forget set from a model.
 
@@ -50,7 +50,7 @@ def unlearn(
         history: Checkpoints by epoch.
         seconds: The time it has, or None.
         closed: Folders of which it must neither read nor write anything.
-        where: What an error that it took too long says beside that, such as the seed and how to give it longer.
+        longer: What the error that it took longer says beside that, such as the seed and how to give it longer.
 
     Returns:
         What the method returned, and what it cost.
@@ -79,7 +79,7 @@ def unlearn(
         )
         meter = Meter(model, operations=not declares(method.value, "control"))  # what a control costs is no question
         who = f"the unlearner {method.id!r}"
-        with torch.enable_grad(), guarded(who, closed=closed, seconds=seconds, longer=where), meter:
+        with torch.enable_grad(), guarded(who, closed=closed, seconds=seconds, longer=longer), meter:
             returned = method.value(model.train(), request)
     _check_model(method.id, returned, *expected)
     return returned, meter

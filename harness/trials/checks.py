@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.api import ContractError, Planted, Reading, UnlearningError, classes_of
+from harness.calling import PluginError
 from harness.cells import Registered
+from harness.importing import raised
 
 if TYPE_CHECKING:
     from harness.training.data import Data, Split
@@ -31,12 +31,8 @@ def in_words(what: str) -> Iterator[None]:
     except UnlearningError:
         raise
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        said = " ".join(str(error).split())
-        raise UnlearningError(
-            f"{what}: {type(error).__name__}{': ' if said else ''}{said[:300]} ({Path(last.filename).name}, line "
-            f"{last.lineno})"
-        ) from error
+        said = str(error) if isinstance(error, PluginError) else raised(error)
+        raise UnlearningError(f"{what}: {said}") from error
 
 
 def check_recipe(task: Registered) -> None:

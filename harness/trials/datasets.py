@@ -103,7 +103,7 @@ class Datasets:
             with isolated_rng(0), in_words(f"the data of {who} cannot be loaded"), guarded(who):
                 loaded = task.value.load(self._folder)
             split = check_split(task, loaded).to(self._device())
-            with calling(who):
+            with in_words(f"{who} cannot be used"), calling(who):
                 check_model(task, split)
             return _Loaded(split)
         except UnlearningError as error:  # a hub that does not answer takes half a minute to say so

@@ -159,12 +159,12 @@ class Lab:
     def _run(self, trial: Trial) -> TrialResult:
         names = arms_of(trial.cell)
         arms = dict(zip(names, ask_all(functools.partial(self._arm, trial, arm) for arm in names), strict=True))
-        if arms["U"].model.blob in {arms[arm].model.blob for arm in ("R", REMAINING) if arm in arms}:
+        retrained = [arms[arm].model for arm in ("R", REMAINING) if arm in arms]
+        if arms["U"].model.blob in {model.blob for model in retrained}:
             raise ContractError(
                 f"the unlearner {trial.cell.unlearner.id!r} returned the retrained model of seed {trial.seed}, bit by "
                 "bit; it must compute its own"
             )
-        retrained = [arms[arm].model for arm in ("R", REMAINING) if arm in arms]
         near = {arm: self._readings.nearness(trial, arms[arm].model, retrained) for arm in "UP"}
         return self._result(trial, arms, near)
 

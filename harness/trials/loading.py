@@ -12,7 +12,7 @@ from _pytest_unlearning import DEFAULTS
 from harness import registry
 from harness.api import Planted, UnlearningError
 from harness.cells import Trial
-from harness.isolated import method as confined
+from harness.isolated import method as isolation
 from harness.store.artefacts import patiently
 from harness.trials.lab import Lab, new_run
 
@@ -85,7 +85,7 @@ def load_models(
     """
     if not budget > 0 or not 0 < discovery <= 1 or made_on not in ("cpu", "cuda"):
         raise ValueError("budget must be positive, discovery lie in (0, 1], and made_on be 'cpu' or 'cuda'")
-    method = confined.method(unlearner) if isolated else registry.method(unlearner)
+    method = isolation.method(unlearner) if isolated else registry.method(unlearner)
     if not train and store is not None and "://" not in str(store) and not Path(store).expanduser().is_dir():
         raise UnlearningError(f"found no store at {store}")
     (cell,) = registry.cells([method], [registry.resolve("task", task)], [poison], discovery)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from harness.api import DeviceLost, declares
 from harness.cells import ARMS, REMAINING, Cell, Registered, Trial
 from harness.guards.guard import guarded
-from harness.isolated import method as isolated
+from harness.isolated import method as isolation
 from harness.store.artefacts import Artefact, Busy, Gone, Make, ask_all, has_tensors, key_of
 from harness.trials import keys
 from harness.trials.bench import Bench
@@ -85,7 +85,7 @@ class Models:
 
         wanted = self._wanted(trial.cell.task) if arm == "P" else set()
         if any(cell.unlearner.isolated for cell in self._cells):
-            isolated.warm()
+            isolation.warm()
 
         def on_epoch(model: nn.Module, done: int, of: int) -> None:
             self._bench.show(trial, arm, done, of)
@@ -124,11 +124,12 @@ class Models:
         points, clean = self._planting.points(trial), self._bench.split(trial.cell.task).train
         data = clean if arm == "R" else clean.poisoned_with(points.planted)
         keep = {"P": torch.ones_like(points.keep), "R": points.keep, REMAINING: points.left}[arm]
-        started = worked()
+        on_gpu = self._bench.kind == "cuda"
+        started = worked(on_gpu)
         with guarded(f"the task {trial.cell.task.id!r}", passing=(Busy, DeviceLost, Gone)):
             model, examples = train(task, data, keep, trial.seed, on_epoch, stop)
         info = {"examples": examples, "steps": task.epochs * batch_count(int(keep.sum()), task.batch_size)}
-        return {**info, "cpu_seconds": worked() - started}, model
+        return {**info, "cpu_seconds": worked(on_gpu) - started}, model
 
     def _checkpoint(self, trial: Trial, epoch: int, make: Make | None = None) -> Artefact:
         """Return P as it was after an epoch; if it was not kept, P is trained again up to there."""

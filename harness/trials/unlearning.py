@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from harness.api import ContractError, declares
 from harness.calling import calling
 from harness.cells import Registered, Trial
-from harness.isolated import method as isolated
+from harness.isolated import method as isolation
 from harness.isolated.method import Measured
 from harness.isolated.process import Limits
 from harness.trials.bench import Bench
@@ -80,17 +80,18 @@ class Unlearning:
         given: dict[str, Any] = {
             "budget": self._bench.budget * task.epochs, "seed": derive("unlearning", trial.seed), "history": history,
         }  # fmt: skip
+        longer = f" on seed {trial.seed}; if it needs longer, give it more with --audit-timeout=SECONDS"
         model: nn.Module
         meter: Meter | Measured
         if method.isolated:
-            limits = Limits(seconds)
-            model, meter = isolated.unlearn(method, trial.cell.task, poisoned, retain, forget, limits=limits, **given)
+            limits = Limits(seconds, longer=longer)
+            model, meter = isolation.unlearn(method, trial.cell.task, poisoned, retain, forget, limits=limits, **given)
         else:
             files = self._bench.store.files.scratch
             model, meter = unlearn(
                 method, task, poisoned, retain, forget, **given, seconds=seconds,
                 closed=tuple(str(files / part) for part in ("records", "blobs")),
-                where=f" on seed {trial.seed}; if it needs longer, give it more with --audit-timeout=SECONDS",
+                longer=longer,
             )  # fmt: skip
             self.check(trial, model, f"the unlearner {method.id!r}", "returned")
         info = {
@@ -119,25 +120,20 @@ class Unlearning:
         """
         import torch
 
-        from harness.training.roundtrip import EXAMPLES, survives
+        from harness.training.roundtrip import DIFFERS, EXAMPLES, survives
 
         test = self._bench.split(trial.cell.task).test
         batch = test.batch(torch.arange(min(EXAMPLES, len(test))))
         with calling(who):
             kept = survives(trial.cell.task.value, model, batch)
         if not kept:
-            raise ContractError(
-                f"{who} {did} a model whose outputs differ from those of a new model with the same state dict; only "
-                "the state dict is stored, so keep nothing outside it, such as hooks or non-persistent buffers",
-                "state-dict",
-            )
+            raise ContractError(f"{who} {did} {DIFFERS}", "state-dict")
 
     def asked_before(self, trial: Trial, tensors: Mapping[str, Tensor]) -> Trial | None:
         """Note what a method returned, and return the first trial that this process made with it, from time to time.
 
-        That is on its second other trial and then each time that there are twice as many. Not asked again are methods
-        that do not promise to repeat themselves, our own controls, methods in processes of their own, and methods on a
-        GPU, where sums differ.
+        That is after 1, 2, 4, 8, ... other trials. Not asked again are methods that do not promise to repeat
+        themselves, our own controls, methods in processes of their own, and methods on a GPU, where sums differ.
         """
         from harness.training.data import digest
 

@@ -27,7 +27,10 @@ TOUCHED = "it must leave the store's and the harness's files alone"
 RUNNING = "it must end what it starts"
 HOOKS = "it must remove them"
 LATE = "did not end within"
-#: The sentence about each in an ordinary run; empty where it is one of several.
+ODD = "a model whose outputs differ"
+#: Whichever comes first: the first request is asked again, or the model is held against R.
+COPIED = (REPEATED, "not to be a copy")
+#: What is said of each in an ordinary run, or one of these.
 CAUGHT = {
     "ends:skips": ENDED,
     "ends:xfails": ENDED,
@@ -37,8 +40,8 @@ CAUGHT = {
     "ends:ends_the_process": ENDED,
     "ends:skips_as_unittest": ENDED,
     "ends:says_that_another_is_at_it": ENDED,
-    "copies:from_frames": "",
-    "copies:from_the_garbage_collector": "",
+    "copies:from_frames": COPIED,
+    "copies:from_the_garbage_collector": COPIED,
     "copies:from_the_store": TOUCHED,
     "copies:from_the_store_unseen": TOUCHED,
     "carries:in_a_global": REPEATED,
@@ -57,7 +60,7 @@ CAUGHT = {
     "leaves:another_loss": REPLACED,
     "leaves:a_thread": RUNNING,
     "leaves:a_process": RUNNING,
-    "leaves:a_layer_of_its_own": "",
+    "leaves:a_layer_of_its_own": ODD,
     "patches:the_meter": REPLACED,
     "patches:the_measure": REPLACED,
     "patches:the_judge": REPLACED,
@@ -117,16 +120,15 @@ def verdicts(run: Run, name: str) -> dict[str, str]:
     return {claim: audit["verdict"] for (unlearner, _, claim), audit in run.audits.items() if unlearner == name}
 
 
-def test_there_are_cheats_enough():
-    assert len({*CAUGHT, *ISOLATED_ONLY, *COSTS}) >= 25
-
-
 @pytest.mark.parametrize("name", CAUGHT)
 def test_an_ordinary_run_catches_it(ordinary: Run, name: str):
-    found, sentence = verdicts(ordinary, name), CAUGHT[name]
+    found, said = verdicts(ordinary, name), CAUGHT[name]
+    sentences = (said,) if isinstance(said, str) else said
     assert set(found) == {"poison", "accuracy", "cost"}
     assert set(found.values()) == {"ERROR"}
-    assert any(f"'{name}'" in line and sentence in line for line in ordinary.text.splitlines())
+    about = [line for line in ordinary.text.splitlines() if f"'{name}'" in line]
+    assert any(sentence in line for line in about for sentence in sentences), about
+    assert said == ENDED or not any(ENDED in line for line in about)
 
 
 def test_what_an_ordinary_run_does_not_catch_stands_in_the_docs():
@@ -148,6 +150,7 @@ def test_no_cheat_spoils_an_honest_method(ordinary: Run, place: Folder):
 @BEHIND_WALLS
 @pytest.mark.parametrize("name", [*CAUGHT, *ISOLATED_ONLY])
 def test_no_cheat_is_green_in_an_isolated_run(isolated: Run, name: str):
+    assert "ERROR" not in verdicts(isolated, "gd").values(), "methods do run in there"
     found = verdicts(isolated, name)
     assert set(found) == {"poison", "accuracy", "cost"}
     assert set(found.values()) != {"PASS"}

@@ -60,6 +60,58 @@ def test_a_function_that_is_rewritten_is_what_it_was():
     assert (FUNCTION.__code__, FUNCTION.__defaults__) == before
 
 
+def test_a_poisons_and_a_stores_functions_are_watched_too():
+    import safetensors.torch
+
+    from poisons.gaussian import Gaussian
+
+    for function in (Gaussian.probe, safetensors.torch.save):
+        before = function.__code__
+
+        def rewrites(function=function):
+            function.__code__ = (lambda *_, **__: 0.0).__code__
+
+        assert function.__qualname__ in refused(rewrites, "patches")
+        assert function.__code__ is before
+
+
+def test_a_module_with_one_function_may_count_in_a_global(tmp_path, monkeypatch):
+    (tmp_path / "one_task.py").write_text("COUNT = 0\n\n\ndef load():\n    global COUNT\n    COUNT += 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import one_task
+
+    from harness.guards.patches import SEAL
+
+    SEAL.watch("one_task")
+    with guarded(WHO):
+        one_task.load()
+    assert one_task.COUNT == 1
+    assert "one_task.load" in refused(swap(one_task, "load"), "patches")
+
+
+def test_a_setting_that_cannot_be_put_back_keeps_no_other_from_it(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+
+    def leaves():
+        os.chdir(tmp_path)
+        gone.rmdir()
+        np.seterr(all="raise")
+
+    before = np.geterr()
+    assert "the working directory" in refused(leaves, "settings")
+    assert np.geterr() == before
+
+
+def test_a_link_to_the_store_is_the_store(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "x.json").write_text("{}")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for closed, read in (("link", "real"), ("real", "link")):
+        assert "x.json" in refused((tmp_path / read / "x.json").read_text, "", closed=(str(tmp_path / closed),))
+
+
 def test_a_name_that_hides_a_builtin_of_a_module_is_removed():
     refused(swap(equivalence, "len"), "patches")
     assert "len" not in vars(equivalence)

@@ -4,7 +4,7 @@ import torch
 from labs import TINY
 
 from harness import registry
-from harness.isolated import method as isolated
+from harness.isolated import method as isolation
 from harness.isolated.process import Limits
 from harness.training.data import Data
 from harness.training.unlearning import unlearn, wanted_epochs
@@ -25,9 +25,9 @@ class Request:
         return dict.fromkeys(wanted_epochs(method, TINY.value.epochs), self.states[1])
 
     def isolated(self, spec, limits=Limits()):  # noqa: B008 - it is frozen
-        method = isolated.resolve(spec)
+        method = isolation.resolve(spec)
         parts = (self.states[0], self.retain, self.forget)
-        return isolated.unlearn(method, TINY, *parts, history=self.history(method), limits=limits, **self.given)
+        return isolation.unlearn(method, TINY, *parts, history=self.history(method), limits=limits, **self.given)
 
     def ordinary(self, spec):
         method = registry.resolve("unlearner", spec)

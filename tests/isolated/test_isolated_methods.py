@@ -6,11 +6,14 @@ import time
 
 import pytest
 import torch
-from asking import BEHIND_WALLS, Request
+from asking import Request
+from labs import BEHIND_WALLS, TINY
 
 from harness import registry
 from harness.api import DECLARATIONS, ContractError, UnlearningError, declares
-from harness.isolated import method as isolated
+from harness.cells import Cell
+from harness.guards.clock import TimedOut
+from harness.isolated import method as isolation
 from harness.isolated import walls
 from harness.isolated.process import Limits, MethodError
 from harness.specs import SpecError
@@ -36,7 +39,7 @@ def test_weights_are_equal_bit_by_bit(asked, spec):
 def test_a_method_is_described_without_being_imported(spec, monkeypatch, tmp_path):
     (tmp_path / "theirs.py").write_text("def forget(net, retain, forget, val):\n    pass\n")
     monkeypatch.syspath_prepend(tmp_path)
-    found = isolated.resolve(spec)
+    found = isolation.resolve(spec)
     assert "theirs" not in sys.modules
     expected = registry.resolve("unlearner", spec)
     assert (found.id, found.name, found.fields, found.version) == (
@@ -60,7 +63,7 @@ def test_a_method_is_described_without_being_imported(spec, monkeypatch, tmp_pat
 )
 def test_what_cannot_be_resolved_is_said_as_ever(spec, says):
     with pytest.raises(SpecError, match=says):
-        isolated.resolve(spec)
+        isolation.resolve(spec)
 
 
 def test_a_callable_of_this_process_is_refused():
@@ -68,7 +71,7 @@ def test_a_callable_of_this_process_is_refused():
         return model
 
     with pytest.raises(UnlearningError, match="forget is a callable of this process and cannot be isolated; name"):
-        isolated.method(forget)
+        isolation.method(forget)
 
 
 def test_nothing_is_carried_from_one_request_to_the_next(asked):
@@ -87,7 +90,7 @@ def test_patches_stay_where_they_are(asked):
 @pytest.mark.parametrize("name", ["sleeps", "waits_for_a_child"])
 def test_what_does_not_end_is_stopped(asked, name):
     started = time.monotonic()
-    with pytest.raises(UnlearningError, match=f"'hostile:{name}' was stopped because it did not end within 3 seconds"):
+    with pytest.raises(TimedOut, match=f"'hostile:{name}' did not end within 3 seconds"):
         asked.isolated(f"hostile:{name}", Limits(seconds=3))
     assert time.monotonic() - started < 30
     asked.isolated("gd")  # the server lives on
@@ -145,7 +148,7 @@ def test_the_judges_generators_are_left_alone(asked):
 
 def test_it_cannot_be_called_here():
     with pytest.raises(UnlearningError, match="runs isolated, and cannot be called in this process"):
-        isolated.resolve("gd").value(None, None)
+        isolation.resolve("gd").value(None, None)
 
 
 DEPENDING = """
@@ -195,10 +198,40 @@ def test_it_reads_what_its_source_names_and_nothing_beside(asked, depending):
 
 
 def test_what_it_depends_on_is_in_its_source(depending):
-    first = isolated.resolve("depending:forget").source
+    first = isolation.resolve("depending:forget").source
     assert first == registry.resolve("unlearner", "depending:forget").source
     (depending / "value.txt").write_text("4")
-    assert isolated.resolve("depending:forget").source != first
+    assert isolation.resolve("depending:forget").source != first
+
+
+@pytest.mark.parametrize(
+    ("declared", "says"),
+    [
+        ("depends_on = 'missing.csv'", "names neither a file or folder beside that file nor a module"),
+        ("depends_on = 5", "'depending:forget' cannot be described: TypeError"),
+        ("history = 5", "'depending:forget' cannot be described: TypeError"),
+    ],
+)
+def test_a_declaration_that_cannot_be_read_is_a_sentence(depending, declared, says):
+    (depending / "depending.py").write_text(f"def forget(model, request):\n    return model\n\n\nforget.{declared}\n")
+    with pytest.raises(SpecError, match=says):
+        isolation.resolve("depending:forget")
+
+
+def test_a_method_that_the_judge_imports_is_not_isolated(depending, monkeypatch):
+    (depending / "both.py").write_text(
+        "from tiny import Tiny as Task\n\n\ndef forget(model, request):\n    return model\n"
+    )
+    method = isolation.resolve("both:forget")
+    poison = registry.resolve("poison", "backdoor")
+    isolation.require_separate([Cell(method, TINY, poison)])
+    try:
+        with pytest.raises(UnlearningError, match="the task 'both:Task' imports its module; move it to one of its own"):
+            isolation.require_separate([Cell(method, registry.resolve("task", "both:Task"), poison)])
+        with pytest.raises(UnlearningError, match="this process has imported its module; run it in another process"):
+            isolation.require_separate([Cell(method, TINY, poison)])
+    finally:
+        sys.modules.pop("both", None)
 
 
 def test_nobody_depends_on_the_store(asked, depending, monkeypatch):

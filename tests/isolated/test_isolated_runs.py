@@ -6,13 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from asking import BEHIND_WALLS
+from labs import BEHIND_WALLS, lab_in
 from labs import TINY as TASK
-from labs import lab_in
 
 from conftest import TINY
 from harness.cells import Cell, Trial
-from harness.isolated import method as isolated
+from harness.isolated import method as isolation
 from harness.judging.plan import Plan
 from harness.registry import resolve
 from harness.studies.study import Study
@@ -106,7 +105,7 @@ def test_methods_unlearn_before_anything_is_retrained(tmp_path):
     seen = []
     lab = lab_in(tmp_path / "store", show=lambda trial, arm, done, of: seen.append((trial, arm)))
     poisons = [resolve("poison", spec) for spec in ("backdoor:size=1", "gaussian:sd=0.5")]
-    cells = [Cell(isolated.resolve("gd"), TASK, poison) for poison in poisons]
+    cells = [Cell(isolation.resolve("gd"), TASK, poison) for poison in poisons]
     study = Study(cells, lab, Plan(3), 0.2)
     for cell in cells:
         study.verdict(cell, "poison")
@@ -120,10 +119,10 @@ def test_methods_unlearn_before_anything_is_retrained(tmp_path):
 def test_a_method_that_raises_stops_no_other(tmp_path):
     lab = lab_in(tmp_path / "store")
     cells = [
-        Cell(isolated.resolve(name), TASK, resolve("poison", "backdoor:size=1")) for name in ("gd", "hostile:raises")
+        Cell(isolation.resolve(name), TASK, resolve("poison", "backdoor:size=1")) for name in ("gd", "hostile:raises")
     ]
     study = Study(cells, lab, Plan(3), 0.2)
-    with pytest.raises(isolated.process.MethodError, match="no such thing"):
+    with pytest.raises(isolation.process.MethodError, match="no such thing"):
         study.verdict(cells[1], "poison")
     assert study.verdict(cells[0], "poison").outcome == "FAIL"
     assert study.error(Trial(cells[1], 0)) is not None

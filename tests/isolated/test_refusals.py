@@ -9,14 +9,14 @@ import pytest
 from conftest import TINY
 from harness.api import UnlearningError
 from harness.isolated import landlock, process, seccomp, walls
-from harness.isolated import method as isolated
+from harness.isolated import method as isolation
 
 
 def test_without_landlock_nothing_is_called_isolated(monkeypatch):
     monkeypatch.setattr(landlock, "version", lambda: 0)
     monkeypatch.setattr(process, "_SERVERS", [])
     with pytest.raises(UnlearningError, match=r"cannot be isolated here: this system lacks Landlock \(Linux 5.13"):
-        isolated.resolve("gd")
+        isolation.resolve("gd")
 
 
 def test_without_seccomp_nothing_is_called_isolated(monkeypatch):

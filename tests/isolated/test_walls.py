@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from asking import BEHIND_WALLS
+from labs import BEHIND_WALLS
 
 from harness.api import UnlearningError
 from harness.isolated import landlock, process, walls

@@ -253,7 +253,7 @@ def test_a_flipped_byte_is_noticed_and_made_again(folder):
         (["--unlearner=nowhere:forget"], "cannot be imported: ModuleNotFoundError: No module named 'nowhere'"),
         (["--task=digits"], "unknown task 'digits'; did you mean digits-"),
         (["--poison=gausian"], "unknown poison 'gausian'; did you mean gaussian"),
-        (["--audit-seeds=2"], "takes 3, 5, 8, 12, 16 seeds (a FAIL needs 3, a PASS 5), not '2'"),
+        (["--audit-seeds=2"], "takes 3, 5, 8, 12 or 16 seeds (a FAIL needs 3, a PASS 5), not '2'"),
         (["--audit-futility=1"], "takes a number in [0, 1), not '1'"),
         (["--audit-alpha=2"], "takes a number in (0, 0.5), not '2'"),
         (["--audit-store=/dev/null/store"], "the store /dev/null/store cannot be written"),

@@ -528,3 +528,28 @@ def test_frozen_layers_show_in_operations_and_not_in_examples(net, x):
     assert seen[0][0] == seen[1][0] == pytest.approx(N)
     # No gradient of the body's weights, nor of what the head was given.
     assert seen[0][1] - seen[1][1] == 2 * N * (4 * 5 + 5 * 3)
+
+
+# ---- the end
+
+
+def test_nothing_is_left_on_torch_if_time_runs_out_at_the_end(monkeypatch):
+    from harness.training import meter, operations
+
+    def runs_out():
+        raise TimeoutError
+
+    before = len(meter.global_hooks._global_forward_pre_hooks)
+    with pytest.raises(TimeoutError), Meter(Net()):
+        monkeypatch.setattr(meter, "now", runs_out)
+    assert len(meter.global_hooks._global_forward_pre_hooks) == before
+    assert operations._counting == []
+
+
+def test_cpu_time_is_not_the_time_of_a_device_that_somebody_woke(monkeypatch):
+    from harness.training.clock import worked
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    started = worked(on_gpu=False)
+    sum(range(200_000))
+    assert 0 < worked(on_gpu=False) - started < 5

@@ -91,10 +91,13 @@ def test_a_task_whose_models_are_more_than_their_state_dicts_is_refused(lab):
     assert records(lab.store.root, "model") == []
 
 
-def test_a_method_whose_model_is_more_than_its_state_dict_is_refused(lab):
+@pytest.mark.parametrize(
+    "hook", [lambda _, args, scores: scores + 1, lambda _, args, scores: scores[:, :2]], ids=["values", "shape"]
+)
+def test_a_method_whose_model_is_more_than_its_state_dict_is_refused(lab, hook):
     def adds(model, request):
         descend(model, request)
-        model[1].register_forward_hook(lambda module, args, scores: scores + 1)
+        model[1].register_forward_hook(hook)
         return model
 
     with pytest.raises(ContractError, match="the unlearner 'method' returned a model whose outputs differ") as raised:
@@ -150,7 +153,7 @@ def test_a_task_that_skips_is_an_error_wherever_it_is_called(where, ends, lab):
         ends()
 
     task = type("Skips", (Tiny,), {where: stop})()
-    with pytest.raises((PluginExit, UnlearningError), match="the task 'tiny:other' tried to end its own test"):
+    with pytest.raises(UnlearningError, match="the task 'tiny:other' tried to end its own test"):
         lab.run(Trial(Cell(GD, on(task), BACKDOOR), 0))
 
 
