@@ -6,7 +6,7 @@ others. `harness.trials.nearness.NEAR` must lie well below all of them. It also 
 several sizes, and says which of these copies would be refused. What is stored is not computed again:
 
     python ci/benchmarks/nearness.py --store DIR [--blocks 24] [--first-seed 0] [--tasks digits-cnn digits-mlp]
-        [--methods all retrain short] [--size 16] [--json FILE]
+        [--methods all identity short] [--size 16] [--data DIR] [--json FILE]
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import argparse
 import copy
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from harness import registry
 from harness.cells import Cell, Registered, Trial
 from harness.report.document import versions
 from harness.trials.lab import Lab
-from harness.trials.nearness import NEAR, nearness
+from harness.trials.nearness import NEAR, nearest, nearness
 
 #: Noise that is added to every parameter of R, as a share of the parameter's own root mean square.
 NOISE = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
@@ -41,9 +41,10 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=["digits-cnn", "digits-mlp"])
     parser.add_argument("--methods", nargs="+", default=["all", *CONTROLS])
     parser.add_argument("--poisons", nargs="*", default=[])
+    parser.add_argument("--data", type=Path, help="data sets, for tasks that read files")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    lab = Lab.open(options.store, device="cpu", run="nearness")
+    lab = Lab.open(options.store, data=options.data, device="cpu", run="nearness")
     methods = registry.resolve_all("unlearner", options.methods)
     found: dict[str, Any] = {}
     for task in registry.resolve_all("task", options.tasks):
@@ -61,18 +62,26 @@ def main() -> None:
 
 
 def block_of(lab: Lab, cells: list[Cell], seeds: range) -> Iterator[tuple[str, dict[str, float]]]:
-    """Yield (method, the smallest ratio of a block by measure) for each cell, and for R with noise."""
+    """Yield (method, the smallest ratio of a block by measure) for each cell, and the largest for R with noise."""
     oracle = registry.resolve("unlearner", "retrain")
-    nearest: dict[Registered, dict[str, float]] = {}
+    second: dict[Registered, list[Mapping[str, Mapping[str, float]]]] = {}
     for cell in cells:
-        if cell.poison not in nearest:
-            second = [lab.run(Trial(Cell(oracle, cell.task, cell.poison), seed)).nearness for seed in seeds]
-            nearest[cell.poison] = {m: min(each[arm][m] for each in second for arm in "UP") for m in NEAR}
+        retrained = Cell(oracle, cell.task, cell.poison)
+        if cell.poison not in second:
+            beside = second[cell.poison] = [lab.run(Trial(retrained, seed)).nearness for seed in seeds]
             for size in NOISE:
-                noisy = [with_noise(lab, Trial(Cell(oracle, cell.task, cell.poison), seed), size) for seed in seeds[:4]]
-                yield f"R + {size:g} noise", {m: max(n[m] for n in noisy) / nearest[cell.poison][m] for m in NEAR}
-        own = [lab.run(Trial(cell, seed)).nearness["U"] for seed in seeds]
-        yield cell.unlearner.id, {m: min(each[m] for each in own) / nearest[cell.poison][m] for m in NEAR}
+                noisy = [{"P": of["P"], "U": with_noise(lab, Trial(retrained, seed), size)}
+                         for seed, of in zip(seeds, beside, strict=True)]  # fmt: skip
+                yield f"R + {size:g} noise", {m: max(ratio(m, of, beside) for of in noisy) for m in NEAR}
+        own = [lab.run(Trial(cell, seed)).nearness for seed in seeds]
+        yield cell.unlearner.id, {m: min(ratio(m, of, second[cell.poison]) for of in own) for m in NEAR}
+
+
+def ratio(
+    measure: str, of: Mapping[str, Mapping[str, float]], oracle: Sequence[Mapping[str, Mapping[str, float]]]
+) -> float:
+    """Return what `NEAR` is a limit of."""
+    return of["U"][measure] / nearest(measure, of, oracle)
 
 
 def with_noise(lab: Lab, trial: Trial, size: float) -> dict[str, float]:

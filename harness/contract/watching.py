@@ -117,18 +117,18 @@ class Examination:
         key = (case, variant)
         if key not in self._runs:
             run = Run(before=problem_of(case).checkpoints[-1])
-            with watching(run, f"the unlearner {self.method.id!r}", PATIENCE * max(1, self.budget) * case.retain):
-                try:
-                    if self._hangs is not None:  # it would again, on every request
-                        raise self._hangs
+            who = f"the unlearner {self.method.id!r}"
+            try:
+                if self._hangs is not None:  # it would again, on every request
+                    raise self._hangs
+                with watching(run, who, PATIENCE * max(1, self.budget) * case.retain):
                     self._unlearn(run, case, variant)
-                    batch = problem_of(case).retain.batch(torch.arange(min(EXAMPLES, case.retain)))
-                    recipe = LittleRecipe(case.batch_size, self.epochs)
-                    with calling(f"the unlearner {self.method.id!r}"):  # its hooks may do anything
-                        run.kept = run.model is not None and survives(recipe, run.model, batch)
-                except Exception as error:  # whatever it is, it is what the examination is for
-                    run.error = error
-                    self._hangs = error if isinstance(error, TimedOut) else None
+                batch = problem_of(case).retain.batch(torch.arange(min(EXAMPLES, case.retain)))
+                with calling(who):  # its hooks may do anything
+                    run.kept = survives(LittleRecipe(case.batch_size, self.epochs), run.model, batch)
+            except Exception as error:  # whatever it is, it is what the examination is for
+                run.error = error
+                self._hangs = error if isinstance(error, TimedOut) else None
             self._runs[key] = run
         return self._runs[key]
 

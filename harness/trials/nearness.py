@@ -62,6 +62,17 @@ def _scores(task: Any, model: nn.Module, points: Data) -> Tensor:
     return scores - scores.mean(dim=1, keepdim=True)
 
 
+def nearest(
+    measure: str, of: Mapping[str, Mapping[str, float]], oracle: Sequence[Mapping[str, Mapping[str, float]]]
+) -> float:
+    """Return how near to R a model comes that was not copied from it: P of the same seed, or a second R of any.
+
+    Wide networks hardly move: P is then nearer to R than another R is.
+    """
+    second = [each["U"][measure] for each in oracle if math.isfinite(each["U"][measure])]
+    return min([of["P"][measure], *second])
+
+
 def copied(
     who: str,
     seeds: Sequence[int],
@@ -77,12 +88,10 @@ def copied(
         oracle: The same of the oracle, whose U is a second retrained model.
     """
     for measure, share in NEAR.items():
-        second = [of["U"][measure] for of in oracle if math.isfinite(of["U"][measure])]
         for seed, of in zip(seeds, own, strict=True):
-            # Wide networks hardly move: P itself is then nearer to R than another R is.
-            usual = min([of["P"][measure], *second], default=math.nan)
-            if of["U"][measure] < share * usual:
-                numbers = f"distance in {measure} {of['U'][measure]:.2g}, of other models {usual:.2g} or more"
+            others = nearest(measure, of, oracle)
+            if of["U"][measure] < share * others:
+                numbers = f"distance in {measure} {of['U'][measure]:.2g}, of other models {others:.2g} or more"
                 return (
                     f"{who} returned a model that is too close to the retrained model of seed {seed} not to be a copy "
                     f"({numbers}); a method must not use the retrained model"

@@ -32,7 +32,7 @@ def test_defaults_are_the_same_everywhere():
 def test_the_option_takes_the_seeds_of_the_plan():
     (seeds,) = (option for option in entry.OPTIONS if option.name == "--audit-seeds")
     assert entry.LOOKS == LOOKS
-    assert seeds.help.endswith("one of 3, 5, 8, 12, 16")
+    assert seeds.help.endswith("one of 3, 5, 8, 12 or 16")
     assert [seeds.type(str(n)) for n in LOOKS] == list(LOOKS)
     for text in ("2", "4", "17", "x", ""):
         with pytest.raises(entry.argparse.ArgumentTypeError, match=f"FAIL needs {LOOKS[0]}, a PASS {MIN_PASS}"):

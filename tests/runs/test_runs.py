@@ -338,7 +338,7 @@ def test_a_test_of_ones_own_may_require_a_verdict(folder):
     run = folder.pytest(suites="test_mine.py")
     assert run.code == 1, run.text
     assert "INTERNALERROR" not in run.text
-    assert "of the poison's effect is left" in run.text
+    assert "Nothing can be judged: the poison shows no effect in 3 seeds." in run.text
 
 
 def test_what_a_person_can_mend_is_a_sentence_without_a_traceback(folder):

@@ -76,7 +76,7 @@ class Drawn:
             "seconds": {"U": 1.0, "R": 2.0, "P": 2.0},
             "history_bytes": 0,
         }
-        return TrialResult(readings, cost, True, {"weights": 1.0, "logits": 1.0})
+        return TrialResult(readings, cost, True, {arm: {"weights": 1.0, "logits": 1.0} for arm in "UP"})
 
     def relearned(self, trial):
         self._busy(trial)

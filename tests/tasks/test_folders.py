@@ -42,7 +42,7 @@ def written(root, **splits):
         ({"train": {"n": 20}}, "has no split 'test', only 'train'"),
         ({"train": {"n": 20, "label": "fine"}, "test": {"n": 20}}, "'train' of .* has no column 'label', only"),
         ({"train": {"n": 20, "words": True}, "test": {"n": 20}}, "the column 'label' of .* holds 'kind 0'"),
-        ({"train": {"n": 12}, "test": {"n": 20}}, "'train' of .* has 12 rows, and train_size=15 .*; lower train_size"),
+        ({"train": {"n": 12}, "test": {"n": 20}}, "'train' of .* has 12 rows, but train_size=15 .*; lower train_size"),
         ({"train": {"n": 20, "sides": (32, 28)}, "test": {"n": 20}}, "images of 28 x 28 and 32 x 32 pixels; all must"),
         ({"train": {"n": 20, "kinds": 12}, "test": {"n": 20}}, "go from 0 to 11; this task has 10 classes, 0 to 9"),
         ({"train": {"n": 20}, "test": {"n": 20, "sides": (64,)}}, "'test' of .* has images of 64 x 64 pixels"),
