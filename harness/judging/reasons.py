@@ -32,6 +32,8 @@ class Reason(StrEnum):
     # The evidence decided.
     EQUIVALENT = "equivalent"
     OUTSIDE_MARGIN = "outside-margin"
+    POISON_LEFT = "poison-left"
+    OVER_CORRECTED = "over-corrected"
     WITHIN_BUDGET = "within-budget"
     OVER_BUDGET = "over-budget"
     DIVERGED = (
