@@ -710,23 +710,62 @@ def turning(*bites):
     return made(p, r, u, u), p
 
 
-def test_where_doing_nothing_passes_nothing_is_judged():
-    # The bite is held against alpha / 5 and a FAIL against half of that, so that at three seeds P need not have failed.
-    both, p = turning(0.8, 1.0, 1.2)
-    for each in (both, both.of(p)):
-        judgement = judge(RETENTION, each, PLAN)
-        assert said(judgement) == (INCONCLUSIVE, "identity-passes", 8)
-        assert judgement.final
-    assert said(judge(RETENTION, both.first(7), PLAN)) == (INCONCLUSIVE, "need-more-seeds", 5)
+@pytest.mark.parametrize("bites", [(0.8, 1.0, 1.2), (0.99, 1.0, 1.01)])
+def test_a_poison_that_turns_round_passes_neither_a_method_nor_doing_nothing(bites):
+    both, p = turning(*bites)
+    assert judge(RETENTION, both, PLAN).outcome is not PASS
+    assert judge(RETENTION, both.of(p), PLAN).outcome is not PASS
+    order = [{PASS: 0, INCONCLUSIVE: 1, FAIL: 2}[outcome] for outcome in doses(RETENTION, both, PLAN)]
+    assert order == sorted(order)
 
 
-def test_where_mixtures_are_not_judged_in_the_order_of_their_poison_nothing_is():
-    both, _ = turning(0.99, 1.0, 1.01)
-    assert doses(RETENTION, both, PLAN) == [FAIL, FAIL, INCONCLUSIVE, FAIL, FAIL]
-    judgement = judge(RETENTION, both, PLAN)
-    assert said(judgement) == (INCONCLUSIVE, "dose-not-monotone", 12)
-    assert judgement.final
-    assert said(judge(RETENTION, both.first(11), PLAN)) == (INCONCLUSIVE, "need-more-seeds", 8)
+# ---- models beyond retraining
+
+
+def reflected(u, r=R):
+    """Return the measure of a model as far from retraining as U, on the other side."""
+    return tuple(2 * b - a for a, b in zip(u, r, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("u", "verdict"),
+    [(P, (FAIL, "over-corrected", 3)), (BAD, (FAIL, "over-corrected", 3)), (GOOD, (PASS, "equivalent", 5))],
+    ids=["as poisoned", "bad", "good"],
+)
+def test_a_method_that_reflects_the_model_through_retraining_is_judged_as_what_it_reflects(u, verdict):
+    judgement = judge(RETENTION, evidence(reflected(u)), PLAN)
+    assert said(judgement) == verdict
+    there = judge(RETENTION, evidence(u), PLAN)
+    assert judgement.result.estimate == pytest.approx(-there.result.estimate)
+    assert judgement.result.interval == pytest.approx(tuple(-x for x in reversed(there.result.interval)))
+
+
+@pytest.mark.parametrize("u", [EDGE, NEAR])
+def test_the_way_of_a_reflected_method_through_the_plan_is_the_same(u):
+    for n in LOOKS:
+        there, back = (judge(RETENTION, evidence(each).first(n), PLAN) for each in (u, reflected(u)))
+        assert said(there) == said(back)
+        assert seeds_to_decide(RETENTION, there, PLAN) == seeds_to_decide(RETENTION, back, PLAN)
+
+
+def test_the_reason_of_a_failure_does_not_wait_for_the_bite_at_its_own_level():
+    """The bite is held against alpha / 5, a FAIL against half of that: its test alone would say "no-bite"."""
+    effect = tuple(spread(1.0, stats.t.isf(0.008, 2), 3))
+    judgement = judge(RETENTION, made(effect, (0.0,) * 3, (-5.0, -5.01, -4.99), (0.0,) * 3), PLAN)
+    assert said(judgement) == (FAIL, "over-corrected", 3)
+
+
+def test_between_both_margins_a_pass_has_to_clear_both():
+    """The power of 16 seeds in the middle of two margins that are near, simulated: next to none."""
+    generator = np.random.default_rng(0)
+    clear = 0
+    for u in generator.normal(0, 0.6, (200, 16)):
+        arms = made((1.0,) * 16, (0.0,) * 16, tuple(u), (0.0,) * 16)
+        clear += judge(RETENTION, arms, replace(PLAN, futility=0)).outcome is PASS
+    assert clear <= 4
+    shape = np.array([-2.0, -1.0, 0.0, 1.0, 2.0]) / math.sqrt(2.5)
+    judgement = judge(RETENTION, made((1.0,) * 5, (0.0,) * 5, tuple(0.6 * shape), (0.0,) * 5), PLAN)
+    assert said(judgement) == (INCONCLUSIVE, "futile", 5)  # one margin alone has a power of 0.13
 
 
 @pytest.mark.parametrize("reason", ["masked-gradients", "null-not-exact"])
