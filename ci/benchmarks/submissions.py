@@ -2,10 +2,10 @@
 
     python ci/benchmarks/submissions.py [--worlds 400] [--json FILE]
 
-An author tries 100 settings of a method. Every one leaves 0.35 of the poison on average, where 0.2 is tolerated, so each
-PASS is wrong. A *world* is what 100 settings do on all seeds there are. P, R and the oracle are the same for all
-settings at a seed, and a setting does the same at the same seed whenever it is asked. Settings differ from seed to seed,
-by one of five laws.
+An author tries 100 settings of a method. Every one leaves 0.35 of the poison on average, where 0.2 is tolerated, so
+each PASS is wrong. A *world* is what 100 settings do on all seeds there are. P, R and the oracle are the same for all
+settings at a seed, and a setting does the same at the same seed whenever it is asked. What it leaves varies from seed
+to seed, by one of five laws.
 
 After 1, 10, 30 and 100 tries on the fixed list, the author submits one: of those that PASS the one with the smallest
 estimate, or else of all of them. It is judged again on seeds that `harness.judging.drawing` draws for it. Counts come

@@ -28,11 +28,14 @@ from harness.api import UnlearningError
 from harness.cells import Registered
 from harness.judging.plan import LOOKS
 
-#: Drawn seeds come from here. Nothing else uses them: audits have 0 to 99, pilots, tuning and benchmarks 1,000 to 99,999.
+#: Drawn seeds come from here. Nothing else uses them: audits have 0 to 99; pilots, tuning and benchmarks 1,000 to
+#: 99,999.
 POOL = range(1_000_000, 2_000_000)
 #: Characters of the shortest salt. The seeds of a submission stand in its report, so a salt that can be guessed can
 #: also be confirmed.
 SHORTEST = 16
+#: What a result says of its seeds: `FIXED`, or `DRAWN` and fingerprints.
+FIXED, DRAWN = "fixed list", "drawn"
 #: What names an environment variable in place of a file.
 VARIABLE = "env:"
 
@@ -49,11 +52,10 @@ class Draw:
     seeds: tuple[int, ...]
     salt: str
 
-    @property
-    def recorded(self) -> dict[str, str]:
-        """What stands in the result: fingerprints of the salt and of the list, which tell draws apart."""
+    def __str__(self) -> str:
+        """Say what tells this draw from others: fingerprints of the salt and of the list."""
         listed = hashlib.sha256(",".join(map(str, self.seeds)).encode()).hexdigest()
-        return {"salt": self.salt, "list": listed[:8]}
+        return f"{DRAWN}, salt {self.salt}, list {listed[:8]}"
 
 
 def draw(where: str, methods: Iterable[Registered]) -> Draw:
@@ -92,9 +94,9 @@ def read_salt(where: str) -> bytes:
     Raises:
         UnlearningError: There is no such variable or file, or what it holds is too short.
     """
-    is_variable = where.startswith(VARIABLE)
+    file = salt_file(where)
     try:
-        salt = os.environ[where.removeprefix(VARIABLE)] if is_variable else Path(where).expanduser().read_text("utf-8")
+        salt = os.environ[where.removeprefix(VARIABLE)] if file is None else file.read_text(encoding="utf-8")
     except KeyError:
         raise UnlearningError("the environment variable that is to hold the salt is not set; set it") from None
     except (OSError, ValueError):
@@ -103,9 +105,14 @@ def read_salt(where: str) -> bytes:
             "write the salt itself on a command line"
         ) from None
     if len(salt.strip()) < SHORTEST:
-        place = "environment variable" if is_variable else "file"
+        place = "environment variable" if file is None else "file"
         raise UnlearningError(
             f"the {place} holds a salt of {len(salt.strip())} characters; write at least {SHORTEST} random ones, such "
             'as python -c "import secrets; print(secrets.token_hex())" prints'
         )
     return salt.strip().encode()
+
+
+def salt_file(where: str) -> Path | None:
+    """Return the file that holds the salt; None for an environment variable."""
+    return None if where.startswith(VARIABLE) else Path(where).expanduser().absolute()
