@@ -51,7 +51,7 @@ def read(path: Path) -> list[Submission]:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     except (OSError, UnicodeDecodeError) as error:
         raise UnlearningError(f"the ledger {path} cannot be read: {error}") from None
-    found = []
+    found: list[Submission] = []
     for number, line in enumerate(lines, start=1):
         try:
             submission = json.loads(line)
