@@ -99,9 +99,10 @@ def test_a_method_fitted_to_the_fixed_list_passes_there_and_fails_on_drawn_seeds
 
 
 def test_workers_draw_the_same_list(knows):
-    asked = (*RICH, "--unlearner=knows:forget", DRAWN, "--audit-seeds=3")
-    alone = knows.pytest(*asked, "-n0", f"--audit-store={knows.path / 'alone'}")
-    together = knows.pytest(*asked, "-n2", f"--audit-store={knows.path / 'together'}")
+    knows.write("salt.txt", SALT + "\n")
+    asked = (*RICH, "--unlearner=knows:forget", "--audit-seeds=3")
+    alone = knows.pytest(*asked, DRAWN, "-n0", f"--audit-store={knows.path / 'alone'}")
+    together = knows.pytest(*asked, "--audit-seeds-from=salt.txt", "-n2", f"--audit-store={knows.path / 'together'}")
     assert seeds(alone)[0] == seeds(together)[0]
     assert {k: a["estimate"] for k, a in alone.audits.items()} == {k: a["estimate"] for k, a in together.audits.items()}
 
@@ -129,7 +130,7 @@ def test_a_listing_and_a_forecast_need_no_training(knows):
     assert listing.code == 0
     fixed, drawn = (knows.pytest(*asked, *more, "--audit-dry-run") for more in ((), (DRAWN,)))
     counts = [re.findall(r"\((\d+) seeds\): (\d+) trainings and (\d+) unlearnings", run.text) for run in (fixed, drawn)]
-    assert counts[0] == counts[1] == [("5", "15", "15"), ("16", "48", "48")], drawn.text
+    assert counts[0] == counts[1] == [("5", "15", "20"), ("16", "48", "64")], drawn.text
 
 
 def test_the_python_interface_draws_and_loads(tmp_path, modules):
