@@ -130,9 +130,15 @@ OPTIONS = (
         "every poison that the task lists is planted",
         _NOUN, many=True, short="--poison",
     ),
+    Option("--audit-seeds", f"Stop the seed plan at N seeds, one of {_looks}", "N", _seeds, default=16, recorded=True),
     Option(
-        "--audit-seeds", f"Stop the seed plan at N seeds, one of {_looks}", "N", _seeds,
-        default=16, recorded=True,
+        "--audit-seeds-from",
+        "Draw the seeds by the methods and a secret salt, in place of the fixed list: env:NAME for an environment "
+        "variable that holds the salt, or a FILE; never the salt itself", "env:NAME|FILE", _path, recorded=True,
+    ),
+    Option(
+        "--audit-seeds-for", "Method by which seeds are drawn, besides those that are audited: what a gate gives the "
+        "controls", _NOUN, many=True,
     ),
     Option(
         "--audit-alpha", "Error rate of a PASS, and of a FAIL", "P",
@@ -169,10 +175,7 @@ OPTIONS = (
         "user's cache directory",
         "PATH_OR_URL", _path, recorded=True,
     ),
-    Option(
-        "--audit-data", "Directory of data sets in the Hugging Face layout (DIR/cifar10, DIR/imdb)", "DIR",
-        _path, recorded=True,
-    ),
+    Option("--audit-data", "Directory of data sets as on the hub (DIR/cifar10, DIR/imdb)", "DIR", _path, recorded=True),
     Option(
         "--audit-isolated",
         "Run each method in a process of its own, without access to the store or the network. Needs Linux with "
@@ -191,13 +194,8 @@ OPTIONS = (
         "one; or 'ray://HOST:PORT'",
         "local|ray[://...]", default="local",
     ),
-    Option(
-        "--audit-inconclusive", "What an inconclusive audit does to the run", default="fail", choices=("fail", "warn")
-    ),
-    Option(
-        "--audit-expect", "TOML file of the verdicts that are expected; a FAIL that is expected keeps the run green",
-        "FILE", _path,
-    ),
+    Option("--audit-inconclusive", "What an inconclusive audit does", default="fail", choices=("fail", "warn")),
+    Option("--audit-expect", "TOML file of expected verdicts; an expected FAIL keeps the run green", "FILE", _path),
     Option("--audit-expect-update", "Write the verdicts of this run to the --audit-expect file", repeats=False),
     Option(
         "--audit-tune",

@@ -25,6 +25,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.api import UnlearningError
+from harness.cli import ledger
+from harness.judging.drawing import read_salt
 from harness.report import github
 from harness.report.document import not_judged, read
 
@@ -97,6 +99,11 @@ def add_gate(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--poison", action="append", default=[], metavar=noun, help="Poison to plant. Repeatable")
     parser.add_argument("--expect", metavar="FILE", help="File of expected verdicts (pytest's --audit-expect)")
     parser.add_argument("--store", metavar="PATH", help="Where trained models are kept (pytest's --audit-store)")
+    parser.add_argument(
+        "--seeds-from", metavar="env:NAME|FILE", help="Draw the seeds by the methods and a secret salt, in place of "
+        "the fixed list (pytest's --audit-seeds-from)",
+    )  # fmt: skip
+    parser.add_argument("--ledger", metavar="FILE", help="File to which each submission that was judged is appended")
     parser.add_argument("--report", metavar="DIR", help="Folder for the report of the audits")
     parser.add_argument(
         "--isolated", action="store_true", help="Run each method in a process of its own, without access to the "
@@ -116,29 +123,65 @@ def run(options: argparse.Namespace) -> int:
         print(f"pytest-unlearning gate: error: {wrong}", file=sys.stderr)
         return 4
     codes: list[int] = []
+    noted: list[str] = []
     stages = stages_of(options)
     with tempfile.TemporaryDirectory(prefix="unlearning-gate-") as folder:
         for number, stage in enumerate(stages, start=1):
             print(f"\ngate, {number} of {len(stages)}: {stage.name}", flush=True)
             code, end = _judge(stage, options, Path(folder))
             codes.append(code)
+            if stage.name == "audits" and options.ledger:
+                result = _files(stage, options, Path(folder))["--audit-json"]
+                try:
+                    noted = _note(Path(options.ledger), result)
+                except UnlearningError as error:  # a submission that nobody counts
+                    code, end = code or 1, str(error)
+                    codes[-1] = code
             if code:
                 break
     if code and end != stage.red and github.wanted():  # no test reports it
         print(github.command("error", "unlearning gate", f"{stage.name}: {end}"))
     end = "everything passes, or fails as expected" if code == 0 else f"{stage.name}: {end}"
+    for line in noted:
+        print(f"\nledger: {line}")
     print(f"\ngate: {'GREEN' if code == 0 else 'RED'}: {end}", flush=True)
-    _summarise(options, codes, end)
+    _summarise(options, codes, end, noted)
     return code
+
+
+def _note(path: Path, result: Path) -> list[str]:
+    """Append what was judged to the ledger, and return what it then says of it, in sentences.
+
+    Raises:
+        UnlearningError: The ledger cannot be written.
+    """
+    try:
+        submitted = ledger.submissions_in(read(result))
+    except UnlearningError:  # the stage ended without a result
+        return []
+    ledger.append(path, submitted)
+    try:
+        return ledger.in_words(path, submitted)
+    except UnlearningError as error:  # another line was broken meanwhile; ours is there
+        return [str(error)]
 
 
 def _misused(options: argparse.Namespace) -> str:
     """Return what is wrong with the command line, in a sentence; ``""`` if nothing is."""
-    for name in ("expect", "report", "store"):
+    for name in ("expect", "report", "store", "ledger", "seeds_from"):
         if getattr(options, name) == "":
-            return f"--{name}: needs a path; write one after it, or leave the option out"
+            return f"--{name.replace('_', '-')}: needs a path; write one after it, or leave the option out"
     if any(each.partition("=")[0] == "--audit-json" for each in options.pytest):
         return "--audit-json: the gate reads this file itself; have it written with --report DIR"
+    if any(each.startswith("--audit-seeds-f") for each in options.pytest):
+        return "--audit-seeds-from: the controls must draw the same seeds; write --seeds-from before the --"
+    try:
+        if options.seeds_from:
+            read_salt(options.seeds_from)
+        if options.ledger:
+            ledger.read(Path(options.ledger))
+    except UnlearningError as error:
+        return str(error)
     return ""
 
 
@@ -188,6 +231,10 @@ def _arguments(stage: Stage, options: argparse.Namespace) -> list[str]:
         for each in options.pytest
         if stage.name == "audits" or (each.startswith("--audit-") and not each.startswith(OF_AUDITS))
     ]
+    if options.seeds_from and stage.name != "contract":  # the contract has no seeds
+        arguments.append(f"--audit-seeds-from={options.seeds_from}")
+        drawn_for = options.unlearner if stage.name == "controls" else []
+        arguments += [f"--audit-seeds-for={each}" for each in drawn_for]
     if stage.name != "controls":
         arguments += [f"--unlearner={each}" for each in options.unlearner]
     if stage.name == "audits":
@@ -195,7 +242,7 @@ def _arguments(stage: Stage, options: argparse.Namespace) -> list[str]:
     return arguments
 
 
-def _summarise(options: argparse.Namespace, codes: Sequence[int], end: str) -> None:
+def _summarise(options: argparse.Namespace, codes: Sequence[int], end: str, noted: Sequence[str]) -> None:
     """Report in GitHub's summary of the step how far the gate came."""
     path = os.environ.get("GITHUB_STEP_SUMMARY")
     if not path:
@@ -210,6 +257,8 @@ def _summarise(options: argparse.Namespace, codes: Sequence[int], end: str) -> N
         *(f"| {stage.name} | {word} |" for stage, word in zip(stages_of(options), words, strict=True)),
         "",
         f"{end[0].upper()}{end[1:]}.",
+        "",
+        *(f"- ledger: {line}" for line in noted),
         "",
     ]
     with open(path, "a", encoding="utf-8") as summary:

@@ -7,6 +7,7 @@ from five seeds on an audit that has no hope of either is given up.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from _pytest_unlearning import LOOKS as LOOKS  # the option of the command line names them
@@ -25,16 +26,19 @@ class Plan:
         alpha: Error rate of a PASS over the whole plan, and of a FAIL over the whole plan and cell, in (0, .5).
         futility: An audit is given up, from `MIN_PASS` seeds on, where the last look would decide it with less
             probability than this; 0 gives none up, and costs seeds on the margin.
-        first: The first seed. Audits begin at 0 and never reach 100; what tunes or calibrates begins above.
+        first: The first seed of a fixed list. Audits begin at 0 and never reach 100; what tunes or calibrates begins
+            above.
+        drawn: Seeds in place of that list, `LOOKS[-1]` of them, none twice; as `harness.judging.drawing` draws them.
 
     Raises:
-        ValueError: A field is out of range.
+        ValueError: A field is out of range, or a seed was drawn twice.
     """
 
     seeds: int = LOOKS[-1]
     alpha: float = 0.05
     futility: float = 0.1
     first: int = 0
+    drawn: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.seeds not in LOOKS:
@@ -43,6 +47,8 @@ class Plan:
             raise ValueError(f"alpha must lie in (0, .5), not {self.alpha}")
         if not 0 <= self.futility < 1:
             raise ValueError(f"futility must lie in [0, 1), not {self.futility}")
+        if self.drawn and (len(self.drawn) != LOOKS[-1] or len(set(self.drawn)) < len(self.drawn)):
+            raise ValueError(f"a plan takes {LOOKS[-1]} different drawn seeds, not {self.drawn}")
 
     @property
     def looks(self) -> tuple[int, ...]:
@@ -54,9 +60,17 @@ class Plan:
         """The same plan, where nothing is given up."""
         return replace(self, futility=0.0)
 
-    def numbers(self, n: int) -> range:
-        """Return the first ``n`` seeds, in the fixed order in which they are used."""
-        return range(self.first, self.first + n)
+    def numbers(self, n: int) -> Sequence[int]:
+        """Return the first ``n`` seeds, in the order in which they are used.
+
+        Raises:
+            ValueError: There are fewer drawn seeds.
+        """
+        if not self.drawn:
+            return range(self.first, self.first + n)
+        if n > len(self.drawn):
+            raise ValueError(f"{len(self.drawn)} seeds were drawn, not {n}")
+        return self.drawn[:n]
 
     @property
     def pass_level(self) -> float:

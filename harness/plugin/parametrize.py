@@ -14,6 +14,7 @@ from harness.cells import Cell, Registered
 from harness.importing import trace
 from harness.isolated import method as isolation
 from harness.judging.claims import CLAIMS, GATING, Claim
+from harness.judging.drawing import text_of
 from harness.plugin.settings import Settings
 
 
@@ -118,6 +119,7 @@ def _parametrize_decorated(metafunc: pytest.Metafunc, mark: pytest.Mark, setting
         methods, task = [method(each) for each in unlearners], registry.resolve("task", spec)
         cells = registry.cells(methods, [task], poisons, settings.discovery)
         isolation.require_separate(cells)
+        _require_drawn(methods, settings)
     except UnlearningError as error:
         raise pytest.Collector.CollectError("\n".join([str(error), *trace(error.__cause__)])) from None
     if "clause" in metafunc.fixturenames:
@@ -131,6 +133,18 @@ def _give_clauses(
 ) -> None:
     clauses = settings.clauses(methods, task)
     metafunc.parametrize("clause", clauses, ids=map(str, clauses), indirect=True)
+
+
+def _require_drawn(methods: Sequence[Registered], settings: Settings) -> None:
+    """Refuse methods that have no part in the draw of the seeds, if seeds are drawn."""
+    if settings.draw is None:
+        return
+    known = {text_of(each) for each in settings.submitted}
+    for method in methods:
+        if text_of(method) not in known:
+            raise UnlearningError(
+                f"the seeds of this run were not drawn by {method.name}; name it with --audit-seeds-for={method.id}"
+            )
 
 
 def _method(unlearner: str | Callable[..., Any]) -> Registered:

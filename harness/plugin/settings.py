@@ -19,6 +19,7 @@ from harness.contract.lines import LINES, Clause
 from harness.importing import trace
 from harness.isolated import method as isolation
 from harness.isolated import walls
+from harness.judging import drawing
 from harness.judging.claims import CLAIMS
 from harness.judging.plan import Plan
 from harness.plugin.expectations import Expectation, Expectations
@@ -51,13 +52,41 @@ class Settings:
     @cached_property
     def plan(self) -> Plan:
         """The seed plan."""
-        return Plan(self.option.audit_seeds, self.option.audit_alpha, self.option.audit_futility)
+        option, drawn = self.option, self.draw.seeds if self.draw is not None else ()
+        return Plan(option.audit_seeds, option.audit_alpha, option.audit_futility, drawn=drawn)
+
+    @cached_property
+    def draw(self) -> drawing.Draw | None:
+        """The seeds that are drawn for this run; None if it uses the fixed list."""
+        where = self.option.audit_seeds_from
+        if where is None:
+            if self.option.audit_seeds_for:
+                raise pytest.UsageError("--audit-seeds-for: nothing is drawn without --audit-seeds-from=env:NAME|FILE")
+            return None
+        if not self.submitted:
+            raise pytest.UsageError(
+                "--audit-seeds-from: name the methods by which seeds are drawn, with --unlearner=NAME or, where they "
+                "are not audited, with --audit-seeds-for=NAME"
+            )
+        try:
+            return drawing.draw(where, self.submitted)
+        except UnlearningError as error:
+            raise pytest.UsageError(f"--audit-seeds-from: {error}") from None
+
+    @cached_property
+    def submitted(self) -> list[Registered]:
+        """The methods by which seeds are drawn: those that are asked for, and those that only the draw is told of."""
+        specs = [*(self.option.audit_unlearner or ()), *(self.option.audit_seeds_for or ())]
+        return self._resolved(specs)
 
     @cached_property
     def unlearners(self) -> list[Registered]:
         """The methods that are audited; the controls if no method is asked for."""
+        return self._resolved(self.option.audit_unlearner or AUDITED)
+
+    def _resolved(self, specs: Iterable[str]) -> list[Registered]:
         resolve = isolation.resolve if self.isolated else None
-        return _or_usage_error(registry.resolve_all, "unlearner", self.option.audit_unlearner or AUDITED, resolve)
+        return _or_usage_error(registry.resolve_all, "unlearner", specs, resolve)
 
     @property
     def controls_only(self) -> bool:
@@ -152,12 +181,21 @@ class Settings:
     @property
     def recorded(self) -> dict[str, Any]:
         """The settings that stand in the result, by name."""
-        resolved = {"audit_store": str(self.store), "audit_data": str(self.folder) if self.folder else None}
+        resolved = {
+            "audit_store": str(self.store),
+            "audit_data": str(self.folder) if self.folder else None,
+            "audit_seeds_from": self.seeds_in_words,
+        }
         return {
             option.key: resolved.get(option.dest, getattr(self.option, option.dest))
             for option in OPTIONS
             if option.recorded
         }
+
+    @property
+    def seeds_in_words(self) -> str:
+        """Where the seeds come from: the fixed list or, with fingerprints, a draw."""
+        return drawing.FIXED if self.draw is None else str(self.draw)
 
     @property
     def judging(self) -> bool:
@@ -175,7 +213,7 @@ class Settings:
         Raises:
             pytest.UsageError: A name, field, directory or device cannot be used.
         """
-        _ = self.cells
+        _ = self.cells, self.plan
         folder = self.folder
         if folder is not None and not folder.is_dir():
             raise pytest.UsageError(f"--audit-data: {folder} is not a directory")
@@ -225,7 +263,9 @@ class Settings:
         _or_usage_error(walls.require)
         results = {f"the file of --audit-{name}": getattr(self.option, f"audit_{name}") for name in ("json", "html")}
         places = {what: Path(file).expanduser().absolute() for what, file in results.items() if file}
+        salt = drawing.salt_file(self.option.audit_seeds_from or drawing.VARIABLE)
         hidden = {"the store": self.store.scratch, "the directory of --audit-data": self.folder, **places}
+        hidden["the file of --audit-seeds-from"] = salt
         _or_usage_error(walls.require_hidden, hidden)
         _or_usage_error(isolation.require_separate, self.cells)
 
@@ -239,6 +279,8 @@ class Settings:
             raise pytest.UsageError("--audit-tune: name the method to tune with --unlearner=NAME")
         if len(self.tasks) > 1:
             raise pytest.UsageError("--audit-tune: tune on one --task at a time")
+        if self.draw is not None:
+            raise pytest.UsageError("--audit-tune: a search uses seeds of its own; drop --audit-seeds-from")
         if self.discovery < 1:
             raise pytest.UsageError("--audit-tune: methods are tuned with every poisoned point; drop --audit-discovery")
         if not Path(self.option.audit_tune_file).absolute().parent.is_dir():
@@ -254,7 +296,9 @@ class Settings:
                 values = given if option.many else [given]
                 kept += [name if option.is_flag else f"{name}={value}" for value in values]
         named = next(option for option in OPTIONS if option.key == "unlearner").called(self.config)
-        method = [] if self.controls_only else [f"{named}={unlearner}"]
+        # The draw depends on all methods of the run, whichever of them is audited again.
+        methods = [unlearner] if self.draw is None else self.option.audit_unlearner
+        method = [] if self.controls_only else [f"{named}={each}" for each in methods]
         test = item.nodeid.partition("::")[2]
         target = [f"{_from(self.config.invocation_params.dir, item.path)}::{test}"]
         if not item.path.is_relative_to(self.config.rootpath):  # as a rule suites that --pyargs found

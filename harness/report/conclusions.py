@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.judging.claims import CLAIMS
+from harness.judging.drawing import FIXED
 from harness.judging.plan import LOOKS, MIN_PASS
 from harness.judging.reasons import Reason
 from harness.report.document import Entry, MethodResult, title_of
@@ -83,14 +84,16 @@ def how_sure(methods: Sequence[MethodResult], document: Mapping[str, Any]) -> li
         return []
     from harness.statistics import bad_seed_bound  # here, because a run without audits needs no scipy
 
-    alpha = document.get("run", {}).get("settings", {}).get("alpha", 0.05)
+    settings = document.get("run", {}).get("settings", {})
+    alpha, source = settings.get("alpha", 0.05), settings.get("seeds_from", FIXED)
+    chosen = "of a fixed list" if source == FIXED else f"that were {source.replace(', ', ' for these methods (', 1)})"
     sentences = [
         f"The probability of a wrong PASS is at most {percent(alpha)} over all looks together, and so is that of a "
         "wrong FAIL of a method on one poison, if differences are roughly normal over seeds. INCONCLUSIVE is neither."
     ]
     if seeds := [len(a["seeds"]) for a in audits if a["seeds"]]:
         sentences.append(
-            f"Verdicts rest on {seed_counts(audits)} seeds of a fixed list, with looks after "
+            f"Verdicts rest on {seed_counts(audits)} seeds {chosen}, with looks after "
             f"{', '.join(map(str, LOOKS))}; no audit passes before {MIN_PASS}. If {min(seeds)} seeds agree, up to "
             f"{percent(bad_seed_bound(min(seeds)))} of all seeds may still disagree (at 95 %)."
         )

@@ -64,7 +64,7 @@ def picture(
     Args:
         poison: Spec of a poison of images.
         task: Spec of a task with images.
-        seed: Which draw of the poison; audits use 0 to 15.
+        seed: Which draw of the poison; audits use 0 to 15, or drawn ones.
         count: Images to show, the first of the forget set, at least 1.
         gain: Factor of the difference; grey is no difference.
         store: As for `harness.audit`.
@@ -157,14 +157,16 @@ def pictures_of(document: Mapping[str, Any], device: str = "auto") -> dict[tuple
         lab = Lab.open(store, data=settings.get("data"), device=device, run=new_run("report"))
     except UnlearningError:
         return {}
+    drawn = {(a["task"], a["poison"]): a["seeds"][0] for a in reversed(document["audits"]) if a["seeds"]}
     for task, poison in planted:
+        seed = drawn.get((task, poison), 0)
         try:
-            sheet = stored_picture(lab, task, poison)
+            sheet = stored_picture(lab, task, poison, seed)
         except Exception as error:  # of a plugin, for example: a report without one picture is better than no report
             print(f"the report has no picture of {poison} on {task}: {error}", file=sys.stderr)
             continue
         if sheet is not None:
             content = io.BytesIO()
             sheet.save(content, "PNG", optimize=True)
-            found[task, poison] = Picture(content.getvalue(), seed=0)
+            found[task, poison] = Picture(content.getvalue(), seed)
     return found

@@ -8,9 +8,12 @@ from typing import Any
 
 from _pytest_unlearning import DEFAULTS
 from harness import registry
+from harness.api import UnlearningError
+from harness.cells import Registered
 from harness.isolated import method as isolation
 from harness.isolated.walls import require_hidden
 from harness.judging.claims import CLAIMS
+from harness.judging.drawing import draw, salt_file
 from harness.judging.plan import Plan
 from harness.judging.verdict import Verdict
 from harness.studies.study import Study
@@ -23,6 +26,7 @@ def audit(
     task: str = DEFAULTS["task"],
     poison: str | Sequence[str] | None = None,
     seeds: int = DEFAULTS["seeds"],
+    seeds_from: str | None = DEFAULTS["seeds_from"],
     alpha: float = DEFAULTS["alpha"],
     futility: float = DEFAULTS["futility"],
     tolerance: float = DEFAULTS["tolerance"],
@@ -41,6 +45,8 @@ def audit(
         task: Spec of a task.
         poison: Specs of poisons; None for those the task lists.
         seeds: Stop the plan after so many seeds: 3, 5, 8, 12 or 16.
+        seeds_from: Where the salt is by which seeds are drawn for this method, ``"env:NAME"`` or a file; None for the
+            fixed list.
         alpha: Error rate of a PASS and of a FAIL, in (0, 0.5).
         futility: Stop early if all 16 seeds would decide with a lower probability than this, in [0, 1); 0 never does.
         tolerance: Fraction of a poison's effect that still passes, in [0, 1).
@@ -63,15 +69,27 @@ def audit(
     """
     if not 0 <= tolerance < 1 or not budget > 0:
         raise ValueError("tolerance must lie in [0, 1) and budget must be positive")
-    plan = Plan(seeds, alpha, futility)
-    method = isolation.method(unlearner) if isolated else registry.method(unlearner)
+    resolve = isolation.method if isolated else registry.method
+    method = resolve(unlearner)
+    drawn = _drawn(seeds_from, method, resolve(unlearner)) if seeds_from is not None else ()
+    plan = Plan(seeds, alpha, futility, drawn=drawn)
     poisons = [poison] if isinstance(poison, str) else poison or ()
     cells = registry.cells([method], [registry.resolve("task", task)], poisons, discovery)
     lab = Lab.open(store, data=data, device=device, budget=budget, timeout=timeout)
     if isolated:
         isolation.require_separate(cells)
         places = {"the store": lab.store.files.scratch, "the directory of data sets": Path(data) if data else None}
-        require_hidden(places)
+        require_hidden({**places, "the salt": salt_file(seeds_from) if seeds_from is not None else None})
     study = Study(cells, lab, plan, tolerance)
     claims = [claim for claim in CLAIMS.values() if claim.gates and not claim.mark]
     return [study.verdict(cell, claim.name) for cell in cells for claim in claims if claim.applies(cell)]
+
+
+def _drawn(seeds_from: str, method: Registered, again: Registered) -> tuple[int, ...]:
+    """Return the seeds that are drawn for a method, which is resolved twice to see whether it stays the same."""
+    if method.identity != again.identity:
+        raise UnlearningError(
+            f"seeds_from: {method.name} is typed at a prompt or made with objects that are not plain values, so each "
+            "run would draw other seeds; put it in a file, and name it by a spec"
+        )
+    return draw(seeds_from, [method]).seeds

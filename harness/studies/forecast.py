@@ -24,14 +24,15 @@ def remaining_cost(study: Study) -> list[dict[str, Any]]:
     per_task = {task: lab.cost(task) for task in dict.fromkeys(cell.task for cell in study.cells)}
     missing: dict[str, tuple[Trial, str]] = {}  # by key, since trials share models
     costs = []
-    wanted: dict[str, int] = {}
+    last = study.plan.looks[-1]
+    place = {seed: i for i, seed in enumerate(study.plan.numbers(last))}
+    wanted: dict[str, int] = {}  # by key, the place of the first seed that needs it
     for trial in study.trials:
         for arm, key in patiently(functools.partial(lab.missing, trial)).items():
             missing.setdefault(key, (trial, arm))
-            wanted[key] = min(wanted.get(key, trial.seed), trial.seed)
-    last = study.plan.looks[-1]
+            wanted[key] = min(wanted.get(key, last), place[trial.seed])
     for seeds in sorted({min(MIN_PASS, last), last}):
-        here = [(trial, arm) for key, (trial, arm) in missing.items() if wanted[key] in study.plan.numbers(seeds)]
+        here = [(trial, arm) for key, (trial, arm) in missing.items() if wanted[key] < seeds]
         trainings = sum(_is_training(trial, arm) for trial, arm in here)
         # A method is taken to use its budget.
         shares = [(t, 1.0 if _is_training(t, arm) else lab.budget) for t, arm in here]

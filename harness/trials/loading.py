@@ -68,7 +68,7 @@ def load_models(
         unlearner: A spec as on the command line, or a callable.
         task: Spec of a task.
         poison: Spec of a poison.
-        seed: Which trial; audits use 0 to 15.
+        seed: Which trial; audits use 0 to 15, or drawn ones.
         budget: Compute the unlearner was given, as a fraction of retraining.
         discovery: Share of the poisoned points that it was told of, in (0, 1].
         store: Directory or URL of what was trained; None for the user's cache directory.

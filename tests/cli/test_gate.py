@@ -1,5 +1,6 @@
 """The wheel, the example plugin, the gate and its templates, as strangers use them: no checkout, no network."""
 
+import json
 import os
 import re
 import shutil
@@ -132,12 +133,19 @@ reason = "It hardly moves."
 
 def test_a_good_method_and_one_that_fails_as_expected_are_green(workspace):
     here = workspace(FADES.replace("EPOCHS", "1"), EXPECTED)
-    code, output = gate(here, "runner-up\nmine:fade\n", expect="expected.toml", workers="2", args="--audit-seeds=5")
+    drawn = {"seeds": "drawn", "salt": "correct horse battery staple", "ledger": "ledger.jsonl"}
+    options = {"expect": "expected.toml", "workers": "2", "args": "--audit-seeds=5"}
+    code, output = gate(here, "runner-up\nmine:fade\n", **options, **drawn)
     assert code == 0, output
     assert "gate: GREEN: everything passes, or fails as expected" in output
     assert "mine:fade on stripes, glare, poison: FAIL as expected: It hardly moves." in output
     assert annotated(output) == []
+    assert "correct horse" not in output
+    lines = [json.loads(line) for line in (here.path / "ledger.jsonl").read_text().splitlines()]
+    assert {(line["method"], line["verdict"]) for line in lines} == {("runner-up", "PASS"), ("mine:fade", "FAIL")}
+    assert all(line["seeds"].startswith("drawn, salt ") for line in lines)
     summary = here.summary.read_text()
+    assert "- ledger: submission 1 under the name mine:fade: 1 different on drawn seeds" in summary
     assert "### Unlearning gate: runner-up, mine:fade is green" in summary
     assert "| contract | green |\n| controls | green |\n| audits | green |" in summary
     assert (here.path / "unlearning-report" / "audits.json").exists()
@@ -174,6 +182,12 @@ def test_a_method_over_its_budget_is_stopped_by_the_contract(workspace):
     assert [line.partition("title=")[2].partition("::")[0] for line in annotated(output)] == [
         "mine%3Afade%3A contract%2C budget"
     ]
+
+
+def test_drawn_seeds_without_a_salt_are_red(workspace):
+    code, output = gate(workspace(FADES), "mine:fade", seeds="drawn")
+    assert code == 4
+    assert "a salt of 0 characters" in output
 
 
 def test_a_gate_that_cannot_run_says_so(workspace):
