@@ -7,7 +7,7 @@ Everything else is built on these. The module imports nothing but the standard l
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -283,19 +283,21 @@ class Search:
         low, high: Ends of the range, both included.
         log: Whether to search evenly in the logarithm.
         choices: What to choose from, in place of a range.
-        of_recipe: Whether the range is in units of the rate that the task's recipe trains with. None, as the field's
-            value, then stands for the method's attribute ``FIELD_of_recipe`` in these units.
+        of: What the range counts in: ``"rate"``, the learning rate that the task's recipe trains with; ``"blocks"``,
+            the number of blocks of the task's models; another field of the method, whose own range counts in nothing;
+            ``""`` for plain numbers. The value of a field with an integer is rounded up. With ``"rate"``, None as the
+            field's value stands for the method's attribute ``FIELD_of_recipe`` in these units, and a method whose unit
+            depends on its other fields has a method ``FIELD_unit``, from the recipe's optimiser to a rate.
+        below: What the range is the distance from, downwards; ``Search(1e-4, 0.1, log=True, below=1)`` is even in
+            log(1 - value).
     """
 
     low: float = 0.0
     high: float = 1.0
     log: bool = False
     choices: tuple[Any, ...] = ()
-    of_recipe: bool = False
-
-    def at(self, rate: float) -> Search:
-        """Return the search on a task whose recipe trains with a learning rate."""
-        return replace(self, low=self.low * rate, high=self.high * rate) if self.of_recipe else self
+    of: str = ""
+    below: float | None = None
 
 
 @dataclass(frozen=True)
