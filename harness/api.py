@@ -7,7 +7,7 @@ Everything else is built on these. The module imports nothing but the standard l
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -281,21 +281,19 @@ class Search:
 
     Attributes:
         low, high: Ends of the range, both included.
-        log: Whether to search evenly in the logarithm.
-        choices: What to choose from, in place of a range.
-        of_recipe: Whether the range is in units of the rate that the task's recipe trains with. None, as the field's
-            value, then stands for the method's attribute ``FIELD_of_recipe`` in these units.
+        log, choices: Whether to search evenly in the logarithm; what to choose from, in place of a range.
+        of: What the range counts in: ``"rate"``, that of the task's recipe, or ``FIELD_unit(its optimiser)`` if the
+            method has this; None, as the field's value, then stands for the method's ``FIELD_of_recipe``. ``"blocks"``,
+            the number of a model's blocks. Another field, which has no ``of``. Integers are rounded up.
+        below: Search the distance below this number, such as 1 - beta.
     """
 
     low: float = 0.0
     high: float = 1.0
     log: bool = False
     choices: tuple[Any, ...] = ()
-    of_recipe: bool = False
-
-    def at(self, rate: float) -> Search:
-        """Return the search on a task whose recipe trains with a learning rate."""
-        return replace(self, low=self.low * rate, high=self.high * rate) if self.of_recipe else self
+    of: str = ""
+    below: float | None = None
 
 
 @dataclass(frozen=True)
@@ -335,6 +333,11 @@ class ForgetRequest:
         """Batch size of the task's recipe."""
         return self._recipe.batch_size
 
+    @property
+    def classes(self) -> int:
+        """Number of classes: one more than the largest label."""
+        return 1 + max(int(data.labels.max()) for data in (self.retain, self.forget) if len(data))
+
     def batches(
         self,
         which: Literal["retain", "forget"],
@@ -360,14 +363,11 @@ class ForgetRequest:
         return data.batches(batch_size or self.batch_size, epochs, self.generator, examples, augment)
 
     def affordable(self, price: float = 1.0, reserve: float = 0.0) -> int:
-        """Return how many examples the budget pays for.
+        """Return how many examples the budget pays for, at least 0.
 
         Args:
             price: Of one example: 1 for forward and backward, 1/3 for forward alone, 4/3 with a teacher beside it.
             reserve: What is kept back, in examples forward and backward.
-
-        Returns:
-            Examples, at least 0.
         """
         return max(0, int((self.budget * len(self.retain) - reserve) / price + 1e-6))
 

@@ -294,7 +294,11 @@ def _configure(
 
 def _hints(factory: Any, include_extras: bool = False) -> dict[str, Any]:
     function = factory.__init__ if inspect.isclass(factory) else factory
-    names = getattr(function, "__globals__", vars(sys.modules[factory.__module__]))
+    # A dataclass has fields of its bases, too, whose annotations are in the words of their modules.
+    names: dict[str, Any] = {}
+    for owner in reversed(factory.__mro__) if inspect.isclass(factory) else (factory,):
+        names |= getattr(sys.modules.get(owner.__module__), "__dict__", {})
+    names |= getattr(function, "__globals__", {})
     hints: dict[str, Any] = {}
     for name, annotation in getattr(function, "__annotations__", {}).items():
         one = types.SimpleNamespace(__annotations__={name: annotation})

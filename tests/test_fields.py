@@ -8,6 +8,7 @@ import pytest
 from harness.registry import available, resolve
 from harness.specs import SpecError
 from unlearners.cfk import CFk
+from unlearners.controls import Short
 from unlearners.euk import EUk
 from unlearners.ga import GA
 from unlearners.gd import GD
@@ -19,18 +20,20 @@ from unlearners.ssd import SSD
 from unlearners.undo import UNDO
 
 NAN, INF = math.nan, math.inf
-TRAINED = (GD, NGD, GA, NegGradPlus, SCRUB, CFk, EUk, UNDO, Rewind)
+TRAINED = (GD, NGD, GA, NegGradPlus, SCRUB, CFk, EUk, UNDO, Rewind, Short)
 BAD = [
     *((method, "lr", (0, -1, NAN, INF)) for method in TRAINED),
     *((method, "epochs", (0, -1, NAN)) for method in TRAINED),
+    *((method, "batch_size", (0, -1, NAN)) for method in TRAINED),
+    *((method, "optimizer", ("adamw", "", None)) for method in TRAINED),
     (NGD, "variance", (-1e-12, NAN, INF)),
-    (GA, "batch_size", (0, -1, NAN)),
     (NegGradPlus, "beta", (-0.01, 1.01, NAN)),
     (NegGradPlus, "forget_batch_size", (0, -1, NAN)),
     (SCRUB, "alpha", (-0.1, NAN)),
     (SCRUB, "gamma", (-0.1, NAN)),
     (SCRUB, "temperature", (0, -1, NAN)),
     (SCRUB, "max_epochs", (-1, NAN)),
+    (SCRUB, "min_epochs", (0, -1, NAN)),
     (SCRUB, "forget_batch_size", (0, -1, NAN)),
     (SSD, "alpha", (0, -1, NAN, INF)),
     (SSD, "dampening", (0, -1, NAN, INF)),
@@ -38,6 +41,7 @@ BAD = [
     (CFk, "k", (0, -1, NAN)),
     (EUk, "k", (0, -1, NAN)),
     (UNDO, "a", (-0.01, 1.01, NAN)),
+    (UNDO, "scale", (-0.01, NAN, INF)),
     (UNDO, "temperature", (0, -1, NAN)),
     (Rewind, "to", (-0.01, 1.01, NAN)),
 ]
@@ -66,14 +70,15 @@ def test_the_fields_above_are_all_that_there_are():
         (SCRUB, {"alpha": 0, "gamma": 0, "max_epochs": 0, "forget_batch_size": 1}),
         (SSD, {"batch_size": 1}),
         (SSD, {"batch_size": None}),
-        (GA, {"batch_size": 1}),
         (CFk, {"k": 1}),
         (EUk, {"k": 1}),
+        (SCRUB, {"min_epochs": 1}),
+        (UNDO, {"scale": 0}),
         (UNDO, {"a": 0}),
         (UNDO, {"a": 1}),
         (Rewind, {"to": 0}),
         (Rewind, {"to": 1}),
-        *((method, {"epochs": 1, "lr": 1e-300}) for method in TRAINED),
+        *((method, {"epochs": 1, "lr": 1e-300, "batch_size": 1}) for method in TRAINED),
     ],
 )
 def test_the_ends_of_a_range_are_allowed(method, fields):
@@ -86,6 +91,10 @@ def test_the_ends_of_a_range_are_allowed(method, fields):
     [
         ("gd:lr=-1", "the unlearner 'gd': lr must be positive, not -1.0"),
         ("ngd:variance=nan", "the unlearner 'ngd': variance must not be negative, not nan"),
+        (
+            "gd:optimizer=lion",
+            "the field 'optimizer' of the unlearner 'gd' takes one of recipe, adam, sgd, not 'lion'",
+        ),
         ("ga:epochs=0", "the unlearner 'ga': epochs must be at least 1, not 0"),
         ("neggrad_plus:beta=2", "the unlearner 'neggrad_plus': beta must lie in [0, 1], not 2.0"),
         ("ssd:alpha=inf", "the unlearner 'ssd': alpha must be positive, not inf"),
@@ -119,7 +128,10 @@ def test_the_rates_and_epochs_of_the_paper_can_be_typed(method):
         ("ga:batch_size=none", {"batch_size": None}),
         ("scrub:temperature=4,max_epochs=2,forget_batch_size=32", {"temperature": 4.0, "max_epochs": 2}),
         ("cfk:k=3", {"k": 3}),
-        ("undo:a=0.6", {"a": 0.6}),
+        ("undo:a=0.3,scale=0.1,temperature=1", {"a": 0.3, "scale": 0.1, "temperature": 1.0}),
+        ("gd:optimizer=adam,batch_size=16", {"optimizer": "adam", "batch_size": 16}),
+        ("short:optimizer=sgd,batch_size=none", {"optimizer": "sgd", "batch_size": None}),
+        ("scrub:max_epochs=2,min_epochs=5", {"max_epochs": 2, "min_epochs": 5}),
         ("rewind:to=0.05", {"to": 0.05}),
     ],
 )

@@ -7,7 +7,11 @@ what any method has to beat: retraining from scratch with the compute that the m
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
+
+from unlearners._steps import descend
+from unlearners._trained import Trained
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,14 +31,25 @@ class Retrain:
 
     def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
         """Return a model that never saw the forget set."""
-        return _train_from_scratch(request, request.epochs * len(request.retain))
+        from harness import fit
+
+        model = request.new_model()
+        fit(request, model, request.batches("retain", request.epochs))
+        return model
 
 
 @dataclass(frozen=True)
-class Short:
+class Short(Trained):
     """Retrain from scratch within the budget: the recipe, with its schedule compressed to the steps it can pay for.
 
-    It forgets by construction and pays in accuracy.
+    It forgets by construction and pays in accuracy. It can be tuned like a method, and should be before a method is
+    compared with it. The defaults are the recipe's.
+
+    Attributes:
+        lr, batch_size, optimizer, epochs: As in `Trained`; ``lr`` is the rate that the recipe's schedule is made for.
+
+    Raises:
+        ValueError: A field is out of range.
     """
 
     control: ClassVar[bool] = True
@@ -42,7 +57,11 @@ class Short:
 
     def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
         """Return a model that never saw the forget set, trained until the budget is spent."""
-        return _train_from_scratch(request, max(1, request.affordable()))
+        examples = max(1, request.affordable()) if self.epochs is None else self.epochs * len(request.retain)
+        batches = request.batches("retain", batch_size=self.batch_size, examples=examples)
+        model = request.new_model().train()
+        loss = partial(request.loss, model)
+        return descend(request, model, batches, len(batches), self, loss, schedule=request.schedule)
 
 
 @dataclass(frozen=True)
@@ -66,11 +85,3 @@ class Wrecked:
     def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
         """Return a model that was never trained."""
         return request.new_model()
-
-
-def _train_from_scratch(request: ForgetRequest, examples: int) -> nn.Module:
-    from harness import fit
-
-    model = request.new_model()
-    fit(request, model, request.batches("retain", examples=examples))
-    return model

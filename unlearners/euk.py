@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from harness import Search
 from unlearners._blocks import last_blocks_trained
-from unlearners._steps import check, check_training, train_on_retained
+from unlearners._steps import train_on_retained
+from unlearners._trained import Trained, check
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class EUk:
+class EUk(Trained):
     """Re-initialise the last k blocks, freeze the others, and train on the retain set.
 
     Never reads the forget set. Counted in examples it costs ``epochs`` passes over the retain set. In operations it
@@ -37,25 +38,24 @@ class EUk:
     left, for two points of accuracy.
 
     Attributes:
-        k: Blocks that are re-initialised, counted from the output, >= 1. The paper does not state its k.
-        lr: Initial learning rate, > 0; None for 5.0 times the recipe's own. New layers learn
-            little at the paper's rates of 5e-5 and below.
-        epochs: Passes over the retain set; None for as many as the budget pays for.
+        k: Blocks that are re-initialised, counted from the output, >= 1. The paper does not state its k;
+            a search tries every share of the blocks.
+        lr, batch_size, optimizer, epochs: As in `Trained`; ``lr=None`` is 5 times the recipe's own. New
+            layers learn little at the paper's rates of 5e-5 and below.
 
     Raises:
         ValueError: A field is out of range.
         UnlearningError: The model has fewer than k blocks.
     """
 
-    k: Annotated[int, Search(1, 3)] = 1
-    lr: Annotated[float | None, Search(0.005, 5, log=True, of_recipe=True)] = None
-    epochs: int | None = None
+    k: Annotated[int, Search(0.01, 1, of="blocks")] = 1
+    lr: Annotated[float | None, Search(0.005, 50, log=True, of="rate")] = None
 
     lr_of_recipe: ClassVar[float] = 5.0
     reads_forget: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_training(self.lr, self.epochs)
+        super().__post_init__()
         check(self.k >= 1, f"k must be at least 1, not {self.k}")
 
     def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
@@ -64,4 +64,4 @@ class EUk:
             fresh = request.blocks(request.new_model())[-self.k :]
             for block, new in zip(blocks, fresh, strict=True):
                 block.load_state_dict(new.state_dict())
-            return train_on_retained(request, model, self, self.epochs)
+            return train_on_retained(request, model, self)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from harness import Search
-from unlearners._steps import check, check_training, descend
+from unlearners._steps import descend
+from unlearners._trained import Trained
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class GA:
+class GA(Trained):
     """Ascend on the loss of the forget set; the retain set is not used.
 
     The loss has no upper bound, so only stopping early keeps the model alive. Costs ``epochs`` passes over the
@@ -33,24 +34,18 @@ class GA:
     the model before the poison is gone.
 
     Attributes:
-        lr: Initial learning rate, > 0; None for 0.02535 times the recipe's own. The paper searched
+        lr, batch_size, optimizer: As in `Trained`; ``lr=None`` is 0.02535 times the recipe's own. The paper searched
             [1e-6, 5e-5] on CIFAR-10, where the model collapsed.
         epochs: Passes over the forget set, >= 1.
-        batch_size: Examples per step, >= 1; None for the recipe's.
 
     Raises:
         ValueError: A field is out of range.
     """
 
-    lr: Annotated[float | None, Search(5e-06, 0.5, log=True, of_recipe=True)] = None
+    lr: Annotated[float | None, Search(1e-4, 1, log=True, of="rate")] = None
     epochs: Annotated[int, Search(1, 10)] = 1
-    batch_size: int | None = None
 
     lr_of_recipe: ClassVar[float] = 0.02535
-
-    def __post_init__(self) -> None:
-        check_training(self.lr, self.epochs)
-        check(self.batch_size is None or self.batch_size >= 1, f"batch_size must be at least 1, not {self.batch_size}")
 
     def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
         """Return the model, worse on the forget set."""

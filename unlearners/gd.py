@@ -7,10 +7,10 @@ Source: the gradient-descent baseline of Pawelczyk et al. (arXiv 2406.17216), af
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from harness import Search
-from unlearners._steps import check_training, train_on_retained
+from unlearners._steps import train_on_retained
+from unlearners._trained import Trained
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class GD:
-    """Continue training on the retain set with the recipe's optimiser, at a rate that falls linearly to zero.
+class GD(Trained):
+    """Continue training on the retain set, at a rate that falls linearly to zero.
 
     Never reads the forget set. Costs ``epochs`` passes over the retain set.
 
@@ -31,23 +31,16 @@ class GD:
     more and cost more accuracy.
 
     Attributes:
-        lr: Initial learning rate, > 0; None for 0.476 times the recipe's own. The paper searched
-            [1e-6, 5e-5] on CIFAR-10.
-        epochs: Passes over the retain set (the paper: 2 to 10 of 100); None for as many as the budget pays for.
+        lr, batch_size, optimizer, epochs: As in `Trained`; ``lr=None`` is 0.476 times the recipe's own. The paper
+            searched [1e-6, 5e-5] on CIFAR-10, and made 2 to 10 passes (of 100).
 
     Raises:
         ValueError: A field is out of range.
     """
 
-    lr: Annotated[float | None, Search(0.005, 5, log=True, of_recipe=True)] = None
-    epochs: int | None = None
-
     lr_of_recipe: ClassVar[float] = 0.476
     reads_forget: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        check_training(self.lr, self.epochs)
-
     def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
         """Return the model after further training."""
-        return train_on_retained(request, model, self, self.epochs)
+        return train_on_retained(request, model, self)

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from harness import Search
-from unlearners._steps import check, check_training, descend, enough
+from unlearners._budget import enough
+from unlearners._steps import descend
+from unlearners._trained import Trained, check
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class NegGradPlus:
+class NegGradPlus(Trained):
     """Minimise ``beta * L_retain - (1 - beta) * L_forget``, with a batch of each per step; the forget set is cycled.
 
     Each pass over the retain set costs that pass and one forget batch per step. With 16 forget points to 128 retained
@@ -34,32 +36,30 @@ class NegGradPlus:
     ci/benchmarks/results/tuned.txt): 0.43 of the poisons left on average, accuracy -0.7 points.
 
     Attributes:
-        lr: Initial learning rate, > 0; None for 0.17 times the recipe's own.
+        lr, batch_size, optimizer, epochs: As in `Trained`; ``lr=None`` is 0.17 times the recipe's own.
         beta: Weight of the retain set, in [0, 1]; 1 is GD, 0 is GA. The reference code has 0.95 and 0.9999; the loss
-            on the forget set has no upper bound, so smaller values destroy the model.
+            on the forget set has no upper bound, so smaller values destroy the model. Searched evenly in
+            log(1 - beta).
         forget_batch_size: Batch size on the forget set, >= 1.
-        epochs: Passes over the retain set; None for as many as the budget pays for.
 
     Raises:
         ValueError: A field is out of range.
     """
 
-    lr: Annotated[float | None, Search(0.005, 5, log=True, of_recipe=True)] = None
-    beta: Annotated[float, Search(0.8, 1.0)] = 0.953
-    forget_batch_size: Annotated[int, Search(choices=(16, 32, 64, 128))] = 16
-    epochs: int | None = None
+    beta: Annotated[float, Search(1e-5, 0.2, log=True, below=1.0)] = 0.953
+    forget_batch_size: Annotated[int, Search(choices=(8, 16, 32, 64, 128))] = 16
 
     lr_of_recipe: ClassVar[float] = 0.17
 
     def __post_init__(self) -> None:
-        check_training(self.lr, self.epochs)
+        super().__post_init__()
         check(0 <= self.beta <= 1, f"beta must lie in [0, 1], not {self.beta}")
         check(self.forget_batch_size >= 1, f"forget_batch_size must be at least 1, not {self.forget_batch_size}")
 
     def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
         """Return the model, better on the retain set and worse on the forget set."""
         examples = self._affordable(request) if self.epochs is None else self.epochs * len(request.retain)
-        batches = request.batches("retain", examples=examples)
+        batches = request.batches("retain", batch_size=self.batch_size, examples=examples)
         forgotten = self._forever(request)
 
         def loss(pair: tuple[Batch, Batch]) -> Tensor:
@@ -72,8 +72,9 @@ class NegGradPlus:
         """Return how many retained points the budget pays for, a forget batch beside each of their batches."""
         forget, most = len(request.forget), self.forget_batch_size
         beside = min(most, forget) + (forget > most and forget % most == 1)  # a last batch of one joins the one before
-        size = min(request.batch_size, len(request.retain))
-        per_pass = len(request.retain) + request.batches("retain").per_epoch * beside
+        size = min(self.batch_size or request.batch_size, len(request.retain))
+        steps_per_pass = request.batches("retain", batch_size=self.batch_size).per_epoch
+        per_pass = len(request.retain) + steps_per_pass * beside
         passes, rest = divmod(request.affordable(), per_pass)
         steps, rest = divmod(rest, size + beside)
         return enough(request, passes * len(request.retain) + steps * size + max(0, rest - beside))

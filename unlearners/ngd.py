@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from harness import Search
-from unlearners._steps import check, check_training, train_on_retained
+from unlearners._steps import train_on_retained
+from unlearners._trained import Trained, check
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,37 +20,33 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class NGD:
+class NGD(Trained):
     """Continue training on the retain set, with fresh Gaussian noise added to the gradient of every step.
 
     Never reads the forget set. Costs ``epochs`` passes over the retain set.
 
     Deviations: as in Pawelczyk et al., gradients are not clipped and the noise is not scaled with the rate. So no
     guarantee is claimed (Langevin unlearning clips each example's gradient and adds sqrt(2 lr) sigma xi to the
-    weights). The optimiser is the recipe's; through its momentum the noise of one step acts on the next. The rate
-    falls.
+    weights). Through the optimiser's momentum the noise of one step acts on the next. The rate falls.
 
     The defaults are the best of 120 settings on digits-cnn (seeds 1000 to 1014, which no audit uses; see
     ci/benchmarks/results/tuned.txt): 0.44 of the poisons left on average, accuracy -0.5 points.
 
     Attributes:
-        lr: Initial learning rate, > 0; None for 0.4805 times the recipe's own.
+        lr, batch_size, optimizer, epochs: As in `Trained`; ``lr=None`` is 0.4805 times the recipe's own.
         variance: sigma^2, of the noise on each coordinate of the gradient, >= 0. The paper's example is 1e-7.
-        epochs: Passes over the retain set; None for as many as the budget pays for.
 
     Raises:
         ValueError: A field is out of range.
     """
 
-    lr: Annotated[float | None, Search(0.005, 5, log=True, of_recipe=True)] = None
     variance: Annotated[float, Search(1e-8, 1e-2, log=True)] = 1.44e-4
-    epochs: int | None = None
 
     lr_of_recipe: ClassVar[float] = 0.4805
     reads_forget: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_training(self.lr, self.epochs)
+        super().__post_init__()
         check(0 <= self.variance < float("inf"), f"variance must not be negative, not {self.variance}")
 
     def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
@@ -61,4 +58,4 @@ class NGD:
                 if parameter.grad is not None:
                     parameter.grad.add_(torch.randn_like(parameter), alpha=self.variance**0.5)
 
-        return train_on_retained(request, model, self, self.epochs, before_step=add_noise)
+        return train_on_retained(request, model, self, before_step=add_noise)

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from harness import Search
-from unlearners._steps import check, check_training, descend, divergence, enough
+from unlearners._budget import enough
+from unlearners._steps import descend
+from unlearners._teachers import divergence
+from unlearners._trained import Trained, check
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,53 +25,57 @@ PRICE = 4 / 3  # of an example: forward and backward through the student, forwar
 
 
 @dataclass(frozen=True)
-class SCRUB:
+class SCRUB(Trained):
     """Alternate max epochs on the forget set with min epochs on the retain set; the poisoned model is the teacher.
 
     With KL_T(x) = T^2 KL(softmax(teacher(x) / T) || softmax(student(x) / T)), averaged over the batch:
 
-        max epoch, for the first ``max_epochs`` epochs:  minimise  -KL_T  over the forget set
-        min epoch:                                       minimise  gamma * loss + alpha * KL_T  over the retain set
+        max epoch:  minimise  -KL_T  over the forget set
+        min epoch:  minimise  gamma * loss + alpha * KL_T  over the retain set
 
-    Each epoch costs 4/3 of a pass over the retain set (the teacher's pass is forward only). A max epoch costs 4/3 of a
-    pass over the forget set.
+    They alternate for as long as there are both. If there are more max epochs, the first of them follow each other, so
+    that the last epoch is always a min epoch; if there are more min epochs, the last of these do.
 
-    Deviations from the reference code: the optimiser is the task's (there: SGD or Adam by configuration) and its rate
-    falls linearly to zero (there: in steps). The teacher is in eval mode. Without ``epochs``, the min epochs have equal
-    lengths and together use the budget that the max epochs leave.
+    A pass over either set costs 4/3 of it (the teacher's pass is forward only).
+
+    The teacher is in eval mode, as in the reference code.
+
+    Deviations from the reference code: the rate falls linearly to zero (there: in steps). The min epochs have equal
+    lengths. Without ``epochs``, they together use the budget that the max epochs leave.
 
     The defaults are the best of 120 settings on digits-cnn (seeds 1000 to 1014, which no audit uses; see
     ci/benchmarks/results/tuned.txt): 0.39 of the poisons left on average, accuracy -0.4 points.
 
     Attributes:
-        lr: Initial learning rate, > 0; None for 0.1395 times the recipe's own.
+        lr, batch_size, optimizer: As in `Trained`; ``lr=None`` is 0.1395 times the recipe's own.
         alpha: Weight of staying close to the teacher on the retain set, >= 0.
         gamma: Weight of the task's loss on the retain set, >= 0.
         temperature: T, > 0. The reference code has 2 and 4.
-        max_epochs: Epochs that begin with a max epoch, >= 0.
+        max_epochs: Max epochs, each a pass over the forget set, >= 0.
+        min_epochs: Min epochs, >= 1; None for ``epochs`` or, without these, as many as max epochs, at least one.
         forget_batch_size: Batch size on the forget set, >= 1.
-        epochs: Epochs in total; None for ``max_epochs`` of them, at least one, that use up the budget.
+        epochs: Passes over the retain set, of all min epochs together; None for as many as the budget pays for.
 
     Raises:
         ValueError: A field is out of range.
-        UnlearningError: ``epochs`` is None, and the max epochs alone use up the budget.
+        UnlearningError: ``epochs`` is None, and the max epochs use up the budget.
     """
 
-    lr: Annotated[float | None, Search(0.005, 5, log=True, of_recipe=True)] = None
-    alpha: Annotated[float, Search(1e-3, 1.0, log=True)] = 0.383
-    gamma: float = 1.0
-    temperature: Annotated[float, Search(choices=(1.0, 2.0, 4.0))] = 4.0
-    max_epochs: Annotated[int, Search(1, 3)] = 1
-    forget_batch_size: Annotated[int, Search(choices=(16, 32, 64, 128, 256))] = 256
-    epochs: int | None = None
+    alpha: Annotated[float, Search(1e-3, 10, log=True)] = 0.383
+    gamma: Annotated[float, Search(0.1, 10, log=True)] = 1.0
+    temperature: Annotated[float, Search(choices=(1.0, 2.0, 4.0, 8.0))] = 4.0
+    max_epochs: Annotated[int, Search(0, 5)] = 1
+    min_epochs: Annotated[int | None, Search(choices=(None, 1, 2, 3, 5, 8))] = None
+    forget_batch_size: Annotated[int, Search(choices=(16, 32, 64, 128, 256, 512))] = 256
 
     lr_of_recipe: ClassVar[float] = 0.1395
 
     def __post_init__(self) -> None:
-        check_training(self.lr, self.epochs)
+        super().__post_init__()
         check(0 < self.temperature < float("inf"), f"temperature must be positive, not {self.temperature}")
         check(self.alpha >= 0 and self.gamma >= 0, "alpha and gamma must not be negative")
         check(self.max_epochs >= 0, f"max_epochs must not be negative, not {self.max_epochs}")
+        check(self.min_epochs is None or self.min_epochs >= 1, f"min_epochs must be at least 1, not {self.min_epochs}")
         check(self.forget_batch_size >= 1, f"forget_batch_size must be at least 1, not {self.forget_batch_size}")
 
     def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
@@ -82,7 +89,7 @@ class SCRUB:
             with torch.no_grad():
                 target = request.logits(teacher, batch)
             logits = request.logits(model, batch)
-            distance = divergence(target, logits, self.temperature)
+            distance = divergence(target, logits, self.temperature, batch)
             return -distance if kind == "max" else self.gamma * request.criterion(logits, batch) + self.alpha * distance
 
         rounds = self._rounds(request)
@@ -91,14 +98,17 @@ class SCRUB:
 
     def _rounds(self, request: ForgetRequest) -> list[tuple[str, Batches]]:
         """Return the phases in order: ``"max"`` or ``"min"``, and its batches."""
-        rounds = self.epochs or max(1, self.max_epochs)
-        minimum = len(request.retain)
+        minimal = self.min_epochs or self.epochs or max(1, self.max_epochs)
         if self.epochs is None:
-            reserve = PRICE * self.max_epochs * len(request.forget)
-            minimum = enough(request, request.affordable(PRICE, reserve) // rounds)
+            examples = request.affordable(PRICE, reserve=PRICE * self.max_epochs * len(request.forget))
+        else:
+            examples = self.epochs * len(request.retain)
+        length = enough(request, examples // minimal)
+        rounds = max(self.max_epochs, minimal)
         phases = []
         for epoch in range(rounds):
             if epoch < self.max_epochs:
                 phases.append(("max", request.batches("forget", batch_size=self.forget_batch_size)))
-            phases.append(("min", request.batches("retain", examples=minimum)))
+            if epoch >= rounds - minimal:
+                phases.append(("min", request.batches("retain", batch_size=self.batch_size, examples=length)))
         return phases

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from harness import Search
-from unlearners._steps import affordable, check
+from unlearners._budget import affordable
+from unlearners._trained import check
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,7 +36,8 @@ class SSD:
     Attributes:
         alpha: How many times more a weight must matter to the forget set, > 0. The reference code has 10 for ResNet-18
             on CIFAR-10; the authors search [0.1, 100].
-        dampening: lambda, > 0. The reference code has 1; the authors search [0.1, 5].
+        dampening: lambda, > 0. A weight at the edge of the selection is multiplied by lambda / alpha, so what is
+            searched is this ratio, in [0.01, 10]. The reference code has 1 for an alpha of 10.
         batch_size: Examples in a batch, >= 1; None for the recipe's.
 
     Raises:
@@ -44,8 +46,8 @@ class SSD:
     """
 
     alpha: Annotated[float, Search(0.1, 100.0, log=True)] = 23.7
-    dampening: Annotated[float, Search(0.1, 5.0, log=True)] = 0.792
-    batch_size: Annotated[int | None, Search(choices=(None, 32, 64))] = 32
+    dampening: Annotated[float, Search(0.01, 10, log=True, of="alpha")] = 0.792
+    batch_size: Annotated[int | None, Search(choices=(None, 8, 16, 32, 64))] = 32
 
     def __post_init__(self) -> None:
         check(0 < self.alpha < float("inf"), f"alpha must be positive, not {self.alpha}")

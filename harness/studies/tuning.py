@@ -121,20 +121,19 @@ def tune(
         raise UnlearningError(
             "tuning needs Optuna, which is not installed: pip install 'pytest-unlearning[tune]'"
         ) from None
-    rate = _rate(task)
-    searches = registry.searches(method)
-    space = {name: search.at(rate) for name, search in searches.items()}
+    space = registry.searches(method)
     if not space:
         raise UnlearningError(
             f"no field of {method.id!r} has a range to search: annotate one, Annotated[float, Search(...)]"
         )
+    recipe = Recipe.of(task)
     started = time.perf_counter()
     built: set[tuple[Trial, str]] = set()
     tried: dict[Registered, Score] = {}
 
     def objective(suggestion: Any) -> float:
-        fields = {name: _suggest(suggestion, name, search, method.fields[name]) for name, search in space.items()}
-        setting = registry.with_fields(method, fields)
+        found = {name: _suggest(suggestion, name, search, method.fields[name]) for name, search in space.items()}
+        setting = placed(method, recipe, found)
         try:
             for step, score in enumerate(scores(setting, TUNING_SEEDS)):
                 suggestion.report(score.loss, step)
@@ -167,11 +166,7 @@ def tune(
         sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=max(10, settings // 3)),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=10),
     )
-    begin = {
-        name: _current(method, name, rate)
-        for name in space
-        if method.fields[name] is not None or searches[name].of_recipe
-    }
+    begin = positions(method, recipe)
     study.enqueue_trial({name: value for name, value in begin.items() if _inside(space[name], value)})
     study.optimize(objective, n_trials=settings)
     if not tried:
@@ -197,29 +192,84 @@ def _said(error: Exception) -> str:
     return str(error) if isinstance(error, UnlearningError) else raised(error)
 
 
-def _rate(task: Registered) -> float:
-    """Return the learning rate that a task's recipe trains with."""
-    rate: float = task.value.optimizer(task.value.new_model()).param_groups[0]["lr"]
-    return rate
+@dataclass(frozen=True)
+class Recipe:
+    """What ranges may count in.
+
+    Attributes:
+        optimizer: That the task trains with.
+        blocks: Number of blocks of the task's models.
+    """
+
+    optimizer: Any
+    blocks: int
+
+    @classmethod
+    def of(cls, task: Registered) -> Recipe:
+        """Return that of a task."""
+        model = task.value.new_model()
+        return cls(task.value.optimizer(model), len(task.value.blocks(model)))
+
+    def unit(self, method: Registered, name: str, search: Search) -> float:
+        """Return what a field's range counts in, for a method with the values of all fields that count in nothing."""
+        if search.of == "rate":
+            own = getattr(method.value, f"{name}_unit", None)
+            rate: float = self.optimizer.param_groups[0]["lr"] if own is None else own(self.optimizer)
+            return rate
+        return self.blocks if search.of == "blocks" else float(method.fields[search.of]) if search.of else 1.0
 
 
-def _current(method: Registered, name: str, rate: float) -> Any:
-    """Return the value that a field has, its default included."""
-    value = method.fields[name]
-    return getattr(method.value, f"{name}_of_recipe", 1.0) * rate if value is None else value
+def placed(method: Registered, recipe: Recipe, found: dict[str, Any]) -> Registered:
+    """Return a method at positions in the ranges of its fields."""
+    space = registry.searches(method)
+    plain = {name: _value(space[name], at, 1.0) for name, at in found.items() if not space[name].of}
+    method = registry.with_fields(method, plain)
+    counted = {
+        name: _value(space[name], at, recipe.unit(method, name, space[name]), method.fields[name])
+        for name, at in found.items()
+        if space[name].of
+    }
+    return registry.with_fields(method, counted)
 
 
-def _inside(search: Search, value: Any) -> bool:
-    return value in search.choices if search.choices else search.low <= value <= search.high
+def positions(method: Registered, recipe: Recipe) -> dict[str, Any]:
+    """Return where in their ranges a method's fields are, the inverse of `placed`; none for those that are nowhere."""
+    found = {}
+    for name, search in registry.searches(method).items():
+        value = method.fields[name]
+        if search.choices:
+            found[name] = value
+        elif value is None and search.of == "rate":
+            found[name] = getattr(method.value, f"{name}_of_recipe", 1.0)
+        elif value is not None and search.of:
+            # An integer is rounded up, so that it comes from the middle of what is rounded to it.
+            found[name] = (value - isinstance(value, int) / 2) / recipe.unit(method, name, search)
+        elif value is not None:
+            found[name] = value if search.below is None else search.below - value
+    return found
+
+
+def _value(search: Search, at: Any, unit: float, like: Any = None) -> Any:
+    """Return the value of a field at a position in its range."""
+    if search.choices or isinstance(at, int):
+        return at
+    if isinstance(like, int):
+        return max(1, math.ceil(at * unit))
+    # Three digits are all that a search can tell apart, and can be read.
+    value = float(f"{at * unit:.3g}")
+    return value if search.below is None else round(search.below - value, 12)
+
+
+def _inside(search: Search, at: Any) -> bool:
+    return at in search.choices if search.choices else search.low <= at <= search.high
 
 
 def _suggest(suggestion: Any, name: str, search: Search, value: Any) -> Any:
     if search.choices:
         return suggestion.suggest_categorical(name, search.choices)
-    if isinstance(value, int):
+    if isinstance(value, int) and not search.of:
         return suggestion.suggest_int(name, int(search.low), int(search.high), log=search.log)
-    # Three digits are all that a search can tell apart, and can be read.
-    return float(f"{suggestion.suggest_float(name, search.low, search.high, log=search.log):.3g}")
+    return suggestion.suggest_float(name, search.low, search.high, log=search.log)
 
 
 def _score(results: dict[Cell, list[TrialResult]], budget: float) -> Score:

@@ -202,8 +202,8 @@ def extraction_likelihood(model: nn.Module, task: CausalTask, data: Data, n: int
     """Return how much of its texts a causal language model gives away when it is shown their beginnings, in [0, 1].
 
     For a text x of T tokens and every p = 1 ... T - n, the model continues x_1 ... x_p greedily to T tokens; of the
-    n-grams of x_(p+1) ... x_T, the share that is found in the continuation; averaged over p, then over texts. Costs
-    about T^2 / 2 passes for each text: meant for a few texts.
+    n-grams of the continuation, each as often as it occurs, the share that is found in x_(p+1) ... x_T; averaged over
+    p, then over texts. Costs about T^2 / 2 passes for each text: meant for a few texts.
 
     Args:
         model: In eval mode.
@@ -211,8 +211,7 @@ def extraction_likelihood(model: nn.Module, task: CausalTask, data: Data, n: int
         data: The texts.
         n: Tokens of an n-gram, at least 1.
 
-    Source: Jang et al. (arXiv 2210.01504), equations 1 and 2. The share is taken of distinct n-grams. Texts of n tokens
-    and less are left out.
+    Source: Jang et al. (arXiv 2210.01504), equations 1 and 2. Texts of n tokens and less are left out.
 
     Raises:
         ValueError: ``n`` is out of range.
@@ -228,8 +227,8 @@ def extraction_likelihood(model: nn.Module, task: CausalTask, data: Data, n: int
         shares: list[list[float]] = [[] for _ in totals]
         for (text, p), row in zip(shown, told, strict=True):
             truth = texts.inputs["tokens"][text, : totals[text]].tolist()
-            grams = _grams(truth[p:], n)
-            shares[text].append(len(grams & _grams(row[p : totals[text]], n)) / len(grams))
+            true, told_here = set(_grams(truth[p:], n)), _grams(row[p : totals[text]], n)
+            shares[text].append(sum(gram in true for gram in told_here) / len(told_here))
         likelihoods += [sum(each) / len(each) for each in shares]
     return Reading(sum(likelihoods) / len(likelihoods) if likelihoods else math.nan)
 
@@ -256,5 +255,5 @@ def _continued(
     return continued
 
 
-def _grams(tokens: list[int], n: int) -> set[tuple[int, ...]]:
-    return {tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)}
+def _grams(tokens: list[int], n: int) -> list[tuple[int, ...]]:
+    return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]

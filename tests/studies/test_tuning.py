@@ -13,10 +13,10 @@ from harness import registry
 from harness.api import Search, UnlearningError
 from harness.cells import Cell, Trial
 from harness.judging.plan import LOOKS
-from harness.studies.tuning import FINAL_SEEDS, TUNING_SEEDS, Score, _score, tune
+from harness.studies.tuning import FINAL_SEEDS, TUNING_SEEDS, Recipe, Score, _score, placed, positions, tune
 from harness.trials.lab import Lab
 
-TINY = registry.resolve("task", "tiny:Tiny")
+TINY, DIGITS = registry.resolve("task", "tiny:Tiny"), registry.resolve("task", "digits-cnn")
 POISONS = [registry.resolve("poison", "backdoor:size=1")]
 ALLOWED = Score(left=0.5, accuracy=-0.001, cost=0.1, margin=0.01, budget=0.1)
 
@@ -136,14 +136,99 @@ class TwoKinds:
 
 
 def test_every_method_says_where_to_search():
-    for method in registry.resolve_all("unlearner", ["all"]):
+    for method in registry.resolve_all("unlearner", ["all", "short"]):
         space = registry.searches(method)
         assert space, method.id
         assert set(space) <= set(method.fields)
+        defaults = positions(method, Recipe.of(DIGITS))
         for name, found in space.items():
-            value = getattr(method.value, f"{name}_of_recipe") if found.of_recipe else method.fields[name]
-            inside = value in found.choices if found.choices else found.low <= value <= found.high
-            assert inside, f"{method.id}: {name}={value}"
+            assert found.choices or found.low <= defaults[name] <= found.high, f"{method.id}: {name}"
+            assert not found.choices or defaults[name] in found.choices, f"{method.id}: {name}"
+
+
+def test_no_default_lies_on_the_edge_of_its_range():
+    for method in registry.resolve_all("unlearner", ["all", "short"]):
+        space = registry.searches(method)
+        for name, at in positions(method, Recipe.of(DIGITS)).items():
+            search = space[name]
+            low, high = search.low, search.high
+            if search.choices:
+                numbers = [choice for choice in search.choices if isinstance(choice, int | float)]
+                if at not in numbers:  # a kind, or None, which is no end of anything
+                    continue
+                low, high = min(numbers), max(numbers)
+            # Less than one pass there is not.
+            assert low < at < high or at == low == 1, f"{method.id}: {name} is at {at} of {low} to {high}"
+
+
+# ---- what ranges count in
+
+
+@dataclass(frozen=True)
+class Counting:
+    """Has a field of every kind."""
+
+    lr: Annotated[float | None, Search(0.1, 10, log=True, of="rate")] = None
+    k: Annotated[int, Search(0.01, 1, of="blocks")] = 2
+    low: Annotated[float, Search(0.1, 100, log=True)] = 2.0
+    high: Annotated[float, Search(0.1, 10, log=True, of="low")] = 6.0
+    beta: Annotated[float, Search(1e-4, 0.5, log=True, below=1.0)] = 0.9
+    size: Annotated[int | None, Search(choices=(None, 16))] = None
+
+    lr_of_recipe: ClassVar[float] = 0.5
+
+    def __call__(self, model, request):
+        return model
+
+
+@dataclass(frozen=True)
+class TwoRates(Counting):
+    """Its rate counts in another unit."""
+
+    def lr_unit(self, optimizer):
+        return optimizer.param_groups[0]["lr"] * self.low
+
+
+def test_fields_are_where_their_ranges_say():
+    counting, recipe = registry.resolve("unlearner", "test_tuning:Counting"), Recipe.of(TINY)  # rate .1, two blocks
+    at = positions(counting, recipe)
+    assert at == {"lr": 0.5, "k": 0.75, "low": 2.0, "high": 3.0, "beta": pytest.approx(0.1), "size": None}
+    fields = {"lr": 0.05, "k": 2, "low": 2.0, "high": 6.0, "beta": 0.9, "size": None}
+    assert placed(counting, recipe, at).fields == fields
+    elsewhere = {"lr": 2.0, "k": 0.3, "low": 50.0, "high": 0.1, "beta": 0.000123, "size": 16}
+    found = placed(counting, recipe, elsewhere).fields
+    assert found == {"lr": 0.2, "k": 1, "low": 50.0, "high": 5.0, "beta": 0.999877, "size": 16}
+    assert placed(registry.resolve("unlearner", "test_tuning:TwoRates"), recipe, elsewhere).fields["lr"] == 10.0
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 4, 9, 26, 49])
+def test_every_number_of_blocks_comes_back_from_its_share(blocks):
+    recipe = Recipe(None, blocks)
+    for k in range(1, blocks + 1):
+        method = registry.resolve("unlearner", f"cfk:k={k},lr=1")
+        share = float(f"{recipe_share(method, blocks):.3g}")
+        assert placed(method, recipe, {"k": share}).fields["k"] == k
+    for share, k in ((0.01, 1), (1.0, blocks)):
+        assert placed(method, recipe, {"k": share}).fields["k"] == k
+
+
+def recipe_share(method, blocks):
+    return positions(registry.with_fields(method, {"lr": None}), Recipe(Recipe.of(TINY).optimizer, blocks))["k"]
+
+
+def test_a_rate_of_adam_counts_in_a_hundredth_of_that_of_sgd():
+    adam, recipe = registry.resolve("unlearner", "gd:optimizer=adam"), Recipe.of(TINY)
+    assert placed(adam, recipe, {"optimizer": "adam", "lr": 2.0}).fields["lr"] == 0.002
+    assert placed(adam, recipe, {"optimizer": "sgd", "lr": 2.0}).fields["lr"] == 0.2
+    assert placed(adam, recipe, {"optimizer": "recipe", "lr": 2.0}).fields["lr"] == 0.2
+
+
+def test_what_any_method_has_to_beat_is_tuned_like_one(lab):
+    tuned, seen = search(lab, 4, "short")
+    assert tuned.unlearner.name == "short"
+    first, *others = [setting.fields for _, setting, _ in seen]
+    assert first == {"lr": 0.1, "batch_size": None, "optimizer": "recipe", "epochs": None}
+    assert any(each["batch_size"] or each["optimizer"] != "recipe" for each in others)
 
 
 # ---- scores

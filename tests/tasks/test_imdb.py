@@ -441,6 +441,14 @@ def test_extraction_likelihood_by_hand():
     # With n = 1: shown 0: 1 2 3 of 1 2 0: 2/3; shown 0 1: 2 3 of 2 0: 1/2; shown 0 1 2: 3 of 0: 0.
     expected = (2 / 3 + 1 / 2 + 0) / 3
     assert extraction_likelihood(ROUND, Speech(), speech([0, 1, 2, 0]), n=1).value == pytest.approx(expected)
+    # What is told counts, as often as it is told. Shown 0: 0 0 0, all of them in 0 1 2. Shown 0 0: 0 0, none in 1 2.
+    stuck = Parrot([0, 0, 0])
+    assert extraction_likelihood(stuck, Speech(), speech([0, 0, 1, 2]), n=1).value == pytest.approx(1 / 3)
+    # Shown 0: 1 2 3 0, of which 3 is not in 1 1 2 0: 3/4. Shown 0 1: 2 3 0 of 1 2 0: 2/3, shown 0 1 1: 2 3 of 2 0: 1/2,
+    # and then 3 of 0.
+    expected_again = (3 / 4 + 2 / 3 + 1 / 2 + 0) / 4
+    found = extraction_likelihood(ROUND, Speech(), speech([0, 1, 1, 2, 0]), n=1).value
+    assert found == pytest.approx(expected_again)
     both = extraction_likelihood(ROUND, Speech(), speech([0, 1, 2, 0], [0, 1, 2, 3], [1]), n=1).value
     assert both == pytest.approx((expected + 1) / 2)
     assert math.isnan(extraction_likelihood(ROUND, Speech(), speech([0, 1]), n=2).value)
@@ -484,8 +492,8 @@ def test_a_real_model_is_continued_as_by_the_library(split):
                 row[None, :p], attention_mask=torch.ones(1, p), max_length=total, min_length=total, do_sample=False,
                 pad_token_id=0, eos_token_id=None,
             )[0]  # fmt: skip
-            grams = [{(int(a), int(b)) for a, b in itertools.pairwise(text[p:])} for text in (row[:total], told)]
-            shares.append(len(grams[0] & grams[1]) / len(grams[0]))
+            grams = [[(int(a), int(b)) for a, b in itertools.pairwise(text[p:])] for text in (row[:total], told)]
+            shares.append(sum(gram in grams[0] for gram in grams[1]) / len(grams[1]))
         likelihoods.append(sum(shares) / len(shares))
     assert ours == pytest.approx(sum(likelihoods) / 3)
 

@@ -46,9 +46,9 @@ def problem():
     return Tiny().new_model().state_dict(), split.train.subset(index[24:]), split.train.subset(index[:24])
 
 
-def run(function, batch_size=None, data=None):
+def run(function, batch_size=None, data=None, **fields):
     state, retain, forget = data or problem()
-    method = registry.register("unlearner", NeurIPS2023(function, batch_size))
+    method = registry.register("unlearner", NeurIPS2023(function, batch_size, **fields))
     return unlearn(method, Tiny(), state, retain, forget, budget=2.0, seed=0)
 
 
@@ -140,6 +140,92 @@ def test_what_a_batch_lacks_is_said():
         run(unlearning)
 
 
+def test_a_batch_has_the_index_of_its_points_where_that_is_asked_for():
+    seen = []
+
+    def unlearning(net, retain_loader, forget_loader, val_loader):
+        for loader in (retain_loader, forget_loader, val_loader):
+            for images, labels, index in loader:
+                assert torch.equal(images, torch.stack([loader.dataset[int(i)][0] for i in index]))
+                assert torch.equal(labels, torch.stack([loader.dataset[int(i)]["age_group"] for i in index]))
+                seen.append(index)
+            sample = next(iter(loader))
+            assert sample["index"] is sample[2]
+        with pytest.raises(UnlearningError, match="has only 'image' and 'age_group' and 'index', no 'age'"):
+            sample["age"]
+
+    run(unlearning, index=True)
+    assert sorted(torch.cat(seen).tolist()) == sorted([*range(216), *range(24), *range(216)])
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_what_is_held_out_is_part_of_the_retain_set_and_not_trained_on(share):
+    drawn = []
+
+    def unlearning(net, retain_loader, forget_loader, val_loader):
+        loaders = retain_loader, val_loader
+        drawn.append([{tuple(x.flatten().tolist()) for x, _ in loader.dataset} for loader in loaders])
+
+    _, retain, _ = data = problem()
+    run(unlearning, data=data, held_out=share)
+    run(unlearning, data=data, held_out=share)
+    kept, held = drawn[0]
+    assert drawn[0] == drawn[1]  # it follows from the seed
+    assert len(held) == round(share * 216)
+    assert not kept & held
+    assert kept | held == {tuple(x.flatten().tolist()) for x in retain.inputs["image"]}
+
+
+def test_too_little_to_hold_out_is_said():
+    with pytest.raises(UnlearningError, match=r"held_out=0\.001 of 216 points is 0; some must be on each side"):
+        run(lambda *_: None, held_out=0.001)
+
+
+def test_what_asks_for_a_gpu_runs_on_the_device_at_hand():
+    seen = []
+
+    def unlearning(net, retain_loader, *_):
+        net = net.cuda().to("cuda:0").to(torch.device("cuda"))
+        optimizer = torch.optim.SGD(net.parameters(), 0.05)
+        for inputs, labels in retain_loader:
+            inputs, labels = inputs.cuda(non_blocking=True), labels.to("cuda", torch.int64)
+            noise = torch.zeros(inputs.shape, device="cuda") + torch.zeros_like(inputs, device=torch.device("cuda", 0))
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(net(inputs + noise).double().to("cpu"), labels).backward()
+            optimizer.step()
+            seen.append((inputs.device.type, labels.dtype, noise.device.type))
+        return net.to(dtype=torch.float32)
+
+    model, meter = run(unlearning)
+    assert set(seen) == {("cpu", torch.int64, "cpu")}
+    assert meter.examples == pytest.approx(216)
+    assert {p.device.type for p in model.parameters()} == {"cpu"}
+    with pytest.raises((RuntimeError, AssertionError)):  # when it is over, nothing is diverted any more
+        torch.zeros(1).cuda()
+
+
+def test_a_fifth_parameter_is_a_namespace():
+    seen = {}
+
+    def unlearning(net, retain_loader, forget_loader, val_loader, args):
+        seen.update(vars(args))
+
+    run(unlearning, batch_size=10, args="alpha=0.5; mask=None;name=ours;lr=3;sizes=[1, 2]")
+    assert seen == {
+        "device": torch.device("cpu"), "num_classes": 3, "batch_size": 10, "epochs": 2, "seed": 0,
+        "alpha": 0.5, "mask": None, "name": "ours", "lr": 3, "sizes": [1, 2],
+    }  # fmt: skip
+    run(unlearning, args="")
+    assert (seen["lr"], seen["batch_size"]) == (0.1, 32)
+
+
+def test_settings_can_be_typed():
+    spec = "harness.adapters:NeurIPS2023:function=math:sqrt,args=lr=0.1;epochs=5,index=true,held_out=0.1"
+    found = registry.resolve("unlearner", spec)
+    assert (found.value.args, found.value.index, found.value.held_out) == ("lr=0.1;epochs=5", True, 0.1)
+    assert registry.resolve("unlearner", found.id) == found
+
+
 def test_what_is_returned_is_taken_and_nothing_means_in_place():
     def in_place(net, *_):
         with torch.no_grad():
@@ -193,6 +279,8 @@ def test_it_runs_from_python(tmp_path, monkeypatch):
         ("function=math:pi", "can be called"),
         ("function=unlearning", "not a dotted path"),
         ("function=math:sqrt,batch_size=0", "batch_size must be at least 1"),
+        ("function=math:sqrt,held_out=1", "held_out must be at least 0 and below 1, not 1.0"),
+        ("function=math:sqrt,args=lr", "args must be NAME=VALUE, separated by semicolons; 'lr' is not"),
     ],
 )
 def test_what_cannot_work_is_said_at_once(spec, message):

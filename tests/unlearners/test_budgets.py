@@ -155,7 +155,7 @@ def test_defaults_stay_within_the_budget_of_a_task(task, name, fraction):
 
 @pytest.mark.parametrize("budget", [0.3, 1.0, 1.99, 2.0, 0.1 * 30, 3.5])
 def test_methods_make_all_the_steps_that_they_may(budget):
-    for method in (Short(), GD(), NGD(), CFk(), EUk(), Rewind()):
+    for method in (Short(), GD(), NGD(), CFk(), EUk(), Rewind(), GD(optimizer="adam"), Short(optimizer="sgd")):
         assert cost(method, 7, 4, 100, budget) == pytest.approx(int(7 * budget + 1e-9))
     assert cost(UNDO(), 7, 4, 100, budget) == pytest.approx(
         4 / 3 * without_a_single_one(int(7 * budget * 3 / 4 + 1e-9), 7)
@@ -163,21 +163,23 @@ def test_methods_make_all_the_steps_that_they_may(budget):
 
 
 @pytest.mark.parametrize("max_epochs", [0, 1, 3])
+@pytest.mark.parametrize("min_epochs", [None, 1, 5])
 @pytest.mark.parametrize("budget", [2.0, 3.0, 4.0, 5.5])
-def test_scrub_uses_up_what_the_budget_pays_for(budget, max_epochs):
+def test_scrub_uses_up_what_the_budget_pays_for(budget, max_epochs, min_epochs):
     request = request_on(Tiny(epochs=20), budget / 20)
-    spent = metered(SCRUB(max_epochs=max_epochs), Tiny(epochs=20), request).examples
+    spent = metered(SCRUB(max_epochs=max_epochs, min_epochs=min_epochs), Tiny(epochs=20), request).examples
     allowed = budget * len(request.retain)
     assert spent <= allowed * (1 + 1e-9)
     # Min epochs are of equal length: another example for each of them would be too much.
-    assert spent + 4 / 3 * max(1, max_epochs) > allowed
+    assert spent + 4 / 3 * (min_epochs or max(1, max_epochs)) > allowed
 
 
 @pytest.mark.parametrize(("batch_size", "forget_batch_size"), [(20, 10), (7, 5), (100, 30), (1, 1)])
 @pytest.mark.parametrize("budget", [1.5, 2.0, 3.0])
-def test_neggrad_plus_uses_up_what_the_budget_pays_for(budget, batch_size, forget_batch_size):
-    method = NegGradPlus(forget_batch_size=forget_batch_size)
-    spent, allowed = cost(method, 100, 30, batch_size, budget), budget * 100
+@pytest.mark.parametrize("own", [False, True])
+def test_neggrad_plus_uses_up_what_the_budget_pays_for(budget, batch_size, forget_batch_size, own):
+    method = NegGradPlus(forget_batch_size=forget_batch_size, batch_size=batch_size if own else None)
+    spent, allowed = cost(method, 100, 30, 64 if own else batch_size, budget), budget * 100
     assert spent <= allowed * (1 + 1e-9)
     assert allowed - spent <= forget_batch_size  # a step of one point needs a forget batch beside it
 
@@ -208,6 +210,12 @@ def test_ssd_passes_over_everything_and_over_the_forget_set_or_spends_what_there
         (NegGradPlus(epochs=1, forget_batch_size=100), 60 + 4 * 24),
         (GA(), 24),
         (GA(epochs=5, batch_size=7), 5 * 24),
+        *((method(epochs=2, batch_size=7), 2 * 60) for method in (GD, NGD, CFk, EUk, Rewind, Short)),
+        *((method(epochs=2, batch_size=7, optimizer="adam"), 2 * 60) for method in (GD, NGD, CFk, EUk, Rewind, Short)),
+        (UNDO(epochs=2, batch_size=7), 4 / 3 * 2 * 60),
+        (SCRUB(epochs=2, batch_size=7, max_epochs=1), 4 / 3 * (2 * 60 + 24)),
+        (SCRUB(epochs=2, min_epochs=1, max_epochs=3), 4 / 3 * (2 * 60 + 3 * 24)),
+        (NegGradPlus(epochs=2, batch_size=7, forget_batch_size=8), 2 * (60 + 9 * 8)),  # nine steps a pass
         (SSD(), 60 + 24 + 24),
         (SSD(batch_size=7), 60 + 24 + 24),
     ],

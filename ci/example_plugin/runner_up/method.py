@@ -29,7 +29,7 @@ class RunnerUp:
         UnlearningError: The budget does not pay for one pass.
     """
 
-    lr: Annotated[float | None, Search(0.01, 10, log=True, of_recipe=True)] = None
+    lr: Annotated[float | None, Search(0.01, 10, log=True, of="rate")] = None
     epochs: int | None = None
 
     def __post_init__(self) -> None:
