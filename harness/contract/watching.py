@@ -123,6 +123,7 @@ class Examination:
                     raise self._hangs
                 with watching(run, who, PATIENCE * max(1, self.budget) * case.retain):
                     self._unlearn(run, case, variant)
+                assert run.model is not None  # or it would have raised
                 batch = problem_of(case).retain.batch(torch.arange(min(EXAMPLES, case.retain)))
                 with calling(who):  # its hooks may do anything
                     run.kept = survives(LittleRecipe(case.batch_size, self.epochs), run.model, batch)
