@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from linear import Layers, Linear, a_model, points, request_of, state
+from linear import Layers, Linear, a_model, by_name, points, request_of, state
 from tiny import Tiny
 
 from harness import registry
@@ -32,10 +32,6 @@ NAMES = [
     name for name, entry in registry.available("unlearner").items()
     if entry.value.startswith("unlearners.") and name != "retrain"
 ]  # fmt: skip
-
-
-def by_name(method):
-    return method.__name__ if isinstance(method, type) else type(method).__name__
 
 
 def metered(method, recipe, request):
