@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from hypothesis import settings
 
 from harness import registry
 
-# The suite must not fail by a draw. HYPOTHESIS_PROFILE=search draws anew, and ten times as many: for whoever looks.
+# The suite must not fail by a draw. HYPOTHESIS_PROFILE=search draws anew, and ten times as many: see .ci/search.
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.register_profile("search", max_examples=1000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
@@ -36,11 +37,26 @@ STRICT = ("error", "default::harness.store.artefacts.DamagedArtefact")
 WITHOUT = ("-p", "no:benchmark", "-p", "no:randomly", "-p", "no:rerunfailures", "-p", "no:timeout")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Hand the tests of a file to one worker if they share a fixture, which two workers would make twice."""
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+        config.option.dist = "loadgroup"  # the largest groups begin first
+
+
+@cache
+def _shares_a_fixture(path: Path) -> bool:
+    return 'scope="module"' in path.read_text(encoding="utf-8")
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let a warning fail a test; what a test says of warnings itself goes before."""
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
+            if _shares_a_fixture(item.path):
+                item.add_marker(pytest.mark.xdist_group(item.path.stem))
             own = item.get_closest_marker("filterwarnings")
             item.add_marker(pytest.mark.filterwarnings(*STRICT, *(own.args if own else ())), append=True)
 

@@ -1,15 +1,20 @@
 """Runs pytest in forks of a process that has imported what every run imports: torch, scipy, pytest.
 
 A run is what ``python -m pytest`` is in every other respect. It has its own process, folder, environment and output.
-It imports our packages itself.
+It imports our packages itself. The workers of pytest-xdist are forks, too: two of them would import torch for longer
+than most runs train.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
 import runpy
+import select
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +68,8 @@ def serve() -> dict[str, Any] | None:
     import scipy.stats  # noqa: F401
     import torch._dynamo  # noqa: F401 - every optimiser imports it at its first step
 
+    gc.collect()
+    gc.freeze()  # a collection in a fork would write to every page of it
     for line in sys.stdin:
         job: dict[str, Any] = json.loads(line)
         child = os.fork()
@@ -97,7 +104,84 @@ def become(job: dict[str, Any]) -> None:
     paths = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     sys.path[:1] = [job["cwd"], *paths]  # in place of this file's folder
     sys.argv = ["pytest", *job["arguments"]]
+    if any(argument.startswith("-n") for argument in job["arguments"]) and nursery():
+        # What `python -c` would do that execnet starts a worker with.
+        exec(eval(sys.stdin.readline()), {"__name__": "__main__"})
+        return
     runpy.run_module("pytest", run_name="__main__", alter_sys=True)
+
+
+class Worker:
+    """What execnet needs of the ``Popen`` of a worker, which is here a fork of another process.
+
+    Args:
+        nursery: Asks the process that forks.
+    """
+
+    def __init__(self, nursery: socket.socket) -> None:
+        theirs, mine = os.pipe(), os.pipe()
+        self.stdin, self.stdout = open(theirs[1], "wb"), open(mine[0], "rb")  # noqa: SIM115 - execnet closes them
+        told = json.dumps({"cwd": os.getcwd(), "environment": dict(os.environ)}).encode()
+        socket.send_fds(nursery, [told], [theirs[0], mine[1]])
+        os.close(theirs[0])
+        os.close(mine[1])
+        self.pid = int(nursery.recv(32))
+        self._ended = os.pidfd_open(self.pid)
+
+    def wait(self) -> None:
+        select.select([self._ended], [], [])
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+
+def _reap(*_: object) -> None:
+    """Leave no worker a zombie, and count its seconds among those of this process."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def nursery() -> bool:
+    """Fork a process that forks workers for execnet, while nothing has begun yet; return whether this is a worker."""
+    from execnet import gateway_io
+
+    asks, told = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork():
+        told.close()
+        popen2 = gateway_io.Popen2IOMaster
+
+        class Forked(popen2):
+            def __init__(self, args: list[str], execmodel: Any) -> None:
+                self.popen = worker = Worker(asks)
+                super(popen2, self).__init__(worker.stdin, worker.stdout, execmodel=execmodel)
+
+        gateway_io.Popen2IOMaster = Forked
+        return False
+    asks.close()
+    signal.signal(signal.SIGCHLD, _reap)
+    while True:
+        message, fds, _, _ = socket.recv_fds(told, 1 << 20, 2)
+        if not message:
+            os._exit(0)
+        child = os.fork()
+        if child == 0:
+            break
+        told.send(str(child).encode())
+        for fd in fds:
+            os.close(fd)
+    told.close()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for fd, target in zip(fds, (0, 1), strict=True):
+        os.dup2(fd, target)
+        os.close(fd)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115 - the old one has read ahead
+    job = json.loads(message)
+    os.environ.clear()
+    os.environ.update(job["environment"])
+    os.chdir(job["cwd"])
+    return True
 
 
 if __name__ == "__main__":

@@ -155,3 +155,24 @@ def kl_gradient(w, x, teacher, t):
 def falling(lr, steps):
     """Return the rate of every step: it falls linearly, and would reach zero after the last one."""
     return [lr * (1 - step / steps) for step in range(steps)]
+
+
+def start_of(method, model, recipe):
+    """Return the state in which a method calls its student first, and a fresh draw of the model."""
+    torch.manual_seed(3)
+    fresh = state(recipe.new_model())
+    watched = Watched(recipe)
+    torch.manual_seed(3)
+    method(model, request_of(watched, points(7, 1), points(4, 2), budget=4 / 3))
+    return next(call.state for call in watched.calls if call.gradient), fresh
+
+
+# ---- comparing
+
+
+def close(one, other):
+    return np.allclose(one, other, rtol=1e-10, atol=1e-12)
+
+
+def by_name(method):
+    return method.__name__ if isinstance(method, type) else type(method).__name__

@@ -134,7 +134,7 @@ reason = "It hardly moves."
 def test_a_good_method_and_one_that_fails_as_expected_are_green(workspace):
     here = workspace(FADES.replace("EPOCHS", "1"), EXPECTED)
     drawn = {"seeds": "drawn", "salt": "correct horse battery staple", "ledger": "ledger.jsonl"}
-    options = {"expect": "expected.toml", "workers": "2", "args": "--audit-seeds=5"}
+    options = {"expect": "expected.toml", "workers": "0", "args": "--audit-seeds=5"}
     code, output = gate(here, "runner-up\nmine:fade\n", **options, **drawn)
     assert code == 0, output
     assert "gate: GREEN: everything passes, or fails as expected" in output
@@ -166,8 +166,9 @@ def test_a_method_that_fails_is_red_and_annotated_where_it_stands(workspace):
 
 def test_a_broken_method_is_stopped_by_the_contract(workspace):
     here = workspace("def fade(model, request):\n    return None\n")
-    code, output = gate(here, "mine:fade", workers="0")
+    code, output = gate(here, "mine:fade", workers="2")
     assert code == 1
+    assert "devices: 2 workers on cpu" in output
     start = "::error file=mine.py,line=1,title=mine%3Afade%3A contract%2C same-architecture::"
     assert any(line.startswith(start) for line in annotated(output))
     assert "gate: RED: contract: the method does not do what every audit relies on; nothing was audited" in output

@@ -79,9 +79,9 @@ def test_other_plugins_change_no_verdict(installed, tmp_path):
     python, suites = installed.python, ("--pyargs", "test_suites")
     if "editable" in str(installed.folder):  # once from the checkout, in the environment that runs this
         python, suites = sys.executable, (SUITES, "-o", "addopts=")
-    options = (*TINY, "--unlearner=identity", "-n2", "-m", "not contract", f"--audit-store={tmp_path / 'store'}")
+    options = (*TINY, "--unlearner=identity", "-m", "not contract", f"--audit-store={tmp_path / 'store'}")
     seen = []
-    for others in (WITHOUT, ("--reruns=1", "--timeout=300")):
+    for others in (("-n0", *WITHOUT), ("-n2", "--reruns=1", "--timeout=300")):
         result = tmp_path / "result.json"
         done = run(python, "-m", "pytest", *suites, *options, *others, f"--audit-json={result}", cwd=tmp_path)
         assert done.returncode == 1, done.stdout

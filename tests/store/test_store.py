@@ -1,63 +1,24 @@
 """Artefacts on disk: made once, by one process, and never believed when they are damaged."""
 
 import json
-import multiprocessing
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 import warnings
-from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
-from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
+from stored import OF, Maker, files, obtain
 
 from harness.api import UnlearningError
-from harness.store.artefacts import Busy, DamagedArtefact, Store, ask_all, canonical, key_of, patiently
-
-SPAWN = multiprocessing.get_context("spawn")
-OF = {"seed": 0}
+from harness.store.artefacts import Store, canonical, key_of
 
 
 @pytest.fixture
 def store(tmp_path):
     return Store(tmp_path / "store", "run")
-
-
-class Maker:
-    """Makes an artefact and counts how often it had to."""
-
-    def __init__(self, value=1.0, tensors=True):
-        self.calls = 0
-        self.value, self.tensors = value, tensors
-
-    def __call__(self):
-        self.calls += 1
-        return {"value": self.value}, {"w": torch.full((3, 4), self.value)} if self.tensors else None
-
-
-def obtain(store, make, of=OF, trial="trial"):
-    return store.obtain("model", of, make, trial)
-
-
-def files(store, suffix=""):
-    return sorted(p for p in store.root.rglob("*") if p.is_file() and p.name.endswith(suffix))
-
-
-def record_of(store, of=OF):
-    (path,) = store.root.glob(f"records/*/{key_of('model', of)}.json")
-    return path
-
-
-def blob_of(store):
-    (path,) = files(store, ".safetensors")
-    return path
 
 
 # ---- what is stored
@@ -186,118 +147,6 @@ def test_keys_tell_kind_and_determinants_apart():
     assert len(set(keys)) == len(keys)
 
 
-# ---- damage
-
-
-def flip(path: Path, at: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[at] ^= 1
-    path.write_bytes(content)
-
-
-def rebuilt(store, make, of=OF):
-    """Read the artefact as a later process would: its record, then its tensors, making what is damaged."""
-    later = Store(store.root, "later")
-    artefact = obtain(later, make, of)
-    tensors = later.tensors(artefact)
-    return tensors if tensors is not None else later.tensors(obtain(later, make, of))
-
-
-@pytest.mark.parametrize("at", [0, 5, 9, -1], ids=["length", "length end", "header", "data"])
-def test_a_flipped_byte_of_a_blob_is_noticed_and_mended(store, at):
-    make = Maker(5.0)
-    obtain(store, make)
-    flip(blob_of(store), at)
-    with pytest.warns(DamagedArtefact, match="it is made again"):
-        assert torch.equal(rebuilt(store, make)["w"], torch.full((3, 4), 5.0))
-    assert make.calls == 2
-
-
-def test_every_flipped_byte_of_a_record_is_noticed_and_mended(store):
-    make = Maker(5.0)
-    obtain(store, make)
-    content = record_of(store).read_bytes()
-    for at in range(0, len(content), 7):
-        flip(record_of(store), at)
-        calls = make.calls
-        with pytest.warns(DamagedArtefact):
-            assert obtain(store, make).info == {"value": 5.0}
-        assert make.calls == calls + 1
-
-
-@pytest.mark.parametrize("length", [0, 1, 20])
-@pytest.mark.parametrize("which", [record_of, blob_of])
-def test_a_truncated_file_is_noticed_and_mended(store, which, length):
-    make = Maker(5.0)
-    obtain(store, make)
-    which(store).write_bytes(which(store).read_bytes()[:length])
-    with pytest.warns(DamagedArtefact):
-        assert torch.equal(rebuilt(store, make)["w"], torch.full((3, 4), 5.0))
-    assert make.calls == 2
-
-
-def test_swapped_records_are_noticed_and_mended(store):
-    one, other = Maker(1.0), Maker(2.0)
-    obtain(store, one, {"seed": 1})
-    obtain(store, other, {"seed": 2})
-    paths = record_of(store, {"seed": 1}), record_of(store, {"seed": 2})
-    contents = [path.read_bytes() for path in paths]
-    for path, content in zip(paths, reversed(contents), strict=True):
-        path.write_bytes(content)
-    with pytest.warns(DamagedArtefact):
-        assert obtain(store, one, {"seed": 1}).info == {"value": 1.0}
-    with pytest.warns(DamagedArtefact):
-        assert obtain(store, other, {"seed": 2}).info == {"value": 2.0}
-    assert (one.calls, other.calls) == (2, 2)
-
-
-def test_swapped_blobs_are_noticed_and_mended(store):
-    one, other = Maker(1.0), Maker(2.0)
-    obtain(store, one, {"seed": 1})
-    obtain(store, other, {"seed": 2})
-    paths = files(store, ".safetensors")
-    contents = [path.read_bytes() for path in paths]
-    for path, content in zip(paths, reversed(contents), strict=True):
-        path.write_bytes(content)
-    for make, seed in ((one, 1), (other, 2)):
-        with pytest.warns(DamagedArtefact):
-            assert torch.equal(rebuilt(store, make, {"seed": seed})["w"], torch.full((3, 4), make.value))
-
-
-def test_a_missing_blob_is_noticed_and_mended(store):
-    make = Maker()
-    obtain(store, make)
-    blob_of(store).unlink()
-    with pytest.warns(DamagedArtefact):
-        obtain(store, make)
-    assert make.calls == 2
-    assert blob_of(store).exists()
-
-
-@pytest.mark.parametrize(
-    "content", [b"[]", b"3", b"null", b'{"record": {}, "sha256": ""}', b"\xff\xfe", b'{"record": 1}']
-)
-def test_a_record_that_is_something_else_is_noticed_and_mended(store, content):
-    make = Maker()
-    obtain(store, make)
-    record_of(store).write_bytes(content)
-    with pytest.warns(DamagedArtefact):
-        obtain(store, make)
-    assert make.calls == 2
-
-
-def test_a_damaged_file_is_gone_even_where_warnings_are_errors(store):
-    make = Maker()
-    obtain(store, make)
-    record_of(store).write_bytes(b"")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with pytest.raises(DamagedArtefact):
-            obtain(store, make)
-        obtain(store, make)
-    assert make.calls == 2
-
-
 # ---- what cannot be written
 
 
@@ -406,150 +255,3 @@ def test_a_file_that_is_cut_off_while_it_is_written_is_never_seen(store):
     assert "could not store an artefact" in limited.stdout
     assert limited.stdout.endswith("10000.0\n")
     assert [p for p in files(store) if p.suffix != ".lock"] == []
-
-
-# ---- several processes
-
-
-def test_what_was_finished_just_before_the_lock_was_taken_is_not_made_again(tmp_path):
-    other = Maker(1.0)
-
-    class Late(Store):
-        """A store in which somebody else finishes right after it was looked into."""
-
-        def get(self, key, check):
-            found = super().get(key, check)
-            if other.calls == 0:
-                obtain(Store(self.root, "other"), other)
-            return found
-
-    make = Maker(1.0)
-    assert obtain(Late(tmp_path, "late"), make).made["run"] == "other"
-    assert (make.calls, other.calls) == (0, 1)
-
-
-def race(root, name, start):
-    """Make 50 artefacts, two of each content, beside another process; return those that were made here."""
-    store = Store(root, name)
-    start.wait(60)
-    made, pending = [], list(range(50))
-    while pending:
-        for seed in list(pending):
-
-            def make(seed=seed):
-                made.append(seed)
-                time.sleep(0.002)
-                return {"seed": seed}, {"w": torch.full((2,), seed // 2 * 1.0)}
-
-            try:
-                obtain(store, make, {"seed": seed})
-                pending.remove(seed)
-            except Busy:
-                pass
-    return made
-
-
-def race_in_a_process(root, name, ready, start, results):
-    ready.set()
-    results.put(race(root, name, start))
-
-
-HOLD = """
-import sys
-from filelock import FileLock
-with FileLock(sys.argv[1]):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_what_another_process_is_making_is_busy(store):
-    lock = store.root / "locks" / f"{key_of('model', OF)}.lock"
-    command = [sys.executable, "-c", HOLD, str(lock)]
-    make = Maker()
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(Busy):
-            obtain(store, make)
-        assert make.calls == 0
-        obtain(store, make, {"seed": 1})  # others are free
-        holder.stdin.close()
-        holder.wait(60)
-    obtain(store, make)
-    assert make.calls == 2
-
-
-def test_what_is_finished_is_read_while_its_lock_is_held(store):
-    artefact = obtain(store, Maker())
-    with FileLock(store.root / "locks" / f"{artefact.key}.lock"):
-        assert obtain(store, Maker()) == artefact
-
-
-def test_racing_processes_make_each_artefact_once(store):
-    ready, start, results = SPAWN.Event(), SPAWN.Event(), SPAWN.Queue()
-    other = SPAWN.Process(target=race_in_a_process, args=(store.root, "other", ready, start, results))
-    other.start()
-    assert ready.wait(60)
-    start.set()
-    made = {"here": race(store.root, "here", start), "other": results.get(timeout=60)}
-    other.join(60)
-    assert other.exitcode == 0
-    assert sorted(made["here"] + made["other"]) == list(range(50))
-    assert made["here"]
-    assert made["other"]
-    assert len(files(store, ".json")) == 50
-    assert len(files(store, ".safetensors")) == 25
-    assert not files(store, ".tmp")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for seed in range(50):
-            artefact = store.get(key_of("model", {"seed": seed}))
-            assert artefact.made["run"] == next(name for name, seeds in made.items() if seed in seeds)
-            assert torch.equal(store.tensors(artefact)["w"], torch.full((2,), seed // 2 * 1.0))
-
-
-def test_a_killed_process_leaves_nothing_damaged_and_the_lock_free(store):
-    code = (
-        "import sys, time; from pathlib import Path; from harness.store.artefacts import Store\n"
-        "def make():\n    print('making', flush=True)\n    time.sleep(600)\n"
-        "Store(Path(sys.argv[1]), 'victim').obtain('model', {'seed': 0}, make, 'trial')\n"
-    )
-    victim = subprocess.Popen([sys.executable, "-c", code, str(store.root)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert victim.stdout.readline() == "making\n"
-        with pytest.raises(Busy):
-            obtain(store, Maker())
-    finally:
-        os.kill(victim.pid, signal.SIGKILL)
-        victim.wait(60)
-        victim.stdout.close()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        artefact = obtain(store, Maker())
-    assert artefact.made["run"] == "run"
-    assert {p.suffix for p in files(store)} <= {".safetensors", ".json", ".lock"}
-
-
-def test_what_was_just_written_is_read_once_without_the_disk(store):
-    artefact = obtain(store, Maker(2.0))
-    blob_of(store).write_bytes(b"?")
-    found = store.tensors(artefact)
-    assert torch.equal(found["w"], torch.full((3, 4), 2.0))
-    with pytest.warns(DamagedArtefact):
-        assert store.tensors(artefact) is None
-    obtain(store, Maker(3.0))
-    assert torch.equal(store.tensors(obtain(store, Maker(4.0), of={"seed": 1}))["w"], torch.full((3, 4), 4.0))
-
-
-def test_a_busy_artefact_does_not_keep_the_others_from_being_asked_for():
-    answers, asked = {"late": iter([Busy("late"), Busy("late"), 1]), "ready": iter([2, 2, 2])}, []
-
-    def ask(name):
-        asked.append(name)
-        answer = next(answers[name])
-        if isinstance(answer, Busy):
-            raise answer
-        return answer
-
-    assert patiently(lambda: ask_all(partial(ask, name) for name in answers)) == [1, 2]
-    assert asked == ["late", "ready"] * 3

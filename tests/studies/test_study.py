@@ -111,7 +111,7 @@ def test_to_ask_what_a_trial_is_changes_nothing():
 
 
 @given(st.randoms(use_true_random=False), st.sampled_from([CLEAN, HALF, NOTHING]))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=settings().max_examples // 5)
 def test_the_order_of_trials_changes_no_verdict(order, left):
     """Cells are up to date after each trial, whoever asks for it, and the same trials are needed in the end."""
     straight, shuffled = study(Drawn(left)), study(Drawn(left))

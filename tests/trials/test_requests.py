@@ -184,10 +184,10 @@ def class_of_its_own(model, request):
     ("function", "message"),
     [
         (nothing, "the unlearner 'method' returned NoneType; it must return the cleaned model"),
-        (weights_alone, "returned OrderedDict; it must return the cleaned model"),
-        (wrapped, "returned another architecture"),
+        (weights_alone, "the unlearner 'method' returned OrderedDict; it must return the cleaned model"),
+        (wrapped, r"a Sequential whose '0.1.weight' is \(3, 16\) torch.float32 in place of \(16, 16\) torch.float32"),
         (wider, r"\(a Sequential whose '1.weight' is \(4, 16\) torch.float32 in place of \(3, 16\) torch.float32\)"),
-        (halved, "returned another architecture"),
+        (halved, r"a Sequential whose '0.1.weight' is \(16, 16\) torch.float16 in place of \(16, 16\) torch.float32"),
         (class_of_its_own, r"returned another architecture \(Own in place of Sequential\)"),
     ],
 )
@@ -204,7 +204,7 @@ def test_what_an_unlearner_raises_comes_through_and_nothing_is_stored(lab, tmp_p
         raise ZeroDivisionError("mine")
 
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError, match="mine"):
+        with pytest.raises(ZeroDivisionError, match=r"^mine$"):
             lab.run(trial(method(broken)))
     assert len(records(tmp_path, "model")) == 2
 
@@ -221,13 +221,13 @@ def test_an_equal_model_built_anew_is_accepted(lab):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"forget": (5, 1)}, "ascending"),
-        ({"forget": (1, 1)}, "ascending"),
-        ({"forget": ()}, "at least one"),
+        ({"forget": (5, 1)}, "must plant ascending int64 indices, at least one"),
+        ({"forget": (1, 1)}, "must plant ascending int64 indices, at least one"),
+        ({"forget": ()}, "must plant ascending int64 indices, at least one"),
         ({"forget": (1, 240)}, "the indices 1 to 240; the training set has 0 to 239"),
         ({"forget": (-1, 5)}, "the indices -1 to 5; the training set has 0 to 239"),
-        ({"rows": 3}, "planted an input 'image' that is"),
-        ({"name": "picture"}, "planted the inputs 'picture'; the task has"),
+        ({"rows": 3}, r"an input 'image' that is float32 of shape \(3, 1, 4, 4\); it must be .* \(2, 1, 4, 4\)"),
+        ({"name": "picture"}, "planted the inputs 'picture'; the task has 'image'"),
     ],
 )
 def test_a_poison_that_plants_nonsense_is_refused(lab, tmp_path, fields, message):
@@ -254,7 +254,7 @@ def test_a_method_that_leaves_torch_changed_is_refused_and_undone(tmp_path, spoi
         return model
 
     before = torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()
-    with pytest.raises(ContractError, match=f"left torch's .*{named}.* changed; it must put back"):
+    with pytest.raises(ContractError, match=f"left torch's {named} changed; it must put back"):
         lab_in(tmp_path).run(Trial(Cell(method(forget), TINY, BACKDOOR), 0))
     assert (torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()) == before
 
