@@ -55,8 +55,8 @@ class CIFAR10ResNet18:
     augment_images: bool = True
 
     modality: ClassVar[str] = "image"
-    # The paper's size and a large one. Its noise has variance 0.32, by all appearances in units of the normalised images
-    # (it would drown pixels): 0.57 of their standard deviation of 0.25.
+    # The paper's size and a large one. Its noise has variance 0.32: in pixels it would drown the images, so we take it
+    # that they are normalised. In pixels it is then 0.57 of their standard deviation, 0.25.
     poisons: ClassVar[tuple[str, ...]] = (
         "backdoor:fraction=0.015",
         "backdoor:fraction=0.1",
