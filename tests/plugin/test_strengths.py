@@ -46,9 +46,10 @@ def run(folder: Folder) -> Run:
 
 def test_each_strength_is_a_row_and_equal_specs_are_one(run):
     assert {poison for _, poison, _ in run.audits} == {SMALL, LARGE}
-    table = run.text[run.text.index("identity on strong:Strong  verdict") :]
-    rows = [line.split()[:2] for line in table.splitlines() if line.startswith("  backdoor")]
-    assert rows == [[SMALL, "FAIL"], [LARGE, "FAIL"]]
+    lines = run.text.splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("identity on strong:Strong") and "verdict" in line)
+    rows = [line.split()[:2] for line in lines[head + 1 : head + 3]]
+    assert sorted(rows) == sorted([[SMALL, "FAIL"], [LARGE, "FAIL"]])
     assert f"poisons: {SMALL}, {LARGE} " in run.text
 
 
