@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from harness.cells import Registered
-from harness.registry import cells, resolve, resolve_all
+from harness.registry import available, cells, resolve, resolve_all
 from harness.specs import SpecError
 
 
@@ -96,6 +96,21 @@ def test_fields_without_defaults_are_one_row_in_either_order(monkeypatch):
     here = f"{__name__}:needs_two"
     one, other = (f"{here}:strength=0.1,size=2", f"{here}:size=2,strength=0.1")
     assert poisons_of(listing(), one, other) == [one]
+
+
+@pytest.mark.parametrize("task", sorted(available("task")))
+def test_every_poison_that_a_task_lists_is_one_of_its_modality(task):
+    made = resolve("task", task)
+    found = poisons_of(made)
+    assert len(found) == len(made.value.poisons) == len(set(found))
+
+
+def test_the_noise_on_cifar10_is_that_of_the_paper_in_pixels():
+    from harness.tasks._normalise import SD
+
+    noise = {c.poison.value.sd for c in cells([resolve("unlearner", "gd")], [resolve("task", "cifar10-resnet18")])
+             if c.poison.name == "gaussian"}  # fmt: skip
+    assert noise == {round(0.32**0.5 * sum(SD) / 3, 2)}
 
 
 def test_a_poison_of_another_modality_is_refused_by_name():
