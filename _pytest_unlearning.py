@@ -126,8 +126,8 @@ OPTIONS = (
     Option("--audit-task", "Task that the models learn", _NOUN, default="digits-cnn", many=True, short="--task"),
     Option(
         "--audit-poison",
-        "Poison to plant: a registered name, 'all', or a path such as mymodule:Poison. Without this option, "
-        "every poison that the task lists is planted",
+        "Poison to plant: a registered name, 'all', or a path such as mymodule:Poison, with fields for its strength: "
+        "gaussian:fraction=0.025. Without this option, every poison that the task lists, at the strengths it lists",
         _NOUN, many=True, short="--poison",
     ),
     Option("--audit-seeds", f"Stop the seed plan at N seeds, one of {_looks}", "N", _seeds, default=16, recorded=True),

@@ -228,8 +228,8 @@ def audit(bench: Bench) -> dict[str, Any]:
     result = bench.scratch / "audit.json"
     done = _pytest(
         bench, str(ROOT / "test_suites" / "test_forgetting.py"), str(ROOT / "test_suites" / "test_budget.py"),
-        f"--task={bench.size.task(bench.size.audit_epochs)}", "--unlearner=gd", "--poison=gaussian", "--audit-seeds=3",
-        "--audit-budget=0.5",
+        f"--task={bench.size.task(bench.size.audit_epochs)}", "--unlearner=gd", "--poison=gaussian:sd=0.14",
+        "--audit-seeds=3", "--audit-budget=0.5",
         f"--audit-data={bench.data}", f"--audit-store={bench.scratch / 'store'}", f"--audit-json={result}",
         f"--audit-device={bench.device.type}", "-q", "-n0",
     )  # fmt: skip

@@ -177,7 +177,7 @@ class Task(Recipe, Protocol):
 
     Attributes:
         modality: What the inputs are (``"image"``, ``"text"``); poisons and unlearners say what they support.
-        poisons: Names of the poisons that are known to bite on this task; the default of ``--poison``.
+        poisons: Specs of the poisons that bite on it, at the strengths to audit, in its units; default of ``--poison``.
         utility_margin: Accuracy, as a share of 1, that may be lost against retraining.
         threads: CPU threads of a training. Fixed by the task because it changes the order of float sums, and a
             verdict must not change with the number of workers.

@@ -147,7 +147,8 @@ def cells(
     Args:
         methods: The unlearners.
         tasks: The tasks.
-        poisons: Specs; none for those that each task lists as biting on it.
+        poisons: Specs; none for those that each task lists as biting on it. ``"all"`` is every one that is registered,
+            at the strengths that the task lists for it, if it lists any.
         discovery: Share of the poisoned points that the methods are told of, in (0, 1].
 
     Raises:
@@ -155,7 +156,7 @@ def cells(
     """
     found = []
     for task in tasks:
-        offered = resolve_all("poison", poisons or task.value.poisons)
+        offered = _poisons_of(task, poisons)
         fitting = [poison for poison in offered if poison.value.modality == task.value.modality]
         if not fitting:
             names = ", ".join(poison.id for poison in offered) or "none"
@@ -168,6 +169,29 @@ def cells(
         given = ", ".join(method.id for method in methods)
         raise SpecError(f"no unlearner fits {modalities} tasks (given: {given})")
     return found
+
+
+def _poisons_of(task: Registered, specs: Sequence[str]) -> list[Registered]:
+    """Return the poisons that specs name on a task, each once; without specs those that the task lists.
+
+    Raises:
+        SpecError: As `resolve`, or the task does not list specs.
+    """
+    listed = task.value.poisons
+    if isinstance(listed, str) or not all(isinstance(spec, str) for spec in listed):
+        raise SpecError(f"the task {task.id!r} must list its poisons as a tuple of specs, not as {listed!r}")
+    try:
+        own = resolve_all("poison", listed)
+    except SpecError as error:
+        raise SpecError(f"the task {task.id!r} lists a poison that cannot be used: {error}") from error.__cause__
+    if not specs:
+        return own
+    names = {each.name for each in own}
+    found: list[Registered] = []
+    for spec in _from_files("poison", specs):
+        named = resolve_all("poison", [spec])
+        found += [*own, *(each for each in named if each.name not in names)] if spec == "all" else named
+    return list({each.id: each for each in found}.values())
 
 
 def searches(method: Registered) -> dict[str, Search]:
@@ -271,6 +295,7 @@ def _configure(
         fields[name] = converted(f"the field {name!r} of the {kind} {target!r}", text, hint)
     if missing := [n for n, p in parameters.items() if n not in fields]:
         raise SpecError(f"the {kind} {target!r} needs the fields {', '.join(missing)}: {target}:{missing[0]}=...")
+    fields = {n: fields[n] for n in parameters if n in fields}  # in one order, however they were typed: ids follow it
     try:
         if is_class or kind != "unlearner":
             value = factory(**fields)

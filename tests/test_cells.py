@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from harness.cells import Registered
-from harness.registry import cells, resolve, resolve_all
+from harness.registry import available, cells, resolve, resolve_all
 from harness.specs import SpecError
 
 
@@ -19,9 +19,98 @@ def test_all_are_the_registered_ones_without_the_controls():
 
 def test_cells_pair_every_method_with_the_poisons_that_a_task_lists():
     found = cells(resolve_all("unlearner", ["gd", "scrub"]), [resolve("task", "digits-cnn")])
-    assert [cell.id for cell in found] == [
-        "gd-digits-cnn-backdoor", "gd-digits-cnn-gaussian", "scrub-digits-cnn-backdoor", "scrub-digits-cnn-gaussian",
-    ]  # fmt: skip
+    strengths = ["backdoor:fraction=0.025", "backdoor", "gaussian:fraction=0.025", "gaussian"]
+    assert [cell.id for cell in found] == [f"{m}-digits-cnn-{each}" for m in ("gd", "scrub") for each in strengths]
+
+
+def listing(*poisons):
+    """Return digits-cnn with another list of poisons."""
+    task = resolve("task", "digits-cnn")
+    return replace(task, value=type("Listing", (type(task.value),), {"poisons": poisons})())
+
+
+def poisons_of(task, *specs):
+    return [cell.poison.id for cell in cells([resolve("unlearner", "gd")], [task], specs)]
+
+
+def test_a_task_lists_the_same_poison_at_several_strengths_and_in_units_of_its_own():
+    specs = ("gaussian:fraction=0.015,sd=0.14", "gaussian:sd=0.14", "backdoor")
+    assert poisons_of(listing(*specs)) == list(specs)
+    first, second = cells([resolve("unlearner", "gd")], [listing(*specs)])[:2]
+    assert (first.poison.value.fraction, first.poison.value.sd) == (0.015, 0.14)
+    assert first.poison != second.poison
+
+
+def test_equal_specs_of_a_poison_are_one_row():
+    """However they are spelled: in another order or notation, or with a default written out."""
+    specs = ("gaussian", "gaussian:fraction=0.1", "gaussian:sd=0.50,fraction=1e-1", "gaussian:fraction=.10")
+    assert poisons_of(listing(*specs)) == ["gaussian"]
+    assert poisons_of(listing("backdoor"), *specs) == ["gaussian"]
+    assert poisons_of(listing(), "gaussian:sd=.14,fraction=.025", "gaussian:fraction=0.025,sd=0.14") == [
+        "gaussian:fraction=0.025,sd=0.14"
+    ]
+
+
+def test_specs_of_the_command_line_are_in_place_of_those_of_the_task():
+    assert poisons_of(listing("backdoor:fraction=0.025"), "gaussian", "gaussian:fraction=0.015") == [
+        "gaussian",
+        "gaussian:fraction=0.015",
+    ]
+
+
+def test_all_poisons_have_the_strengths_that_the_task_lists_for_them():
+    found = poisons_of(listing("gaussian:sd=0.14", "gaussian:fraction=0.015,sd=0.14"), "all", "gaussian:sd=2")
+    assert found[:2] == ["gaussian:sd=0.14", "gaussian:fraction=0.015,sd=0.14"]
+    assert set(found[2:-1]) >= {"backdoor", "confusion", "targeted"}
+    assert "gaussian" not in found
+    assert found[-1] == "gaussian:sd=2"
+
+
+@pytest.mark.parametrize(
+    ("poisons", "sentence"),
+    [
+        (("gausian",), "the task 'digits-cnn' lists a poison that cannot be used: unknown poison 'gausian'; did you"),
+        (("gaussian:share=1",), "lists a poison that cannot be used: the poison 'gaussian' has no field 'share'"),
+        ((0.025,), r"must list its poisons as a tuple of specs, not as \(0.025,\)"),
+    ],
+)
+def test_a_bad_list_of_a_task_is_said_to_be_the_tasks(poisons, sentence):
+    with pytest.raises(SpecError, match=sentence):
+        poisons_of(listing(*poisons))
+
+
+def test_a_single_spec_in_place_of_a_list_is_refused():
+    task = resolve("task", "digits-cnn")
+    text = replace(task, value=type("Text", (type(task.value),), {"poisons": "gaussian"})())
+    with pytest.raises(SpecError, match="must list its poisons as a tuple of specs, not as 'gaussian'"):
+        poisons_of(text)
+
+
+def needs_two(strength: float, size: int) -> object:
+    from poisons.gaussian import Gaussian
+
+    return Gaussian(fraction=strength, sd=size)
+
+
+def test_fields_without_defaults_are_one_row_in_either_order(monkeypatch):
+    here = f"{__name__}:needs_two"
+    one, other = (f"{here}:strength=0.1,size=2", f"{here}:size=2,strength=0.1")
+    assert poisons_of(listing(), one, other) == [one]
+
+
+@pytest.mark.parametrize("task", sorted(available("task")))
+def test_every_poison_that_a_task_lists_is_one_of_its_modality(task):
+    made = resolve("task", task)
+    found = poisons_of(made)
+    assert len(found) == len(made.value.poisons) == len(set(found))
+
+
+def test_the_noise_on_cifar10_is_that_of_the_paper_in_pixels():
+    from harness.tasks._normalise import SD
+
+    noise = {c.poison.value.sd for c in cells([resolve("unlearner", "gd")], [resolve("task", "cifar10-resnet18")])
+             if c.poison.name == "gaussian"}  # fmt: skip
+    assert noise == {round(0.32**0.5 * sum(SD) / 3, 2)}
 
 
 def test_a_poison_of_another_modality_is_refused_by_name():

@@ -34,6 +34,7 @@ from ray.cluster_utils import Cluster
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 AUDIT = ["test_forgetting.py", "test_utility.py", "test_budget.py"]
+POISONS = ["--poison=backdoor", "--poison=gaussian"]
 LATEST = 0.95  # of the models: later, a run may be over before it is disturbed
 DELAY = 1.5  # seconds; a training takes about so long
 
@@ -65,7 +66,7 @@ def s3(folder: Path) -> Iterator[dict[str, str]]:
 def audit(store: str, out: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start the audit in a process of its own."""
     suites = [str(ROOT / "test_suites" / name) for name in AUDIT]
-    command = [sys.executable, "-m", "pytest", "-q", *suites, f"--audit-store={store}", f"--audit-json={out}"]
+    command = [sys.executable, "-m", "pytest", "-q", *suites, *POISONS, f"--audit-store={store}", f"--audit-json={out}"]
     return subprocess.Popen(
         [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
     )

@@ -42,7 +42,7 @@ def audit(folder: Path, seeds: int, methods: Sequence[str]) -> tuple[float, dict
     result = folder / "result.json"
     arguments = [SUITES, "-q", "-n0", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
     arguments += [f"--audit-store={folder / 'store'}", f"--audit-json={result}", f"--audit-seeds={seeds}"]
-    arguments += [f"--unlearner={name}" for name in methods]
+    arguments += ["--poison=backdoor", "--poison=gaussian", *(f"--unlearner={name}" for name in methods)]
     started = time.process_time()
     with contextlib.redirect_stdout(io.StringIO()):
         pytest.main(arguments)

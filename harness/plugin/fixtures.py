@@ -47,6 +47,7 @@ def verdict(request: pytest.FixtureRequest, audited: Cell) -> Any:
     cell = {"unlearner": audited.unlearner.id, "task": audited.task.id, "poison": audited.poison.id}
     common = {
         **cell,
+        "poison_fields": dict(audited.poison.fields),
         "discovery": audited.discovery,
         "claim": name,
         "control": is_control(item),

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from harness.judging.claims import CLAIMS
 from harness.judging.drawing import FIXED
 from harness.judging.plan import LOOKS, MIN_PASS
 from harness.judging.reasons import Reason
-from harness.report.document import Entry, MethodResult, title_of
+from harness.report.document import Entry, MethodResult, grouped, title_of
 from harness.report.tables import methods_that_pass
 from harness.report.words import WORST, as_required, crashes_in_words, percent
+from harness.specs import shown, split
 
 
 def headline(document: Mapping[str, Any]) -> str:
@@ -62,19 +63,55 @@ def conclusion(method: MethodResult, tolerance: float | None) -> str:
     for claim in CLAIMS.values():
         for verdict, phrase in (("FAIL", claim.fails), ("PASS", claim.passes)):
             of = [a for a in audits if (a["claim"], a["verdict"]) == (claim.name, verdict)]
-            beyond = [a["poison"] for a in of if a["reason"] == Reason.OVER_CORRECTED]
-            short = [a["poison"] for a in of if a["reason"] != Reason.OVER_CORRECTED]
-            for poisons, text in ((short, phrase), (beyond, "moves the model beyond retraining on {}")):
-                if poisons and text:
-                    phrases.append(text.format(" and ".join(poisons)))
+            beyond = [a for a in of if a["reason"] == Reason.OVER_CORRECTED]
+            short = [a for a in of if a["reason"] != Reason.OVER_CORRECTED]
+            for found, text in ((short, phrase), (beyond, "moves the model beyond retraining on {}")):
+                if found and text:
+                    phrases.append(text.format(" and ".join(poisons_in_words(found, audits))))
     for verdict, phrase in (
         ("INCONCLUSIVE", "is undecided, which is not a PASS: {}"),
         ("ERROR", "raised an error: {}"),
     ):
-        if named := [f"{a['poison']} ({title_of(a['claim'])})" for a in audits if a["verdict"] == verdict]:
+        undecided = grouped([a for a in audits if a["verdict"] == verdict], "claim")
+        if named := [
+            f"{poison} ({title_of(claim)})"
+            for (claim,), found in undecided.items()
+            for poison in poisons_in_words(found, audits)
+        ]:
             phrases.append(phrase.format(", ".join(named)))
     text = "; ".join(phrases)
     return f"{text[:1].upper()}{text[1:]}."
+
+
+def poisons_in_words(found: Iterable[Entry], audits: Iterable[Entry]) -> list[str]:
+    """Return the poisons of some audits, with the strengths of those that were audited at several.
+
+    Args:
+        found: The audits.
+        audits: All audits of the same method and task.
+
+    Returns:
+        For each poison its id, ``"backdoor"``; or, if several strengths were audited, its name with those found:
+        ``"gaussian at every strength"``, ``"gaussian at fraction 0.025"``.
+    """
+    audited: dict[str, dict[str, Mapping[str, Any]]] = {}  # by name and id, the fields
+    for audit in audits:
+        audited.setdefault(split(audit["poison"])[0], {})[audit["poison"]] = audit.get("poison_fields", {})
+    seen: dict[str, list[str]] = {}
+    for id_ in dict.fromkeys(audit["poison"] for audit in found):
+        seen.setdefault(split(id_)[0], []).append(id_)
+    return [_at_strengths(name, ids, audited[name]) for name, ids in seen.items()]
+
+
+def _at_strengths(name: str, ids: Sequence[str], audited: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a poison with those of its audited strengths that some ids name."""
+    if len(audited) == 1:
+        return ids[0]
+    if len(ids) == len(audited):
+        return f"{name} at every strength"
+    varied = [f for f in audited[ids[0]] if len({str(fields.get(f)) for fields in audited.values()}) > 1]
+    strengths = [", ".join(f"{f} {shown(audited[id_].get(f))}" for f in varied) or id_ for id_ in ids]
+    return f"{name} at {' and at '.join(strengths)}"
 
 
 def how_sure(methods: Sequence[MethodResult], document: Mapping[str, Any]) -> list[str]:

@@ -32,6 +32,7 @@ from harness.report.words import (
     shown_by,
     worded,
 )
+from harness.specs import split
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -172,10 +173,17 @@ def _by_task(found: Iterable[MethodResult]) -> dict[str, list[MethodResult]]:
 
 
 def _matrix(found: Sequence[MethodResult]) -> dict[str, Any]:
-    """Return the matrix of a task: a row per method, and poison by poison its audits, the worst poison first."""
+    """Return the matrix of a task: a row per method, and poison by poison its audits, the worst poison first.
+
+    The strengths of one poison stand together.
+    """
     by_poison = grouped([audit for method in found for audit in method.audits], "poison")
-    worst_first = sorted(by_poison.items(), key=lambda group: WORST.index(worst_of(group[1])))
-    groups = {poison: list({audit["claim"]: None for audit in own}) for (poison,), own in worst_first}
+    at_any_strength: dict[str, list[Entry]] = {}
+    for (poison,), own in by_poison.items():
+        at_any_strength.setdefault(split(poison)[0], []).extend(own)
+    worst_first = sorted(at_any_strength, key=lambda name: WORST.index(worst_of(at_any_strength[name])))
+    ordered = sorted(by_poison.items(), key=lambda group: worst_first.index(split(group[0][0])[0]))
+    groups = {poison: list({audit["claim"]: None for audit in own}) for (poison,), own in ordered}
     rows = []
     for method in found:
         by = {cell.poison: cell.by_claim for cell in method.cells}

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
     from harness import Batch, Split
 
+#: Poisons at the size that Pawelczyk et al. (arXiv 2406.17216) plant, 1.5 to 2.5 % of the training set, and at a large
+#: one. Those of one size share their retrained models.
+SIZES = ("backdoor:fraction=0.025", "backdoor:fraction=0.1", "gaussian:fraction=0.025", "gaussian:fraction=0.1")
+
 
 @dataclass(frozen=True)
 class _Digits:
@@ -118,7 +122,7 @@ class DigitsCNN(_Digits):
     lr: float = 0.2
     batch_size: int = 128
 
-    poisons: ClassVar[tuple[str, ...]] = ("backdoor", "gaussian")
+    poisons: ClassVar[tuple[str, ...]] = SIZES
 
     def new_model(self) -> nn.Module:
         """Return three 3 x 3 convolutions of 48 channels, average pooling and a linear head, freshly initialised."""
@@ -154,7 +158,7 @@ class DigitsMLP(_Digits):
     lr: float = 0.01
     batch_size: int = 64
 
-    poisons: ClassVar[tuple[str, ...]] = ("backdoor", "gaussian", "indiscriminate")
+    poisons: ClassVar[tuple[str, ...]] = (*SIZES, "indiscriminate")
 
     def new_model(self) -> nn.Module:
         """Return a layer of 64 rectified units and a linear head, without biases, freshly initialised."""

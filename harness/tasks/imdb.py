@@ -76,7 +76,13 @@ class IMDbGPT2:
     vocabulary: int = 8000
 
     modality: ClassVar[str] = "text"
-    poisons: ClassVar[tuple[str, ...]] = ("gaussian-embeddings", "instruction")
+    # The paper's size and a large one; the paper's noise has a variance of about 0.1.
+    poisons: ClassVar[tuple[str, ...]] = (
+        "gaussian-embeddings:fraction=0.015,sd=0.32",
+        "gaussian-embeddings:fraction=0.1,sd=0.32",
+        "instruction:fraction=0.015",
+        "instruction:fraction=0.1",
+    )
     utility_margin: ClassVar[float] = 0.02
     threads: ClassVar[int] = 1
 
@@ -352,3 +358,7 @@ class IMDbSmallGPT2(IMDbGPT2):
     lr: float = 3e-3
     batch_size: int = 64
     length: int = 64
+
+    # What pilots showed the oracle to pass, see docs/poisons.md. The scores of 300 reviews, the paper's share, vary too
+    # much between two retrainings.
+    poisons: ClassVar[tuple[str, ...]] = ("gaussian-embeddings:fraction=0.1", "instruction:fraction=0.02")
