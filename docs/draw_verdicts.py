@@ -25,7 +25,7 @@ TOLERANCE = 0.2
 #: One of the two audits of a cell that are tested; the other one is accuracy.
 CRITERION = Criterion(Measure("effect", "effect", worse="higher", test="retention"), TOLERANCE, judged=2)
 WIDTH, HEIGHT, TOP, BOTTOM, ROW = 700, 352, 66, 290, 56
-LEFT, RIGHT, LOW, HIGH = 196, 684, -0.9, 1.12
+LEFT, RIGHT, LOW, HIGH = 196, 684, -1.0, 1.12
 
 TITLE = "Verdicts of four made-up methods"
 DESCRIPTION = (
@@ -92,14 +92,15 @@ def main() -> None:
         assert outcome == expected, f"{words}: {outcome} ({judgement.reason})"
         colour, shape = STYLES[outcome]
         y, (low, high) = TOP + ROW * row + ROW // 2, result.interval
-        clear = max(high, TOLERANCE) if high > 0 else high  # where a number crosses no line
+        # A number stands where it crosses no line.
+        at, anchor = (x_of(max(high, TOLERANCE)) + 8, "start") if high > -TOLERANCE else (x_of(low) - 8, "end")
         parts += [
             text(16, y - 3, outcome, "start", f' font-weight="bold" fill="{colour}"'),
             text(16, y + 15, f"{words}, {result.n} seeds", "start", ' font-size="13" fill="#333"'),
             f'<g fill="{colour}"><path d="M{x_of(low):.1f} {y}H{x_of(high):.1f}M{x_of(low):.1f} {y - 7}v14'
             f'M{x_of(high):.1f} {y - 7}v14" stroke="{colour}" stroke-width="3"/>'
             f"{marker(shape, x_of(result.estimate), y)}</g>",
-            text(x_of(clear) + 8, y + 5, f"{result.estimate:.2f}".replace("-", "−"), "start", ' font-size="13"'),
+            text(at, y + 5, f"{result.estimate:.2f}".replace("-", "−"), anchor, ' font-size="13"'),
         ]
         told.append(f"{outcome} after {result.n} seeds, {words}: {result.estimate:.2f}, from {low:.2f} to {high:.2f}.")
     head = (

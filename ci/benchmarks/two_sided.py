@@ -3,7 +3,7 @@
     python ci/benchmarks/two_sided.py [--runs 4000] [--json FILE]
 
 Methods on either margin, where PASS and FAIL are both wrong, and the oracle go through the plan twice: with both
-margins (tau_over = tau), and with the upper one alone (tau_over = inf). The plan gives nothing up, so every error shows.
+margins (tau_over = tau), and with the upper one alone (tau_over = inf). Nothing is given up, so every error shows.
 Measures are normal, seeds vary by 1, arms share half their variance; "wild" methods vary by 40, which is more than the
 distance between the margins. The levels are those of a cell with one judged audit, the least strict ones.
 """
