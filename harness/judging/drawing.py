@@ -47,10 +47,12 @@ class Draw:
     Attributes:
         seeds: As many as the plan can use, none twice, in the order in which they are used.
         salt: Fingerprint of the salt: the first 8 hexadecimal digits of its SHA-256.
+        texts: What the methods added to the draw, as `text_of`.
     """
 
     seeds: tuple[int, ...]
     salt: str
+    texts: frozenset[str]
 
     def __str__(self) -> str:
         """Say what tells this draw from others: fingerprints of the salt and of the list."""
@@ -69,13 +71,14 @@ def draw(where: str, methods: Iterable[Registered]) -> Draw:
         UnlearningError: The salt cannot be read or is too short.
     """
     salt = read_salt(where)
-    text = "\n".join(sorted({text_of(method) for method in methods}))
+    texts = frozenset(map(text_of, methods))
+    text = "\n".join(sorted(texts))
     seeds: dict[int, None] = {}
     for i in itertools.count():
         digest = hmac.digest(salt, f"{i}\n{text}".encode(), "sha256")
         seeds[POOL[int.from_bytes(digest, "big") % len(POOL)]] = None
         if len(seeds) == LOOKS[-1]:
-            return Draw(tuple(seeds), hashlib.sha256(salt).hexdigest()[:8])
+            return Draw(tuple(seeds), hashlib.sha256(salt).hexdigest()[:8], texts)
     raise AssertionError("it counts for ever")
 
 

@@ -137,11 +137,8 @@ def _give_clauses(
 
 def _require_drawn(methods: Sequence[Registered], settings: Settings) -> None:
     """Refuse methods that have no part in the draw of the seeds, if seeds are drawn."""
-    if settings.draw is None:
-        return
-    known = {text_of(each) for each in settings.submitted}
     for method in methods:
-        if text_of(method) not in known:
+        if settings.draw is not None and text_of(method) not in settings.draw.texts:
             raise UnlearningError(
                 f"the seeds of this run were not drawn by {method.name}; name it with --audit-seeds-for={method.id}"
             )

@@ -63,30 +63,21 @@ class Settings:
             if self.option.audit_seeds_for:
                 raise pytest.UsageError("--audit-seeds-for: nothing is drawn without --audit-seeds-from=env:NAME|FILE")
             return None
-        if not self.submitted:
+        asked = [*(self.option.audit_unlearner or ()), *(self.option.audit_seeds_for or ())]
+        if not asked:
             raise pytest.UsageError(
                 "--audit-seeds-from: name the methods by which seeds are drawn, with --unlearner=NAME or, where they "
                 "are not audited, with --audit-seeds-for=NAME"
             )
         try:
-            return drawing.draw(where, self.submitted)
+            return drawing.draw(where, _unlearners(asked, self.isolated))
         except UnlearningError as error:
             raise pytest.UsageError(f"--audit-seeds-from: {error}") from None
 
     @cached_property
-    def submitted(self) -> list[Registered]:
-        """The methods by which seeds are drawn: those that are asked for, and those that only the draw is told of."""
-        specs = [*(self.option.audit_unlearner or ()), *(self.option.audit_seeds_for or ())]
-        return self._resolved(specs)
-
-    @cached_property
     def unlearners(self) -> list[Registered]:
         """The methods that are audited; the controls if no method is asked for."""
-        return self._resolved(self.option.audit_unlearner or AUDITED)
-
-    def _resolved(self, specs: Iterable[str]) -> list[Registered]:
-        resolve = isolation.resolve if self.isolated else None
-        return _or_usage_error(registry.resolve_all, "unlearner", specs, resolve)
+        return _unlearners(self.option.audit_unlearner or AUDITED, self.isolated)
 
     @property
     def controls_only(self) -> bool:
@@ -184,18 +175,13 @@ class Settings:
         resolved = {
             "audit_store": str(self.store),
             "audit_data": str(self.folder) if self.folder else None,
-            "audit_seeds_from": self.seeds_in_words,
+            "audit_seeds_from": str(self.draw or drawing.FIXED),
         }
         return {
             option.key: resolved.get(option.dest, getattr(self.option, option.dest))
             for option in OPTIONS
             if option.recorded
         }
-
-    @property
-    def seeds_in_words(self) -> str:
-        """Where the seeds come from: the fixed list or, with fingerprints, a draw."""
-        return drawing.FIXED if self.draw is None else str(self.draw)
 
     @property
     def judging(self) -> bool:
@@ -230,7 +216,7 @@ class Settings:
         if self.option.audit_device == "cuda" and not self.on_ray:
             _or_usage_error(kind_of_device, "cuda")
         if self.option.audit_tune:
-            self.check_tuning()
+            _check_tuning(self)
         if self.isolated:
             self.check_isolation()
         try:
@@ -269,23 +255,6 @@ class Settings:
         _or_usage_error(walls.require_hidden, hidden)
         _or_usage_error(isolation.require_separate, self.cells)
 
-    def check_tuning(self) -> None:
-        """Fail early where a search cannot work.
-
-        Raises:
-            pytest.UsageError: No unlearner is asked for, several tasks are, or the file cannot be written.
-        """
-        if self.controls_only:
-            raise pytest.UsageError("--audit-tune: name the method to tune with --unlearner=NAME")
-        if len(self.tasks) > 1:
-            raise pytest.UsageError("--audit-tune: tune on one --task at a time")
-        if self.draw is not None:
-            raise pytest.UsageError("--audit-tune: a search uses seeds of its own; drop --audit-seeds-from")
-        if self.discovery < 1:
-            raise pytest.UsageError("--audit-tune: methods are tuned with every poisoned point; drop --audit-discovery")
-        if not Path(self.option.audit_tune_file).absolute().parent.is_dir():
-            raise pytest.UsageError(f"--audit-tune-file: the directory of {self.option.audit_tune_file} is missing")
-
     def command(self, item: pytest.Item, unlearner: str) -> str:
         """Return the command line that runs one audit again."""
         kept = []
@@ -322,6 +291,29 @@ class Settings:
         if made_on != "cpu":
             given["made_on"] = made_on
         return f"harness.load_models({unlearner!r}, {', '.join(f'{k}={v!r}' for k, v in given.items())})"
+
+
+def _unlearners(specs: Iterable[str], isolated: bool) -> list[Registered]:
+    resolve = isolation.resolve if isolated else None
+    return _or_usage_error(registry.resolve_all, "unlearner", specs, resolve)
+
+
+def _check_tuning(settings: Settings) -> None:
+    """Fail early where a search cannot work.
+
+    Raises:
+        pytest.UsageError: No unlearner is asked for, several tasks are, or the file cannot be written.
+    """
+    if settings.controls_only:
+        raise pytest.UsageError("--audit-tune: name the method to tune with --unlearner=NAME")
+    if len(settings.tasks) > 1:
+        raise pytest.UsageError("--audit-tune: tune on one --task at a time")
+    if settings.draw is not None:
+        raise pytest.UsageError("--audit-tune: a search uses seeds of its own; drop --audit-seeds-from")
+    if settings.discovery < 1:
+        raise pytest.UsageError("--audit-tune: methods are tuned with every poisoned point; drop --audit-discovery")
+    if not Path(settings.option.audit_tune_file).absolute().parent.is_dir():
+        raise pytest.UsageError(f"--audit-tune-file: the directory of {settings.option.audit_tune_file} is missing")
 
 
 def _from(folder: Path, path: Path) -> str:

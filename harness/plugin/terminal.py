@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from harness.cells import Registered
+from harness.judging.drawing import FIXED
 from harness.plugin.expectations import as_expected
 from harness.plugin.session import Session
 from harness.report import github, tables
@@ -24,7 +25,7 @@ def header(session: Session) -> list[str]:
     devices = f"devices: {session.devices}   store: {settings.store.in_words()}"
     lines = []
     if settings.controls_only and not session.of_suites:  # tests of the user's own name what they audit
-        return [devices, f"seeds: {settings.seeds_in_words}"]
+        return [devices, f"seeds: {settings.draw or FIXED}"]
     if settings.controls_only:
         names = ", ".join(control.id for control in settings.unlearners)
         lines.append(f"unlearner: not given (--unlearner=NAME), so the controls are audited: {names}")
@@ -40,7 +41,7 @@ def header(session: Session) -> list[str]:
     for task in settings.tasks:
         poisons = dict.fromkeys(cell.poison.id for cell in settings.cells if cell.task == task)
         lines.append(
-            f"task: {task.id}   poisons: {', '.join(poisons)}   seeds: {looks} ({settings.seeds_in_words})   "
+            f"task: {task.id}   poisons: {', '.join(poisons)}   seeds: {looks} ({settings.draw or FIXED})   "
             f"budget: {100 * settings.budget:g} % of retraining"
             + (f"   discovery: {100 * settings.discovery:g} %" if settings.discovery < 1 else "")
             + _from(task)
