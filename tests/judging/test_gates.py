@@ -36,6 +36,7 @@ from scipy import stats
 from harness.judging.claims import Criterion
 from harness.judging.judge import doses, judge, seeds_to_decide
 from harness.judging.plan import LOOKS, Plan
+from harness.judging.record import residue
 
 # ---- the order of reasons
 
@@ -319,3 +320,12 @@ def test_no_pass_is_promised_before_it_may_be_said():
     judgement = judge(RETENTION, evidence(GOOD).first(3), Plan(3))
     assert judgement.reason == "need-more-seeds"
     assert seeds_to_decide(RETENTION, judgement, Plan(3)) == 5
+
+
+def test_a_memory_in_reverse_is_proven_as_one_that_is_not():
+    t = [3.0, 2.5, 3.5]
+    found = residue(t, 0.05)
+    assert found == residue([-x for x in t], 0.05)
+    assert found["mu_lower"] == pytest.approx(3.0 - stats.norm.isf(0.05 / 5 / 2) / math.sqrt(3))
+    assert found["eps_lower"] == pytest.approx(math.log((0.05 - 1e-5) / (2 * stats.norm.sf(3.0))))
+    assert residue([0.1, -0.1], 0.05)["mu_lower"] == residue([0.1, -0.1], 0.05)["eps_lower"] == 0

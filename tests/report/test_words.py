@@ -48,6 +48,14 @@ def test_a_failed_poison_audit_in_four_facts():
     assert "reproduce: pytest here" in text
 
 
+def test_a_model_beyond_retraining_is_said_to_be_that():
+    text = said(verdict(reason="over-corrected", estimate=-0.85, interval=(-1.92, -0.3)))
+    assert (
+        "Trace of the noise: the method removes more than the poison. It moved the model beyond retraining by 85 % of "
+        "the poison's effect, in the opposite direction (99 % interval 30 % to 192 %, tolerance 20 %). Weaken the"
+    ) in text
+
+
 def test_lost_accuracy_is_said_in_points():
     text = said(verdict(measure=ACCURACY, estimate=-0.58, interval=(-0.6, -0.5), margin=0.01))
     assert (
