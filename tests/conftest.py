@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,26 +36,11 @@ STRICT = ("error", "default::harness.store.artefacts.DamagedArtefact")
 WITHOUT = ("-p", "no:benchmark", "-p", "no:randomly", "-p", "no:rerunfailures", "-p", "no:timeout")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Hand the tests of a file to one worker if they share a fixture, which two workers would make twice."""
-    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
-        config.option.dist = "loadgroup"  # the largest groups begin first
-
-
-@cache
-def _shares_a_fixture(path: Path) -> bool:
-    return 'scope="module"' in path.read_text(encoding="utf-8")
-
-
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let a warning fail a test; what a test says of warnings itself goes before."""
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
-            if _shares_a_fixture(item.path):
-                item.add_marker(pytest.mark.xdist_group(item.path.stem))
             own = item.get_closest_marker("filterwarnings")
             item.add_marker(pytest.mark.filterwarnings(*STRICT, *(own.args if own else ())), append=True)
 

@@ -192,7 +192,7 @@ def test_two_runs_at_once_build_everything_once(folder):
     runs = [
         subprocess.Popen(
             # Slow enough that the later of the two still finds work to do.
-            folder.command("--pyargs", "test_suites", SLOW, TINY[1], GD, "-n0", f"--audit-json={result}"),
+            folder.command("--pyargs", "test_suites", SLOW, TINY[1], GD, "-n2", f"--audit-json={result}"),
             cwd=folder.path, env=folder.environment(), stdout=subprocess.DEVNULL,
         )
         for result in results
