@@ -12,6 +12,7 @@ from harness.api import Outcome
 from harness.judging.claims import Criterion
 from harness.judging.plan import LOOKS, MIN_PASS, Plan
 from harness.judging.reasons import Reason
+from harness.judging.reliable import withheld
 from harness.judging.verdict import Evidence, Look
 from harness.judging.yardsticks import beyond
 from harness.statistics import Result, equivalence_paired, rejects, retention, seeds_needed, t_statistic, tost_power
@@ -184,10 +185,15 @@ def _look(
     if passed is None and not bites:
         now = replace(now, reason=Reason.NO_BITE)
     elif passed is None and rejects(result.p_fail, fail_level):
-        failed = _test(criterion, here, fail_level)
-        return Judgement(Outcome.FAIL, Reason.OUTSIDE_MARGIN, failed, fail_level, n, n, final=True), carried
-    elif passed is None and n >= MIN_PASS and rejects(result.p_pass, level):
-        passed = replace(now, outcome=Outcome.PASS, reason=Reason.EQUIVALENT, final=True)
+        if not (reason := withheld(criterion, here, plan, result, Outcome.FAIL)):
+            failed = _test(criterion, here, fail_level)
+            return Judgement(Outcome.FAIL, Reason.OUTSIDE_MARGIN, failed, fail_level, n, n, final=True), carried
+        now = replace(now, reason=reason)
+    elif passed is None and rejects(result.p_pass, level):
+        if reason := withheld(criterion, here, plan, result, Outcome.PASS):
+            now = replace(now, reason=reason)
+        else:
+            passed = replace(now, outcome=Outcome.PASS, reason=Reason.EQUIVALENT, final=True)
     if passed is not None:
         oracle = gates.get("oracle")
         if oracle is None or (oracle.outcome is Outcome.PASS and oracle.seeds <= n):
@@ -212,7 +218,7 @@ def seeds_to_decide(criterion: Criterion, judgement: Judgement, plan: Plan, powe
     if distance == 0 or not sd > 0:
         return None
     needed = seeds_needed(abs(distance), sd, alpha=level, power=power, two_sided=False)
-    return None if needed is None else max(needed, MIN_PASS if distance > 0 else LOOKS[0])
+    return None if needed is None else max(needed, plan.min_pass if distance > 0 else LOOKS[0])
 
 
 def _hopeless(criterion: Criterion, result: Result, plan: Plan) -> bool:

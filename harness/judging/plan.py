@@ -13,6 +13,12 @@ from _pytest_unlearning import LOOKS as LOOKS  # the option of the command line 
 
 #: Fewest seeds of a PASS: a method that fails on one seed in five shows itself too rarely among fewer.
 MIN_PASS = 5
+#: The plans: one for a method's author, and the one that a gate merges by.
+KINDS = ("quick", "reliable")
+#: Largest share of bad seeds that a PASS of the reliable plan may leave open, at 95 %.
+MOST_BAD = 0.2
+#: Error rate over all looks for seeds of any law, in units of alpha, where the reliable plan asks for such evidence.
+ANY_LAW = 1.5
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,7 @@ class Plan:
         alpha: Error rate of a PASS over the whole plan, and of a FAIL over the whole plan and cell, in (0, .5).
         futility: An audit is given up, from `MIN_PASS` seeds on, where the last look would decide it with less
             probability than this; 0 gives none up, and costs seeds on the margin.
+        kind: ``"quick"``: t tests of the mean alone; or ``"reliable"``, which asks for more (`judging.reliable`).
         first: The first seed. Audits begin at 0 and never reach 100; what tunes or calibrates begins above.
 
     Raises:
@@ -35,6 +42,7 @@ class Plan:
     alpha: float = 0.05
     futility: float = 0.1
     first: int = 0
+    kind: str = "quick"
 
     def __post_init__(self) -> None:
         if self.seeds not in LOOKS:
@@ -43,6 +51,8 @@ class Plan:
             raise ValueError(f"alpha must lie in (0, .5), not {self.alpha}")
         if not 0 <= self.futility < 1:
             raise ValueError(f"futility must lie in [0, 1), not {self.futility}")
+        if self.kind not in KINDS:
+            raise ValueError(f"the plan is {' or '.join(KINDS)}, not {self.kind!r}")
 
     @property
     def looks(self) -> tuple[int, ...]:
@@ -59,9 +69,29 @@ class Plan:
         return range(self.first, self.first + n)
 
     @property
+    def reliable(self) -> bool:
+        """Whether it is the reliable plan."""
+        return self.kind == "reliable"
+
+    @property
+    def min_pass(self) -> int:
+        """Fewest seeds of a PASS: for the reliable plan so many that, all good, they exclude `MOST_BAD` bad ones."""
+        return LOOKS[-1] if self.reliable else MIN_PASS
+
+    @property
+    def pass_looks(self) -> int:
+        """Number of looks at which a PASS can be said."""
+        return sum(n >= self.min_pass for n in LOOKS)
+
+    @property
     def pass_level(self) -> float:
         """Level of a PASS at one look."""
-        return self.alpha / sum(n >= MIN_PASS for n in LOOKS)
+        return self.alpha / self.pass_looks
+
+    @property
+    def evidence_level(self) -> float:
+        """Level of an e-value, over all looks together."""
+        return ANY_LAW * self.alpha
 
     @property
     def bite_level(self) -> float:
