@@ -64,6 +64,11 @@ class Plan:
         """The same plan, where nothing is given up."""
         return replace(self, futility=0.0)
 
+    @property
+    def informing(self) -> Plan:
+        """The plan of what informs and does not gate: the quick one, to the end of the seeds that others need."""
+        return replace(self, futility=0.0, kind="quick")
+
     def numbers(self, n: int) -> range:
         """Return the first ``n`` seeds, in the fixed order in which they are used."""
         return range(self.first, self.first + n)

@@ -51,7 +51,8 @@ class Settings:
     @cached_property
     def plan(self) -> Plan:
         """The seed plan."""
-        return Plan(self.option.audit_seeds, self.option.audit_alpha, self.option.audit_futility)
+        option = self.option
+        return Plan(option.audit_seeds, option.audit_alpha, option.audit_futility, kind=option.audit_plan)
 
     @cached_property
     def unlearners(self) -> list[Registered]:

@@ -40,7 +40,7 @@ def header(session: Session) -> list[str]:
     for task in settings.tasks:
         poisons = dict.fromkeys(cell.poison.id for cell in settings.cells if cell.task == task)
         lines.append(
-            f"task: {task.id}   poisons: {', '.join(poisons)}   seeds: {looks}   "
+            f"task: {task.id}   poisons: {', '.join(poisons)}   seeds: {looks}   plan: {settings.plan.kind}   "
             f"budget: {100 * settings.budget:g} % of retraining"
             + (f"   discovery: {100 * settings.discovery:g} %" if settings.discovery < 1 else "")
             + _from(task)
@@ -68,12 +68,10 @@ def summarise(session: Session, reporter: Any) -> None:
     if results.heuristics:
         _section(reporter, "usual metrics", tables.heuristic_lines(results.methods()))
     if audits:
-        together = tables.methods_that_pass(results.methods(), settings.plan.alpha)
-        _section(
-            reporter,
-            "unlearning audits",
-            [*tables.table(results.methods()), *([together] if together is not None else [])],
-        )
+        methods, plan = results.methods(), settings.plan
+        together = tables.methods_that_pass(methods, plan.alpha, plan.kind)
+        below = [tables.bad_seeds_left_open(methods, plan.kind), together]
+        _section(reporter, "unlearning audits", [*tables.table(methods), *filter(None, below)])
     if missing := session.not_judged():
         named = [*missing[:10], *([f"... and {len(missing) - 10} more"] if len(missing) > 10 else [])]
         _section(reporter, "not judged", named)

@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.judging.claims import CLAIMS
-from harness.judging.plan import LOOKS, MIN_PASS
+from harness.judging.plan import LOOKS, Plan
 from harness.report.document import Entry, MethodResult, title_of
 from harness.report.tables import methods_that_pass
 from harness.report.words import WORST, as_required, crashes_in_words, percent
+
+#: The plan of a result that names none.
+QUICK = "quick"
 
 
 def headline(document: Mapping[str, Any]) -> str:
@@ -33,7 +36,7 @@ def lead(methods: Sequence[MethodResult], document: Mapping[str, Any]) -> str:
         return ""
     settings = document.get("run", {}).get("settings", {})
     alpha = settings.get("alpha", 0.05)
-    together = methods_that_pass(methods, alpha)
+    together = methods_that_pass(methods, alpha, settings.get("plan", QUICK))
     alone = conclusion(methods[0], settings.get("tolerance")) if len(methods) == 1 else ""
     first = f"{together}." if together else alone
     return f"{first} Error rate {percent(alpha)} over all looks, n = {seed_counts(audits)} seeds.".strip()
@@ -79,7 +82,8 @@ def how_sure(methods: Sequence[MethodResult], document: Mapping[str, Any]) -> li
         return []
     from harness.statistics import bad_seed_bound  # here, because a run without audits needs no scipy
 
-    alpha = document.get("run", {}).get("settings", {}).get("alpha", 0.05)
+    settings = document.get("run", {}).get("settings", {})
+    alpha, plan = settings.get("alpha", 0.05), Plan(kind=settings.get("plan", QUICK))
     sentences = [
         f"The probability of a wrong PASS is at most {percent(alpha)} over all looks together, and so is that of a "
         "wrong FAIL of a method on one poison, if differences are roughly normal over seeds. INCONCLUSIVE is neither."
@@ -87,8 +91,9 @@ def how_sure(methods: Sequence[MethodResult], document: Mapping[str, Any]) -> li
     if seeds := [len(a["seeds"]) for a in audits if a["seeds"]]:
         sentences.append(
             f"Verdicts rest on {seed_counts(audits)} seeds of a fixed list, with looks after "
-            f"{', '.join(map(str, LOOKS))}; no audit passes before {MIN_PASS}. If {min(seeds)} seeds agree, up to "
+            f"{', '.join(map(str, LOOKS))}; by the {plan.kind} plan no audit passes before {plan.min_pass}. If "
+            f"{min(seeds)} seeds agree, up to "
             f"{percent(bad_seed_bound(min(seeds)))} of all seeds may still disagree (at 95 %)."
         )
-    together = methods_that_pass(methods, alpha)
+    together = methods_that_pass(methods, alpha, plan.kind)
     return [*sentences, f"{together}."] if together else sentences

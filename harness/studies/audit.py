@@ -23,6 +23,7 @@ def audit(
     task: str = DEFAULTS["task"],
     poison: str | Sequence[str] | None = None,
     seeds: int = DEFAULTS["seeds"],
+    plan: str = DEFAULTS["plan"],
     alpha: float = DEFAULTS["alpha"],
     futility: float = DEFAULTS["futility"],
     tolerance: float = DEFAULTS["tolerance"],
@@ -41,6 +42,7 @@ def audit(
         task: Spec of a task.
         poison: Specs of poisons; None for those the task lists.
         seeds: Stop the plan after so many seeds: 3, 5, 8, 12 or 16.
+        plan: ``"quick"``: a PASS rests on the average over seeds; ``"reliable"``: all of 16 seeds must be good, too.
         alpha: Error rate of a PASS and of a FAIL, in (0, 0.5).
         futility: Stop early if all 16 seeds would decide with a lower probability than this, in [0, 1); 0 never does.
         tolerance: Fraction of a poison's effect that still passes, in [0, 1).
@@ -63,7 +65,7 @@ def audit(
     """
     if not 0 <= tolerance < 1 or not budget > 0:
         raise ValueError("tolerance must lie in [0, 1) and budget must be positive")
-    plan = Plan(seeds, alpha, futility)
+    looks = Plan(seeds, alpha, futility, kind=plan)
     method = isolation.method(unlearner) if isolated else registry.method(unlearner)
     poisons = [poison] if isinstance(poison, str) else poison or ()
     cells = registry.cells([method], [registry.resolve("task", task)], poisons, discovery)
@@ -72,6 +74,6 @@ def audit(
         isolation.require_separate(cells)
         places = {"the store": lab.store.files.scratch, "the directory of data sets": Path(data) if data else None}
         require_hidden(places)
-    study = Study(cells, lab, plan, tolerance)
+    study = Study(cells, lab, looks, tolerance)
     claims = [claim for claim in CLAIMS.values() if claim.gates and not claim.mark]
     return [study.verdict(cell, claim.name) for cell in cells for claim in claims if claim.applies(cell)]
