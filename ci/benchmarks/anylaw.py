@@ -187,7 +187,9 @@ def hopeless(middle: Array, sd: Array, n: int, plan: Plan, judged: int) -> NDArr
         return found
     outside = (middle > HIGH) | (middle < LOW)
     distance = np.minimum(np.abs(middle - HIGH), np.abs(middle - LOW))
-    nearest = np.where(outside, _threshold(plan.futility, plan.fail_level(judged)), _threshold(plan.futility, plan.pass_level))
+    nearest = np.where(
+        outside, _threshold(plan.futility, plan.fail_level(judged)), _threshold(plan.futility, plan.pass_level)
+    )
     found = distance < nearest * sd
     if np.isinf(LOW):
         return found

@@ -86,7 +86,7 @@ def beside_remaining(criterion: Criterion, evidence: Evidence, level: float) -> 
     """Compare a method that was given some poisoned points with D, retraining on all but these.
 
     Informs and gates nothing: where D keeps the poison, reaching it is no achievement. Tested is the contrast (U - D) -
-    tau (P - R), one-sided: at most tau of the poison's effect lies above D.
+    tau (P - R), one-sided: at most tau of the poison's effect lies above D. Below D is nearer to clean data, no fault.
 
     Args:
         criterion: Of a retention test.
@@ -102,7 +102,9 @@ def beside_remaining(criterion: Criterion, evidence: Evidence, level: float) -> 
     d = evidence.remaining
     raised = tuple(p - r + x for p, r, x in zip(evidence.poisoned, evidence.retrained, d, strict=True))
     against_d = replace(evidence, poisoned=raised, retrained=d)  # D, with the poison's whole effect above it
-    above, identity = (_test(criterion, against_d.of(arm), level) for arm in (evidence.unlearned, evidence.poisoned))
+    above, identity = (
+        _test(criterion, against_d.of(arm), level, tau_over=math.inf) for arm in (evidence.unlearned, evidence.poisoned)
+    )
     fractions = {
         "remaining_keeps": _test(criterion, evidence.of(d), level),
         "remaining_leaves": _test(criterion, evidence, level),
@@ -187,7 +189,7 @@ def _look(
     elif passed is None and rejects(result.p_fail, fail_level):
         if not (reason := withheld(criterion, here, plan, result, Outcome.FAIL)):
             failed = _test(criterion, here, fail_level)
-            return Judgement(Outcome.FAIL, Reason.OUTSIDE_MARGIN, failed, fail_level, n, n, final=True), carried
+            return Judgement(Outcome.FAIL, failed.side, failed, fail_level, n, n, final=True), carried
         now = replace(now, reason=reason)
     elif passed is None and rejects(result.p_pass, level):
         if reason := withheld(criterion, here, plan, result, Outcome.PASS):
@@ -210,46 +212,69 @@ def _look(
 def seeds_to_decide(criterion: Criterion, judgement: Judgement, plan: Plan, power: float = 0.8) -> int | None:
     """Return how many seeds would decide a claim at one look, if the truth is what was seen; None if over 1,000.
 
-    From the distance of the estimate to the margin in standard deviations of what was tested; with few seeds that is a
-    rough guess, and on the margin no number is enough.
+    From the distances of the estimate to the margins in standard deviations of what was tested; with few seeds that is
+    a rough guess, and on a margin no number is enough.
     """
-    result = judgement.result
-    distance, sd, level = _distance(criterion, result, plan)
-    if distance == 0 or not sd > 0:
+    ahead = _ahead(criterion, judgement.result, plan)
+    if ahead is None or not ahead.sd > 0:
         return None
-    needed = seeds_needed(abs(distance), sd, alpha=level, power=power, two_sided=False)
-    return None if needed is None else max(needed, plan.min_pass if distance > 0 else LOOKS[0])
+    needed = seeds_needed(ahead.margin, ahead.sd, ahead.level, power, ahead.two_sided, ahead.true)
+    return None if needed is None else max(needed, plan.min_pass if ahead.passes else LOOKS[0])
 
 
 def _hopeless(criterion: Criterion, result: Result, plan: Plan) -> bool:
     """Return whether the last look would hardly decide a criterion, if the truth is what was seen."""
     if result.n < MIN_PASS or plan.futility == 0:
         return False
-    distance, sd, level = _distance(criterion, result, plan)
-    if distance == 0:
+    ahead = _ahead(criterion, result, plan)
+    if ahead is None:
         return True
-    return tost_power(LOOKS[-1], abs(distance), sd, alpha=level, two_sided=False) < plan.futility
+    power = tost_power(LOOKS[-1], ahead.margin, ahead.sd, ahead.level, ahead.two_sided, ahead.true)
+    return power < plan.futility
 
 
-def _distance(criterion: Criterion, result: Result, plan: Plan) -> tuple[float, float, float]:
-    """Return how far inside the margin the estimate lies, the standard deviation over seeds, and the verdict's level.
+class _Ahead(NamedTuple):
+    """The test that is to decide, as `tost_power` takes it, in the unit of what was tested.
 
-    Both are of what was tested; the verdict is the one on the estimate's side of the margin.
+    Attributes:
+        passes: Whether it is that of a PASS; else it is that of a FAIL.
     """
-    t = t_statistic(result.p_pass, result.df) if result.se > 0 else 0.0  # of the margin: positive inside it
-    level = plan.pass_level if t > 0 else plan.fail_level(criterion.judged)
-    return t * result.se, result.se * math.sqrt(result.n), level
+
+    margin: float
+    sd: float
+    level: float
+    two_sided: bool
+    true: float
+    passes: bool
+
+
+def _ahead(criterion: Criterion, result: Result, plan: Plan) -> _Ahead | None:
+    """Return the test of the verdict on whose side of the margins the estimate is; None if it is on one of them.
+
+    A PASS has to clear both margins. A FAIL is beyond the nearer one, from which the far one takes next to nothing.
+    """
+    distance = t_statistic(result.p_pass, result.df) * result.se if result.se > 0 else 0.0  # to the nearer margin
+    sd, (lo, hi) = result.se * math.sqrt(result.n), result.bounds
+    if distance == 0:
+        return None
+    if distance < 0:
+        return _Ahead(-distance, sd, plan.fail_level(criterion.judged), two_sided=False, true=0.0, passes=False)
+    inside = min(result.estimate - lo, hi - result.estimate)
+    if not 0 < inside < math.inf or math.inf in (-lo, hi):
+        return _Ahead(distance, sd, plan.pass_level, two_sided=False, true=0.0, passes=True)
+    half = distance * (hi - lo) / 2 / inside  # what was tested is the estimate in another unit
+    return _Ahead(half, sd, plan.pass_level, two_sided=True, true=half - distance, passes=True)
 
 
 # Mixtures of P and R are tested again at every look, and beside every method and control.
 _retention = functools.lru_cache(maxsize=4096)(retention)
 
 
-def _test(criterion: Criterion, evidence: Evidence, alpha: float) -> Result:
+def _test(criterion: Criterion, evidence: Evidence, alpha: float, tau_over: float | None = None) -> Result:
     higher_is_worse = criterion.measure.worse == "higher"
     if criterion.measure.test == "retention":
         return _retention(
-            evidence.poisoned, evidence.retrained, evidence.unlearned, tau=criterion.margin,
+            evidence.poisoned, evidence.retrained, evidence.unlearned, tau=criterion.margin, tau_over=tau_over,
             direction=1 if higher_is_worse else -1, alpha=alpha, sd_floor=evidence.resolution,
         )  # fmt: skip
     lo, hi = (-math.inf, criterion.margin) if higher_is_worse else (-criterion.margin, math.inf)

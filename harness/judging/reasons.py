@@ -32,6 +32,12 @@ class Reason(StrEnum):
     # The evidence decided.
     EQUIVALENT = "equivalent"
     OUTSIDE_MARGIN = "outside-margin"
+    POISON_LEFT = "poison-left"
+    OVER_CORRECTED = (
+        "over-corrected",
+        "",
+        "Weaken the method: fewer steps, a smaller learning rate, or less weight on the points to forget.",
+    )
     WITHIN_BUDGET = "within-budget"
     OVER_BUDGET = "over-budget"
     DIVERGED = (

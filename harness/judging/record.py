@@ -143,14 +143,17 @@ def budget_verdict(
 def residue(t: Sequence[float], alpha: float) -> dict[str, float]:
     """Return what is provably left: lower bounds on how far a method is from unlearning, at 1 - alpha.
 
+    A model may remember in reverse, with a statistic far below 0, so both signs count, each at half of alpha.
+
     ``mu_lower``: no smaller mu makes it mu-GDP unlearning (Dong, Roth and Su 2022) of the planted set. ``eps_lower``:
     no smaller epsilon makes it (epsilon, 1e-5)-unlearning; from the first seed alone. They prove failure, never
     deletion: a bound of 0 says that nothing was proven. The error rate of ``mu_lower`` is split over the looks of the
     plan, since the plan decides how many seeds there are.
     """
-    p = special.ndtr(-t[0])
+    p = 2 * special.ndtr(-abs(t[0]))
+    level = alpha / 2 / len(LOOKS)
     return {
-        "mu_lower": mu_lower(t, alpha / len(LOOKS)),
+        "mu_lower": max(mu_lower(t, level), mu_lower([-x for x in t], level)),
         "eps_lower": eps_lower_single(float(p), alpha),
         "residue_confidence": 1 - alpha,
     }

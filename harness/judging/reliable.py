@@ -54,7 +54,9 @@ def bad_seeds(criterion: Criterion, evidence: Evidence, result: Result) -> list[
     found = set()
     for side, margin in enumerate(result.bounds):
         if math.isfinite(margin):
-            own, fresh = (_beyond(criterion, evidence, arm, side, margin) for arm in (evidence.unlearned, evidence.oracle))
+            own, fresh = (
+                _beyond(criterion, evidence, arm, side, margin) for arm in (evidence.unlearned, evidence.oracle)
+            )
             found.update(standing_out(own, fresh, floor))
     return sorted(found)
 
@@ -71,7 +73,7 @@ def evidence_for(criterion: Criterion, evidence: Evidence, result: Result, outco
     low, high = result.bounds
     if outcome is Outcome.PASS:
         return e_value(_beyond(criterion, evidence, evidence.unlearned, 1, high), 1 - high)
-    side = int(result.estimate > high)
+    side = int(result.side == Reason.POISON_LEFT)
     margin = result.bounds[side]
     inside = [-x for x in _beyond(criterion, evidence, evidence.unlearned, side, margin)]
     return e_value(inside, abs(margin) + PAST_RETRAINING)

@@ -74,7 +74,7 @@ class Verdict:
         unlearner, task, poison: Ids of the cell's parts.
         measure: What was judged.
         outcome: PASS, FAIL or INCONCLUSIVE.
-        reason: One word or two, from a fixed list (``"equivalent"``, ``"outside-margin"``, ``"no-bite"``, ...).
+        reason: One word or two, from a fixed list (``"equivalent"``, ``"poison-left"``, ``"no-bite"``, ...).
         estimate: Retention: the fraction of the poison's effect that is left (0 as if retrained, 1 nothing
             unlearned). Non-inferiority: mean difference U - R. Budget: the largest fraction of retraining used.
         interval: Confidence interval of the estimate at ``1 - 2 * level``.

@@ -238,7 +238,8 @@ def as_expected(audit: Mapping[str, Any]) -> bool:
 def badness(audit: Mapping[str, Any]) -> float:
     """Return how bad an audit is, in the unit of ``at_most``: its estimate, or the percentage points that are lost.
 
-    Infinite if it has no finite estimate, as after a divergence.
+    Of a poison it is the size of the fraction, which is below 0 where a model was moved beyond retraining. Infinite if
+    there is no finite estimate, as after a divergence.
     """
     return math.inf if audit.get("estimate") is None else _as_limit(audit, audit["estimate"])
 
@@ -259,6 +260,8 @@ def limit_of(audit: Mapping[str, Any]) -> float:
 
 
 def _as_limit(audit: Mapping[str, Any], value: Any) -> float:
+    if audit.get("test") == "retention":
+        return float(abs(value))
     return float(-100 * value if audit.get("test") == "non-inferiority" else value)
 
 

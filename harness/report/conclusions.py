@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.judging.claims import CLAIMS
 from harness.judging.plan import LOOKS, Plan
+from harness.judging.reasons import Reason
 from harness.report.document import Entry, MethodResult, title_of
 from harness.report.tables import methods_that_pass
 from harness.report.words import WORST, as_required, crashes_in_words, percent
@@ -54,17 +55,20 @@ def conclusion(method: MethodResult, tolerance: float | None) -> str:
     if method.worst == "PASS":
         left = percent(tolerance) if tolerance is not None else "the tolerated share"
         return (
-            f"Passes all {len(audits)} audits: at most {left} of each planted effect is left, on average over seeds "
-            "and by these probes, and accuracy and cost are within their limits. Other traces may be left."
+            f"Passes all {len(audits)} audits: at most {left} of each planted effect is left or reversed, on average "
+            "over seeds and by these probes, and accuracy and cost are within their limits. Other traces may be left."
         )
     if all(as_required(a) and not a.get("expected") for a in audits):
         return "This control must not pass, and it does not: the audits can distinguish good methods from bad ones."
     phrases = []
     for claim in CLAIMS.values():
         for verdict, phrase in (("FAIL", claim.fails), ("PASS", claim.passes)):
-            poisons = [a["poison"] for a in audits if (a["claim"], a["verdict"]) == (claim.name, verdict)]
-            if poisons and phrase:
-                phrases.append(phrase.format(" and ".join(poisons)))
+            of = [a for a in audits if (a["claim"], a["verdict"]) == (claim.name, verdict)]
+            beyond = [a["poison"] for a in of if a["reason"] == Reason.OVER_CORRECTED]
+            short = [a["poison"] for a in of if a["reason"] != Reason.OVER_CORRECTED]
+            for poisons, text in ((short, phrase), (beyond, "moves the model beyond retraining on {}")):
+                if poisons and text:
+                    phrases.append(text.format(" and ".join(poisons)))
     for verdict, phrase in (
         ("INCONCLUSIVE", "is undecided, which is not a PASS: {}"),
         ("ERROR", "raised an error: {}"),

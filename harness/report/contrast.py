@@ -50,7 +50,7 @@ class Panel:
         axis: What its numbers are.
         names: Names of the two metrics, by ``"membership"`` and ``"poison"``.
         rows: By method the number of each metric; None if there is none.
-        tolerated: The largest number that passes; None if nothing is judged.
+        tolerated: The largest number that passes, in either direction; None if nothing is judged.
         references: Numbers of retrained models, by metric.
         sentences: What it shows, in words.
     """
@@ -184,9 +184,9 @@ def draw_panel(panel: Panel, name: str) -> str:
         parts += [mark(metric, 7, 10 + 17 * i, 5), words(18, 14 + 17 * i, title)]
     if panel.tolerated is not None:
         parts += [
-            band(x, 0, panel.tolerated, top - 6, bottom),
+            band(x, -panel.tolerated, panel.tolerated, top - 6, bottom),
             *(path(f"M{x(at):.1f} {top - 6}V{bottom}", "edge") for at in (0, 1)),
-            path(f"M{x(panel.tolerated):.1f} {top - 6}V{bottom}", "limit"),
+            *(path(f"M{x(at):.1f} {top - 6}V{bottom}", "limit") for at in (-panel.tolerated, panel.tolerated)),
         ]
     parts += [
         path(f"M{x(value):.1f} {top - 6}V{bottom}", f"c-{svg.CLASSES[metric]} dash")
@@ -210,7 +210,9 @@ def draw_panel(panel: Panel, name: str) -> str:
 def _scale(panel: Panel, left: float) -> Scale:
     """Return the scale of a panel: all numbers, and their intervals unless these are very wide."""
     points = [p for of in panel.rows.values() for p in of.values() if p is not None]
-    core = [0.0, *(p.value for p in points)] + ([1.0, panel.tolerated] if panel.tolerated is not None else [])
+    core = [0.0, *(p.value for p in points)] + (
+        [1.0, panel.tolerated, -panel.tolerated] if panel.tolerated is not None else []
+    )
     reach = (max(core) - min(core)) / 2
     ends = [min(max(e, min(core) - reach), max(core) + reach) for p in points for e in (p.low, p.high) if e is not None]
     if panel.tolerated is None:

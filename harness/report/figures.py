@@ -52,8 +52,10 @@ def seeds_figure(audit: Mapping[str, Any], name: str) -> str:
     bottom = TOP + ROW * len(arms)
     parts, texts = [], []
     if ends is not None:
-        limit = ends[0] if audit.get("worse") == "lower" and audit.get("test") != "budget" else ends[1]
-        parts += [band(x, *ends, TOP - 8, bottom), path(f"M{x(limit):.1f} {TOP - 8}V{bottom}", "limit")]
+        lower = audit.get("worse") == "lower" and audit.get("test") != "budget"
+        limits = ends if audit.get("test") == "retention" else (ends[0] if lower else ends[1],)
+        parts.append(band(x, *ends, TOP - 8, bottom))
+        parts += [path(f"M{x(limit):.1f} {TOP - 8}V{bottom}", "limit") for limit in limits]
         parts.append(_over_band(x, *ends, "tolerated"))
     for row, arm in enumerate(arms):
         drawn, text = _arm(x, TOP + ROW * row + ROW / 2, arm, audit.get("seeds", ()), values.get(arm, ()))
@@ -97,14 +99,16 @@ def path_figure(audit: Mapping[str, Any], name: str) -> str:
         return ""
     retention = audit.get("test") == "retention"
     margin = audit["margin"]
-    low, high = (0.0, margin) if retention or audit.get("worse") == "higher" else (-margin, 0.0)
+    limits = (-margin, margin) if retention else (margin if audit.get("worse") == "higher" else -margin,)
+    low, high = min(0.0, *limits), max(0.0, *limits)
     core = [low, high, *(look["estimate"] for look in looks)]
     reach = max(core) - min(core)  # how far an interval may widen the scale before it becomes an arrow
     ends = [e for look in looks for key in ("pass_interval", "fail_interval") for e in look[key] if e is not None]
     x = Scale.around([*core, *(min(max(e, min(core) - reach), max(core) + reach) for e in ends)], LEFT, RIGHT)
     bottom = TOP + ROW * len(looks)
     parts = [band(x, low, high, TOP - 8, bottom), _over_band(x, low, high, "tolerated")]
-    parts += [path(f"M{x(at):.1f} {TOP - 8}V{bottom}", kind) for at, kind in ((0.0, "edge"), (low or high, "limit"))]
+    lines = [(0.0, "edge"), *((limit, "limit") for limit in limits)]
+    parts += [path(f"M{x(at):.1f} {TOP - 8}V{bottom}", kind) for at, kind in lines]
     texts = []
     for row, look in enumerate(looks):
         last = row == len(looks) - 1
@@ -129,7 +133,7 @@ def _look(x: Scale, y: float, look: Mapping[str, Any], verdict: str, last: bool,
 
 
 def _tolerated(audit: Mapping[str, Any], known: Mapping[str, Sequence[float]]) -> tuple[float, float] | None:
-    """Return the tolerated range of the measure itself, which begins at the mean of the retrained models."""
+    """Return the tolerated range of the measure itself, around or beside the mean of the retrained models."""
     margin = audit.get("margin")
     if margin is None:
         return None
@@ -139,9 +143,9 @@ def _tolerated(audit: Mapping[str, Any], known: Mapping[str, Sequence[float]]) -
         return None
     start = fmean(known["retrained"])
     if audit.get("test") == "retention":
-        reach = margin * (fmean(known["poisoned"]) - start)
-    else:
-        reach = margin if audit.get("worse") == "higher" else -margin
+        reach = margin * abs(fmean(known["poisoned"]) - start)
+        return start - reach, start + reach
+    reach = margin if audit.get("worse") == "higher" else -margin
     return min(start, start + reach), max(start, start + reach)
 
 

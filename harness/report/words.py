@@ -83,7 +83,13 @@ def finding(verdict: Verdict) -> str:
     title = measure.title[0].upper() + measure.title[1:]
     if measure.test == "budget":
         return _spent(verdict)
-    if measure.test == "retention":
+    if verdict.reason == Reason.OVER_CORRECTED:
+        found = (
+            f"{title}: the method removes more than the poison. It moved the model beyond retraining by "
+            f"{percent(-verdict.estimate)} of the poison's effect, in the opposite direction "
+            f"({_interval(verdict, mirrored=True)}, tolerance {percent(verdict.margin)})."
+        )
+    elif measure.test == "retention":
         found = (
             f"{title}: {percent(verdict.estimate)} of the poison's effect is left "
             f"({_interval(verdict)}, tolerance {percent(verdict.margin)})."
@@ -220,8 +226,8 @@ def _diverged(verdict: Verdict) -> int:
     return sum(not math.isfinite(x) for x in verdict.values["unlearned"])
 
 
-def _interval(verdict: Verdict) -> str:
-    low, high = verdict.interval
+def _interval(verdict: Verdict, mirrored: bool = False) -> str:
+    low, high = (-x for x in reversed(verdict.interval)) if mirrored else verdict.interval
     if not (math.isfinite(low) and math.isfinite(high)):
         return "interval unbounded"
     show = percent if verdict.measure.test == "retention" else points

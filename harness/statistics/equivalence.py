@@ -21,7 +21,8 @@ from harness.statistics.levels import DUST, checked_level, is_finite, rejects, t
 
 #: Why a test concludes what it does. A verdict adds reasons of its own: they are all in `harness.judging.reasons`.
 Why = Literal[
-    "equivalent", "outside-margin", "need-more-seeds", "too-few-seeds", "no-bite", "nonfinite-reference", "diverged"
+    "equivalent", "outside-margin", "poison-left", "over-corrected", "need-more-seeds", "too-few-seeds", "no-bite",
+    "nonfinite-reference", "diverged",
 ]  # fmt: skip
 
 #: Fewest runs that are judged.
@@ -36,16 +37,19 @@ class Result:
         outcome: PASS iff `p_pass` <= alpha, FAIL iff `p_fail` <= alpha, else INCONCLUSIVE.
         reason: one of `Why`; "need-more-seeds" if the interval straddles a margin.
         estimate: the mean difference, or kappa, the retained fraction; NaN where there is none.
-        interval: its (1 - 2 alpha) interval, inside `bounds` iff PASS; (-inf, inf) where there is none.
+        interval: its (1 - 2 alpha) interval, inside `bounds` iff PASS, and outside if FAIL; (-inf, inf) where there is
+            none.
         p_pass: p-value of "outside the bounds".
-        p_fail: p-value of "inside the bounds".
+        p_fail: p-value of "inside the bounds", at most 1.
         p_bite: p-value of "the poison did nothing"; None where no bite was tested.
         n: number of runs.
         df: degrees of freedom; NaN where nothing was tested.
-        se: standard error of what was tested, for retention of the contrast against `bounds[1]`; NaN likewise.
+        se: standard error of what was tested, for retention of the contrast against the margin that decides
+            `p_pass`; NaN likewise.
         bounds: the margins; an infinite one is not tested.
         degenerate: whether the runs do not vary at all (and no floor was given), so that no t statistic exists.
         worst: index of the run farthest beyond a margin (or nearest to one), or of the first that is not finite.
+        side: the reason that a FAIL has, or would have at a larger alpha; "" where nothing was tested.
     """
 
     outcome: Outcome
@@ -61,13 +65,16 @@ class Result:
     bounds: tuple[float, float]
     degenerate: bool
     worst: int | None
+    side: str = ""
 
 
 def equivalence(d: Sequence[float], lo: float, hi: float, *, alpha: float = 0.05, sd_floor: float = 0.0) -> Result:
     """Test whether the mean of `d` lies strictly between `lo` and `hi` (two one-sided t tests; Schuirmann 1987).
 
-    PASS rejects "outside" on both sides; FAIL rejects "inside" on either one. An infinite bound leaves
-    non-inferiority. Values without any spread PASS strictly inside and FAIL strictly outside the margin.
+    PASS rejects "outside" on both sides; FAIL rejects "inside" on either one. A mean on either margin could have been
+    seen beyond the other, so `p_fail` is the sum of the p-values against both: the nearer margin's alone where they lie
+    many standard errors apart, twice that where they meet. An infinite bound leaves non-inferiority. Values without any
+    spread PASS strictly inside and FAIL strictly outside the margin.
 
     Args:
         d: one difference per seed, in the unit of the measure; its own values, not a reference, are on trial, so one
@@ -108,15 +115,19 @@ def equivalence_paired(
 
 def retention(
     p: Sequence[float], r: Sequence[float], u: Sequence[float], *,
-    tau: float = 0.2, direction: int = +1, alpha: float = 0.05, sd_floor: float = 0.0,
+    tau: float = 0.2, tau_over: float | None = None, direction: int = +1, alpha: float = 0.05, sd_floor: float = 0.0,
 ) -> Result:  # fmt: skip
-    """Test whether unlearning leaves less than the fraction `tau` of a poison's effect, paired by seed.
+    """Test whether unlearning leaves a fraction of a poison's effect between -`tau_over` and `tau`, paired by seed.
 
-    The fraction is kappa = E[u - r] / E[p - r]: 0 is as good as retraining, 1 is nothing unlearned, below 0 is
-    over-recovery. Instead of the unstable ratio the contrast (u - r) - tau (p - r) is tested by a one-sample t test:
-    the retention-of-effect test of Pigeot et al. (2003), dual to the interval of Fieller (1954). First the bite,
-    E[p - r] > 0, must be shown, else the outcome is INCONCLUSIVE ("no-bite"); the order makes a correction of alpha
-    unnecessary, and makes it impossible that u = p PASSes. The p-values are returned either way.
+    The fraction is kappa = E[u - r] / E[p - r]: 0 is as good as retraining, 1 is nothing unlearned, below 0 the model
+    was moved beyond retraining. Instead of the unstable ratio two contrasts are tested, each by a one-sided t test:
+    (u - r) - tau (p - r), the retention-of-effect test of Pigeot et al. (2003), and (u - r) + tau_over (p - r), the
+    same at the other margin. PASS needs both: the first below 0 and the second above. FAIL needs either: the first
+    above 0 ("poison-left"), or the second below ("over-corrected"); its p-value is that of `equivalence`. The tests are
+    dual to the interval of Fieller (1954). First the bite, E[p - r] > 0, must be shown, else the outcome is
+    INCONCLUSIVE ("no-bite"); the order makes a correction of alpha unnecessary, and makes it impossible that u = p
+    PASSes. The p-values are returned either way. With both margins 0 nothing can PASS, and FAIL is the two-sided t test
+    of u = r.
 
     Deviation: Fieller's interval is widened by `sd_floor`, if that is set, so that it stays dual to the outcome.
 
@@ -125,6 +136,7 @@ def retention(
         r: the measure of the retrained models.
         u: the measure of the unlearned models; one that is not finite is a FAIL ("diverged").
         tau: retained fraction that no longer passes, in [0, 1).
+        tau_over: how far below 0 the fraction no longer passes, at least 0; None for `tau`, inf to test `tau` alone.
         direction: +1 if the poison makes the measure larger, -1 if smaller.
         alpha: error rate of PASS, of FAIL and of the bite, in (0, 0.5).
         sd_floor: least standard deviation that is believed of an effect or a contrast, in the unit of the measure.
@@ -136,9 +148,12 @@ def retention(
     _check(alpha, sd_floor)
     if not 0 <= tau < 1:
         raise ValueError(f"tau must be in [0, 1), not {tau}.")
+    tau_over = float(tau if tau_over is None else tau_over)
+    if not tau_over >= 0:
+        raise ValueError(f"tau_over must be at least 0, not {tau_over}.")
     if direction not in (+1, -1):
         raise ValueError(f"direction must be +1 or -1, not {direction}.")
-    bounds = (-math.inf, float(tau))
+    bounds = (0.0 - tau_over, float(tau))
     _same_length(p=p, r=r, u=u)
     if unusable := _not_finite(u, (p, r), bounds):
         return unusable
@@ -153,20 +168,24 @@ def retention(
 
     bite = _mean(effect, sd_floor, scale).p_above(0.0)
     left = [q - tau * e for q, e in zip(rest, effect, strict=True)]
-    contrast = _mean(left, sd_floor, scale)
-    p_pass, p_fail = contrast.p_below(0.0), contrast.p_above(0.0)
+    over = [q + tau_over * e for q, e in zip(rest, effect, strict=True)] if tau_over < math.inf else [math.inf] * n
+    upper = _mean(left, sd_floor, scale)
+    lower = _mean(over, sd_floor, scale) if tau_over < math.inf else upper._replace(value=math.inf)
+    tests = _PValues.of(upper, 0.0, lower, 0.0)
+    nearer = upper if upper.p_below(0.0) >= lower.p_above(0.0) else lower
     interval = (-math.inf, math.inf)
     if not math.isnan(kappa):
         # Where the floor exceeds the spread of the contrast, the dual set is kappa -+ this; it always holds kappa.
         floored = -t_quantile(n - 1, alpha) * float(sd_floor) / math.sqrt(n) / abs(size)
         low, high = fieller(rest, effect, alpha)
         interval = (min(low, kappa - floored), max(high, kappa + floored))
-    outcome, reason = _outcome(p_pass, p_fail, alpha)
+    side: Why = "poison-left" if tests.above <= tests.below else "over-corrected"
+    outcome, reason = _outcome(tests, alpha, side)
     if not rejects(bite, alpha):
         outcome, reason = Outcome.INCONCLUSIVE, "no-bite"
     return Result(
-        outcome, reason, kappa, interval, p_pass, p_fail, bite, n, contrast.df, contrast.se, bounds,
-        contrast.se == 0, max(range(n), key=left.__getitem__),
+        outcome, reason, kappa, interval, tests.passing, tests.failing, bite, n, nearer.df, nearer.se, bounds,
+        nearer.se == 0, max(range(n), key=lambda i: max(left[i], -over[i])), side,
     )  # fmt: skip
 
 
@@ -231,20 +250,40 @@ def _mean(values: list[float], sd_floor: float, scale: float) -> _Mean:
 
 def _against_margins(mean: _Mean, differences: list[float], bounds: tuple[float, float], alpha: float) -> Result:
     lo, hi = bounds
-    p_pass = max(mean.p_above(lo), mean.p_below(hi))
-    p_fail = min(mean.p_above(hi), mean.p_below(lo))
+    p = _PValues.of(mean, hi, mean, lo)
     half = -t_quantile(mean.df, alpha) * mean.se
     worst = max(range(len(differences)), key=lambda i: max(lo - differences[i], differences[i] - hi))
     return Result(
-        *_outcome(p_pass, p_fail, alpha), mean.value, (mean.value - half, mean.value + half), p_pass, p_fail, None,
-        mean.n, mean.df, mean.se, bounds, mean.se == 0, worst,
+        *_outcome(p, alpha, "outside-margin"), mean.value, (mean.value - half, mean.value + half), p.passing, p.failing,
+        None, mean.n, mean.df, mean.se, bounds, mean.se == 0, worst, "outside-margin",
     )  # fmt: skip
 
 
-def _outcome(p_pass: float, p_fail: float, alpha: float) -> tuple[Outcome, Why]:
-    if rejects(p_fail, alpha):
-        return Outcome.FAIL, "outside-margin"
-    if rejects(p_pass, alpha):
+class _PValues(NamedTuple):
+    """P-values against an upper and a lower margin: of "outside", "not above" and "not below"."""
+
+    passing: float
+    above: float
+    below: float
+
+    @classmethod
+    def of(cls, upper: _Mean, hi: float, lower: _Mean, lo: float) -> _PValues:
+        """Test `upper` against `hi` and `lower` against `lo`."""
+        # With the truth on one margin, a FAIL on its side and one on the far side are both wrong. For a known standard
+        # error the sum of the two p-values makes them add up to alpha exactly; with an estimated one to less.
+        above = upper.p_above(hi) + lower.p_above(lo)
+        below = lower.p_below(lo) + upper.p_below(hi)
+        return cls(max(upper.p_below(hi), lower.p_above(lo)), min(1.0, above), min(1.0, below))
+
+    @property
+    def failing(self) -> float:
+        return min(self.above, self.below)
+
+
+def _outcome(p: _PValues, alpha: float, side: Why) -> tuple[Outcome, Why]:
+    if rejects(p.failing, alpha):
+        return Outcome.FAIL, side
+    if rejects(p.passing, alpha):
         return Outcome.PASS, "equivalent"
     return Outcome.INCONCLUSIVE, "need-more-seeds"
 

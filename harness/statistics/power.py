@@ -12,8 +12,10 @@ from harness.statistics.levels import checked_level, t_quantile
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(200)
 
 
-def tost_power(n: int, margin: float, sd: float, alpha: float = 0.05, two_sided: bool = True) -> float:
-    """Return the probability that `equivalence` PASSes `n` normal differences whose mean is 0.
+def tost_power(
+    n: int, margin: float, sd: float, alpha: float = 0.05, two_sided: bool = True, true: float = 0.0
+) -> float:
+    """Return the probability that `equivalence` PASSes `n` normal differences whose mean is `true`.
 
     Exact up to quadrature: the normal probability of the mean, integrated over the law of the standard deviation.
 
@@ -23,6 +25,7 @@ def tost_power(n: int, margin: float, sd: float, alpha: float = 0.05, two_sided:
         sd: standard deviation of one difference, at least 0.
         alpha: error rate of PASS, in (0, 0.5).
         two_sided: whether both bounds are tested.
+        true: mean of a difference, in the unit of `sd`.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -32,15 +35,17 @@ def tost_power(n: int, margin: float, sd: float, alpha: float = 0.05, two_sided:
         raise ValueError(f"n must be at least 2, not {n}.")
     if not (0 < margin < math.inf and 0 <= sd < math.inf):
         raise ValueError(f"margin must be positive and sd at least 0, not {margin} and {sd}.")
+    if not math.isfinite(true):
+        raise ValueError(f"true must be finite, not {true}.")
     df, se = n - 1, sd / math.sqrt(n)
     if se == 0:
-        return 1.0
+        return float(true < margin and (true > -margin or not two_sided))
     t = -t_quantile(df, alpha)
-    above = margin / se  # PASS iff below + t s <= Z <= above - t s, for Z normal and s = estimated sd / sd
-    below = -above if two_sided else -math.inf
+    above = (margin - true) / se  # PASS iff below + t s <= Z <= above - t s, for Z normal and s = estimated sd / sd
+    below = -(margin + true) / se if two_sided else -math.inf
     # The integrand is 0 outside of these limits, to double precision.
     start = math.sqrt(special.chdtri(df, 1 - 1e-16) / df)
-    stop = min(math.sqrt(special.chdtri(df, 1e-18) / df), (above - below) / (2 * t), (above + 9) / t)
+    stop = min(math.sqrt(special.chdtri(df, 1e-18) / df), (above - below) / (2 * t), (above + 9) / t, (9 - below) / t)
     if stop <= start:
         return 0.0
     s = start + (stop - start) * (NODES + 1) / 2
@@ -50,7 +55,7 @@ def tost_power(n: int, margin: float, sd: float, alpha: float = 0.05, two_sided:
 
 
 def seeds_needed(
-    margin: float, sd_diff: float, alpha: float = 0.05, power: float = 0.8, two_sided: bool = True
+    margin: float, sd_diff: float, alpha: float = 0.05, power: float = 0.8, two_sided: bool = True, true: float = 0.0
 ) -> int | None:
     """Return the fewest seeds, 3 to 1,000, for which `tost_power` reaches `power`; None if these do not.
 
@@ -61,5 +66,5 @@ def seeds_needed(
     """
     if not 0 < power < 1:
         raise ValueError(f"power must be in (0, 1), not {power}.")
-    enough = (n for n in range(3, 1001) if tost_power(n, margin, sd_diff, alpha, two_sided) >= power)
+    enough = (n for n in range(3, 1001) if tost_power(n, margin, sd_diff, alpha, two_sided, true) >= power)
     return next(enough, None)

@@ -90,11 +90,13 @@ def forecast_from(criterion: Criterion, pilot: Evidence, poison: str, plan: Plan
     fresh = [o - r for o, r in zip(pilot.oracle, pilot.retrained, strict=True)]
     worse = 1 if criterion.measure.worse == "higher" else -1
     retention = criterion.measure.test == "retention"
-    # How far inside the margin the oracle is: the negative of what the test wants below zero.
+    # How far inside the nearer margin the oracle is, and half the distance between the margins.
+    nearer = -1 if retention and worse * fmean(fresh) < 0 else 1
     inside = [
-        (criterion.margin * worse * e if retention else criterion.margin) - worse * f
+        (criterion.margin * worse * e if retention else criterion.margin) - nearer * worse * f
         for e, f in zip(effect, fresh, strict=True)
     ]
+    half = criterion.margin * worse * fmean(effect) if retention else None
     return Forecast(
         poison=poison,
         measure=criterion.measure.name,
@@ -108,19 +110,28 @@ def forecast_from(criterion: Criterion, pilot: Evidence, poison: str, plan: Plan
         passes={look: sum(seeds <= look for seeds in passed) / runs for look in LOOKS[1:]},
         fails=sum(j.outcome is Outcome.FAIL for j in judgements) / runs,
         mean_seeds=fmean(j.seeds for j in judgements),
-        seeds_80=_needed(inside, pilot.resolution, plan, 0.8),
-        seeds_90=_needed(inside, pilot.resolution, plan, 0.9),
+        seeds_80=_needed(inside, half, pilot.resolution, plan, 0.8),
+        seeds_90=_needed(inside, half, pilot.resolution, plan, 0.9),
     )
 
 
-def _needed(inside: Sequence[float], floor: float, plan: Plan, power: float) -> int | None:
-    """Return the seeds at which a t test of ``inside > 0`` at one look has so much power; None if over 1,000."""
+def _needed(inside: Sequence[float], half: float | None, floor: float, plan: Plan, power: float) -> int | None:
+    """Return the seeds at which a PASS at one look has so much power; None if over 1,000.
+
+    Args:
+        inside: How far inside the nearer margin each seed is.
+        half: Half the distance between the margins; None if there is only one.
+        floor: Least standard deviation that is believed.
+        plan: The plan.
+        power: The power.
+    """
     distance, sd = fmean(inside), max(stdev(inside), floor)
     if distance <= 0:
         return None
     if sd == 0:
         return plan.min_pass
-    needed = seeds_needed(distance, sd, alpha=plan.pass_level, power=power, two_sided=False)
+    margin, true = (distance, 0.0) if half is None else (half, half - distance)
+    needed = seeds_needed(margin, sd, plan.pass_level, power, two_sided=half is not None, true=true)
     return None if needed is None else max(needed, plan.min_pass)
 
 

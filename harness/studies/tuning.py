@@ -35,7 +35,7 @@ class Score:
     """What a setting does on the seeds that it was tried on.
 
     Attributes:
-        left: Fraction of the poisons' effect that is left, mean over the poisons; 0 where one is overshot.
+        left: Fraction of the poisons' effect that is left, or exceeded beyond retraining: its size, mean over poisons.
         accuracy: Accuracy against retraining, mean difference in shares of 1.
         cost: Examples, the largest fraction of those of retraining.
         margin: Accuracy that the task allows to be lost.
@@ -227,7 +227,7 @@ def _score(results: dict[Cell, list[TrialResult]], budget: float) -> Score:
     for cell, of_cell in results.items():
         p, r, u = (fmean(each.readings[POISON.name][arm].value for each in of_cell) for arm in "PRU")
         share = (u - r) / (p - r) if p != r else math.nan
-        left.append(share if math.isnan(share) else max(0.0, share))  # the larger of 0 and not-a-number is 0
+        left.append(abs(share))
         if UTILITY.applies(cell):
             u, r = (fmean(each.readings[UTILITY.name][arm].value for each in of_cell) for arm in "UR")
             accuracy.append(u - r)

@@ -79,7 +79,7 @@ def test_a_clean_method_passes_at_the_first_look_that_may_pass():
 
 def test_a_method_that_leaves_the_poison_fails_at_the_first_look():
     judgement = judge(RETENTION, evidence(BAD), PLAN)
-    assert said(judgement) == (FAIL, "outside-margin", 3)
+    assert said(judgement) == (FAIL, "poison-left", 3)
     assert judgement.final
     assert judgement.looked == 3
     assert judgement.level == pytest.approx(0.05 / 5 / 2)
@@ -338,7 +338,7 @@ def test_a_diverged_model_fails_at_the_look_that_sees_it(bad, seed, look):
 
 def test_a_divergence_beyond_the_conclusion_is_not_seen():
     assert said(judge(RETENTION, evidence(spliced(GOOD, (5, (NAN,) * 16))), PLAN)) == (PASS, "equivalent", 5)
-    assert said(judge(RETENTION, evidence(spliced(BAD, (3, (NAN,) * 16))), PLAN)) == (FAIL, "outside-margin", 3)
+    assert said(judge(RETENTION, evidence(spliced(BAD, (3, (NAN,) * 16))), PLAN)) == (FAIL, "poison-left", 3)
 
 
 @pytest.mark.parametrize("u", [GOOD, BAD, EDGE], ids=["good", "bad", "edge"])
@@ -354,7 +354,7 @@ def test_an_oracle_that_diverges_fails():
 
 def test_a_failure_said_before_the_oracle_failed_stands():
     oracle = (*GOOD[:3], *(3.0,) * 13)
-    assert said(judge(RETENTION, evidence(BAD, oracle=oracle), PLAN)) == (FAIL, "outside-margin", 3)
+    assert said(judge(RETENTION, evidence(BAD, oracle=oracle), PLAN)) == (FAIL, "poison-left", 3)
 
 
 def test_a_method_can_fail_before_the_oracle_has_passed():

@@ -34,7 +34,7 @@ def expect(tmp_path):
 def audit(verdict, unlearner="identity", claim="poison", **more):
     return {
         "unlearner": unlearner, "task": "tiny:Tiny", "poison": "backdoor:size=1", "claim": claim, "verdict": verdict,
-        "reason": "outside-margin", "estimate": 1.0, "interval": [0.9, None], "margin": 0.2, "seeds": [0, 1, 2],
+        "reason": "poison-left", "estimate": 1.0, "interval": [0.9, None], "margin": 0.2, "seeds": [0, 1, 2],
         "expected": None, **more,
     }  # fmt: skip
 
@@ -105,7 +105,7 @@ def test_what_changed_or_is_new_is_written_and_asks_for_a_reason(expect):
     ]  # fmt: skip
     assert text.startswith("# The head.\n")
     assert "# was FAIL: It hands the model back." in text
-    assert "# outside-margin: estimate 1, limit 0.2, n = 3" in text
+    assert "# poison-left: estimate 1, limit 0.2, n = 3" in text
     with pytest.raises(UnlearningError, match="line 5: the key 'reason' is missing"):
         expect(text)
     assert expect(text, updating=True).updated(seen, []) == text, "written twice it is the same"

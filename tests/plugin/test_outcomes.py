@@ -16,7 +16,7 @@ from harness.plugin.outcomes import Expected, Happened, decide
 
 VERDICT = Verdict(
     "mine", "tiny", "backdoor", Measure("success", "Success", worse="higher", test="retention"), Outcome.FAIL,
-    "outside-margin", 0.9, (0.7, math.inf), 0.2, None, 0.001, 0.001, 0.01, (0, 1, 2),
+    "poison-left", 0.9, (0.7, math.inf), 0.2, None, 0.001, 0.001, 0.01, (0, 1, 2),
     {"poisoned": (1.0,) * 3, "retrained": (0.0,) * 3, "unlearned": (0.9,) * 3},
 )  # fmt: skip
 FAILED = AuditFailure(VERDICT, Outcome.PASS)

@@ -51,7 +51,7 @@ def test_a_run_leaves_a_report_junit_a_summary_and_a_line_that_loads_its_models(
     case = cases["test_poison_is_forgotten[mine:forget-tiny:Tiny-backdoor:size=1]"]
     said = {each.get("name"): each.get("value") for each in case.iter("property")}
     assert said["verdict"] == "FAIL"
-    assert said["reason"] == "outside-margin"
+    assert said["reason"] == "poison-left"
     assert said["n_seeds"] == "3"
     for name, value in (("estimate", failed["estimate"]), ("margin", 0.2), ("p_fail", failed["p_fail"])):
         assert float(said[name]) == value

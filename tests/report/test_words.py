@@ -24,7 +24,7 @@ ACCURACY = Measure("accuracy", "test accuracy", worse="lower", test="non-inferio
 COST = Measure("cost", "compute", worse="higher", test="budget", unit="%")
 
 
-def verdict(outcome=Outcome.FAIL, reason="outside-margin", measure=POISON, **changes):
+def verdict(outcome=Outcome.FAIL, reason="poison-left", measure=POISON, **changes):
     values = {
         "unlearner": "mine", "task": "digits", "poison": "noise", "measure": measure, "outcome": outcome,
         "reason": reason, "estimate": 0.91, "interval": (0.84, 0.997), "margin": 0.2, "p_pass": 0.9999, "p_fail": 1e-4,

@@ -57,15 +57,28 @@ def test_retention_of_a_method_that_forgets():
     assert result.estimate == pytest.approx(0.0468, abs=5e-5)
     assert result.interval == pytest.approx((0.0269, 0.0666), abs=5e-5)
     assert result.p_pass == pytest.approx(3.326e-5, abs=5e-9)
-    assert (result.n, result.df, result.bounds, result.degenerate, result.worst) == (5, 4, (-INF, 0.2), False, 1)
+    assert (result.n, result.df, result.bounds, result.degenerate, result.worst) == (5, 4, (-0.2, 0.2), False, 1)
 
 
 def test_retention_of_doing_nothing():
     result = retention(P, R, P)
     assert result.outcome is Outcome.FAIL
-    assert result.reason == "outside-margin"
+    assert result.reason == "poison-left"
     assert result.estimate == exactly(1)
     assert result.interval == exactly((1, 1))
+
+
+def test_retention_of_a_model_on_the_other_side_of_retraining():
+    """The example of a method that forgets and of doing nothing, each reflected through R."""
+    result = retention(P, R, [2 * r - u for r, u in zip(R, U, strict=True)], tau=0.2)
+    assert result.outcome is Outcome.PASS
+    assert result.estimate == pytest.approx(-0.0468, abs=5e-5)
+    assert result.interval == pytest.approx((-0.0666, -0.0269), abs=5e-5)
+    assert result.p_pass == pytest.approx(3.326e-5, abs=5e-9)
+    assert result.worst == 1
+    beyond = retention(P, R, [2 * r - p for r, p in zip(R, P, strict=True)])
+    assert (beyond.outcome, beyond.reason) == (Outcome.FAIL, "over-corrected")
+    assert (beyond.estimate, *beyond.interval) == exactly((-1, -1, -1))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -76,9 +89,10 @@ def test_one_sample_agrees_with_scipy_and_statsmodels(seed):
 
     one = equivalence(u, lo, hi)
     assert one.p_pass == exactly(weightstats.DescrStatsW(u).ttost_mean(lo, hi)[0])
-    assert one.p_fail == exactly(
-        min(stats.ttest_1samp(u, hi, alternative="greater").pvalue, stats.ttest_1samp(u, lo, alternative="less").pvalue)
+    above, below = (
+        sum(stats.ttest_1samp(u, bound, alternative=side).pvalue for bound in (lo, hi)) for side in ("greater", "less")
     )
+    assert one.p_fail == exactly(min(above, below, 1))
     assert one.interval == exactly(tuple(stats.ttest_1samp(u, 0).confidence_interval(0.9)))
 
 
@@ -252,6 +266,19 @@ def test_retention_has_its_size_where_exactly_tau_is_left(n):
     assert rates(results) == pytest.approx((0.05, 0.05), abs=0.01)
     covered = sum(x.interval[0] <= 0.3 <= x.interval[1] for x in results) / 8000
     assert covered == pytest.approx(0.9, abs=0.014)
+
+
+@pytest.mark.parametrize("n", [3, 8])
+@pytest.mark.parametrize("spread", [1, 20, 1000])
+def test_a_false_fail_is_as_rare_where_the_margins_lie_within_the_noise(n, spread):
+    """Seeds of U vary by a twentieth of the poison's effect, by all of it, and by fifty times as much."""
+    g = np.random.default_rng(n)
+    for kappa in (0.2, -0.2, 0.0):
+        r = g.normal(0, 1, (8000, n))
+        p = r + g.normal(20, 1, (8000, n))
+        u = r + kappa * 20 + g.normal(0, spread, (8000, n))
+        _, failed = rates([retention(*map(list, x)) for x in zip(p, r, u, strict=True)])
+        assert failed <= 0.06
 
 
 def test_a_poison_that_does_nothing_passes_no_method():
