@@ -1,8 +1,8 @@
 """The seed plans on numbers that are not normal, many studies at a time.
 
 Here P is 1 and R is 0 on every seed, so that U is the fraction of the poison that is left, and its law can be chosen.
-`walk` is the arithmetic of `harness.judging.judge` for one claim of retention, on arrays; ``tests/judging/test_plans.py``
-holds it against the real one.
+`walk` is the arithmetic of `harness.judging.judge` for one claim of retention, on arrays; a test holds it against the
+real one (``tests/judging/test_plans.py``).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def lognormal(sigma: float, tail: int = 1) -> Law:
 
 
 #: What methods leave of the poison. All have the mean TAU, on the margin, where PASS and FAIL are both wrong, except the
-#: one that does nothing on 30 % of seeds, which a PASS is more wrong of and a FAIL right of.
+#: one that does nothing on 30 % of seeds: a PASS of it is more wrong, a FAIL right.
 LAWS: dict[str, Law] = {
     "normal, sd 0.125": lambda rng, shape: rng.normal(TAU, 0.125, shape),
     "nothing done on 20 % of seeds": rare(0.2),
@@ -187,16 +187,15 @@ def hopeless(middle: Array, sd: Array, n: int, plan: Plan, judged: int) -> NDArr
         return found
     outside = (middle > HIGH) | (middle < LOW)
     distance = np.minimum(np.abs(middle - HIGH), np.abs(middle - LOW))
-    nearest = np.where(
-        outside, _threshold(plan.futility, plan.fail_level(judged)), _threshold(plan.futility, plan.pass_level)
-    )
+    levels = (plan.fail_level(judged), plan.pass_level)
+    nearest = np.where(outside, *(_threshold(plan.futility, level) for level in levels))
     found = distance < nearest * sd
     if np.isinf(LOW):
         return found
-    # Both margins take part in a PASS; further from the nearer one than 3 thresholds, the other takes nothing.
-    near = ~outside & ~found & (HIGH - LOW < 8 * nearest * sd)
+    # Both margins take part in a PASS; where 4 deviations fit between them, the farther one takes nothing.
+    near = ~outside & ~found & (4 * sd > HIGH - LOW)
     for i in np.flatnonzero(near):
-        power = tost_power(LAST, (HIGH - LOW) / 2, sd[i], plan.pass_level, True, true=abs(middle[i]))  # type: ignore[call-arg, unused-ignore]
+        power = tost_power(LAST, (HIGH - LOW) / 2, sd[i], plan.pass_level, True, true=abs(middle[i]))
         found[i] = power < plan.futility
     return found
 

@@ -64,7 +64,7 @@ class Reason(StrEnum):
     )
     WAITS_FOR_SEEDS = (
         "waits-for-seeds",
-        "{n} seeds look good, but the reliable plan passes nothing before 16: fewer say too little about rare bad ones.",
+        "{n} seeds look good, but the reliable plan passes nothing before 16: fewer say too little about bad seeds.",
         "Raise --audit-seeds to 16, or judge the average alone with --audit-plan=quick.",
     )
     BAD_SEEDS = (
@@ -75,7 +75,8 @@ class Reason(StrEnum):
     )
     NEEDS_NORMALITY = (
         "needs-normality",
-        "{n} seeds decide this only if they are normally distributed. Without this assumption the evidence is too weak.",
+        "{n} seeds decide this only if they are normally distributed. Without that assumption, the evidence is too "
+        "weak.",
         "Make the method clearly better or the poison stronger. --audit-plan=quick makes the assumption.",
     )
     TOO_FEW_SEEDS = (

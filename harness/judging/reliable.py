@@ -54,9 +54,8 @@ def bad_seeds(criterion: Criterion, evidence: Evidence, result: Result) -> list[
     found = set()
     for side, margin in enumerate(result.bounds):
         if math.isfinite(margin):
-            own, fresh = (
-                _beyond(criterion, evidence, arm, side, margin) for arm in (evidence.unlearned, evidence.oracle)
-            )
+            arms = (evidence.unlearned, evidence.oracle)
+            own, fresh = (_beyond(criterion, evidence, arm, side, margin) for arm in arms)
             found.update(standing_out(own, fresh, floor))
     return sorted(found)
 
@@ -70,7 +69,7 @@ def evidence_for(criterion: Criterion, evidence: Evidence, result: Result, outco
     """
     if criterion.measure.test != "retention":
         return math.inf
-    low, high = result.bounds
+    high = result.bounds[1]
     if outcome is Outcome.PASS:
         return e_value(_beyond(criterion, evidence, evidence.unlearned, 1, high), 1 - high)
     side = int(result.side == Reason.POISON_LEFT)
