@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special
 
-from harness.judging.plan import LOOKS, MIN_PASS, Plan
+from harness.judging.plan import KINDS, LOOKS, MIN_PASS, Plan
 from harness.judging.reliable import PAST_RETRAINING
-from harness.statistics import retention, tost_power
+from harness.statistics import clopper_pearson, retention, tost_power
 from harness.statistics.levels import DUST
 from harness.statistics.robust import SPREADS
 
@@ -28,6 +29,10 @@ LAST = LOOKS[-1]
 #: The lower margin of the test of retention, and the upper one.
 LOW, HIGH = retention([1.0] * 3, [0.0] * 3, [0.0] * 3, tau=TAU).bounds
 PASS, FAIL, INCONCLUSIVE = 1, -1, 0
+#: Standard deviations of R' - R over seeds, as fractions of the effect. U is read with as much noise, beside its law.
+NOISE = (0.0, 0.05, 0.125, 0.2)
+#: More of them, for methods that leave the same on every seed.
+NOISES = (0.05, 0.1, 0.125, 0.15, 0.2, 0.25)
 
 
 def rare(share: float, least: float = 0.0, most: float = 1.0) -> Law:
@@ -55,8 +60,8 @@ def lognormal(sigma: float, tail: int = 1) -> Law:
     return lambda rng, shape: TAU + tail * TAU * (np.exp(rng.normal(-(sigma**2) / 2, sigma, shape)) - 1)
 
 
-#: What methods leave of the poison. All have the mean TAU, on the margin, where PASS and FAIL are both wrong, except the
-#: one that does nothing on 30 % of seeds: a PASS of it is more wrong, a FAIL right.
+#: What methods leave of the poison. All have the mean TAU, on the margin, where PASS and FAIL are both wrong, but for
+#: the one that does nothing on 30 % of seeds: a PASS of it is more wrong, a FAIL right.
 LAWS: dict[str, Law] = {
     "normal, sd 0.125": lambda rng, shape: rng.normal(TAU, 0.125, shape),
     "nothing done on 20 % of seeds": rare(0.2),
@@ -150,8 +155,6 @@ def tests(fractions: Array) -> tuple[Array, Array, Array, Array]:
         return np.where(sd > 0, p, np.where(gap > 1e-12, 0.0, 1.0))
 
     above, not_above = tail(middle - HIGH), tail(HIGH - middle)
-    if np.isinf(LOW):
-        return not_above, above, middle, sd
     below, not_below = tail(LOW - middle), tail(middle - LOW)
     failing = np.minimum(np.minimum(above + not_below, below + not_above), 1.0)
     return np.maximum(not_above, not_below), failing, middle, sd
@@ -161,9 +164,7 @@ def pass_holds(fractions: Array, fresh: Array, plan: Plan) -> NDArray[np.bool_]:
     """Return where the reliable plan's conditions on a PASS hold, but for the number of seeds."""
     if not plan.reliable:
         return np.ones(len(fractions), bool)
-    limit = SPREADS * fresh.std(axis=1, ddof=1, keepdims=True) + 1e-12
-    steady = (fractions - HIGH <= limit).all(axis=1) & ((LOW - fractions <= limit).all(axis=1) | np.isinf(LOW))
-    return np.asarray(steady & (stake(fractions - HIGH, 1 - HIGH) >= (1 - 1e-9) / plan.evidence_level))
+    return np.asarray(_steady(fractions, fresh) & (_stake(fractions) >= 1 / plan.evidence_level))
 
 
 def fail_holds(fractions: Array, plan: Plan, judged: int) -> NDArray[np.bool_]:
@@ -171,7 +172,7 @@ def fail_holds(fractions: Array, plan: Plan, judged: int) -> NDArray[np.bool_]:
     if not plan.reliable:
         return np.ones(len(fractions), bool)
     over = fractions.mean(axis=1, keepdims=True) > HIGH
-    inside = np.where(over, HIGH - fractions, fractions - LOW) if np.isfinite(LOW) else HIGH - fractions
+    inside = np.where(over, HIGH - fractions, fractions - LOW)
     return np.asarray(stake(inside, TAU + PAST_RETRAINING) >= (1 - 1e-9) * judged / plan.evidence_level)
 
 
@@ -190,8 +191,6 @@ def hopeless(middle: Array, sd: Array, n: int, plan: Plan, judged: int) -> NDArr
     levels = (plan.fail_level(judged), plan.pass_level)
     nearest = np.where(outside, *(_threshold(plan.futility, level) for level in levels))
     found = distance < nearest * sd
-    if np.isinf(LOW):
-        return found
     # Both margins take part in a PASS; where 4 deviations fit between them, the farther one takes nothing.
     near = ~outside & ~found & (4 * sd > HIGH - LOW)
     for i in np.flatnonzero(near):
@@ -204,3 +203,99 @@ def hopeless(middle: Array, sd: Array, n: int, plan: Plan, judged: int) -> NDArr
 def _threshold(futility: float, level: float) -> float:
     """Return the distance to one margin, in standard deviations, at which the last look has so much power."""
     return float(optimize.brentq(lambda d: tost_power(LAST, d, 1.0, level, two_sided=False) - futility, 1e-9, 10))
+
+
+def studies(law: Law, noise: float, runs: int) -> tuple[Array, Array]:
+    """Return what U and R' leave in so many studies of 16 seeds, read with noise; the same for the same arguments."""
+    rng = np.random.default_rng(1)
+    left, own, fresh = law(rng, (runs, LAST)), rng.normal(size=(runs, LAST)), rng.normal(size=(runs, LAST))
+    return left + noise * own, noise * fresh
+
+
+def rates(law: Law, noise: float, runs: int, plan: Plan, judged: int = 1) -> dict[str, Any]:
+    """Return how often a plan passes and fails a law, with 95 % intervals, and its mean seeds.
+
+    The oracle's gate is left open, so that the method's own error rates are seen.
+    """
+    outcome, seeds = walk(*studies(law, noise, runs), plan, judged, gated=False)
+    found: dict[str, Any] = {"seeds": float(seeds.mean())}
+    for name, value in (("pass", PASS), ("fail", FAIL)):
+        count = int((outcome == value).sum())
+        found[name] = {"rate": count / runs, "interval": clopper_pearson(count, runs)}
+    return found
+
+
+def margins(runs: int) -> list[dict[str, Any]]:
+    """Return the rates of both plans for every law and noise; print them."""
+    rows = []
+    for held_out, laws in ((False, LAWS), (True, HELD_OUT)):
+        for (name, law), noise in ((item, noise) for item in laws.items() for noise in NOISE):
+            plans = {kind: rates(law, noise, runs, Plan(kind=kind)) for kind in KINDS}
+            rows.append({"law": name, "noise": noise, "held_out": held_out, **plans})
+            shown = "   ".join(
+                f"{kind} PASS {one['pass']['rate']:.3f} FAIL {one['fail']['rate']:.3f} seeds {one['seeds']:4.1f}"
+                for kind, one in plans.items()
+            )
+            print(f"{name:37s} noise {noise:<5}  {shown}", flush=True)
+    return rows
+
+
+def powers(runs: int) -> list[dict[str, Any]]:
+    """Return the rates of both plans for the oracle and for methods that leave the same on every seed; print them."""
+    rows = []
+    for left, noise in ((left, noise) for left in (0.0, 0.1, 0.3, 0.5, 1.0) for noise in NOISES):
+        steady = rare(0.0, least=left)
+        plans = {kind: rates(steady, noise, runs, Plan(kind=kind), judged=2) for kind in KINDS}
+        rows.append({"left": left, "noise": noise, **plans})
+        shown = "   ".join(
+            f"{kind} PASS {one['pass']['rate']:.3f} FAIL {one['fail']['rate']:.3f} seeds {one['seeds']:4.1f}"
+            for kind, one in plans.items()
+        )
+        print(f"left {left:<4} on every seed, noise {noise:<5}  {shown}", flush=True)
+    return rows
+
+
+def candidates(runs: int) -> list[dict[str, Any]]:
+    """Return how rules of a PASS on 16 seeds compare: their worst rows, and how often each passes the oracle; print it.
+
+    The rule that was taken is the one that passes the oracle most often among those whose false PASS is at most 1.5
+    alpha in every row, those of the laws held out included.
+    """
+    rules: dict[str, Callable[[Array, Array], NDArray[np.bool_]]] = {
+        "t test at alpha alone": lambda left, fresh: np.ones(len(left), bool),
+        "no seed beyond the margin": lambda left, fresh: (left <= HIGH).all(axis=1),
+        "no seed beyond halfway to all": lambda left, fresh: (left <= (1 + HIGH) / 2).all(axis=1),
+        "no seed beyond the scatter of R'": _steady,
+        "... and an e-value of 1 / (2.5 alpha)": lambda left, fresh: _steady(left, fresh) & (_stake(left) >= 8),
+        "... and an e-value of 1 / (1.5 alpha)": lambda left, fresh: _steady(left, fresh) & (_stake(left) >= 1 / 0.075),
+        "... and an e-value of 1 / alpha": lambda left, fresh: _steady(left, fresh) & (_stake(left) >= 20),
+    }
+    rows = []
+    for name, rule in rules.items():
+
+        def passing(law: Law, noise: float, rule: Any = rule) -> float:
+            left, fresh = studies(law, noise, runs)
+            return float((rejects(tests(left)[0], 0.05) & rule(left, fresh)).mean())
+
+        row: dict[str, Any] = {"rule": name}
+        for key, laws in (("worst", LAWS), ("worst_held_out", HELD_OUT)):
+            rate, law, noise = max((passing(law, noise), text, noise) for text, law in laws.items() for noise in NOISE)
+            row[key] = {"pass": rate, "law": law, "noise": noise}
+        row["oracle"] = {str(noise): passing(rare(0.0, least=0.0), noise) for noise in NOISES}
+        rows.append(row)
+        oracle = "  ".join(f"{noise}: {rate:.3f}" for noise, rate in row["oracle"].items())
+        print(
+            f"{name:38s} worst false PASS {row['worst']['pass']:.3f}, held out {row['worst_held_out']['pass']:.3f}   "
+            f"oracle by noise {oracle}",
+            flush=True,
+        )
+    return rows
+
+
+def _steady(left: Array, fresh: Array) -> NDArray[np.bool_]:
+    limit = SPREADS * fresh.std(axis=1, ddof=1, keepdims=True) + 1e-12
+    return np.asarray(((left - HIGH <= limit) & (LOW - left <= limit)).all(axis=1))
+
+
+def _stake(left: Array) -> Array:
+    return stake(left - HIGH, 1 - HIGH) * (1 + 1e-9)

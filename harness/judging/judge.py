@@ -65,6 +65,11 @@ def judge(criterion: Criterion, evidence: Evidence, plan: Plan) -> Judgement:
     return _walk(criterion, evidence, plan, gates)
 
 
+def ungated(criterion: Criterion, evidence: Evidence, plan: Plan) -> Judgement:
+    """Judge as `judge` does, whatever the controls' own verdicts are: for error rates of the tests themselves."""
+    return _walk(criterion, evidence, plan, {})
+
+
 def doses(criterion: Criterion, evidence: Evidence, plan: Plan) -> list[Outcome]:
     """Return the outcome of ``U = k P + (1 - k) R``, mixed seed by seed, for each k in `DOSES`; nothing is trained."""
     pairs = list(zip(evidence.poisoned, evidence.retrained, strict=True))
