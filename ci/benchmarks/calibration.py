@@ -179,7 +179,6 @@ def resample(runs: int, store: str) -> list[dict[str, Any]]:
     The mean over the 40 seeds is the truth here, so that both a PASS and a FAIL are wrong. Nothing passes or fails for
     the oracle's sake. ``alpha`` is not split over claims.
     """
-    from harness.studies.study import Study  # noqa: F401 - imports torch before the threads are set
     from harness.trials.lab import Lab
 
     lab = Lab.open(store, device="cpu", run="resampling")
