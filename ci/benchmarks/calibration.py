@@ -48,7 +48,7 @@ FIRST_SEED = 10_000
 FIRST_SEED_OF_HEURISTICS = 20_000
 FIRST_SEED_OF_RESAMPLING = 30_000
 #: Real seeds of each method that studies are drawn from, and the methods, which leave some of the backdoor.
-RESAMPLED, RESAMPLED_METHODS = 40, ("gd", "gd:lr=0.12", "gd:lr=0.15", "cfk", "ssd")
+RESAMPLED, RESAMPLED_METHODS = 40, ("gd", "cfk", "ssd")
 METHODS = ("retrain", "identity")
 POISONS = ("backdoor", "gaussian")
 MEASURE = Measure("simulated", "simulated", worse="higher", test="retention")

@@ -48,6 +48,27 @@ def withheld(criterion: Criterion, evidence: Evidence, plan: Plan, result: Resul
     return "" if enough else Reason.NEEDS_NORMALITY
 
 
+def details_of(criterion: Criterion, evidence: Evidence, plan: Plan, result: Result, reason: str) -> dict[str, float]:
+    """Return what the reliable plan found beside the t tests: ``bad_seeds`` and, of retention, ``e_pass``, ``e_fail``.
+
+    Empty for the quick plan, and where the evidence was not judged.
+    """
+    if not plan.reliable or reason not in _JUDGED:
+        return {}
+    found = {"bad_seeds": float(len(bad_seeds(criterion, evidence, result)))}
+    if criterion.measure.test == "retention":
+        for name, outcome in (("e_pass", Outcome.PASS), ("e_fail", Outcome.FAIL)):
+            found[name] = evidence_for(criterion, evidence, result, outcome)
+    return found
+
+
+#: Reasons of verdicts on evidence that could be judged.
+_JUDGED = (
+    Reason.EQUIVALENT, Reason.OUTSIDE_MARGIN, Reason.POISON_LEFT, Reason.OVER_CORRECTED, Reason.BAD_SEEDS,
+    Reason.NEEDS_NORMALITY, Reason.WAITS_FOR_SEEDS, Reason.ORACLE_NOT_PASS, Reason.NEED_MORE_SEEDS, Reason.UNDERPOWERED,
+)  # fmt: skip
+
+
 def bad_seeds(criterion: Criterion, evidence: Evidence, result: Result) -> list[int]:
     """Return the indices of seeds beyond a margin by more than the oracle's scatter over these seeds explains."""
     floor = evidence.resolution / _unit(criterion, evidence)

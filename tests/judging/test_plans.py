@@ -172,7 +172,7 @@ def test_a_reliable_verdict_is_that_of_t_tests_on_the_same_seeds(u, oracle):
     if judgement.outcome is FAIL:
         quick = ungated(claim, found, replace(QUICK, futility=0.0))
         assert judgement.result.p_fail <= QUICK.fail_level(1) * (1 + 1e-9)
-        assert quick.outcome is FAIL or quick.outcome is PASS and quick.seeds < judgement.seeds
+        assert quick.outcome is FAIL or (quick.outcome is PASS and quick.seeds < judgement.seeds)
         assert quick.seeds <= judgement.seeds
 
 
