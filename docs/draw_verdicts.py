@@ -12,10 +12,10 @@ from harness.judging.verdict import Evidence
 
 #: Verdict of the plan, what the reader is to see, mean fraction left, standard deviation of it over seeds.
 METHODS = (
-    ("PASS", "all below the limit", 0.08, 0.04),
-    ("FAIL", "all above the limit", 0.6, 0.04),
-    ("INCONCLUSIVE", "across the limit", 0.19, 0.1),
-    ("PASS", "over-recovery", -0.3, 0.05),
+    ("PASS", "within both limits", 0.08, 0.04),
+    ("FAIL", "poison left", 0.6, 0.04),
+    ("FAIL", "over-corrected", -0.55, 0.04),
+    ("INCONCLUSIVE", "across a limit", 0.19, 0.1),
 )
 #: How seeds differ: made up as well, with mean 0 and standard deviation near 1, also among the last three and five.
 SPREAD = (0.2, -0.7, 0.9, -0.1, 0.2, -1.5, 1.0, 0.1, -0.6, -0.9, 1.4, 0.3, -0.3, 0.7, -1.2, 0.5)
@@ -25,12 +25,12 @@ TOLERANCE = 0.2
 #: One of the two audits of a cell that are tested; the other one is accuracy.
 CRITERION = Criterion(Measure("effect", "effect", worse="higher", test="retention"), TOLERANCE, judged=2)
 WIDTH, HEIGHT, TOP, BOTTOM, ROW = 700, 352, 66, 290, 56
-LEFT, RIGHT, LOW, HIGH = 196, 684, -0.5, 1.12
+LEFT, RIGHT, LOW, HIGH = 196, 684, -1.0, 1.12
 
 TITLE = "Verdicts of four made-up methods"
 DESCRIPTION = (
     "Intervals of the fraction of the poison's effect that is left, where 0 is as if retrained, 1 is nothing "
-    "unlearned, and up to 0.2 is tolerated. "
+    "unlearned, and from -0.2 to 0.2 is tolerated. "
 )
 
 
@@ -64,17 +64,19 @@ def scale() -> list[str]:
     """Return what stands behind the intervals: the tolerated band, the two marks, the axis."""
     small = ' font-size="13" fill="#333"'
     parts = [
-        f'<rect x="{x_of(0):.1f}" y="{TOP - 20}" width="{x_of(TOLERANCE) - x_of(0):.1f}" height="{BOTTOM - TOP + 20}" '
-        'fill="#DCEBF5"/>',
-        text(x_of(TOLERANCE / 2), TOP - 28, "tolerated", style=small),
-        text(x_of(0) - 8, TOP - 6, "as if retrained", "end", small),
+        f'<rect x="{x_of(-TOLERANCE):.1f}" y="{TOP - 20}" width="{x_of(TOLERANCE) - x_of(-TOLERANCE):.1f}" '
+        f'height="{BOTTOM - TOP + 20}" fill="#DCEBF5"/>',
+        text(x_of(0), TOP - 44, "as if retrained,", style=small),
+        text(x_of(0), TOP - 28, "tolerated", style=small),
+        text(x_of(-TOLERANCE) - 8, TOP - 6, "limit", "end", small),
         text(x_of(TOLERANCE) + 8, TOP - 6, "limit", "start", small),
         text(x_of(1) - 8, TOP - 6, "nothing unlearned", "end", small),
         f'<path d="M{LEFT} {BOTTOM}H{RIGHT}" stroke="#333"/>',
     ]
-    for fraction, dash in ((0, ""), (TOLERANCE, ' stroke-dasharray="4 3"'), (1, "")):
+    dashed = ' stroke-dasharray="4 3"'
+    for fraction, dash in ((-TOLERANCE, dashed), (0, ""), (TOLERANCE, dashed), (1, "")):
         parts.append(f'<path d="M{x_of(fraction):.1f} {TOP - 20}V{BOTTOM}" stroke="#333" stroke-width="1.5"{dash}/>')
-    for fraction in (-0.4, -0.2, 0, 0.2, 0.4, 0.6, 0.8, 1):
+    for fraction in (-0.8, -0.6, -0.4, -0.2, 0, 0.2, 0.4, 0.6, 0.8, 1):
         parts.append(f'<path d="M{x_of(fraction):.1f} {BOTTOM}v5" stroke="#333"/>')
         parts.append(text(x_of(fraction), BOTTOM + 21, f"{fraction:g}".replace("-", "−"), style=small))
     parts.append(text((LEFT + RIGHT) / 2, BOTTOM + 46, "fraction of the poison's effect that is left", style=small))
@@ -90,14 +92,15 @@ def main() -> None:
         assert outcome == expected, f"{words}: {outcome} ({judgement.reason})"
         colour, shape = STYLES[outcome]
         y, (low, high) = TOP + ROW * row + ROW // 2, result.interval
-        clear = max(high, TOLERANCE) if high > 0 else high  # where a number crosses no line
+        # A number stands where it crosses no line.
+        at, anchor = (x_of(max(high, TOLERANCE)) + 8, "start") if high > -TOLERANCE else (x_of(low) - 8, "end")
         parts += [
             text(16, y - 3, outcome, "start", f' font-weight="bold" fill="{colour}"'),
             text(16, y + 15, f"{words}, {result.n} seeds", "start", ' font-size="13" fill="#333"'),
             f'<g fill="{colour}"><path d="M{x_of(low):.1f} {y}H{x_of(high):.1f}M{x_of(low):.1f} {y - 7}v14'
             f'M{x_of(high):.1f} {y - 7}v14" stroke="{colour}" stroke-width="3"/>'
             f"{marker(shape, x_of(result.estimate), y)}</g>",
-            text(x_of(clear) + 8, y + 5, f"{result.estimate:.2f}".replace("-", "−"), "start", ' font-size="13"'),
+            text(at, y + 5, f"{result.estimate:.2f}".replace("-", "−"), anchor, ' font-size="13"'),
         ]
         told.append(f"{outcome} after {result.n} seeds, {words}: {result.estimate:.2f}, from {low:.2f} to {high:.2f}.")
     head = (

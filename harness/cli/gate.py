@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from _pytest_unlearning import LOOKS
 from harness.api import UnlearningError
 from harness.report import github
 from harness.report.document import not_judged, read
@@ -71,7 +72,7 @@ STAGES = (
 
 
 #: A gate merges by this plan, unless it is told otherwise.
-PLAN = "reliable"
+PLAN, FULL = "reliable", str(LOOKS[-1])
 #: The order where methods are isolated: they are done before anything is retrained for the controls.
 #: Options that only the audits understand, or that every stage would write anew.
 OF_AUDITS = ("--audit-expect", "--audit-html")
@@ -143,6 +144,9 @@ def _misused(options: argparse.Namespace) -> str:
             return f"--{name}: needs a path; write one after it, or leave the option out"
     if any(each.partition("=")[0] == "--audit-json" for each in options.pytest):
         return "--audit-json: the gate reads this file itself; have it written with --report DIR"
+    given = dict(each.partition("=")[::2] for each in options.pytest)
+    if given.get("--audit-plan", PLAN) == PLAN and given.get("--audit-seeds", FULL) != FULL:
+        return f"--audit-seeds: the {PLAN} plan passes nothing before {FULL} seeds; add --audit-plan=quick"
     return ""
 
 

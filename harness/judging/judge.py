@@ -21,9 +21,6 @@ from harness.statistics import Result, equivalence_paired, rejects, retention, s
 DOSES = (0.0, 0.1, 0.2, 0.5, 1.0)
 
 
-_ORDER = {Outcome.PASS: 0, Outcome.INCONCLUSIVE: 1, Outcome.FAIL: 2}
-
-
 @dataclass(frozen=True)
 class Judgement:
     """The state of a claim after the looks that the evidence allows.
@@ -51,16 +48,14 @@ def judge(criterion: Criterion, evidence: Evidence, plan: Plan) -> Judgement:
     """Go through the looks of the plan that the evidence reaches, and stop at the first conclusion.
 
     The result depends on the seeds up to that conclusion and on nothing computed beyond it. The controls are judged by
-    the same claim. Until the oracle has passed, nothing can pass. If the oracle fails, if a control that must fail
-    passes, or if a mixture of P and R with more poison gets a better verdict, nothing is judged at all. Stopping early
-    without a verdict (futility) leaves the error rates as they are. Controls do not stop early: they are trained as far
-    as the method is.
+    the same claim. Until the oracle has passed, nothing can pass. If the oracle fails, or if a model that was never
+    trained keeps its accuracy, nothing is judged at all. Stopping early without a verdict (futility) leaves the error
+    rates as they are. As gates, controls are judged to the end: a method may pass where the oracle, were it a method
+    under the same plan, would have been given up.
     """
     through = plan.to_the_end
     gates = {"oracle": _walk(criterion, evidence.of(evidence.oracle), through, {})}
-    if criterion.measure.test == "retention":
-        gates["identity"] = _walk(criterion, evidence.of(evidence.poisoned), through, {})
-    else:
+    if criterion.measure.test != "retention":  # there, neither identity nor a mixture out of order can pass
         gates["wrecked"] = _walk(criterion, evidence.of(evidence.wrecked), through, {})
     return _walk(criterion, evidence, plan, gates)
 
@@ -71,7 +66,10 @@ def ungated(criterion: Criterion, evidence: Evidence, plan: Plan) -> Judgement:
 
 
 def doses(criterion: Criterion, evidence: Evidence, plan: Plan) -> list[Outcome]:
-    """Return the outcome of ``U = k P + (1 - k) R``, mixed seed by seed, for each k in `DOSES`; nothing is trained."""
+    """Return the outcome of ``U = k P + (1 - k) R``, mixed seed by seed, for each k in `DOSES`; nothing is trained.
+
+    More poison never gets a better verdict: U - R is k (P - R), so all contrasts are multiples of the same numbers.
+    """
     pairs = list(zip(evidence.poisoned, evidence.retrained, strict=True))
     mixtures = [tuple(k * p + (1 - k) * r for p, r in pairs) for k in DOSES]
     return [_walk(criterion, evidence.of(mixture), plan.to_the_end, {}).outcome for mixture in mixtures]
@@ -129,20 +127,15 @@ def beside_remaining(criterion: Criterion, evidence: Evidence, level: float) -> 
 #: Outcomes of the controls that forbid a verdict.
 _WRONG = (
     ("oracle", Outcome.FAIL, Reason.ORACLE_FAILS),
-    ("identity", Outcome.PASS, Reason.IDENTITY_PASSES),
     ("wrecked", Outcome.PASS, Reason.WRECKED_PASSES),
 )
 
 
-def _misbehaves(criterion: Criterion, here: Evidence, gates: Mapping[str, Judgement], plan: Plan) -> str:
-    """Return the reason why the controls forbid a verdict on this evidence, or ``""``."""
+def _misbehaves(n: int, gates: Mapping[str, Judgement]) -> str:
+    """Return the reason why the controls forbid a verdict on ``n`` seeds, or ``""``."""
     for name, wrong, reason in _WRONG:
-        if name in gates and gates[name].outcome is wrong and gates[name].seeds <= len(here):
+        if name in gates and gates[name].outcome is wrong and gates[name].seeds <= n:
             return reason
-    if gates and criterion.measure.test == "retention":
-        order = [_ORDER[outcome] for outcome in doses(criterion, here, plan)]
-        if order != sorted(order):
-            return Reason.DOSE_NOT_MONOTONE
     return ""
 
 
@@ -186,7 +179,7 @@ def _look(
     if passed is None and result.reason == Reason.DIVERGED:
         return replace(now, outcome=Outcome.FAIL, reason=Reason.DIVERGED, level=fail_level, final=True), carried
     unusable = next(filter(None, here.unusable), "") if passed is None else ""
-    if reason := unusable or _misbehaves(criterion, here, gates, plan):
+    if reason := unusable or _misbehaves(n, gates):
         return replace(now, reason=reason, final=True), carried
     bites = bites or result.p_bite is None or rejects(result.p_bite, plan.bite_level)
     if passed is None and not bites:

@@ -100,20 +100,10 @@ class Reason(StrEnum):
         "Nothing can be judged: retraining itself fails this audit.",
         "Fix the task or the poison's measure. The method is not at fault.",
     )
-    IDENTITY_PASSES = (
-        "identity-passes",
-        "Nothing can be judged: the poisoned model itself passes.",
-        "Fix the poison's measure.",
-    )
     WRECKED_PASSES = (
         "wrecked-passes",
         "Nothing can be judged: a model that was never trained passes.",
         "Fix the task.",
-    )
-    DOSE_NOT_MONOTONE = (
-        "dose-not-monotone",
-        "Nothing can be judged: a mixture of poisoned and retrained models with more poison got a better verdict.",
-        "Fix the poison's measure.",
     )
     NONFINITE_REFERENCE = (
         "nonfinite-reference",
