@@ -141,6 +141,12 @@ OPTIONS = (
         "controls", _NOUN, many=True,
     ),
     Option(
+        "--audit-plan",
+        "What a PASS rests on: 'quick', the average over seeds; 'reliable', also that all of 16 seeds are good, and "
+        "evidence that needs no normality",
+        default="quick", choices=("quick", "reliable"), recorded=True,
+    ),
+    Option(
         "--audit-alpha", "Error rate of a PASS, and of a FAIL", "P",
         _checked("a number in (0, 0.5)", lambda x: 0 < x < 0.5, float), default=0.05, recorded=True,
     ),

@@ -2,10 +2,15 @@
 
     python ci/benchmarks/calibration.py --simulate [--runs 4000]
     python ci/benchmarks/calibration.py --real [--blocks 20] [--processes 2] [--store DIR]
+    python ci/benchmarks/calibration.py --robust [--runs 4000]
+    python ci/benchmarks/calibration.py --resample [--runs 4000] [--store DIR]
     python ci/benchmarks/calibration.py --heuristics [--blocks 24] [--size 5] [--processes 2] [--store DIR]
 
 ``--simulate`` puts methods exactly on the margin, where PASS and FAIL are both wrong, and others beside them through
-fixed numbers of seeds, through the plan, and through a plan that gives nothing up ("to the end"). ``--real`` audits
+fixed numbers of seeds, through the plan, and through a plan that gives nothing up ("to the end"). ``--robust`` does so
+with numbers that are not normal, through the quick plan and the reliable one, and compares the rules that the latter
+could have had. ``--resample`` draws studies from 40 real seeds of methods, with the margin at what each leaves; these
+are the seeds 30000 to 30039, which nothing else uses. ``--real`` audits
 oracle and identity on digits-cnn, once per block of 16 seeds: block b has the seeds 10000 + 16 b to 10015 + 16 b, which
 nothing else uses. ``--heuristics`` asks how often the usual metrics call the oracle different from retraining, once per
 block of ``--size`` seeds, the last look of the block: block b of size s has the seeds 20000 + s b to 20000 + s b + s -
@@ -25,6 +30,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import anylaw
 import numpy as np
 from scipy.stats import kstest
 
@@ -32,14 +38,17 @@ from harness import registry
 from harness.api import Measure, Outcome
 from harness.cells import Cell, Trial
 from harness.judging.claims import CLAIMS, INFORMING, Criterion, walking
-from harness.judging.judge import judge
-from harness.judging.plan import LOOKS, Plan
+from harness.judging.judge import judge, ungated
+from harness.judging.plan import KINDS, LOOKS, Plan
 from harness.judging.verdict import Evidence
 from harness.report.document import versions
 from harness.statistics import clopper_pearson, retention
 
 FIRST_SEED = 10_000
 FIRST_SEED_OF_HEURISTICS = 20_000
+FIRST_SEED_OF_RESAMPLING = 30_000
+#: Real seeds of each method that studies are drawn from, and the methods, which leave some of the backdoor.
+RESAMPLED, RESAMPLED_METHODS = 40, ("gd", "cfk", "ssd")
 METHODS = ("retrain", "identity")
 POISONS = ("backdoor", "gaussian")
 MEASURE = Measure("simulated", "simulated", worse="higher", test="retention")
@@ -164,6 +173,48 @@ def real(blocks: int, processes: int, store: str) -> dict[str, Any]:
     return {"table": table, "null": null, "rows": rows, "first_seed": FIRST_SEED, "blocks": blocks}
 
 
+def resample(runs: int, store: str) -> list[dict[str, Any]]:
+    """Judge studies of 16 seeds, drawn with replacement from real ones, with the margin at what the method leaves.
+
+    The mean over the 40 seeds is the truth here, so that both a PASS and a FAIL are wrong. Nothing passes or fails for
+    the oracle's sake. ``alpha`` is not split over claims.
+    """
+    from harness.trials.lab import Lab
+
+    lab = Lab.open(store, device="cpu", run="resampling")
+    task, poison = registry.resolve("task", "digits-cnn"), registry.resolve("poison", "backdoor")
+    seeds = range(FIRST_SEED_OF_RESAMPLING, FIRST_SEED_OF_RESAMPLING + RESAMPLED)
+
+    def values(method: str) -> tuple[np.ndarray, float]:
+        cell = Cell(registry.resolve("unlearner", method), task, poison)
+        found = [lab.run(Trial(cell, seed)).readings["poison"] for seed in seeds]
+        return np.array([[of[arm].value for arm in "PRU"] for of in found]), max(of["U"].resolution for of in found)
+
+    oracle, resolution = values("retrain")
+    rows = []
+    for method in RESAMPLED_METHODS:
+        p, r, u = (arms := values(method)[0]).T
+        kappa = float((u - r).mean() / (p - r).mean())
+        row: dict[str, Any] = {"method": method, "kappa": kappa, "fractions": ((u - r) / (p - r).mean()).tolist()}
+        criterion = Criterion(MEASURE, kappa)
+        for kind in KINDS:
+            rng, count = np.random.default_rng(1), Counter[Outcome]()
+            for _ in range(runs if 0 <= kappa < 1 else 0):
+                drawn = rng.integers(RESAMPLED, size=LOOKS[-1])
+                own, fresh = (tuple(map(tuple, of[drawn].T.tolist())) for of in (arms, oracle))
+                evidence = Evidence(*own, oracle=fresh[2], wrecked=own[1], resolution=resolution)
+                count[ungated(criterion, evidence, Plan(kind=kind)).outcome] += 1
+            for name, outcome in (("pass", Outcome.PASS), ("fail", Outcome.FAIL)):
+                interval = clopper_pearson(count[outcome], runs)
+                row |= {f"{kind}_{name}": {"rate": count[outcome] / runs, "interval": interval}}
+        rows.append(row)
+        shown = "  ".join(f"{key} {one['rate']:.3f}" for key, one in row.items() if isinstance(one, dict))
+        print(
+            f"{method:12s} kappa {kappa:.3f}  sd over seeds {np.std(row['fractions'], ddof=1):.3f}  {shown}", flush=True
+        )
+    return rows
+
+
 def heuristics_block(block: int, size: int, store: str) -> list[dict[str, Any]]:
     """Let the usual metrics judge the oracle on one block of seeds; return a row per poison and heuristic."""
     import torch
@@ -238,6 +289,8 @@ def main() -> None:
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--simulate", action="store_true", help="normal numbers")
     kind.add_argument("--real", action="store_true", help="trained models")
+    kind.add_argument("--robust", action="store_true", help="numbers that are not normal")
+    kind.add_argument("--resample", action="store_true", help="trained models, resampled")
     kind.add_argument("--heuristics", action="store_true", help="the usual metrics, on trained models")
     parser.add_argument("--runs", type=int, default=4000, help="simulated studies per row")
     parser.add_argument("--blocks", type=int, default=20, help="disjoint blocks of 16 seeds, or of --size")
@@ -249,14 +302,24 @@ def main() -> None:
 
     if options.simulate:
         figures: dict[str, Any] = {"runs": options.runs, "rows": simulate(options.runs)}
+    elif options.robust:
+        figures = {
+            "runs": options.runs,
+            "margins": anylaw.margins(options.runs),
+            "powers": anylaw.powers(options.runs),
+            "candidates": anylaw.candidates(options.runs),
+        }
     else:
         with tempfile.TemporaryDirectory() as temporary:
             store = options.store or temporary
-            figures = (
-                real(options.blocks, options.processes, store)
-                if options.real
-                else calibrate_heuristics(options.blocks, options.size, options.processes, store)
-            )
+            if options.resample:
+                rows = resample(options.runs, store)
+                seeds = {"first_seed": FIRST_SEED_OF_RESAMPLING, "seeds": RESAMPLED}
+                figures = {"runs": options.runs, "rows": rows, **seeds}
+            elif options.real:
+                figures = real(options.blocks, options.processes, store)
+            else:
+                figures = calibrate_heuristics(options.blocks, options.size, options.processes, store)
     if options.json:
         figures |= {"machine": f"{platform.machine()}, CPU, 1 thread per process", "versions": versions()}
         options.json.write_text(json.dumps(figures, indent=1) + "\n")

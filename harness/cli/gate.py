@@ -8,6 +8,8 @@ stops at the first stage that is red:
 3. the audits of the poison, of accuracy and of the budget. Most of the models that they need were trained for the
    controls.
 
+Both are judged by the reliable plan, which passes nothing before 16 good seeds; ``-- --audit-plan=quick`` is faster.
+
 A stage is green if its pytest is, and if its result holds a verdict on everything that was asked for. The exit code is
 pytest's: 0 if everything passes or fails as expected, 1 if not or if something was not judged, 4 for an invalid command
 line.
@@ -24,6 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from _pytest_unlearning import LOOKS
 from harness.api import UnlearningError
 from harness.cli import ledger
 from harness.judging.drawing import read_salt
@@ -70,6 +73,8 @@ STAGES = (
 )
 
 
+#: A gate merges by this plan, unless it is told otherwise.
+PLAN, FULL = "reliable", str(LOOKS[-1])
 #: The order where methods are isolated: they are done before anything is retrained for the controls.
 #: Options that only the audits understand, or that every stage would write anew.
 OF_AUDITS = ("--audit-expect", "--audit-html")
@@ -182,6 +187,9 @@ def _misused(options: argparse.Namespace) -> str:
             ledger.read(Path(options.ledger))
     except UnlearningError as error:
         return str(error)
+    given = dict(each.partition("=")[::2] for each in options.pytest)
+    if given.get("--audit-plan", PLAN) == PLAN and given.get("--audit-seeds", FULL) != FULL:
+        return f"--audit-seeds: the {PLAN} plan passes nothing before {FULL} seeds; add --audit-plan=quick"
     return ""
 
 
@@ -226,6 +234,7 @@ def _arguments(stage: Stage, options: argparse.Namespace) -> list[str]:
     arguments += [] if options.store is None else [f"--audit-store={options.store}"]
     arguments += ["--audit-isolated"] if options.isolated else []
     arguments += [] if options.workers is None else ["-n", options.workers]
+    arguments += [f"--audit-plan={PLAN}"]  # before what was asked for, which wins
     arguments += [
         each
         for each in options.pytest

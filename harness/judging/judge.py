@@ -12,6 +12,7 @@ from harness.api import Outcome
 from harness.judging.claims import Criterion
 from harness.judging.plan import LOOKS, MIN_PASS, Plan
 from harness.judging.reasons import Reason
+from harness.judging.reliable import withheld
 from harness.judging.verdict import Evidence, Look
 from harness.judging.yardsticks import beyond
 from harness.statistics import Result, equivalence_paired, rejects, retention, seeds_needed, t_statistic, tost_power
@@ -57,6 +58,11 @@ def judge(criterion: Criterion, evidence: Evidence, plan: Plan) -> Judgement:
     if criterion.measure.test != "retention":  # there, neither identity nor a mixture out of order can pass
         gates["wrecked"] = _walk(criterion, evidence.of(evidence.wrecked), through, {})
     return _walk(criterion, evidence, plan, gates)
+
+
+def ungated(criterion: Criterion, evidence: Evidence, plan: Plan) -> Judgement:
+    """Judge as `judge` does, whatever the controls' own verdicts are: for error rates of the tests themselves."""
+    return _walk(criterion, evidence, plan, {})
 
 
 def doses(criterion: Criterion, evidence: Evidence, plan: Plan) -> list[Outcome]:
@@ -179,10 +185,15 @@ def _look(
     if passed is None and not bites:
         now = replace(now, reason=Reason.NO_BITE)
     elif passed is None and rejects(result.p_fail, fail_level):
-        failed = _test(criterion, here, fail_level)
-        return Judgement(Outcome.FAIL, failed.side, failed, fail_level, n, n, final=True), carried
-    elif passed is None and n >= MIN_PASS and rejects(result.p_pass, level):
-        passed = replace(now, outcome=Outcome.PASS, reason=Reason.EQUIVALENT, final=True)
+        if not (reason := withheld(criterion, here, plan, result, Outcome.FAIL)):
+            failed = _test(criterion, here, fail_level)
+            return Judgement(Outcome.FAIL, failed.side, failed, fail_level, n, n, final=True), carried
+        now = replace(now, reason=reason)
+    elif passed is None and rejects(result.p_pass, level):
+        if reason := withheld(criterion, here, plan, result, Outcome.PASS):
+            now = replace(now, reason=reason)
+        else:
+            passed = replace(now, outcome=Outcome.PASS, reason=Reason.EQUIVALENT, final=True)
     if passed is not None:
         oracle = gates.get("oracle")
         if oracle is None or (oracle.outcome is Outcome.PASS and oracle.seeds <= n):
@@ -206,7 +217,7 @@ def seeds_to_decide(criterion: Criterion, judgement: Judgement, plan: Plan, powe
     if ahead is None or not ahead.sd > 0:
         return None
     needed = seeds_needed(ahead.margin, ahead.sd, ahead.level, power, ahead.two_sided, ahead.true)
-    return None if needed is None else max(needed, MIN_PASS if ahead.passes else LOOKS[0])
+    return None if needed is None else max(needed, plan.min_pass if ahead.passes else LOOKS[0])
 
 
 def _hopeless(criterion: Criterion, result: Result, plan: Plan) -> bool:

@@ -62,6 +62,23 @@ class Reason(StrEnum):
         "The interval still straddles the limit after all 16 seeds. Make the method clearly better or the poison "
         "stronger.",
     )
+    WAITS_FOR_SEEDS = (
+        "waits-for-seeds",
+        "{n} seeds look good, but the reliable plan passes nothing before 16: fewer say too little about bad seeds.",
+        "Raise --audit-seeds to 16, or judge the average alone with --audit-plan=quick.",
+    )
+    BAD_SEEDS = (
+        "bad-seeds",
+        "The average over {n} seeds is within the limit, but at least one seed is beyond it by more than retraining "
+        "varies. So the method may fail on over 20 % of seeds.",
+        "Make the method work on every seed. --audit-plan=quick judges the average alone.",
+    )
+    NEEDS_NORMALITY = (
+        "needs-normality",
+        "{n} seeds decide this only if they are normally distributed. Without that assumption, the evidence is too "
+        "weak.",
+        "Make the method clearly better or the poison stronger. --audit-plan=quick makes the assumption.",
+    )
     TOO_FEW_SEEDS = (
         "too-few-seeds",
         "{n} seeds are too few to judge.",

@@ -14,6 +14,7 @@ from harness.judging.claims import Criterion
 from harness.judging.judge import Judgement, beside_remaining, judge_budget, path, seeds_to_decide
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.reasons import Reason
+from harness.judging.reliable import details_of
 from harness.judging.verdict import Evidence, Verdict
 from harness.judging.yardsticks import shares
 from harness.statistics import bad_seed_bound, eps_lower_single, mu_lower
@@ -41,6 +42,7 @@ def verdict_of(
             None if it was given every poisoned point. It decides nothing.
     """
     details = _details(criterion, judgement, readings, plan)
+    details |= details_of(criterion, evidence, plan, judgement.result, judgement.reason)
     values = {
         "poisoned": evidence.poisoned,
         "retrained": evidence.retrained,

@@ -53,7 +53,7 @@ class Settings:
     def plan(self) -> Plan:
         """The seed plan."""
         option, drawn = self.option, self.draw.seeds if self.draw is not None else ()
-        return Plan(option.audit_seeds, option.audit_alpha, option.audit_futility, drawn=drawn)
+        return Plan(option.audit_seeds, option.audit_alpha, option.audit_futility, kind=option.audit_plan, drawn=drawn)
 
     @cached_property
     def draw(self) -> drawing.Draw | None:

@@ -42,6 +42,7 @@ def header(session: Session) -> list[str]:
         poisons = dict.fromkeys(cell.poison.id for cell in settings.cells if cell.task == task)
         lines.append(
             f"task: {task.id}   poisons: {', '.join(poisons)}   seeds: {looks} ({settings.draw or FIXED})   "
+            f"plan: {settings.plan.kind}   "
             f"budget: {100 * settings.budget:g} % of retraining"
             + (f"   discovery: {100 * settings.discovery:g} %" if settings.discovery < 1 else "")
             + _from(task)
@@ -69,12 +70,10 @@ def summarise(session: Session, reporter: Any) -> None:
     if results.heuristics:
         _section(reporter, "usual metrics", tables.heuristic_lines(results.methods()))
     if audits:
-        together = tables.methods_that_pass(results.methods(), settings.plan.alpha)
-        _section(
-            reporter,
-            "unlearning audits",
-            [*tables.table(results.methods()), *([together] if together is not None else [])],
-        )
+        rows, plan = results.methods(), settings.plan
+        together = tables.methods_that_pass(rows, plan.alpha, plan.kind)
+        below = [tables.bad_seeds_left_open(rows, plan.kind), together]
+        _section(reporter, "unlearning audits", [*tables.table(rows), *filter(None, below)])
     if missing := session.not_judged():
         named = [*missing[:10], *([f"... and {len(missing) - 10} more"] if len(missing) > 10 else [])]
         _section(reporter, "not judged", named)

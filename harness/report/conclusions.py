@@ -7,12 +7,15 @@ from typing import Any
 
 from harness.judging.claims import CLAIMS
 from harness.judging.drawing import FIXED
-from harness.judging.plan import LOOKS, MIN_PASS
+from harness.judging.plan import LOOKS, Plan
 from harness.judging.reasons import Reason
 from harness.report.document import Entry, MethodResult, grouped, title_of
 from harness.report.tables import methods_that_pass
 from harness.report.words import WORST, as_required, crashes_in_words, percent
 from harness.specs import shown, split
+
+#: The plan of a result that names none.
+QUICK = "quick"
 
 
 def headline(document: Mapping[str, Any]) -> str:
@@ -36,7 +39,7 @@ def lead(methods: Sequence[MethodResult], document: Mapping[str, Any]) -> str:
         return ""
     settings = document.get("run", {}).get("settings", {})
     alpha = settings.get("alpha", 0.05)
-    together = methods_that_pass(methods, alpha)
+    together = methods_that_pass(methods, alpha, settings.get("plan", QUICK))
     alone = conclusion(methods[0], settings.get("tolerance")) if len(methods) == 1 else ""
     first = f"{together}." if together else alone
     return f"{first} Error rate {percent(alpha)} over all looks, n = {seed_counts(audits)} seeds.".strip()
@@ -122,7 +125,8 @@ def how_sure(methods: Sequence[MethodResult], document: Mapping[str, Any]) -> li
     from harness.statistics import bad_seed_bound  # here, because a run without audits needs no scipy
 
     settings = document.get("run", {}).get("settings", {})
-    alpha, source = settings.get("alpha", 0.05), settings.get("seeds_from", FIXED)
+    alpha, plan = settings.get("alpha", 0.05), Plan(kind=settings.get("plan", QUICK))
+    source = settings.get("seeds_from", FIXED)
     chosen = "of a fixed list" if source == FIXED else f"that were {source.replace(', ', ' for these methods (', 1)})"
     sentences = [
         f"The probability of a wrong PASS is at most {percent(alpha)} over all looks together, and so is that of a "
@@ -131,8 +135,9 @@ def how_sure(methods: Sequence[MethodResult], document: Mapping[str, Any]) -> li
     if seeds := [len(a["seeds"]) for a in audits if a["seeds"]]:
         sentences.append(
             f"Verdicts rest on {seed_counts(audits)} seeds {chosen}, with looks after "
-            f"{', '.join(map(str, LOOKS))}; no audit passes before {MIN_PASS}. If {min(seeds)} seeds agree, up to "
+            f"{', '.join(map(str, LOOKS))}; by the {plan.kind} plan no audit passes before {plan.min_pass}. If "
+            f"{min(seeds)} seeds agree, up to "
             f"{percent(bad_seed_bound(min(seeds)))} of all seeds may still disagree (at 95 %)."
         )
-    together = methods_that_pass(methods, alpha)
+    together = methods_that_pass(methods, alpha, plan.kind)
     return [*sentences, f"{together}."] if together else sentences

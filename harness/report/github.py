@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cells import Registered
-from harness.report.conclusions import headline
+from harness.report.conclusions import QUICK, headline
 from harness.report.document import Entry, MethodResult, methods, title_of
-from harness.report.tables import contract_lines, heuristic_rows, methods_that_pass
+from harness.report.tables import bad_seeds_left_open, contract_lines, heuristic_rows, methods_that_pass
 from harness.report.words import WORST, as_required, estimate, manner, percent, shown_by
 from harness.sources import factory_of
 
@@ -148,9 +148,11 @@ def _tail(document: Mapping[str, Any], found: Sequence[MethodResult], audits: Se
         lines += [*([f"  {audit['load']}"] if audit.get("load") else []), "  ```"]
     if len(red) > 20:
         lines.append(f"- and {len(red) - 20} more")
-    alpha = document.get("run", {}).get("settings", {}).get("alpha", 0.05)
-    if together := methods_that_pass(found, alpha):
-        lines += ["", f"{escape(together)}."]
+    settings = document.get("run", {}).get("settings", {})
+    plan = settings.get("plan", QUICK)
+    below = [bad_seeds_left_open(found, plan), methods_that_pass(found, settings.get("alpha", 0.05), plan)]
+    for line in filter(None, below):
+        lines += ["", f"{escape(line)}."]
     if contract := document.get("contract", ()):
         lines += ["", "### Contract", "", *(f"- {escape(line)}" for line in contract_lines(contract))]
     for name, rows, _ in heuristic_rows(found):

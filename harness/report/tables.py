@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from harness.judging.claims import CLAIMS
-from harness.judging.plan import LOOKS, MIN_PASS
+from harness.judging.plan import LOOKS, Plan
 from harness.judging.reasons import Reason
 from harness.report.document import CellResult, Entry, MethodResult, grouped, title_of, worst_of
 from harness.report.words import estimate, flags, fraction, percent, points, reached
@@ -152,11 +152,16 @@ def contract_lines(contract: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def methods_that_pass(methods: Iterable[MethodResult], alpha: float) -> str | None:
+def methods_that_pass(methods: Iterable[MethodResult], alpha: float, plan: str) -> str | None:
     """Return which of several methods pass everything, with the error rate of naming them all together.
 
     Each method's p-value is the largest of its audits' (intersection-union), times the looks at which it could have
     passed; over methods they are adjusted by Holm (1979). None for fewer than two methods.
+
+    Args:
+        methods: With their audits.
+        alpha: The error rate.
+        plan: The kind of the seed plan.
     """
     by_method: dict[str, list[Entry]] = {}
     for method in methods:
@@ -166,7 +171,7 @@ def methods_that_pass(methods: Iterable[MethodResult], alpha: float) -> str | No
         return None
     from harness.statistics import holm, rejects  # here, because a run without audits needs no scipy
 
-    looks = sum(n >= MIN_PASS for n in LOOKS)
+    looks = Plan(kind=plan).pass_looks
     p = []
     for own in by_method.values():
         tested = [a["p_pass"] for a in own if a.get("p_pass") is not None]
@@ -176,6 +181,29 @@ def methods_that_pass(methods: Iterable[MethodResult], alpha: float) -> str | No
         f"{len(named)} of {len(by_method)} methods pass everything{': ' * bool(named)}{', '.join(named)} "
         f"(error rate {percent(alpha)} over all of them together, by Holm)"
     )
+
+
+def bad_seeds_left_open(methods: Iterable[MethodResult], plan: str) -> str:
+    """Return what share of bad seeds a PASS on the fewest seeds leaves open; ``""`` if no method passes a test.
+
+    Args:
+        methods: With their audits.
+        plan: The kind of the seed plan.
+    """
+    passed = [
+        len(audit["seeds"])
+        for method in methods
+        for audit in method.audits
+        if not method.control and audit["verdict"] == "PASS" and audit.get("p_pass") is not None
+    ]
+    if not passed:
+        return ""
+    from harness.statistics import bad_seed_bound  # here, because a run without audits needs no scipy
+
+    n = min(passed)
+    excluded = f"exclude{'' if Plan(kind=plan).reliable else ' only'} that more than {percent(bad_seed_bound(n))}"
+    more = "" if Plan(kind=plan).reliable else f" (--audit-plan=reliable asks for {LOOKS[-1]})"
+    return f"{n} good seeds {excluded} of seeds are bad{more}"
 
 
 def _mean(numbers: Sequence[float | None]) -> float:

@@ -4,12 +4,14 @@ from harness.statistics.bounds import clopper_pearson, eps_lower_single, mu_lowe
 from harness.statistics.equivalence import Result, Why, equivalence, equivalence_paired, fieller, retention
 from harness.statistics.levels import bad_seed_bound, holm, rejects, t_statistic
 from harness.statistics.power import seeds_needed, tost_power
+from harness.statistics.robust import e_value, standing_out
 
 __all__ = [
     "Result",
     "Why",
     "bad_seed_bound",
     "clopper_pearson",
+    "e_value",
     "eps_lower_single",
     "equivalence",
     "equivalence_paired",
@@ -20,6 +22,7 @@ __all__ = [
     "rejects",
     "retention",
     "seeds_needed",
+    "standing_out",
     "t_statistic",
     "tost_power",
 ]

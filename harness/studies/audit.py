@@ -27,6 +27,7 @@ def audit(
     poison: str | Sequence[str] | None = None,
     seeds: int = DEFAULTS["seeds"],
     seeds_from: str | None = DEFAULTS["seeds_from"],
+    plan: str = DEFAULTS["plan"],
     alpha: float = DEFAULTS["alpha"],
     futility: float = DEFAULTS["futility"],
     tolerance: float = DEFAULTS["tolerance"],
@@ -47,6 +48,7 @@ def audit(
         seeds: Stop the plan after so many seeds: 3, 5, 8, 12 or 16.
         seeds_from: Where the salt is by which seeds are drawn for this method, ``"env:NAME"`` or a file; None for the
             fixed list.
+        plan: ``"quick"``: a PASS rests on the average over seeds; ``"reliable"``: all of 16 seeds must be good, too.
         alpha: Error rate of a PASS and of a FAIL, in (0, 0.5).
         futility: Stop early if all 16 seeds would decide with a lower probability than this, in [0, 1); 0 never does.
         tolerance: Fraction of a poison's effect that still passes, in [0, 1).
@@ -72,7 +74,7 @@ def audit(
     resolve = isolation.method if isolated else registry.method
     method = resolve(unlearner)
     drawn = _drawn(seeds_from, method, resolve(unlearner)) if seeds_from is not None else ()
-    plan = Plan(seeds, alpha, futility, drawn=drawn)
+    looks = Plan(seeds, alpha, futility, kind=plan, drawn=drawn)
     poisons = [poison] if isinstance(poison, str) else poison or ()
     cells = registry.cells([method], [registry.resolve("task", task)], poisons, discovery)
     lab = Lab.open(store, data=data, device=device, budget=budget, timeout=timeout)
@@ -80,7 +82,7 @@ def audit(
         isolation.require_separate(cells)
         places = {"the store": lab.store.files.scratch, "the directory of data sets": Path(data) if data else None}
         require_hidden({**places, "the salt": salt_file(seeds_from) if seeds_from is not None else None})
-    study = Study(cells, lab, plan, tolerance)
+    study = Study(cells, lab, looks, tolerance)
     claims = [claim for claim in CLAIMS.values() if claim.gates and not claim.mark]
     return [study.verdict(cell, claim.name) for cell in cells for claim in claims if claim.applies(cell)]
 

@@ -6,7 +6,6 @@ import functools
 from typing import Any
 
 from harness.cells import Trial
-from harness.judging.plan import MIN_PASS
 from harness.store.artefacts import patiently
 from harness.studies.controls import ORACLE
 from harness.studies.study import Study
@@ -31,7 +30,7 @@ def remaining_cost(study: Study) -> list[dict[str, Any]]:
         for arm, key in patiently(functools.partial(lab.missing, trial)).items():
             missing.setdefault(key, (trial, arm))
             wanted[key] = min(wanted.get(key, last), place[trial.seed])
-    for seeds in sorted({min(MIN_PASS, last), last}):
+    for seeds in sorted({min(study.plan.min_pass, last), last}):
         here = [(trial, arm) for key, (trial, arm) in missing.items() if wanted[key] < seeds]
         trainings = sum(_is_training(trial, arm) for trial, arm in here)
         # A method is taken to use its budget.

@@ -15,7 +15,7 @@ from harness import registry
 from harness.api import Outcome
 from harness.judging.claims import Criterion, walking
 from harness.judging.judge import judge
-from harness.judging.plan import LOOKS, MIN_PASS, Plan
+from harness.judging.plan import LOOKS, Plan
 from harness.judging.verdict import Evidence
 from harness.statistics import seeds_needed
 from harness.studies.controls import ORACLE
@@ -129,10 +129,10 @@ def _needed(inside: Sequence[float], half: float | None, floor: float, plan: Pla
     if distance <= 0:
         return None
     if sd == 0:
-        return MIN_PASS
+        return plan.min_pass
     margin, true = (distance, 0.0) if half is None else (half, half - distance)
     needed = seeds_needed(margin, sd, plan.pass_level, power, two_sided=half is not None, true=true)
-    return None if needed is None else max(needed, MIN_PASS)
+    return None if needed is None else max(needed, plan.min_pass)
 
 
 def plan_study(
@@ -141,6 +141,7 @@ def plan_study(
     *,
     seeds: int = 10,
     first: int = PILOT_SEED,
+    plan: str = DEFAULTS["plan"],
     alpha: float = DEFAULTS["alpha"],
     tolerance: float = DEFAULTS["tolerance"],
     store: str | Path | None = None,
@@ -155,6 +156,7 @@ def plan_study(
         seeds: Size of the pilot, at least 3; three trainings a seed for the first poison, one more for each other that
             plants the same points.
         first: First seed of the pilot; keep away from the audits' 0 to 15.
+        plan: As for `harness.audit`.
         alpha: As for `harness.audit`.
         tolerance: As for `harness.audit`.
         store: As for `harness.audit`.
@@ -169,16 +171,16 @@ def plan_study(
         UnlearningError: Something named cannot be found or used.
         ValueError: A number is out of range.
     """
-    plan = Plan(alpha=alpha, first=first).to_the_end  # as for the oracle of an audit
+    looks = Plan(alpha=alpha, first=first, kind=plan).to_the_end  # as for the oracle of an audit
     oracle = registry.resolve("unlearner", ORACLE)
     poisons = [poison] if isinstance(poison, str) else poison or ()
     cells = registry.cells([oracle], [registry.resolve("task", task)], poisons)
     lab = Lab.open(store, data=data, device=device, run=new_run("pilot"))
-    study = Study(cells, lab, plan, tolerance)
+    study = Study(cells, lab, looks, tolerance)
     forecasts: list[Any] = []
     for cell in cells:
         evidence = study.evidence(cell, seeds)
         for claim in walking(cell):
             criterion = claim.criterion(cell, study.limits)
-            forecasts.append(forecast_from(criterion, evidence[claim.name], cell.poison.id, plan))
+            forecasts.append(forecast_from(criterion, evidence[claim.name], cell.poison.id, looks))
     return forecasts

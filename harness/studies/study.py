@@ -323,7 +323,7 @@ class Study:
             return judgement, judgement.seeds
         if claim.walk is Walk.AFTER:  # its seeds are there: stopping early would save nothing
             n = self._seeds_used(cell)
-            return judge(criterion, self._evidence(cell, claim, n), self.plan.to_the_end), n
+            return judge(criterion, self._evidence(cell, claim, n), self.plan.informing), n
         for n in self.plan.looks:
             self._finish(cell, n)
             judgement = judge(criterion, self._evidence(cell, claim, n), self._plan_of(cell))

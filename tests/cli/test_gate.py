@@ -134,7 +134,7 @@ reason = "It hardly moves."
 def test_a_good_method_and_one_that_fails_as_expected_are_green(workspace):
     here = workspace(FADES.replace("EPOCHS", "1"), EXPECTED)
     drawn = {"seeds": "drawn", "salt": "correct horse battery staple", "ledger": "ledger.jsonl"}
-    options = {"expect": "expected.toml", "workers": "0", "args": "--audit-seeds=5"}
+    options = {"expect": "expected.toml", "workers": "0", "args": "--audit-plan=quick\n--audit-seeds=5"}
     code, output = gate(here, "runner-up\nmine:fade\n", **options, **drawn)
     assert code == 0, output
     assert "gate: GREEN: everything passes, or fails as expected" in output
@@ -153,7 +153,7 @@ def test_a_good_method_and_one_that_fails_as_expected_are_green(workspace):
 
 def test_a_method_that_fails_is_red_and_annotated_where_it_stands(workspace):
     here = workspace(FADES.replace("EPOCHS", "1"))
-    code, output = gate(here, "mine:fade", workers="0", args="--audit-seeds=5")
+    code, output = gate(here, "mine:fade", workers="0", args="--audit-plan=quick\n--audit-seeds=5")
     assert code == 1
     (line,) = annotated(output)
     title = "mine%3Afade on stripes%2C glare%3A poison left FAIL"

@@ -121,6 +121,7 @@ def test_what_was_judged_is_green_and_the_result_says_what_was_asked(gate):
     [
         (["--report=", *PASSES], "--report: needs a path"),
         ([*PASSES, "--audit-json=mine.json"], "--audit-json: the gate reads this file itself; have it written with"),
+        ([*PASSES, "--audit-seeds=5"], "the reliable plan passes nothing before 16 seeds; add --audit-plan=quick"),
         (["--store=", *PASSES], "--store: needs a path"),
         (["--expect=", "--unlearner=retrain", *TINY], "--expect: needs a path"),
     ],

@@ -10,7 +10,7 @@ import pytest
 import _pytest_unlearning as entry
 import harness
 from conftest import SUITES
-from harness.judging.plan import LOOKS, MIN_PASS, Plan
+from harness.judging.plan import KINDS, LOOKS, MIN_PASS, Plan
 
 LIST = ("--co", "-q", "--unlearner=identity")
 
@@ -22,7 +22,9 @@ def test_it_imports_nothing_of_ours_and_not_even_pytest():
 
 
 def test_defaults_are_the_same_everywhere():
-    assert Plan() == Plan(*(entry.DEFAULTS[name] for name in ("seeds", "alpha", "futility")))
+    assert Plan() == Plan(
+        *(entry.DEFAULTS[name] for name in ("seeds", "alpha", "futility")), kind=entry.DEFAULTS["plan"]
+    )
     for function in (harness.audit, harness.load_models, harness.parametrize_with_audits):
         for name, parameter in inspect.signature(function).parameters.items():
             if entry.DEFAULTS.get(name) is not None and (function, name) != (harness.load_models, "device"):
@@ -37,6 +39,11 @@ def test_the_option_takes_the_seeds_of_the_plan():
     for text in ("2", "4", "17", "x", ""):
         with pytest.raises(entry.argparse.ArgumentTypeError, match=f"FAIL needs {LOOKS[0]}, a PASS {MIN_PASS}"):
             seeds.type(text)
+
+
+def test_the_option_takes_the_kinds_of_the_plan():
+    (plan,) = (option for option in entry.OPTIONS if option.name == "--audit-plan")
+    assert plan.choices == KINDS
 
 
 def test_no_path_may_be_empty():

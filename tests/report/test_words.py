@@ -16,7 +16,7 @@ from harness.report.document import finite_tree, methods, plain, write_json
 from harness.report.github import markdown
 from harness.report.page import render
 from harness.report.planning import forecast_lines
-from harness.report.tables import columns_of, methods_that_pass, reference_lines, table
+from harness.report.tables import bad_seeds_left_open, columns_of, methods_that_pass, reference_lines, table
 from harness.report.words import duration, explain, flags, fraction, manner, percent, points
 
 POISON = Measure("left", "trace of the noise", worse="higher", test="retention")
@@ -241,15 +241,30 @@ def test_methods_are_named_together_only_with_holm():
         return [entry(name, "poison", "PASS", p_pass=p), entry(name, "accuracy", "PASS", p_pass=p / 2)]
 
     audits = [*both("a", 0.0004), *both("b", 0.007), *both("c", 0.011)]
-    said = methods_that_pass(methods({"audits": audits}), 0.05)  # times 4 looks and Holm: .0048, .056, .056
+    said = methods_that_pass(methods({"audits": audits}), 0.05, "quick")  # times 4 looks and Holm: .0048, .056, .056
     assert said.startswith("1 of 3 methods pass everything")
     assert said.endswith(": a (error rate 5 % over all of them together, by Holm)")
-    assert methods_that_pass(methods({"audits": both("a", 0.001)}), 0.05) is None
+    reliable = methods_that_pass(methods({"audits": audits}), 0.05, "reliable")  # one look: .0012, .014, .014
+    assert reliable.startswith("3 of 3 methods pass everything: a, b, c ")
+    assert methods_that_pass(methods({"audits": both("a", 0.001)}), 0.05, "quick") is None
+
+
+def test_a_pass_says_what_share_of_bad_seeds_it_leaves_open():
+    passing = {**entry("a", "poison", "PASS", p_pass=1e-6), "seeds": [0, 1, 2, 3, 4]}
+    longer = {**entry("a", "accuracy", "PASS", p_pass=1e-6), "seeds": list(range(16))}
+    assert bad_seeds_left_open(methods({"audits": [passing, longer]}), "quick") == (
+        "5 good seeds exclude only that more than 45 % of seeds are bad (--audit-plan=reliable asks for 16)"
+    )
+    assert bad_seeds_left_open(methods({"audits": [longer]}), "reliable") == (
+        "16 good seeds exclude that more than 17 % of seeds are bad"
+    )
+    silent = [{**passing, "control": True}, entry("a", "poison", "FAIL"), entry("a", "cost", "PASS", p_pass=None)]
+    assert not any(bad_seeds_left_open(methods({"audits": [each]}), "quick") for each in silent)
 
 
 def test_a_method_that_fails_once_is_not_named_whatever_its_p():
     audits = [entry("a", "poison", "PASS"), entry("a", "cost", "FAIL", p_pass=None), entry("b", "poison", "PASS")]
-    assert "pass everything: b (" in methods_that_pass(methods({"audits": audits}), 0.05)
+    assert "pass everything: b (" in methods_that_pass(methods({"audits": audits}), 0.05, "quick")
 
 
 def test_spans_shares_and_differences_read_well():
@@ -288,8 +303,8 @@ def test_controls_are_no_methods_that_pass():
     passing = entry("retrain", "poison", "PASS", p_pass=1e-6)
     failing = entry("identity", "poison", "FAIL", p_pass=1.0)
     controls = methods({"audits": [{**passing, "control": True}, {**failing, "control": True}]})
-    assert methods_that_pass(controls, 0.05) is None
-    assert methods_that_pass(methods({"audits": [passing, failing]}), 0.05).startswith("1 of 2 methods")
+    assert methods_that_pass(controls, 0.05, "quick") is None
+    assert methods_that_pass(methods({"audits": [passing, failing]}), 0.05, "quick").startswith("1 of 2 methods")
 
 
 def test_known_failures_and_controls_are_told_apart():

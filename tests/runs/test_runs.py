@@ -307,7 +307,7 @@ def test_the_header_says_what_is_audited(folder):
     run = folder.pytest(*TINY, GD, "--audit-seeds=3", "-n2")
     for line in (
         "unlearner: gd(lr=0.01, epochs=None)  pytest-unlearning",
-        "task: tiny:Tiny   poisons: backdoor:size=1   seeds: 3 (fixed list)   budget: 10 % of retraining",
+        "task: tiny:Tiny   poisons: backdoor:size=1   seeds: 3 (fixed list)   plan: quick   budget: 10 % of retraining",
         "devices: 2 workers on cpu, 1 thread each   store:",
     ):
         assert line in run.text
