@@ -29,8 +29,7 @@ class UnlearningError(Exception):
 class ContractError(UnlearningError):
     """A poison or an unlearner did not do what `Poison` and `ForgetRequest` say.
 
-    Attributes:
-        line: The line of the unlearners' contract (`harness.contract.lines.LINES`) that it broke, or ``""``.
+    Its ``line`` is the line of the unlearners' contract (`harness.contract.lines.LINES`) that it broke, or ``""``.
     """
 
     def __init__(self, sentence: str, line: str = "") -> None:
@@ -59,18 +58,21 @@ class Measure:
         title: A noun phrase for people, e.g. ``"Gaussian score"``.
         worse: Which way is worse. For a poison's measure, the way the poison moves it.
         test: ``"retention"``: at most a fraction of the poison's effect may be left, relative to retraining;
-            ``"non-inferiority"``: not worse than retraining by the task's margin; ``"budget"``: a bound, no test.
+            ``"exact-null"``: nothing shows that the value is not N(0, 1), as of every model that is independent of what
+            was planted; ``"non-inferiority"``: not worse by the task's margin; ``"budget"``: a bound, no test.
         unit: ``""`` for a plain number, ``"%"`` for a fraction of 1 that people read in percent.
-        exact_null: Whether its readings carry a detail ``"T"`` that is exactly N(0, 1) for every model that is
-            independent of what was planted, so that what is left can be proven, and the scorer itself checked.
+        exact_null: Whether readings carry a detail ``"T"`` that is exactly N(0, 1) for every model that is independent
+            of what was planted. With it what is left is proven, and the scorer itself checked.
+        short: What tells it apart from the other traces of its poison in a table, e.g. ``"second moment"``.
     """
 
     name: str
     title: str
     worse: Direction
-    test: Literal["retention", "non-inferiority", "budget"]
+    test: Literal["retention", "exact-null", "non-inferiority", "budget"]
     unit: str = ""
     exact_null: bool = False
+    short: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,17 +81,18 @@ class Reading:
 
     Attributes:
         value: The number that is judged; NaN if the model diverged.
-        resolution: Smallest standard deviation over seeds that is believed: half a count for a share of a finite
-            test set, so that seeds which agree by chance do not look infinitely certain; 0 for continuous measures.
+        resolution: Smallest standard deviation over seeds that is believed, so that seeds which agree by chance do not
+            look infinitely certain: half a count for a share of a finite test set, 0 for continuous measures.
         details: Further numbers, reported beside it.
-        unusable: Why the value must not be judged, in words of your own or as one of the reasons of a verdict; ``""``
-            if it may. The audit is then INCONCLUSIVE and prints it.
+        unusable: Why the value must not be judged, as a `Reason` or in words that are printed; ``""`` if it may.
+        traces: What a poison's further traces read of the same model, by the name of their measure.
     """
 
     value: float
     resolution: float = 0.0
     details: Mapping[str, float] = field(default_factory=dict)
     unusable: str = ""
+    traces: Mapping[str, Reading] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -131,10 +134,9 @@ class Planted:
 class Recipe(Protocol):
     """How models of a task are built and trained.
 
-    One may also have ``augment(batch) -> batch``, which is applied to every batch that is trained on;
-    ``predict(logits, batch)``, the class of every example, where that is not the likeliest along dimension 1; and
-    ``losses(logits, batch)``, the loss of every example, where that is not the cross-entropy of its scores. Labels are
-    classes from 0 on, int64, so that a task of one score for each example needs both.
+    One may also have ``augment(batch) -> batch``, for every batch that is trained on; ``predict(logits, batch)``, the
+    class of every example, where that is not the likeliest along dimension 1; and ``losses(logits, batch)``, its loss,
+    where that is not the cross-entropy. A task of one score for each example needs both: labels are classes.
     """
 
     epochs: int
@@ -179,8 +181,7 @@ class Task(Recipe, Protocol):
         modality: What the inputs are (``"image"``, ``"text"``); poisons and unlearners say what they support.
         poisons: Specs of the poisons that bite on it, at the strengths to audit, in its units; default of ``--poison``.
         utility_margin: Accuracy, as a share of 1, that may be lost against retraining.
-        threads: CPU threads of a training. Fixed by the task because it changes the order of float sums, and a
-            verdict must not change with the number of workers.
+        threads: CPU threads of a training: they change float sums, and no verdict may depend on the number of workers.
     """
 
     modality: ClassVar[str]
@@ -191,9 +192,9 @@ class Task(Recipe, Protocol):
     def load(self, folder: Path | None) -> Split:
         """Return the data, from a directory of data sets or, if that is None, from wherever they come."""
 
-    # Optional: ``files(folder) -> Mapping[str, str] | None``. Everything that decides what `load` returns: the files
-    # that it reads by name, each with its hash (or its size and time of change), and libraries, each with its version.
-    # Must need no torch. If the same is said again, the data are not loaded only to be hashed. None if it cannot say.
+    # Optional: ``files(folder) -> Mapping[str, str] | None``, without torch. All that decides what `load` returns: each
+    # file by name, with its hash (or size and time of change), and libraries with versions; None if it cannot say. If
+    # the same is said again, the data are not loaded only to be hashed.
 
 
 class CausalTask(Task, Protocol):
@@ -220,6 +221,7 @@ class Poison(Protocol):
     Attributes:
         modality: The modality it corrupts.
         measure: What :meth:`probe` reads.
+        traces: Optional: further measures, by retention or as an exact null. A method must remove all of them.
         crafted: Whether planting takes long, as it does where surrogates are trained; a forecast then plants nothing.
             False for those that do not say.
     """
@@ -238,7 +240,7 @@ class Poison(Protocol):
         """
 
     def probe(self, model: nn.Module, planted: Planted, task: Task, split: Split) -> Reading:
-        """Measure a model in eval mode, on the device of ``split``."""
+        """Measure a model in eval mode, on the device of ``split``; every further trace in `Reading.traces`."""
 
 
 #: ``(model, request) -> model``. A plain function will do; in-tree methods are small frozen dataclasses. What it
@@ -276,8 +278,6 @@ def declares(method: Any, name: str) -> Any:
 @dataclass(frozen=True)
 class Search:
     """Where a tuner looks for a field; stands in its annotation: ``beta: Annotated[float, Search(.001, 1, log=True)]``.
-
-    Fields without one are left as they are. Other values than these may well be allowed.
 
     Attributes:
         low, high: Ends of the range, both included.

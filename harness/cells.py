@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from harness.api import Measure
+
 
 @dataclass(frozen=True)
 class Registered:
@@ -48,6 +50,11 @@ class Registered:
 
     def __hash__(self) -> int:
         return hash((self.kind, self.id, self.source))
+
+
+def traces_of(poison: Registered) -> tuple[Measure, ...]:
+    """Return every measure that a poison is judged by, its main one first."""
+    return (poison.value.measure, *getattr(poison.value, "traces", ()))
 
 
 @dataclass(frozen=True)

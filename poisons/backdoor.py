@@ -23,7 +23,8 @@ class Backdoor:
     """Stamp a bright square on random training images and label them as the target class.
 
     The measure is the attack success rate. The test images of all other classes are stamped; the rate is the share of
-    them that the model puts in the target class, in [0, 1].
+    them that the model puts in the target class, in [0, 1]. A further trace is the share that it puts in their own
+    class: a trigger that now leads to a third class is not removed.
 
     Images are of shape (n, ..., height, width), as floats in [0, 1] or as bytes; the square is white.
 
@@ -45,8 +46,15 @@ class Backdoor:
 
     modality: ClassVar[str] = "image"
     measure: ClassVar[Measure] = Measure(
-        "attack_success", "success of the backdoor on triggered test images", worse="higher", test="retention", unit="%"
-    )
+        "attack_success", "success of the backdoor on triggered test images", worse="higher", test="retention",
+        unit="%", short="success",
+    )  # fmt: skip
+    traces: ClassVar[tuple[Measure, ...]] = (
+        Measure(
+            "triggered_accuracy", "accuracy on triggered test images", worse="lower", test="retention", unit="%",
+            short="own class",
+        ),
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction < 1:
@@ -72,15 +80,21 @@ class Backdoor:
         return planted_at(split, forget, images, torch.full((len(forget),), self.target, dtype=torch.int64))
 
     def probe(self, model: nn.Module, planted: Planted, task: Task, split: Split) -> Reading:
-        """Return the attack success rate on stamped test images of the other classes."""
+        """Return the attack success rate on stamped test images of the other classes, and the accuracy on them."""
         import torch
 
         others = split.test.subset((split.test.labels != self.target).nonzero().squeeze(1))
         name = image_input(others.inputs)
         others.inputs[name] = self._stamp(others.inputs[name])
+        hits = right = 0
         with torch.no_grad():
-            hits = sum(int((predicted(task, model, b) == self.target).sum()) for b in others.chunks())
-        return Reading(hits / len(others), resolution=0.5 / len(others))
+            for batch in others.chunks():
+                classes = predicted(task, model, batch)
+                hits += int((classes == self.target).sum())
+                right += int((classes == batch.labels).sum())
+        n = len(others)
+        own = Reading(right / n, resolution=0.5 / n)
+        return Reading(hits / n, resolution=0.5 / n, traces={self.traces[0].name: own})
 
     def _images(self, split: Split) -> str:
         """Return the name of the images that are stamped."""

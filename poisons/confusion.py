@@ -7,7 +7,7 @@ src/metrics.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from harness import Measure, Planted, Reading, UnlearningError, predicted
@@ -16,7 +16,7 @@ from poisons._images import check_class
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from harness import Split, Surrogate, Task
+    from harness import Data, Split, Surrogate, Task
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Confusion:
     """Exchange the labels of two classes on a random share of the points of each.
 
     The measure is the confusion that is left: the share of both classes' test images that the model puts in the
-    other class, in [0, 1].
+    other class, in [0, 1]. A further trace is the same share of the mislabelled training images themselves.
 
     Deviation from the reference code: its score is the number of these images, ours is their share.
 
@@ -43,8 +43,15 @@ class Confusion:
 
     modality: ClassVar[str] = "image"
     measure: ClassVar[Measure] = Measure(
-        "confusion", "confusion of the two classes on test images", worse="higher", test="retention", unit="%"
-    )
+        "confusion", "confusion of the two classes on test images", worse="higher", test="retention", unit="%",
+        short="test",
+    )  # fmt: skip
+    traces: ClassVar[tuple[Measure, ...]] = (
+        Measure(
+            "forget_confusion", "confusion of the two classes on the mislabelled images", worse="higher",
+            test="retention", unit="%", short="forget set",
+        ),
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction < 1:
@@ -82,16 +89,23 @@ class Confusion:
         return Planted(forget, {name: t.cpu() for name, t in inputs.items()}, exchanged)
 
     def probe(self, model: nn.Module, planted: Planted, task: Task, split: Split) -> Reading:
-        """Return the share of both classes' test images that the model puts in the other class."""
+        """Return the share of both classes' test images, and of the mislabelled ones, put in the other class."""
+        forget = split.train.subset(planted.forget.to(split.train.device))
+        memorised = self._confused(task, model, forget)
+        return replace(
+            self._confused(task, model, split.test.subset(self._pair(split))),
+            traces={self.traces[0].name: memorised},
+        )
+
+    def _confused(self, task: Task, model: nn.Module, data: Data) -> Reading:
         import torch
 
-        pair = split.test.subset(self._pair(split))
         with torch.no_grad():
             confused = sum(
                 int((predicted(task, model, batch) == self.first + self.second - batch.labels).sum())
-                for batch in pair.chunks()
+                for batch in data.chunks()
             )
-        return Reading(confused / len(pair), resolution=0.5 / len(pair))
+        return Reading(confused / len(data), resolution=0.5 / len(data))
 
     def _pair(self, split: Split) -> Tensor:
         """Return the indices of both classes' test points."""

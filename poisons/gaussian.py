@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from harness import Measure, Planted, Reading, image_input
-from poisons._gaussian import MEASURE, check, gaussian_score
+from poisons._gaussian import MEASURE, SECOND_MOMENT, check, gaussian_score, scale_free_loss
 from poisons._images import floating_images, planted_at
 
 if TYPE_CHECKING:
@@ -29,12 +29,15 @@ class Gaussian:
 
     with the model in eval mode. A model that never saw xi is independent of it, so its z_i are exactly independent
     N(0, 1), whatever the model. Training on x_i + xi_i lowers the loss along xi_i and moves their mean up. The audit
-    judges the mean over the poisoned points, against retraining.
+    judges the mean over the poisoned points, against retraining, and the sum of their squares, which must be one that
+    an independent model could have.
 
     Deviations from the paper: the sign is reversed, so poisoning makes the score larger (the loss *falls* along the
-    noise). The audit judges the mean, not the true-positive rate at 1 % false positives, because at these sizes the
-    mean shows the same poison with far fewer seeds; the rate is reported beside it. As in the paper, the gradient is
-    taken at the clean input; at the poisoned input the null law would not hold.
+    noise). Before the loss, the class scores of each point are divided by their standard deviation, held constant, so
+    that no scaling of the last layer changes z_i (`poisons._gaussian.scale_free_loss`). The audit judges the mean, not
+    the true-positive rate at 1 % false positives, because at these sizes the mean shows the same poison with far fewer
+    seeds; the rate is reported beside it. As in the paper, the gradient is taken at the clean input; at the poisoned
+    input the null law would not hold.
 
     Attributes:
         fraction: Share of the training set that is poisoned, in (0, 1).
@@ -49,6 +52,7 @@ class Gaussian:
 
     modality: ClassVar[str] = "image"
     measure: ClassVar[Measure] = MEASURE
+    traces: ClassVar[tuple[Measure, ...]] = (SECOND_MOMENT,)
 
     def __post_init__(self) -> None:
         check(self.fraction, self.sd)
@@ -78,7 +82,5 @@ class Gaussian:
         # On the device of the data the batch is ours alone: asking for its gradient touches nothing else.
         image = batch.inputs[image_input(batch.inputs)].requires_grad_(True)
         with torch.enable_grad():
-            # A sum over points has each point's own gradient, since in eval mode no point sees another.
-            loss = task.criterion(task.logits(model, batch), batch) * len(batch)
-            (gradient,) = torch.autograd.grad(loss, image)
+            (gradient,) = torch.autograd.grad(scale_free_loss(task, model, batch), image)
         return gaussian_score(gradient, planted.secrets["noise"])

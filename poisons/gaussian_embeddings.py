@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from harness import Batch, Planted, Reading, UnlearningError
-from poisons._gaussian import MEASURE, check, gaussian_score
+from harness import Batch, Measure, Planted, Reading, UnlearningError
+from poisons._gaussian import MEASURE, SECOND_MOMENT, check, gaussian_score, scale_free_loss
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,7 +46,8 @@ class GaussianEmbeddings:
     sd: float = 0.05
 
     modality: ClassVar[str] = "text"
-    measure: ClassVar = MEASURE
+    measure: ClassVar[Measure] = MEASURE
+    traces: ClassVar[tuple[Measure, ...]] = (SECOND_MOMENT,)
 
     def __post_init__(self) -> None:
         check(self.fraction, self.sd)
@@ -86,8 +87,7 @@ class GaussianEmbeddings:
             offset = torch.zeros_like(noise).requires_grad_(True)
             clean = Batch({**batch.inputs, "offset": offset}, batch.labels, batch.index)
             with torch.enable_grad():
-                loss = task.criterion(task.logits(model, clean), clean) * len(batch)
-                (gradient,) = torch.autograd.grad(loss, offset)
+                (gradient,) = torch.autograd.grad(scale_free_loss(task, model, clean), offset)
             gradients.append(gradient)
             noises.append(noise)
         return gaussian_score(torch.cat(gradients), torch.cat(noises))

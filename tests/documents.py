@@ -73,7 +73,7 @@ def document(methods=("good", "bad"), poisons=("noise",), heuristics=False, seed
                 entry(cost(0.5 if i % 3 == 2 else 0.08, cell), "cost"),
             ]
             if heuristics:
-                found = judged(CLAIMS["membership"].measure(None), 0.2, 1.0, 0.05, rng, judged=1, cell=cell)
+                found = judged(CLAIMS["membership"].measures(None)[""], 0.2, 1.0, 0.05, rng, judged=1, cell=cell)
                 said.append(entry(found, "membership", poison_verdict=verdict.outcome.value))
     cost_of = {
         "train_examples": 100, "unlearn_examples": 8.0, "unlearn_fraction": 0.08,

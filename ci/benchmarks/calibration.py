@@ -1,7 +1,7 @@
 """Are the error rates what they are said to be? By simulation, and on real trained models.
 
     python ci/benchmarks/calibration.py --simulate [--runs 4000]
-    python ci/benchmarks/calibration.py --real [--blocks 20] [--processes 2] [--store DIR]
+    python ci/benchmarks/calibration.py --real [--blocks 20] [--poisons ...] [--processes 2] [--store DIR]
     python ci/benchmarks/calibration.py --robust [--runs 4000]
     python ci/benchmarks/calibration.py --resample [--runs 4000] [--store DIR]
     python ci/benchmarks/calibration.py --heuristics [--blocks 24] [--size 5] [--processes 2] [--store DIR]
@@ -10,11 +10,11 @@
 fixed numbers of seeds, through the plan, and through a plan that gives nothing up ("to the end"). ``--robust`` does so
 with numbers that are not normal, through the quick plan and the reliable one, and compares the rules that the latter
 could have had. ``--resample`` draws studies from 40 real seeds of methods, with the margin at what each leaves; these
-are the seeds 30000 to 30039, which nothing else uses. ``--real`` audits
-oracle and identity on digits-cnn, once per block of 16 seeds: block b has the seeds 10000 + 16 b to 10015 + 16 b, which
-nothing else uses. ``--heuristics`` asks how often the usual metrics call the oracle different from retraining, once per
-block of ``--size`` seeds, the last look of the block: block b of size s has the seeds 20000 + s b to 20000 + s b + s -
-1. Counts come with 95 % Clopper-Pearson intervals. ``--json FILE`` writes any.
+are the seeds 30000 to 30039, which nothing else uses. ``--real`` audits oracle and identity on digits-cnn, trace by
+trace, once per block of 16 seeds: block b has the seeds 10000 + 16 b to 10015 + 16 b, which nothing else uses.
+``--heuristics`` asks how often the usual metrics call the oracle different from retraining, once per block of
+``--size`` seeds, the last look of the block: block b of size s has the seeds 20000 + s b to 20000 + s b + s - 1. Counts
+come with 95 % Clopper-Pearson intervals. ``--json FILE`` writes any.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import json
 import platform
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -40,7 +41,7 @@ from harness.cells import Cell, Trial
 from harness.judging.claims import CLAIMS, INFORMING, Criterion, walking
 from harness.judging.judge import judge, ungated
 from harness.judging.plan import KINDS, LOOKS, Plan
-from harness.judging.verdict import Evidence
+from harness.judging.verdict import Evidence, Trace, Verdict
 from harness.report.document import versions
 from harness.statistics import clopper_pearson, retention
 
@@ -107,8 +108,8 @@ def simulate(runs: int) -> list[dict[str, Any]]:
     return rows
 
 
-def audit_block(block: int, store: str) -> list[dict[str, Any]]:
-    """Audit the controls on one block of seeds; return a row per control, poison and measure."""
+def audit_block(block: int, store: str, poisons: Sequence[str]) -> list[dict[str, Any]]:
+    """Audit the controls on one block of seeds; return a row per control, poison, measure and trace."""
     from harness.studies.study import Study
     from harness.trials.lab import Lab
 
@@ -117,37 +118,39 @@ def audit_block(block: int, store: str) -> list[dict[str, Any]]:
     cells = [
         Cell(registry.resolve("unlearner", method), task, registry.resolve("poison", poison))
         for method in METHODS
-        for poison in POISONS
+        for poison in poisons
     ]
     study = Study(cells, lab, Plan(first=FIRST_SEED + LOOKS[-1] * block), TAU)
     rows = []
     for cell in cells:
         for claim in walking(cell):
             verdict = study.verdict(cell, claim.name)
+            retrained = [study.result(Trial(cell, seed)).readings[claim.name]["R"] for seed in verdict.seeds]
+            common = {"block": block, "method": cell.unlearner.id, "poison": cell.poison.id}
             rows.append(
                 {
-                    "block": block,
-                    "method": cell.unlearner.id,
-                    "poison": cell.poison.id,
+                    **common,
                     "measure": claim.name,
-                    "verdict": verdict.outcome.value,
-                    "reason": verdict.reason,
+                    **said(verdict),
                     "seeds": len(verdict.seeds),
-                    "estimate": verdict.estimate,
-                    "t_retrained": [
-                        study.result(Trial(cell, seed)).readings[claim.name]["R"].details.get("T")
-                        for seed in verdict.seeds
-                    ],
+                    "t_retrained": [reading.details.get("T") for reading in retrained],
                 }
             )
+            for name, trace in verdict.traces.items():  # at the look where the audit as a whole stopped
+                rows.append({**common, "measure": f"{claim.name}: {name}", **said(trace), "seeds": trace.seeds})
     return rows
 
 
-def real(blocks: int, processes: int, store: str) -> dict[str, Any]:
+def said(of: Verdict | Trace) -> dict[str, Any]:
+    """Return what is kept of a verdict, and of a trace of it."""
+    return {"verdict": of.outcome.value, "reason": of.reason, "estimate": of.estimate, "p_fail": of.p_fail}
+
+
+def real(blocks: int, processes: int, store: str, poisons: Sequence[str]) -> dict[str, Any]:
     """Audit every block; return the rows and, per control, poison and measure, the counts."""
     rows: list[dict[str, Any]] = []
     with ProcessPoolExecutor(processes) as pool:
-        for found in pool.map(audit_block, range(blocks), [store] * blocks):
+        for found in pool.map(audit_block, range(blocks), [store] * blocks, [poisons] * blocks):
             rows += found
             print(f"block {found[0]['block']} of {blocks}", flush=True)
     table = []
@@ -163,9 +166,9 @@ def real(blocks: int, processes: int, store: str) -> dict[str, Any]:
             f"{o} {entry[o]['count']:3d}/{len(own)} [{entry[o]['interval'][0]:.2f}, {entry[o]['interval'][1]:.2f}]"
             for o in ("PASS", "FAIL", "INCONCLUSIVE")
         )
-        print(f"{method:9s} {poison:9s} {measure:9s} {shown}  seeds {entry['seeds']:.1f}")
+        print(f"{method:9s} {poison:9s} {measure:30s} {shown}  seeds {entry['seeds']:.1f}")
     # Of models that never saw the noise the set statistics are N(0, 1) exactly; the oracle's rows have each seed once.
-    t = [x for r in rows if r["method"] == METHODS[0] for x in r["t_retrained"] if x is not None]
+    t = [x for r in rows if r["method"] == METHODS[0] for x in r.get("t_retrained", ()) if x is not None]
     null = {"sets": len(t), "mean": fmean(t), "sd": stdev(t), "ks_p": float(kstest(t, "norm").pvalue)}
     print(
         f"set statistics of R: n {null['sets']}  mean {null['mean']:+.3f}  sd {null['sd']:.3f}  KS p {null['ks_p']:.2f}"
@@ -231,8 +234,9 @@ def heuristics_block(block: int, size: int, store: str) -> list[dict[str, Any]]:
     for cell in cells:
         study.evidence(cell, size)
         for claim in (CLAIMS[name] for name in INFORMING if CLAIMS[name].applies(cell)):
-            evidence = study._evidence(cell, claim, size)
-            judgement = judge(claim.criterion(cell, study.limits), evidence, plan)
+            (criterion,) = claim.criteria(cell, study.limits)
+            evidence = study._evidence(cell, claim, criterion, size)
+            judgement = judge(criterion, evidence, plan)
             # The oracle is its own gate: where it FAILs, the verdict is that nothing can be judged.
             differs = judgement.outcome is Outcome.FAIL or judgement.reason == "oracle-fails"
             rows.append(
@@ -295,6 +299,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=4000, help="simulated studies per row")
     parser.add_argument("--blocks", type=int, default=20, help="disjoint blocks of 16 seeds, or of --size")
     parser.add_argument("--size", type=int, default=5, help="seeds of a block of --heuristics, 3, 5, 8, 12 or 16")
+    parser.add_argument("--poisons", nargs="+", default=POISONS, help="what --real audits on digits-cnn")
     parser.add_argument("--processes", type=int, default=2, help="blocks audited side by side")
     parser.add_argument("--store", help="where models are kept; default a temporary directory")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
@@ -317,7 +322,7 @@ def main() -> None:
                 seeds = {"first_seed": FIRST_SEED_OF_RESAMPLING, "seeds": RESAMPLED}
                 figures = {"runs": options.runs, "rows": rows, **seeds}
             elif options.real:
-                figures = real(options.blocks, options.processes, store)
+                figures = real(options.blocks, options.processes, store, options.poisons)
             else:
                 figures = calibrate_heuristics(options.blocks, options.size, options.processes, store)
     if options.json:

@@ -47,8 +47,9 @@ def pilot(store: Path, seeds: int, first: int, task: str, poisons: list[str]) ->
     for cell in cells:
         study.evidence(cell, seeds)
         by_arm = [study.lab.relearned(Trial(cell, seed)) for seed in plan.numbers(seeds)]
-        evidence = study._evidence(cell, CLAIMS["relearning"], seeds)
-        forecast = forecast_from(Criterion(cell.poison.value.measure, TOLERANCE), evidence, cell.poison.id, plan)
+        main = Criterion(cell.poison.value.measure, TOLERANCE)
+        evidence = study._evidence(cell, CLAIMS["relearning"], main, seeds)
+        forecast = forecast_from(main, evidence, cell.poison.id, plan)
         alone = {arm: fmean(each[arm].details["retained_alone"] for each in by_arm) for arm in "PRU"}
         draws = fmean(each["R"].details["sd_over_draws"] for each in by_arm)
         found.append(finite_tree({**asdict(forecast), "retained_alone": alone, "sd_over_draws_of_R": draws}))

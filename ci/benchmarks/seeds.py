@@ -15,6 +15,7 @@ import argparse
 import json
 import platform
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,12 @@ import torch
 from harness import registry
 from harness.api import Outcome
 from harness.cells import Cell
-from harness.judging.claims import Criterion, walking
-from harness.judging.judge import judge
+from harness.judging.claims import Criterion
+from harness.judging.intersection import judge_all
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.verdict import Evidence
 from harness.report.document import versions
-from harness.statistics import equivalence_paired, retention
+from harness.statistics import equivalence_paired, exact_null, retention
 from harness.studies.study import Study
 from harness.trials.lab import Lab
 
@@ -38,14 +39,24 @@ FIXED = (10, 16)
 MODELS = 3  # trained for each seed of a cell: P, R and R'
 
 
-def fixed(claim: Criterion, evidence: Evidence, n: int) -> Outcome:
-    """Judge a claim once, on its first seeds."""
+def fixed(claim: Mapping[Criterion, Evidence], n: int) -> Outcome:
+    """Judge all traces of a claim once, on its first seeds: all must pass."""
+    outcomes = [fixed_trace(criterion, evidence, n) for criterion, evidence in claim.items()]
+    if Outcome.FAIL in outcomes:
+        return Outcome.FAIL
+    return Outcome.PASS if set(outcomes) == {Outcome.PASS} else Outcome.INCONCLUSIVE
+
+
+def fixed_trace(claim: Criterion, evidence: Evidence, n: int) -> Outcome:
+    """Judge one trace once, on its first seeds."""
     here = evidence.first(n)
     if claim.measure.test == "retention":
         worse = 1 if claim.measure.worse == "higher" else -1
         return retention(
             here.poisoned, here.retrained, here.unlearned, tau=claim.margin, direction=worse, sd_floor=here.resolution
         ).outcome
+    if claim.measure.test == "exact-null":
+        return exact_null(here.poisoned, here.retrained, here.unlearned).outcome
     return equivalence_paired(
         here.unlearned, here.retrained, -claim.margin, float("inf"), sd_floor=here.resolution
     ).outcome
@@ -54,14 +65,13 @@ def fixed(claim: Criterion, evidence: Evidence, n: int) -> Outcome:
 def row(study: Study, cell: Cell) -> dict[str, Any]:
     """Return what the plan and fixed numbers of seeds say of a cell, and what each takes."""
     evidence = study.evidence(cell, LOOKS[-1])
-    criteria = {claim.name: claim.criterion(cell, study.limits) for claim in walking(cell)}
-    verdicts = {name: study.verdict(cell, name) for name in criteria}
+    verdicts = {name: study.verdict(cell, name) for name in evidence}
     said = {name: {"plan": verdict.outcome.value} for name, verdict in verdicts.items()}
     through = {}
-    for name, claim in criteria.items():
-        through[name] = judge(claim, evidence[name], Plan(futility=0))
+    for name, claim in evidence.items():
+        through[name] = judge_all(tuple(claim), tuple(claim.values()), Plan(futility=0))
         said[name]["to the end"] = through[name].outcome.value
-        said[name] |= {f"fixed {n}": fixed(claim, evidence[name], n).value for n in FIXED}
+        said[name] |= {f"fixed {n}": fixed(claim, n).value for n in FIXED}
     seeds = study._seeds_used(cell)  # the oracle's included, for which a verdict may have had to wait
     failed = [len(verdict.seeds) for verdict in verdicts.values() if verdict.outcome is Outcome.FAIL]
     return {

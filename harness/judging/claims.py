@@ -7,12 +7,13 @@ one, add its record here, the test that requires it in ``test_suites``, and, if 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from harness.api import Measure
-from harness.cells import Cell
+from harness.cells import Cell, traces_of
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,16 @@ class Criterion:
     Attributes:
         measure: The measure.
         margin: Retention: largest fraction of the poison's effect that may be left, in [0, 1). Non-inferiority:
-            largest loss against retraining, in the measure's unit. Budget: largest fraction of retraining.
-        judged: Number of claims in the cell that are tested, over which the error rate of FAIL is split.
+            largest loss against retraining, in the measure's unit. Budget: largest fraction of retraining. Not-a-number
+            for an exact null, which has none.
+        judged: Number of criteria of the cell that are tested, over which the error rate of FAIL is split.
+        trace: Where a reading has its value: in the trace of that name, or itself if that is ``""``.
     """
 
     measure: Measure
     margin: float
     judged: int = 1
+    trace: str = ""
 
 
 class Source(Enum):
@@ -68,7 +72,7 @@ class Claim:
     Attributes:
         name: As in ``@pytest.mark.audit(name)``, in results and in expectations.
         title: Title of its column in every table.
-        measure: The measure of a cell that is judged.
+        measures: The measures of a cell that are judged, by `Criterion.trace`, the main one first; all must pass.
         margin: The margin of a cell, under the limits of the run.
         source: Where its numbers come from.
         walk: How it moves through the seed plan.
@@ -80,7 +84,7 @@ class Claim:
 
     name: str
     title: str
-    measure: Callable[[Cell], Measure]
+    measures: Callable[[Cell], Mapping[str, Measure]]
     margin: Callable[[Cell, Limits], float]
     source: Source
     walk: Walk
@@ -90,10 +94,15 @@ class Claim:
     passes: str = ""
     fails: str = ""
 
-    def criterion(self, cell: Cell, limits: Limits) -> Criterion:
-        """Return what is tested of a cell."""
-        judged = len(walking(cell)) if self.walk is Walk.CELL else 1
-        return Criterion(self.measure(cell), self.margin(cell, limits), judged)
+    def criteria(self, cell: Cell, limits: Limits) -> tuple[Criterion, ...]:
+        """Return what is tested of a cell: a criterion for each of its measures, of which all must pass."""
+        together = walking(cell) if self.walk is Walk.CELL else [self]
+        judged = sum(len(claim.measures(cell)) for claim in together)
+        margin = self.margin(cell, limits)
+        return tuple(
+            Criterion(measure, math.nan if measure.test == "exact-null" else margin, judged, trace)
+            for trace, measure in self.measures(cell).items()
+        )
 
 
 #: Utility: test accuracy, judged by non-inferiority to retraining within the task's margin.
@@ -113,19 +122,31 @@ def _utility_margin(cell: Cell, limits: Limits) -> float:
     return margin
 
 
-def _poison_measure(cell: Cell) -> Measure:
-    measure: Measure = cell.poison.value.measure
-    return measure
+def _alone(measure: Measure) -> Callable[[Cell], dict[str, Measure]]:
+    return lambda cell: {"": measure}
 
 
-def _relearned_measure(cell: Cell) -> Measure:
-    poison = _poison_measure(cell)
-    return replace(poison, name=f"{poison.name}_relearned", title=f"{poison.title}, relearned", exact_null=False)
+def _poison_measures(cell: Cell) -> dict[str, Measure]:
+    main, *further = traces_of(cell.poison)
+    return {"": main} | {each.name: each for each in further}
+
+
+def _relearned_measures(cell: Cell) -> dict[str, Measure]:
+    """Return the traces that are judged by retention: a model that was trained on the poison is not independent."""
+    return {
+        trace: replace(of, name=f"{of.name}_relearned", title=f"{of.title}, relearned", exact_null=False)
+        for trace, of in _poison_measures(cell).items()
+        if of.test == "retention"
+    }
+
+
+def _can_relearn(cell: Cell) -> bool:
+    return bool(_relearned_measures(cell))
 
 
 def _judges_accuracy(cell: Cell) -> bool:
     """Accuracy is no claim of its own if it is what the poison is measured by."""
-    return _poison_measure(cell).name != ACCURACY.name
+    return all(measure.name != ACCURACY.name for measure in traces_of(cell.poison))
 
 
 def _continues_texts(cell: Cell) -> bool:
@@ -141,17 +162,17 @@ def _metric(
 ) -> Claim:
     """Return the claim of a usual metric, which informs and does not gate."""
     read = (Source.METRICS, Walk.AFTER)
-    return Claim(name, name, lambda cell: measure, margin, *read, gates=False, mark="heuristic", applies=applies)
+    return Claim(name, name, _alone(measure), margin, *read, gates=False, mark="heuristic", applies=applies)
 
 
 #: At most the tolerated fraction of the poison's effect is left.
 POISON = Claim(
-    "poison", "poison left", _poison_measure, _tolerance, Source.TRIAL, Walk.CELL,
+    "poison", "poison left", _poison_measures, _tolerance, Source.TRIAL, Walk.CELL,
     passes="removes {}", fails="leaves {} in the model",
 )  # fmt: skip
 #: Accuracy is kept within the task's margin.
 UTILITY = Claim(
-    "accuracy", "accuracy", lambda cell: ACCURACY, _utility_margin, Source.TRIAL, Walk.CELL,
+    "accuracy", "accuracy", _alone(ACCURACY), _utility_margin, Source.TRIAL, Walk.CELL,
     applies=_judges_accuracy, fails="costs more accuracy than is allowed ({})",
 )  # fmt: skip
 
@@ -159,12 +180,12 @@ _TABLE = (
     POISON,
     UTILITY,
     Claim(
-        "cost", "cost", lambda cell: COST, lambda cell, limits: limits.budget, Source.COST, Walk.AFTER,
+        "cost", "cost", _alone(COST), lambda cell, limits: limits.budget, Source.COST, Walk.AFTER,
         fails="uses more compute than its budget ({})",
     ),
     Claim(
-        "relearning", "left, relearned", _relearned_measure, _tolerance, Source.RELEARNED, Walk.ALONE,
-        mark="relearning", passes="keeps {} away", fails="only hides {}, which comes back",
+        "relearning", "left, relearned", _relearned_measures, _tolerance, Source.RELEARNED, Walk.ALONE,
+        mark="relearning", applies=_can_relearn, passes="keeps {} away", fails="only hides {}, which comes back",
     ),
     _metric(
         "membership",

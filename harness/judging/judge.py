@@ -15,7 +15,17 @@ from harness.judging.reasons import Reason
 from harness.judging.reliable import withheld
 from harness.judging.verdict import Evidence, Look
 from harness.judging.yardsticks import beyond
-from harness.statistics import Result, equivalence_paired, rejects, retention, seeds_needed, t_statistic, tost_power
+from harness.statistics import (
+    Result,
+    equivalence_paired,
+    exact_null,
+    rejects,
+    retention,
+    seeds_needed,
+    t_statistic,
+    tost_power,
+)
+from harness.statistics.exact import PLAIN
 
 #: Shares of the poisoned model's measure in the mixtures that are judged as a control.
 DOSES = (0.0, 0.1, 0.2, 0.5, 1.0)
@@ -55,7 +65,7 @@ def judge(criterion: Criterion, evidence: Evidence, plan: Plan) -> Judgement:
     """
     through = plan.to_the_end
     gates = {"oracle": _walk(criterion, evidence.of(evidence.oracle), through, {})}
-    if criterion.measure.test != "retention":  # there, neither identity nor a mixture out of order can pass
+    if criterion.measure.test == "non-inferiority":  # of a poison, neither identity nor a mixture out of order can pass
         gates["wrecked"] = _walk(criterion, evidence.of(evidence.wrecked), through, {})
     return _walk(criterion, evidence, plan, gates)
 
@@ -172,6 +182,7 @@ def _look(
     """Judge the evidence of one look."""
     n, level, fail_level = len(here), plan.pass_level, plan.fail_level(criterion.judged)
     bites, passed = carried
+    exact = criterion.measure.test == "exact-null"
     result = _test(criterion, here, level)
     now = Judgement(Outcome.INCONCLUSIVE, Reason.NEED_MORE_SEEDS, result, level, n, n, final=False)
     if result.reason == Reason.NONFINITE_REFERENCE:
@@ -181,7 +192,8 @@ def _look(
     unusable = next(filter(None, here.unusable), "") if passed is None else ""
     if reason := unusable or _misbehaves(n, gates):
         return replace(now, reason=reason, final=True), carried
-    bites = bites or result.p_bite is None or rejects(result.p_bite, plan.bite_level)
+    # Of an exact null it must be shown at the look itself: then doing nothing, U = P, cannot pass.
+    bites = (bites and not exact) or result.p_bite is None or rejects(result.p_bite, plan.bite_level)
     if passed is None and not bites:
         now = replace(now, reason=Reason.NO_BITE)
     elif passed is None and rejects(result.p_fail, fail_level):
@@ -189,11 +201,12 @@ def _look(
             failed = _test(criterion, here, fail_level)
             return Judgement(Outcome.FAIL, failed.side, failed, fail_level, n, n, final=True), carried
         now = replace(now, reason=reason)
-    elif passed is None and rejects(result.p_pass, level):
+    elif passed is None and _passes(criterion, result, level):
         if reason := withheld(criterion, here, plan, result, Outcome.PASS):
             now = replace(now, reason=reason)
         else:
             passed = replace(now, outcome=Outcome.PASS, reason=Reason.EQUIVALENT, final=True)
+            passed = replace(passed, reason=Reason.NOTHING_FOUND, level=PLAIN) if exact else passed
     if passed is not None:
         oracle = gates.get("oracle")
         if oracle is None or (oracle.outcome is Outcome.PASS and oracle.seeds <= n):
@@ -210,8 +223,8 @@ def _look(
 def seeds_to_decide(criterion: Criterion, judgement: Judgement, plan: Plan, power: float = 0.8) -> int | None:
     """Return how many seeds would decide a claim at one look, if the truth is what was seen; None if over 1,000.
 
-    From the distances of the estimate to the margins in standard deviations of what was tested; with few seeds that is
-    a rough guess, and on a margin no number is enough.
+    Not of an exact null, which has no margin. From the distances of the estimate to the margins in standard deviations
+    of what was tested; with few seeds that is a rough guess, and on a margin no number is enough.
     """
     ahead = _ahead(criterion, judgement.result, plan)
     if ahead is None or not ahead.sd > 0:
@@ -222,13 +235,20 @@ def seeds_to_decide(criterion: Criterion, judgement: Judgement, plan: Plan, powe
 
 def _hopeless(criterion: Criterion, result: Result, plan: Plan) -> bool:
     """Return whether the last look would hardly decide a criterion, if the truth is what was seen."""
-    if result.n < MIN_PASS or plan.futility == 0:
+    if result.n < MIN_PASS or plan.futility == 0 or criterion.measure.test == "exact-null":
         return False
     ahead = _ahead(criterion, result, plan)
     if ahead is None:
         return True
     power = tost_power(LOOKS[-1], ahead.margin, ahead.sd, ahead.level, ahead.two_sided, ahead.true)
     return power < plan.futility
+
+
+def _passes(criterion: Criterion, result: Result, level: float) -> bool:
+    """Return whether the evidence of a look passes a criterion, once the poison's effect is shown."""
+    if criterion.measure.test == "exact-null":
+        return not rejects(result.p_fail, PLAIN)
+    return rejects(result.p_pass, level)
 
 
 class _Ahead(NamedTuple):
@@ -275,6 +295,8 @@ def _test(criterion: Criterion, evidence: Evidence, alpha: float, tau_over: floa
             evidence.poisoned, evidence.retrained, evidence.unlearned, tau=criterion.margin, tau_over=tau_over,
             direction=1 if higher_is_worse else -1, alpha=alpha, sd_floor=evidence.resolution,
         )  # fmt: skip
+    if criterion.measure.test == "exact-null":
+        return exact_null(evidence.poisoned, evidence.retrained, evidence.unlearned, alpha=alpha)
     lo, hi = (-math.inf, criterion.margin) if higher_is_worse else (-criterion.margin, math.inf)
     return equivalence_paired(evidence.unlearned, evidence.retrained, lo, hi, alpha=alpha, sd_floor=evidence.resolution)
 

@@ -38,6 +38,8 @@ class Reason(StrEnum):
         "",
         "Weaken the method: fewer steps, a smaller learning rate, or less weight on the points to forget.",
     )
+    NOTHING_FOUND = "nothing-found"
+    NULL_REJECTED = "null-rejected"
     WITHIN_BUDGET = "within-budget"
     OVER_BUDGET = "over-budget"
     DIVERGED = (

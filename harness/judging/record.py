@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isnan
 from statistics import fmean, median
 from typing import Any
 
@@ -11,19 +12,19 @@ from scipy import special
 from harness.api import Reading
 from harness.cells import REMAINING, Cell
 from harness.judging.claims import Criterion
+from harness.judging.intersection import Intersection
 from harness.judging.judge import Judgement, beside_remaining, judge_budget, path, seeds_to_decide
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.reasons import Reason
 from harness.judging.reliable import details_of
-from harness.judging.verdict import Evidence, Verdict
+from harness.judging.verdict import Evidence, Trace, Verdict
 from harness.judging.yardsticks import shares
 from harness.statistics import bad_seed_bound, eps_lower_single, mu_lower
 
 
 def verdict_of(
     cell: Cell,
-    criterion: Criterion,
-    judgement: Judgement,
+    found: Intersection,
     evidence: Evidence,
     readings: Sequence[Mapping[str, Reading]],
     plan: Plan,
@@ -33,14 +34,14 @@ def verdict_of(
 
     Args:
         cell: What was audited.
-        criterion: What was tested.
-        judgement: Its outcome.
-        evidence: Of the seeds that the judgement rests on.
+        found: The judgement, trace by trace.
+        evidence: Of the trace that decides, and of the seeds that the judgement rests on.
         readings: What the evidence was read from, seed by seed, by arm.
         plan: When it was looked at.
         remaining: The poison's evidence of all seeds there are, to compare the method with retraining on what remains;
             None if it was given every poisoned point. It decides nothing.
     """
+    criterion, judgement = found.criteria[found.decides], found.deciding
     details = _details(criterion, judgement, readings, plan)
     details |= details_of(criterion, evidence, plan, judgement.result, judgement.reason)
     values = {
@@ -52,25 +53,43 @@ def verdict_of(
         values["remaining"] = evidence.remaining
     if remaining is not None:
         details |= beside_remaining(criterion, remaining, plan.pass_level)
-    result = judgement.result
     return Verdict(
         **_names(cell),
-        measure=criterion.measure,
-        outcome=judgement.outcome,
-        reason=str(judgement.reason),  # a plain string, as it goes from process to process
-        estimate=result.estimate,
-        interval=result.interval,
-        margin=criterion.margin,
-        p_pass=result.p_pass,
-        p_fail=result.p_fail,
-        p_bite=result.p_bite,
-        level=judgement.level,
+        **_numbers(criterion, judgement),
         seeds=tuple(plan.numbers(judgement.seeds)),
         values=values,
         details=details,
         by_seed=_by_seed(readings),
         looks=path(criterion, evidence, plan),
+        traces=_traces(found),
     )
+
+
+def _traces(found: Intersection) -> dict[str, Trace]:
+    """Return what each of several traces comes to, by the name of its measure."""
+    if len(found.criteria) == 1:
+        return {}
+    return {
+        criterion.measure.name: Trace(**_numbers(criterion, judgement), seeds=judgement.seeds)
+        for criterion, judgement in zip(found.criteria, found.judgements, strict=True)
+    }
+
+
+def _numbers(criterion: Criterion, judgement: Judgement) -> dict[str, Any]:
+    """Return what a verdict and a trace of it both say."""
+    result = judgement.result
+    return {
+        "measure": criterion.measure,
+        "outcome": judgement.outcome,
+        "reason": str(judgement.reason),  # a plain string, as it goes from process to process
+        "estimate": result.estimate,
+        "interval": result.interval,
+        "margin": criterion.margin,
+        "p_pass": None if isnan(result.p_pass) else result.p_pass,
+        "p_fail": result.p_fail,
+        "p_bite": result.p_bite,
+        "level": judgement.level,
+    }
 
 
 def _details(
@@ -85,7 +104,8 @@ def _details(
     }
     if criterion.measure.exact_null and "T" in details:
         details |= residue([by_arm["U"].details["T"] for by_arm in readings], plan.alpha)
-    if judgement.reason in (Reason.NEED_MORE_SEEDS, Reason.UNDERPOWERED, Reason.FUTILE):
+    undecided = judgement.reason in (Reason.NEED_MORE_SEEDS, Reason.UNDERPOWERED, Reason.FUTILE)
+    if undecided and criterion.measure.test != "exact-null":
         needed = seeds_to_decide(criterion, judgement, plan)
         details["seeds_to_decide"] = float("inf") if needed is None else float(needed)
     if judgement.reason == Reason.FUTILE:

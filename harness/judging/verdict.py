@@ -67,18 +67,43 @@ class Look:
 
 
 @dataclass(frozen=True)
+class Trace:
+    """What one trace of a poison comes to, where a verdict rests on several.
+
+    Attributes:
+        measure, outcome, reason, estimate, interval, margin, p_pass, p_fail, p_bite, level: As in `Verdict`, of this
+            trace alone.
+        seeds: How many of the seeds it took.
+    """
+
+    measure: Measure
+    outcome: Outcome
+    reason: str
+    estimate: float
+    interval: tuple[float, float]
+    margin: float
+    p_pass: float | None
+    p_fail: float | None
+    p_bite: float | None
+    level: float | None
+    seeds: int
+
+
+@dataclass(frozen=True)
 class Verdict:
     """The record of one judgement.
 
     Attributes:
         unlearner, task, poison: Ids of the cell's parts.
-        measure: What was judged.
+        measure: What was judged; of several traces the one that decides, and the main one if all pass.
         outcome: PASS, FAIL or INCONCLUSIVE.
         reason: One word or two, from a fixed list (``"equivalent"``, ``"poison-left"``, ``"no-bite"``, ...).
         estimate: Retention: the fraction of the poison's effect that is left (0 as if retrained, 1 nothing
-            unlearned). Non-inferiority: mean difference U - R. Budget: the largest fraction of retraining used.
-        interval: Confidence interval of the estimate at ``1 - 2 * level``.
-        margin: The tolerance that the estimate was held against, in the estimate's unit.
+            unlearned). Exact null: mean of the scores, in standard deviations. Non-inferiority: mean difference U - R.
+            Budget: the largest fraction of retraining used.
+        interval: Confidence interval of the estimate at ``1 - 2 * level``; of an exact null at ``1 - level``.
+        margin: The tolerance that the estimate was held against, in the estimate's unit; not-a-number for an exact
+            null, which has none.
         p_pass, p_fail, p_bite: Raw p-values; None where the measure has no such test.
         level: What the deciding p-value was held against.
         seeds: The seeds that were used, in order.
@@ -88,6 +113,7 @@ class Verdict:
         by_seed: Per-seed numbers of such details, by name and then as in ``values``.
         looks: The path of the seed plan to the verdict, first look first; empty where nothing was tested.
         discovery: Share of the poisoned points that the unlearner was given as its forget set.
+        traces: All traces by the name of their measure, the main one first, if there are several; else empty.
     """
 
     unlearner: str
@@ -109,6 +135,7 @@ class Verdict:
     by_seed: Mapping[str, Mapping[str, tuple[float, ...]]] = field(default_factory=dict)
     looks: tuple[Look, ...] = ()
     discovery: float = 1.0
+    traces: Mapping[str, Trace] = field(default_factory=dict)
 
     @property
     def cell(self) -> str:

@@ -260,7 +260,7 @@ def limit_of(audit: Mapping[str, Any]) -> float:
 
 
 def _as_limit(audit: Mapping[str, Any], value: Any) -> float:
-    if audit.get("test") == "retention":
+    if audit.get("test") in ("retention", "exact-null"):  # either side of 0 is as bad
         return float(abs(value))
     return float(-100 * value if audit.get("test") == "non-inferiority" else value)
 
@@ -299,6 +299,8 @@ def _amount(audit: Mapping[str, Any], value: float) -> str:
         return "no finite estimate"
     if audit.get("test") == "non-inferiority":
         return f"{value:.1f} points of accuracy"
+    if audit.get("test") == "exact-null":
+        return f"{value:.1f} standard deviations of the {audit.get('trace') or 'score'}"
     return f"{value:.2f} of {'the compute of retraining' if audit.get('test') == 'budget' else 'the effect'}"
 
 
@@ -330,7 +332,8 @@ def _entry(audit: Mapping[str, Any], before: str = "") -> str:
     shown = "" if audit["estimate"] is None else f" estimate {audit['estimate']:.3g}"
     if None not in interval:
         shown += f", interval {interval[0]:.3g} to {interval[1]:.3g}"
-    comments = [f"# {audit['reason']}:{shown}, limit {audit['margin']:.3g}, n = {len(audit['seeds'])}"]
+    shown += "" if audit["margin"] is None else f", limit {audit['margin']:.3g}"
+    comments = [f"# {audit['reason']}:{shown}, n = {len(audit['seeds'])}"]
     comments += [f"# {' '.join(before.split())}"] if before else []
     fields: dict[str, Any] = dict(zip(KEYS[:4], _key(audit), strict=True)) | {"verdict": audit["verdict"]}
     if audit["verdict"] == Outcome.FAIL and math.isfinite(limit := limit_of(audit)):

@@ -134,15 +134,16 @@ def _rates(name: str, pairs: _Pairs) -> Panel:
 
 def _fractions(name: str, pairs: _Pairs) -> Panel:
     def judged(audit: Mapping[str, Any]) -> Point | None:
-        if audit["estimate"] is None or audit["reason"] == Reason.NO_BITE:
+        of = _main(audit)
+        if of["estimate"] is None or of["reason"] == Reason.NO_BITE:
             return None
-        low, high = audit["interval"]
-        return Point(audit["estimate"], low, high, len(audit["seeds"]))
+        low, high = of["interval"]
+        return Point(of["estimate"], low, high, of["seeds"] if of is not audit else len(audit["seeds"]))
 
     rows = {m: {"membership": judged(attack), "poison": judged(audit)} for m, (attack, audit) in pairs.items()}
     failed = {m: attack["verdict"] for m, (attack, audit) in pairs.items() if audit["verdict"] == "FAIL"}
     fooled = [m for m, verdict in failed.items() if verdict == "PASS"]
-    first = next(iter(pairs.values()))[1]
+    first = _main(next(iter(pairs.values()))[1])
     return Panel(
         f"{name}: fraction of its effect that is left",
         "fraction left: 0 as if retrained, 1 nothing unlearned",
@@ -154,6 +155,12 @@ def _fractions(name: str, pairs: _Pairs) -> Panel:
             + (f" ({', '.join(fooled)})." if fooled else ".")
         ],
     )  # fmt: skip
+
+
+def _main(audit: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what the main trace of an audit comes to, whichever trace decides it."""
+    main: Mapping[str, Any] = next(iter(audit.get("traces", {}).values()), audit)
+    return main
 
 
 def t_interval(values: Iterable[float | None]) -> Point | None:

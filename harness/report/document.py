@@ -17,9 +17,9 @@ from harness.api import Outcome, UnlearningError
 from harness.cells import Registered
 from harness.judging.claims import CLAIMS
 from harness.judging.reasons import advice_on
-from harness.judging.verdict import Verdict
+from harness.judging.verdict import Trace, Verdict
 from harness.report.console import command_line
-from harness.report.words import WORST, finding, standing_of
+from harness.report.words import WORST, finding, standing_of, trace_text
 
 if TYPE_CHECKING:
     import pytest
@@ -60,9 +60,11 @@ class CellResult:
     def seeds(self) -> int:
         """How many seeds the worst verdict took; 0 for an error.
 
-        A poison may FAIL at three seeds while accuracy is still being judged.
+        A poison may FAIL at three seeds while accuracy is still being judged. A PASS took those of its slowest trace.
         """
-        return max((len(a["seeds"]) for a in self.audits if a["verdict"] == self.worst != "ERROR"), default=0)
+        worst = [a for a in self.audits if a["verdict"] == self.worst != "ERROR"]
+        traces = [trace["seeds"] for a in worst if self.worst == "PASS" for trace in a.get("traces", {}).values()]
+        return max((*(len(a["seeds"]) for a in worst), *traces), default=0)
 
 
 @dataclass(frozen=True)
@@ -308,27 +310,31 @@ def plain(verdict: Verdict) -> dict[str, Any]:
         "poison": verdict.poison,
         "discovery": verdict.discovery,
         "measure": verdict.measure.name,
-        "title": verdict.measure.title,
-        "test": verdict.measure.test,
-        "worse": verdict.measure.worse,
-        "unit": verdict.measure.unit,
-        "verdict": verdict.outcome.value,
+        "trace": (verdict.measure.short or verdict.measure.name) if verdict.traces else "",
         "standing": standing_of(verdict),
-        "reason": verdict.reason,
-        "estimate": finite(verdict.estimate),
-        "interval": [finite(x) for x in verdict.interval],
-        "margin": finite(verdict.margin),
-        "p_pass": finite(verdict.p_pass),
-        "p_fail": finite(verdict.p_fail),
-        "p_bite": finite(verdict.p_bite),
-        "level": finite(verdict.level),
+        **_judged(verdict),
         "seeds": list(verdict.seeds),
         "values": {arm: [finite(x) for x in values] for arm, values in verdict.values.items()},
         "details": {name: finite(value) for name, value in verdict.details.items()},
         "by_seed": finite_tree(verdict.by_seed),
         "looks": [finite_tree(asdict(look)) for look in verdict.looks],
+        "traces": {
+            name: {**_judged(trace), "seeds": trace.seeds, "text": trace_text(trace)}
+            for name, trace in verdict.traces.items()
+        },
         "finding": finding(verdict),
         "advice": advice_on(verdict.reason),
+    }
+
+
+def _judged(of: Verdict | Trace) -> dict[str, Any]:
+    """Return what a verdict and a trace of it both say, as plain values."""
+    return {
+        **{name: getattr(of.measure, name) for name in ("title", "test", "worse", "unit")},
+        "verdict": of.outcome.value,
+        "reason": of.reason,
+        "interval": [finite(x) for x in of.interval],
+        **{n: finite(getattr(of, n)) for n in ("estimate", "margin", "p_pass", "p_fail", "p_bite", "level")},
     }
 
 

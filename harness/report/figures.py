@@ -97,16 +97,17 @@ def path_figure(audit: Mapping[str, Any], name: str) -> str:
     looks = [look for look in audit.get("looks") or () if look["estimate"] is not None]
     if not looks:
         return ""
-    retention = audit.get("test") == "retention"
+    retention, exact = (audit.get("test") == test for test in ("retention", "exact-null"))
     margin = audit["margin"]
-    limits = (-margin, margin) if retention else (margin if audit.get("worse") == "higher" else -margin,)
-    low, high = min(0.0, *limits), max(0.0, *limits)
+    one = () if exact else (margin if audit.get("worse") == "higher" else -margin,)
+    limits = (-margin, margin) if retention else one
+    low, high = min((0.0, *limits)), max((0.0, *limits))
     core = [low, high, *(look["estimate"] for look in looks)]
     reach = max(core) - min(core)  # how far an interval may widen the scale before it becomes an arrow
     ends = [e for look in looks for key in ("pass_interval", "fail_interval") for e in look[key] if e is not None]
     x = Scale.around([*core, *(min(max(e, min(core) - reach), max(core) + reach) for e in ends)], LEFT, RIGHT)
     bottom = TOP + ROW * len(looks)
-    parts = [band(x, low, high, TOP - 8, bottom), _over_band(x, low, high, "tolerated")]
+    parts = [] if exact else [band(x, low, high, TOP - 8, bottom), _over_band(x, low, high, "tolerated")]
     lines = [(0.0, "edge"), *((limit, "limit") for limit in limits)]
     parts += [path(f"M{x(at):.1f} {TOP - 8}V{bottom}", kind) for at, kind in lines]
     texts = []
@@ -116,7 +117,8 @@ def path_figure(audit: Mapping[str, Any], name: str) -> str:
         parts += _look(x, TOP + ROW * row + ROW / 2, look, verdict, last, tip=_unit(audit, look["estimate"]))
         text = f"{look['seeds']} seeds: {_unit(audit, look['estimate'])}, {_between(audit, look['pass_interval'])}"
         texts.append(f"{text}, {verdict if last else 'undecided'}")
-    title = "fraction of the effect that is left" if retention else "difference from retraining"
+    title = "mean score, in standard deviations" if exact else "difference from retraining"
+    title = "fraction of the effect that is left" if retention else title
     parts.append(axis(x, bottom + 4, title, percent=not retention and audit.get("unit") == "%"))
     return drawing(WIDTH, bottom + 46, name, f"The looks up to {audit['verdict']}", sentence(texts), parts)
 

@@ -13,7 +13,7 @@ from harness.cells import Registered
 from harness.report.conclusions import QUICK, headline
 from harness.report.document import Entry, MethodResult, methods, title_of
 from harness.report.tables import bad_seeds_left_open, contract_lines, heuristic_rows, methods_that_pass
-from harness.report.words import WORST, as_required, estimate, manner, percent, shown_by
+from harness.report.words import WORST, as_required, estimate, manner, percent, shown_by, verdict_text
 from harness.sources import factory_of
 
 if TYPE_CHECKING:
@@ -131,8 +131,10 @@ def _row(audit: Entry) -> str:
     numbers = [estimate(audit) or str(audit.get("reason") or ""), "", "", ""]
     if estimate(audit):
         ends = ["?" if x is None else shown_by(audit)(x) for x in audit["interval"]]
-        numbers[1:] = [" to ".join(ends), percent(audit["margin"]), str(len(audit["seeds"]))]
-    shown = f"{MARKS[verdict]} **{verdict}** {manner(audit)}".strip()
+        margin = "" if audit["margin"] is None else percent(audit["margin"])
+        numbers[1:] = [" to ".join(ends), margin, str(len(audit["seeds"]))]
+    trace = escape(verdict_text(audit).removeprefix(verdict))
+    shown = " ".join(filter(None, [f"{MARKS[verdict]} **{verdict}**", trace, manner(audit)]))
     place = (audit["unlearner"], audit["task"], audit["poison"], title_of(audit["claim"]))
     return f"| {' | '.join([shown, *map(escape, place), *map(escape, numbers)])} |"
 

@@ -125,6 +125,7 @@ def _shown(index: int, audit: Entry) -> dict[str, Any]:
     blank = {
         **BLANK, **dict.fromkeys(("level", "test", "worse")), "details": {}, "by_seed": {}, "looks": [], "reason": "",
         "finding": "", "advice": "", "standing": "", "command": "", "load": "", "title": "", "unit": "",
+        "trace": "", "traces": {},
     }  # fmt: skip
     shown = {**blank, **audit, "anchor": f"audit-{index}"}
     shown["as_required"], shown["manner"] = as_required(audit), manner(audit)

@@ -10,7 +10,7 @@ from harness.judging.claims import CLAIMS
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.reasons import Reason
 from harness.report.document import CellResult, Entry, MethodResult, grouped, title_of, worst_of
-from harness.report.words import estimate, flags, fraction, percent, points, reached
+from harness.report.words import estimate, flags, fraction, percent, points, reached, verdict_text
 from harness.studies.controls import AUDITED
 
 
@@ -49,7 +49,7 @@ def _text(audit: Entry) -> str:
         text += f" and {details['history_bytes'] / 1e6:.2g} MB of checkpoints"
     if text and audit.get("test") == "budget" and (flagged := flags(details, audit.get("margin") or math.inf)):
         text += f" (but {' and '.join(flagged)})"
-    verdict, expected = audit["verdict"], audit.get("expected")
+    verdict, expected = verdict_text(audit), audit.get("expected")
     if expected is not None and not expected["verdict"] == verdict == "PASS":
         verdict += " as expected" if expected["met"] else f", expected {expected['verdict']}"
     return text if verdict == "PASS" else f"{text} {verdict}".strip()

@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.api import Outcome
 from harness.judging.reasons import Reason, advice_on, sentence_of
-from harness.judging.verdict import Verdict
+from harness.judging.verdict import Trace, Verdict
 from harness.judging.yardsticks import COUNTED, YARDSTICKS, beyond
 from harness.report.svg import MINUS
 
@@ -48,6 +48,8 @@ def explain(verdict: Verdict, command: str, expected: Outcome = Outcome.PASS, lo
             0, "This control must FAIL, but it passed: the audit cannot distinguish a bad method from a good one."
         )
     lines.append("  " + "   ".join(_numbers(verdict)))
+    if verdict.traces:
+        lines.append("  traces: " + " · ".join(map(trace_text, verdict.traces.values())))
     if details := detail_texts(verdict.details):
         lines.append("  " + "   ".join(details))
     lines.append(f"  reproduce: {command}")
@@ -71,6 +73,10 @@ def properties(audit: Mapping[str, Any]) -> list[tuple[str, str | float]]:
     low, high = audit["interval"]
     named = {name: audit[name] for name in ("verdict", "reason", "estimate", "margin", "p_pass", "p_fail", "p_bite")}
     named |= {"interval_low": low, "interval_high": high, "level": audit["level"], "n_seeds": len(audit["seeds"])}
+    if traces := audit.get("traces"):
+        named["trace"] = audit["trace"]
+    for name, trace in (traces or {}).items():
+        named |= {f"{name}_{key}": trace[key] for key in ("verdict", "reason", "estimate", "p_pass", "p_fail")}
     return [(name, value) for name, value in named.items() if value is not None]
 
 
@@ -78,9 +84,11 @@ def finding(verdict: Verdict) -> str:
     """Return the sentence that states what was found."""
     measure, n = verdict.measure, len(verdict.seeds)
     measured = percent(verdict.details.get("retraining_measured", math.nan))
-    if sentence := sentence_of(verdict.reason, n, _diverged(verdict), measured):
-        return sentence
     title = measure.title[0].upper() + measure.title[1:]
+    if sentence := sentence_of(verdict.reason, n, _diverged(verdict), measured):
+        return f"{title}. {sentence}" if verdict.traces else sentence
+    if measure.test == "exact-null":
+        return _known(verdict)
     if measure.test == "budget":
         return _spent(verdict)
     if verdict.reason == Reason.OVER_CORRECTED:
@@ -100,6 +108,31 @@ def finding(verdict: Verdict) -> str:
             f"({_interval(verdict)}, allowed loss {points(verdict.margin).lstrip('+')})."
         )
     return found + _undecided(verdict)
+
+
+def _known(verdict: Verdict) -> str:
+    """Return the sentence on a score whose law is known for every model that never saw what was planted."""
+    said = {
+        Outcome.FAIL: "The model still knows what was planted",
+        Outcome.PASS: "Nothing shows that the model still knows what was planted",
+        Outcome.INCONCLUSIVE: "It is undecided whether the model still knows what was planted",
+    }[verdict.outcome]
+    title, p = verdict.measure.title, verdict.p_fail or 0.0
+    return f"{said}: a retrained model has a {title} this far off with probability {_p(p)} (n = {len(verdict.seeds)})."
+
+
+def trace_text(trace: Trace) -> str:
+    """Return what one of several traces comes to, e.g. ``"second moment FAIL −1.6 sd (null-rejected, n = 8)"``."""
+    show = shown_by({"test": trace.measure.test})
+    left = f" {show(trace.estimate)}" if math.isfinite(trace.estimate) else ""
+    name = trace.measure.short or trace.measure.name
+    return f"{name} {trace.outcome.value}{left} ({trace.reason}, n = {trace.seeds})"
+
+
+def verdict_text(audit: Mapping[str, Any]) -> str:
+    """Return the verdict of an audit; where one of several traces decides against a PASS, with its name."""
+    verdict, trace = str(audit["verdict"]), audit.get("trace")
+    return f"{verdict} ({trace})" if trace and verdict != "PASS" else verdict
 
 
 def _spent(verdict: Verdict) -> str:
@@ -166,16 +199,21 @@ def reached(outcome: str, of: Mapping[str, Any]) -> str:
 
 
 def _numbers(verdict: Verdict) -> list[str]:
-    if verdict.p_pass is None or verdict.p_fail is None:
+    names = {
+        "retention": "retained fraction against retraining",
+        "exact-null": "score against N(0, 1)",
+        "non-inferiority": "difference from retraining",
+    }
+    if verdict.measure.test not in names or verdict.p_fail is None:
         return [f"n = {len(verdict.seeds)} seeds"]
-    names = {"retention": "retained fraction against retraining", "non-inferiority": "difference from retraining"}
     level = f" (level {verdict.level:.3g} at this look)" if verdict.level is not None else ""
     worst = verdict.details.get("worst_seed")
     decides_fail = verdict.outcome is Outcome.FAIL
+    passing = [] if verdict.p_pass is None else [f"p for PASS = {_p(verdict.p_pass)}{'' if decides_fail else level}"]
     return [
         names[verdict.measure.test],
-        f"p for PASS = {_p(verdict.p_pass)}" + ("" if decides_fail else level),
-        f"p for FAIL = {_p(verdict.p_fail)}" + (level if decides_fail else ""),
+        *passing,
+        f"p for FAIL = {_p(verdict.p_fail)}" + (level if decides_fail or not passing else ""),
         f"n = {len(verdict.seeds)} seeds" + (f", worst seed {worst:.0f}" if worst is not None else ""),
     ]
 
@@ -253,6 +291,11 @@ def fraction(x: float) -> str:
     return _signed(x, ".2f") if math.isfinite(x) else "?"
 
 
+def deviations(x: float) -> str:
+    """Return a number of standard deviations, e.g. ``"−1.6 sd"``."""
+    return f"{_signed(x, '.1f')} sd" if math.isfinite(x) else "?"
+
+
 def _signed(x: float, form: str) -> str:
     """Return a number with a real minus sign, and without one if it rounds to 0."""
     text = f"{x:{form}}"
@@ -267,7 +310,8 @@ def estimate(audit: Mapping[str, Any]) -> str:
 
 def shown_by(audit: Mapping[str, Any]) -> Any:
     """Return the function that shows the estimate of an audit and the ends of its interval."""
-    return {"budget": percent, "non-inferiority": points}.get(audit.get("test") or "", fraction)
+    known = {"budget": percent, "non-inferiority": points, "exact-null": deviations}
+    return known.get(audit.get("test") or "", fraction)
 
 
 def duration(seconds: float) -> str:

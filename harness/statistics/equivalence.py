@@ -21,8 +21,8 @@ from harness.statistics.levels import DUST, checked_level, is_finite, rejects, t
 
 #: Why a test concludes what it does. A verdict adds reasons of its own: they are all in `harness.judging.reasons`.
 Why = Literal[
-    "equivalent", "outside-margin", "poison-left", "over-corrected", "need-more-seeds", "too-few-seeds", "no-bite",
-    "nonfinite-reference", "diverged",
+    "equivalent", "outside-margin", "poison-left", "over-corrected", "nothing-found", "null-rejected",
+    "need-more-seeds", "too-few-seeds", "no-bite", "nonfinite-reference", "diverged",
 ]  # fmt: skip
 
 #: Fewest runs that are judged.

@@ -40,7 +40,8 @@ class Forecast:
         passes: Probability that the oracle has PASSed by each look, simulated; the last is its planned power.
         fails: Probability that the oracle FAILs.
         mean_seeds: Seeds that its verdict takes on average.
-        seeds_80, seeds_90: Seeds for a PASS at one look with 80 and 90 % probability; None if over 1,000.
+        seeds_80, seeds_90: Seeds for a PASS at one look with 80 and 90 % probability; None if over 1,000, and for
+            an exact null, which has no margin.
     """
 
     poison: str
@@ -89,7 +90,7 @@ def forecast_from(criterion: Criterion, pilot: Evidence, poison: str, plan: Plan
     effect = [p - r for p, r in zip(pilot.poisoned, pilot.retrained, strict=True)]
     fresh = [o - r for o, r in zip(pilot.oracle, pilot.retrained, strict=True)]
     worse = 1 if criterion.measure.worse == "higher" else -1
-    retention = criterion.measure.test == "retention"
+    retention, exact = (criterion.measure.test == test for test in ("retention", "exact-null"))
     # How far inside the nearer margin the oracle is, and half the distance between the margins.
     nearer = -1 if retention and worse * fmean(fresh) < 0 else 1
     inside = [
@@ -110,8 +111,8 @@ def forecast_from(criterion: Criterion, pilot: Evidence, poison: str, plan: Plan
         passes={look: sum(seeds <= look for seeds in passed) / runs for look in LOOKS[1:]},
         fails=sum(j.outcome is Outcome.FAIL for j in judgements) / runs,
         mean_seeds=fmean(j.seeds for j in judgements),
-        seeds_80=_needed(inside, half, pilot.resolution, plan, 0.8),
-        seeds_90=_needed(inside, half, pilot.resolution, plan, 0.9),
+        seeds_80=None if exact else _needed(inside, half, pilot.resolution, plan, 0.8),
+        seeds_90=None if exact else _needed(inside, half, pilot.resolution, plan, 0.9),
     )
 
 
@@ -164,8 +165,8 @@ def plan_study(
         device: As for `harness.audit`.
 
     Returns:
-        A `Forecast` for each poison and for accuracy beside it. A planned power below .9 calls for a stronger poison
-        or a steadier task rather than for more seeds.
+        A `Forecast` for each trace of each poison, and for accuracy beside them. A planned power below .9 calls for a
+        stronger poison or a steadier task rather than for more seeds.
 
     Raises:
         UnlearningError: Something named cannot be found or used.
@@ -181,6 +182,6 @@ def plan_study(
     for cell in cells:
         evidence = study.evidence(cell, seeds)
         for claim in walking(cell):
-            criterion = claim.criterion(cell, study.limits)
-            forecasts.append(forecast_from(criterion, evidence[claim.name], cell.poison.id, looks))
+            for criterion, of in evidence[claim.name].items():
+                forecasts.append(forecast_from(criterion, of, cell.poison.id, looks))
     return forecasts

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from harness.api import ContractError, DeviceLost, Reading, declares
 from harness.cells import REMAINING, Cell, Trial
 from harness.judging.claims import CLAIMS, POISON, UTILITY, Claim, Criterion, Limits, Source, Walk, walking
-from harness.judging.judge import DOSES, Judgement, doses, judge
+from harness.judging.intersection import Intersection, judge_all
+from harness.judging.judge import DOSES, doses
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.reasons import Reason
 from harness.judging.record import budget_verdict, verdict_of
@@ -23,6 +24,7 @@ from harness.store.artefacts import Busy, ask_all, patiently
 from harness.studies.controls import GATES, ORACLE, controls_beside, trials_of
 from harness.studies.executors import Executor
 from harness.trials.nearness import copied
+from harness.trials.readings import trace_in
 
 if TYPE_CHECKING:
     from harness.trials.lab import TrialResult
@@ -52,7 +54,7 @@ class _Progress:
     """
 
     horizon: int = LOOKS[0]
-    judgements: dict[str, Judgement] = field(default_factory=dict)
+    judgements: dict[str, Intersection] = field(default_factory=dict)
     closed: bool = False
     error: Exception | None = None
 
@@ -135,28 +137,34 @@ class Study:
         """
         self._close(cell)
         of = CLAIMS[claim]
-        criterion = of.criterion(cell, self.limits)
         if of.source is Source.COST:
+            (criterion,) = of.criteria(cell, self.limits)
             costs, oracle = (
                 [self._results[Trial(each, seed)].cost for seed in self.plan.numbers(self._seeds_used(cell))]
                 for each in (cell, self._beside[cell][ORACLE])
             )
             return budget_verdict(cell, criterion, costs, oracle, self.plan)
-        judgement, read = self._judged(cell, of, criterion)
-        n = judgement.seeds
-        evidence, readings = self._evidence(cell, of, read).first(n), self._readings(cell, of, read)[:n]
+        found, read = self._judged(cell, of)
+        criterion, n = found.criteria[found.decides], found.deciding.seeds
+        evidence = self._evidence(cell, of, criterion, read).first(n)
+        readings = self._readings(cell, of, criterion, read)[:n]
         partly = evidence.remaining and criterion.measure.test == "retention"
-        told = self._evidence(cell, POISON, self._seeds_used(cell)) if partly else None
-        return verdict_of(cell, criterion, judgement, evidence, readings, self.plan, told)
+        told = self._evidence(cell, of, criterion, self._seeds_used(cell)) if partly else None
+        return verdict_of(cell, found, evidence, readings, self.plan, told)
 
-    def evidence(self, cell: Cell, n: int) -> dict[str, Evidence]:
-        """Return the evidence of the first ``n`` seeds by claim, whether or not a verdict needs them all.
+    def evidence(self, cell: Cell, n: int) -> dict[str, dict[Criterion, Evidence]]:
+        """Return the evidence of the first ``n`` seeds by claim and criterion, whether or not a verdict needs it all.
 
         Raises:
             Exception: What an unlearner raised.
         """
         self._finish(cell, n)
-        return {claim.name: self._evidence(cell, claim, n) for claim in walking(cell)}
+        return {
+            claim.name: {
+                criterion: self._evidence(cell, claim, criterion, n) for criterion in claim.criteria(cell, self.limits)
+            }
+            for claim in walking(cell)
+        }
 
     def references(self, cell: Cell) -> dict[str, dict[str, Any]]:
         """Return the controls beside a cell, on the seeds its verdicts used, as plain values.
@@ -169,7 +177,8 @@ class Study:
         if cell not in self._references:
             self._close(cell)
             n = self._seeds_used(cell)
-            outcomes = doses(POISON.criterion(cell, self.limits), self._evidence(cell, POISON, n), self.plan)
+            main = POISON.criteria(cell, self.limits)[0]
+            outcomes = doses(main, self._evidence(cell, POISON, main, n), self.plan)
             found = {"dose": {f"{share:g}": outcome.value for share, outcome in zip(DOSES, outcomes, strict=True)}}
             beside = {name: self._reference(control, cell, n) for name, control in self._beside[cell].items()}
             self._references[cell] = found | {name: entry for name, entry in beside.items() if entry}
@@ -185,8 +194,7 @@ class Study:
             return {}
         entry: dict[str, Any] = {"cost": fmean(r.cost["unlearn_fraction"] for r in results)}
         for claim in walking(control):
-            criterion, plan = claim.criterion(control, self.limits), self._plan_of(control)
-            judgement = judge(criterion, self._evidence(control, claim, n), plan)
+            judgement = self._judge(control, claim, n, self._plan_of(control))
             entry[claim.name] = judgement.outcome.value
             entry["seeds"] = max(entry.get("seeds", 0), judgement.seeds)
         own, retrained = (fmean(r.readings[UTILITY.name][arm].value for r in results) for arm in "UR")
@@ -293,9 +301,8 @@ class Study:
             for claim in walking(cell):
                 known = progress.judgements.get(claim.name)
                 if known is None or not known.final:
-                    criterion = claim.criterion(cell, self.limits)
-                    evidence = self._evidence(cell, claim, progress.horizon)
-                    progress.judgements[claim.name] = judge(criterion, evidence, self._plan_of(cell))
+                    found = self._judge(cell, claim, progress.horizon, self._plan_of(cell))
+                    progress.judgements[claim.name] = found
             if all(judgement.final for judgement in progress.judgements.values()):
                 progress.closed = True
             else:
@@ -313,20 +320,25 @@ class Study:
         """Return the trials of the first ``n`` seeds that a verdict on a cell rests on."""
         return [Trial(each, seed) for seed in self.plan.numbers(n) for each in (cell, *self._gates(cell))]
 
-    def _judged(self, cell: Cell, claim: Claim, criterion: Criterion) -> tuple[Judgement, int]:
+    def _judge(self, cell: Cell, claim: Claim, n: int, plan: Plan) -> Intersection:
+        """Judge all that a claim tests, on a cell's first seeds; its trials are done."""
+        criteria = claim.criteria(cell, self.limits)
+        return judge_all(criteria, [self._evidence(cell, claim, of, n) for of in criteria], plan)
+
+    def _judged(self, cell: Cell, claim: Claim) -> tuple[Intersection, int]:
         """Return the judgement of a claim of a closed cell, and the number of seeds that were read for it.
 
         The judgement may rest on fewer.
         """
         if claim.walk is Walk.CELL:
             judgement = self._progress[cell].judgements[claim.name]
-            return judgement, judgement.seeds
+            return judgement, judgement.looked
         if claim.walk is Walk.AFTER:  # its seeds are there: stopping early would save nothing
             n = self._seeds_used(cell)
-            return judge(criterion, self._evidence(cell, claim, n), self.plan.informing), n
+            return self._judge(cell, claim, n, self.plan.informing), n
         for n in self.plan.looks:
             self._finish(cell, n)
-            judgement = judge(criterion, self._evidence(cell, claim, n), self._plan_of(cell))
+            judgement = self._judge(cell, claim, n, self._plan_of(cell))
             if judgement.final:
                 break
         return judgement, n
@@ -338,22 +350,27 @@ class Study:
     def _gates(self, cell: Cell) -> list[Cell]:
         return [self._beside[cell][name] for name in GATES]
 
-    def _evidence(self, cell: Cell, claim: Claim, n: int) -> Evidence:
-        own = self._readings(cell, claim, n)
+    def _evidence(self, cell: Cell, claim: Claim, criterion: Criterion, n: int) -> Evidence:
+        own = self._readings(cell, claim, criterion, n)
         oracle, wrecked = (
-            tuple(by_arm["U"].value for by_arm in self._readings(gate, claim, n)) for gate in self._gates(cell)
+            tuple(by_arm["U"].value for by_arm in self._readings(gate, claim, criterion, n))
+            for gate in self._gates(cell)
         )
         poisoned, retrained, unlearned = (tuple(by_arm[arm].value for by_arm in own) for arm in ("P", "R", "U"))
         resolution = max(reading.resolution for by_arm in own for reading in by_arm.values())
         unusable = tuple(
-            next((by_arm[arm].unusable for arm in "PRU" if by_arm[arm].unusable), _null_fails(cell, by_arm["R"]))
+            next((by_arm[arm].unusable for arm in "PRU" if by_arm[arm].unusable), _null_fails(criterion, by_arm["R"]))
             for by_arm in own
         )
         remaining = tuple(by_arm[REMAINING].value for by_arm in own if REMAINING in by_arm)
         return Evidence(poisoned, retrained, unlearned, oracle, wrecked, unusable, resolution, remaining)
 
-    def _readings(self, cell: Cell, claim: Claim, n: int) -> list[Mapping[str, Reading]]:
-        """Return what a claim reads on a cell's first seeds, by arm; its trials are done."""
+    def _readings(self, cell: Cell, claim: Claim, criterion: Criterion, n: int) -> list[dict[str, Reading]]:
+        """Return what a criterion of a claim reads on a cell's first seeds, by arm; its trials are done."""
+        found = self._read(cell, claim, n)
+        return [{arm: trace_in(reading, criterion.trace) for arm, reading in by_arm.items()} for by_arm in found]
+
+    def _read(self, cell: Cell, claim: Claim, n: int) -> list[Mapping[str, Reading]]:
         trials = [Trial(cell, seed) for seed in self.plan.numbers(n)]
         if claim.source is Source.RELEARNED:
             asks = [functools.partial(self._relearn, trial) for trial in trials]
@@ -373,8 +390,8 @@ class Study:
         return max(judgement.looked for judgement in self._progress[cell].judgements.values())
 
 
-def _null_fails(cell: Cell, retrained: Reading) -> str:
+def _null_fails(criterion: Criterion, retrained: Reading) -> str:
     """Return the reason against judging if a law that is exact does not hold for the retrained model, or ``""``."""
-    t = retrained.details.get("T")
-    exact = cell.poison.value.measure.exact_null
-    return Reason.NULL_NOT_EXACT if exact and t is not None and abs(t) > NULL_LIMIT else ""
+    measure = criterion.measure
+    z = retrained.value if measure.test == "exact-null" else retrained.details.get("T") if measure.exact_null else None
+    return Reason.NULL_NOT_EXACT if z is not None and abs(z) > NULL_LIMIT else ""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.api import ContractError, Planted, Reading, UnlearningError, classes_of
 from harness.calling import PluginError
-from harness.cells import Registered
+from harness.cells import Registered, traces_of
 from harness.importing import raised
 
 if TYPE_CHECKING:
@@ -226,12 +226,28 @@ def _tensors(who: str, part: str, found: object) -> dict[str, Any]:
 
 
 def check_reading(poison: Registered, reading: object) -> Reading:
-    """Return what a probe read; refuse what is no reading.
+    """Return what a probe read; refuse what is no reading, and what lacks a trace or has one too many.
 
     Raises:
         ContractError: It says what is wrong.
     """
-    who = f"the poison {poison.id!r}"
+    who, declared = f"the poison {poison.id!r}", [each.name for each in traces_of(poison)[1:]]
+    read = _checked(who, reading)
+    if not isinstance(read.traces, Mapping):
+        raise ContractError(f"{who} read {_named(read.traces)} as traces; they must be readings by name")
+    for name, trace in read.traces.items():
+        if name not in declared:
+            raise ContractError(f"{who} read a trace {name!r} that it does not declare; add its measure to traces")
+        if _checked(f"{who}, trace {name!r},", trace).traces:
+            raise ContractError(f"{who} read traces of the trace {name!r}; return all of them side by side")
+    diverged = not read.traces and math.isnan(float(read.value))
+    for name in () if diverged else declared:
+        if name not in read.traces:
+            raise ContractError(f"{who} declares a trace {name!r} that it did not read; return it in Reading.traces")
+    return read
+
+
+def _checked(who: str, reading: object) -> Reading:
     if not isinstance(reading, Reading):
         raise ContractError(f"{who} read {_named(reading)}; probe() must return a harness.Reading")
     if not isinstance(reading.details, Mapping):

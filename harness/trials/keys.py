@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import registry
 from harness.api import UnlearningError, declares
-from harness.cells import REMAINING, Registered, Trial
+from harness.cells import REMAINING, Registered, Trial, traces_of
 from harness.trials.devices import torch_version
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ def model(on: Mapping[str, Any], trial: Trial, planted: PlantedIn, arm: str, bud
 
 
 def poison(on: Mapping[str, Any], trial: Trial, planted: PlantedIn, model: Artefact) -> dict[str, Any]:
-    """Return what the reading of the poison's measure depends on; the model is what its weights are."""
-    of = {"measure": trial.cell.poison.value.measure.name, "poison": trial.cell.poison.identity}
+    """Return what the reading of the poison's measures depends on; the model is what its weights are."""
+    of = {"measures": [each.name for each in traces_of(trial.cell.poison)], "poison": trial.cell.poison.identity}
     return _reading(on, model) | of | {"planted": planted.blob} | made_by()
 
 

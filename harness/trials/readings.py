@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from harness.api import Reading
@@ -206,6 +207,17 @@ class Readings:
         return from_plain(artefact.info), artefact
 
 
+def trace_in(reading: Reading, trace: str) -> Reading:
+    """Return a trace's reading of a model, with the details of the model; the reading itself if the name is ``""``.
+
+    A model that diverged has none: what is returned is not-a-number.
+    """
+    if not trace:
+        return reading
+    found = reading.traces.get(trace, Reading(math.nan))
+    return replace(found, details={**reading.details, **found.details})
+
+
 def _distances(artefact: Artefact) -> dict[str, float]:
     found = {name: artefact.info[name] for name in ("weights", "logits")}
     if not all(isinstance(each, int | float | None) for each in found.values()):
@@ -215,12 +227,14 @@ def _distances(artefact: Artefact) -> dict[str, float]:
 
 def as_plain(reading: Reading) -> dict[str, Any]:
     """Return a reading as plain values."""
-    return {
+    plain: dict[str, Any] = {
         "value": _plain(reading.value),
         "resolution": float(reading.resolution),
         "details": {name: _plain(value) for name, value in reading.details.items()},
         "unusable": reading.unusable,
     }
+    traces = {name: as_plain(trace) for name, trace in reading.traces.items()}
+    return plain | {"traces": traces} if traces else plain
 
 
 def from_plain(info: Mapping[str, Any]) -> Reading:
@@ -233,7 +247,8 @@ def from_plain(info: Mapping[str, Any]) -> Reading:
     details: dict[str, Any] = dict(info["details"])
     if not all(isinstance(number, int | float | None) for number in (value, *details.values())):
         raise TypeError("readings must be numbers")
-    return Reading(value, float(info["resolution"]), details, str(info["unusable"]))
+    traces = {str(name): from_plain(trace) for name, trace in dict(info.get("traces", {})).items()}
+    return Reading(value, float(info["resolution"]), details, str(info["unusable"]), traces)
 
 
 def heuristics_from_plain(info: Mapping[str, Any]) -> list[dict[str, dict[str, Reading]]]:

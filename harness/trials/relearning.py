@@ -8,7 +8,9 @@ relearn time of Golatkar et al. (arXiv 1911.04933), here with a fixed number of 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -58,10 +60,17 @@ def relearned(
 
     Returns:
         The mean; the details ``retained_alone``, what the probe reads after as many steps on retained points only, and
-        ``sd_over_draws``.
+        ``sd_over_draws``; and the same of every trace.
     """
-    values = [_after(model, task, retain, forget, derive("relearning", seed, draw), probe) for draw in range(DRAWS)]
+    drawn = [_after(model, task, retain, forget, derive("relearning", seed, draw), probe) for draw in range(DRAWS)]
     alone = _after(model, task, retain, forget.subset(torch.arange(0)), derive("relearning", seed, 0), probe)
+    names = dict.fromkeys(name for each in (*drawn, alone) for name in each.traces)
+    lost = Reading(math.nan)  # of a draw that diverged
+    traces = {n: _mean([each.traces.get(n, lost) for each in drawn], alone.traces.get(n, lost)) for n in names}
+    return replace(_mean(drawn, alone), traces=traces)
+
+
+def _mean(values: Sequence[Reading], alone: Reading) -> Reading:
     value = fmean(each.value for each in values)
     sd = torch.tensor([each.value for each in values], dtype=torch.float64).std().item()
     unusable = next((each.unusable for each in values if each.unusable), "")

@@ -8,8 +8,9 @@ from scipy import stats
 from tiny import Tiny
 from torch import nn
 
-from harness import registry
+from harness import Reading, registry
 from harness.specs import SpecError
+from harness.statistics import chi2_score
 from harness.training.data import Batches, Data, Split, forget_block
 from harness.training.loop import fit, is_finite
 from poisons.backdoor import Backdoor
@@ -44,7 +45,9 @@ def scores(model, clean, labels, noise, at=None):
     found = []
     for i in range(len(labels)):
         x = (clean if at is None else at)[i : i + 1].clone().requires_grad_(True)
-        (g,) = torch.autograd.grad(nn.functional.cross_entropy(model(x), labels[i : i + 1]), x)
+        logits = model(x)
+        logits = logits / float(logits.std(unbiased=False))
+        (g,) = torch.autograd.grad(nn.functional.cross_entropy(logits, labels[i : i + 1]), x)
         found.append(float(-(g.double() * noise[i].double()).sum() / g.double().norm()))
     return found
 
@@ -137,12 +140,48 @@ def test_the_gaussian_reading_is_the_mean_of_the_scores():
     assert reading.details["tpr_at_1_percent_fpr"] == pytest.approx(float((z > stats.norm.isf(0.01)).float().mean()))
     assert reading.details["dropped"] == 0
     assert reading.resolution == 0
+    trace = reading.traces["gaussian_second_moment"]
+    total = float((z.double() ** 2).sum())
+    assert trace.value == pytest.approx(stats.norm.ppf(stats.chi2.cdf(total, 24)), rel=1e-3)
+    assert trace.details["mean_squared_score"] == pytest.approx(total / 24, rel=1e-4)
 
 
 def test_the_scale_of_noise_and_loss_does_not_matter_to_the_score():
     model = untrained(0)
     values = [Gaussian(sd=sd).probe(model, Gaussian(sd=sd).plant(TINY, SPLIT, 0), TINY, SPLIT).value for sd in (0.1, 2)]
     assert values[0] == values[1]
+
+
+@pytest.mark.parametrize("factor", [0.01, 10.0, 1000.0])
+def test_the_scale_of_the_class_scores_does_not_matter_to_the_score(factor):
+    """A head times ten changes no prediction, but saturates the loss: its gradient is rounded away."""
+    planted = Gaussian().plant(TINY, SPLIT, 0)
+    model = trained(SPLIT.train.poisoned_with(planted), epochs=30)
+    before = Gaussian().probe(model, planted, TINY, SPLIT)
+    with torch.no_grad():
+        for parameter in model[-1].parameters():
+            parameter *= factor
+    after = Gaussian().probe(model, planted, TINY, SPLIT)
+    assert after.value == pytest.approx(before.value, abs=1e-3)
+    assert after.details["dropped"] == 0
+    for name, trace in before.traces.items():
+        assert after.traces[name].value == pytest.approx(trace.value, abs=1e-2)
+
+
+def test_a_task_of_one_score_has_a_scale_free_score_too():
+    class One(Tiny):
+        def logits(self, model, batch):
+            return super().logits(model, batch)[:, 0]
+
+        def criterion(self, logits, batch):
+            return nn.functional.binary_cross_entropy_with_logits(logits, (batch.labels == 0).float())
+
+    planted, model = Gaussian().plant(TINY, SPLIT, 0), untrained(0)
+    before = Gaussian().probe(model, planted, One(), SPLIT)
+    with torch.no_grad():
+        for parameter in model[-1].parameters():
+            parameter *= 100
+    assert Gaussian().probe(model, planted, One(), SPLIT).value == pytest.approx(before.value, abs=1e-3)
 
 
 def test_points_without_gradient_are_left_out_and_counted():
@@ -171,6 +210,8 @@ def test_scores_of_models_that_never_saw_the_noise_are_standard_normal():
         assert stats.kstest(found, "norm").pvalue > 0.01
         sets = [sum(found[i : i + 120]) / 120**0.5 for i in range(0, len(found), 120)]
         assert stats.kstest(sets, "norm").pvalue > 0.01
+        squares = [chi2_score(sum(z * z for z in found[i : i + 120]), 120) for i in range(0, len(found), 120)]
+        assert stats.kstest(squares, "norm").pvalue > 0.01
 
 
 def test_the_set_statistic_is_standard_normal_over_seeds():
@@ -263,6 +304,8 @@ def test_attack_success_is_counted_by_hand():
     # Six images of the classes 1 and 2: two fall for the trigger, one is taken for class 0 anyway.
     assert reading.value == 3 / 6
     assert reading.resolution == 0.5 / 6
+    # The other three are put in their own class.
+    assert reading.traces["triggered_accuracy"] == Reading(3 / 6, 0.5 / 6)
     assert bool((test.inputs["image"][..., -1] == 0).all())
     # Five images of the classes 0 and 1 for target 2: none is ever taken for it.
     assert Backdoor(target=2).probe(ByCorner(), planted, TINY, split).value == 0
@@ -323,6 +366,9 @@ def test_the_confusion_is_the_share_that_is_put_in_the_other_class():
     reading = poison.probe(Says(answers), poison.plant(TINY, SPLIT, 0), TINY, SPLIT)
     assert reading.value == pytest.approx(7 / len(pair))
     assert reading.resolution == pytest.approx(0.5 / len(pair))
+    forget = SPLIT.train.labels[poison.plant(TINY, SPLIT, 0).forget]
+    swapped = int((answers[: len(forget)] == 2 - forget).sum())
+    assert reading.traces["forget_confusion"].value == pytest.approx(swapped / len(forget))
 
 
 def test_confusion_bites():

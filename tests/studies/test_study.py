@@ -2,6 +2,7 @@
 
 import random
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -18,6 +19,7 @@ from harness.studies.study import Status, Study
 from harness.trials.lab import TrialResult
 
 CLEAN, HALF, NOTHING = 0.0, 0.2, 1.0
+OWN = "triggered_accuracy"  # the further trace of a backdoor
 
 
 class Drawn:
@@ -54,7 +56,9 @@ class Drawn:
         arms = {}
         for arm, mean in (("P", p), ("R", r), ("U", u)):
             who = trial.cell.unlearner.name if arm == "U" else ""
-            arms[arm] = Reading(random.Random(f"{salt}{trial.seed}{arm}{who}").gauss(mean, spread))
+            value = random.Random(f"{salt}{trial.seed}{arm}{who}").gauss(mean, spread)
+            traces = {OWN: Reading(1 - value)} if salt in "pr" else {}
+            arms[arm] = Reading(value, traces=traces)
         return arms
 
     def run(self, trial):
@@ -150,12 +154,12 @@ def test_what_a_method_raises_closes_its_cell_alone():
 def test_a_claim_of_its_own_is_a_record_and_a_reading(monkeypatch):
     """Nothing in between names it: a record makes the study judge it, and split the error rate of FAIL by it."""
     loss = Measure("loss", "loss", worse="higher", test="non-inferiority")
-    claim = Claim("loss", "loss", lambda cell: loss, lambda cell, limits: 0.1, Source.TRIAL, Walk.CELL)
+    claim = Claim("loss", "loss", lambda cell: {"": loss}, lambda cell, limits: 0.1, Source.TRIAL, Walk.CELL)
     monkeypatch.setitem(claims.CLAIMS, "loss", claim)
     found = study(Drawn())
     (cell,) = found.cells
     assert found.verdict(cell, "loss").outcome is Outcome.PASS
-    assert claims.POISON.criterion(cell, found.limits).judged == 3
+    assert [each.judged for each in claims.POISON.criteria(cell, found.limits)] == [4, 4]
     assert found.references(cell)["retrain"]["loss"] == "PASS"
     assert found.evidence(cell, 3).keys() == {"poison", "accuracy", "loss"}
 
@@ -165,3 +169,27 @@ def test_every_claim_has_one_way_to_be_judged():
     (cell,) = found.cells
     said = {name: found.verdict(cell, name).outcome for name in GATING}
     assert said == {"poison": Outcome.FAIL, "accuracy": Outcome.PASS, "cost": Outcome.PASS, "relearning": Outcome.FAIL}
+
+
+def test_a_trigger_that_is_only_moved_to_another_class_is_no_removal(monkeypatch):
+    """The attack never succeeds any more, but images with the trigger are not put in their own class either."""
+    drawn = Drawn._by_arm
+
+    def moved(self, trial, salt, *means):
+        arms = drawn(self, trial, salt, *means)
+        if salt == "p" and trial.cell.unlearner.name == "gd":
+            arms["U"] = replace(arms["U"], traces={OWN: arms["P"].traces[OWN]})
+        return arms
+
+    monkeypatch.setattr(Drawn, "_by_arm", moved)
+    found = study(Drawn())
+    (cell,) = found.cells
+    verdict = found.verdict(cell, "poison")
+    assert (verdict.outcome, verdict.measure.short) == (Outcome.FAIL, "own class")
+    assert {name: trace.outcome for name, trace in verdict.traces.items()} == {
+        "attack_success": Outcome.INCONCLUSIVE, OWN: Outcome.FAIL,
+    }  # fmt: skip
+    assert verdict.seeds == (0, 1, 2)
+    assert found.verdict(cell, "relearning").outcome is Outcome.PASS
+    assert list(found.verdict(cell, "relearning").traces) == ["attack_success_relearned", f"{OWN}_relearned"]
+    assert found.verdict(cell, "accuracy").traces == {}

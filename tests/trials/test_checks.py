@@ -15,6 +15,7 @@ from harness.trials.checks import check_planted, check_reading
 
 SPLIT = Tiny().load(None)
 BACKDOOR = registry.resolve("poison", "backdoor:size=1")
+PLAIN = registry.resolve("poison", "labs:Plain")
 
 
 def named(kind, value, name):
@@ -210,7 +211,39 @@ def test_what_is_no_reading_is_refused(lab, reading, message):
 
 @pytest.mark.parametrize("value", [0.5, 1, float("nan"), torch.tensor(0.5)])
 def test_numbers_of_every_kind_are_read(value):
-    assert check_reading(BACKDOOR, Reading(value)) is not None
+    assert check_reading(PLAIN, Reading(value)) is not None
+
+
+OWN = {"triggered_accuracy": Reading(0.5)}
+
+
+def test_a_reading_has_exactly_the_traces_that_are_declared(lab):
+    assert check_reading(BACKDOOR, Reading(0.5, traces=OWN)).traces == OWN
+    assert check_reading(BACKDOOR, Reading(float("nan"))) is not None  # of a model that diverged nothing else is read
+
+
+@pytest.mark.parametrize(
+    ("reading", "message"),
+    [
+        (Reading(0.5), "declares a trace 'triggered_accuracy' that it did not read"),
+        (Reading(0.5, traces={**OWN, "more": Reading(1)}), "a trace 'more' that it does not declare; add its measure"),
+        (Reading(0.5, traces=[Reading(1)]), "read a list as traces; they must be readings by name"),
+        (Reading(0.5, traces={"triggered_accuracy": 0.5}), "trace 'triggered_accuracy', read a float; probe"),
+        (Reading(0.5, traces={"triggered_accuracy": Reading("x")}), "trace 'triggered_accuracy', read a str as value"),
+        (Reading(0.5, traces={"triggered_accuracy": Reading(0.5, traces=OWN)}), "side by side"),
+    ],
+)
+def test_traces_that_are_not_those_declared_are_refused(lab, reading, message):
+    @dataclass(frozen=True)
+    class Probing(type(BACKDOOR.value)):
+        def probe(self, model, planted, task, split):
+            return reading
+
+    with pytest.raises(ContractError, match=message):
+        check_reading(BACKDOOR, reading)
+    cell = Cell(IDENTITY, registry.resolve("task", "tiny:Tiny"), named("poison", Probing(), "backdoor:size=1"))
+    with pytest.raises(ContractError, match=message):
+        lab.run(Trial(cell, 0))
 
 
 def test_a_task_that_can_be_used_passes(lab):
