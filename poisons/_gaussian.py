@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from harness import Measure, Reading
-from harness.statistics import chi2_score
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -76,6 +75,8 @@ def gaussian_score(gradient: Tensor, noise: Tensor) -> Reading:
         gradient: Gradient of each point's loss by its clean input, shape (k, ...).
         noise: The planted noise in units of its standard deviation, of the same shape.
     """
+    from harness.statistics import chi2_score
+
     gradient = gradient.flatten(1).double()
     norm = gradient.norm(dim=1)
     if not bool(norm.isfinite().all()):
