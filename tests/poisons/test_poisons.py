@@ -46,7 +46,7 @@ def scores(model, clean, labels, noise, at=None):
     for i in range(len(labels)):
         x = (clean if at is None else at)[i : i + 1].clone().requires_grad_(True)
         logits = model(x)
-        logits = logits / float(logits.std(unbiased=False))
+        logits = logits / logits.detach().std(unbiased=False)
         (g,) = torch.autograd.grad(nn.functional.cross_entropy(logits, labels[i : i + 1]), x)
         found.append(float(-(g.double() * noise[i].double()).sum() / g.double().norm()))
     return found
