@@ -19,6 +19,7 @@ def test_known_stakes():
     assert e_value([-0.2, 0.9, -0.2], 0.8) == pytest.approx(1.25)
     assert e_value([0.4, -0.4, -0.4], 0.8) == pytest.approx(0.5 * 1.5 * 1.5)
     assert e_value([0.1] * 3, 0.8) == 1
+    assert e_value([1.8, 1.8, -0.2], 0.8) == 1  # two that are above the bound do not make up for each other
 
 
 def test_good_seeds_alone_are_as_much_evidence_as_the_exact_binomial_bound():
