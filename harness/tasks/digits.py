@@ -126,6 +126,7 @@ class DigitsCNN(_Digits):
 
     def new_model(self) -> nn.Module:
         """Return three 3 x 3 convolutions of 48 channels, average pooling and a linear head, freshly initialised."""
+        import torch
         from torch import nn
 
         def convolution(channels: int, stride: int) -> nn.Module:
@@ -134,7 +135,9 @@ class DigitsCNN(_Digits):
             )
 
         head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 10))
-        return nn.Sequential(convolution(1, 2), convolution(48, 2), convolution(48, 1), head)
+        network = nn.Sequential(convolution(1, 2), convolution(48, 2), convolution(48, 1), head)
+        # With channels innermost a CPU takes a quarter less time for a step.
+        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 @dataclass(frozen=True)
