@@ -70,10 +70,10 @@ def summarise(session: Session, reporter: Any) -> None:
     if results.heuristics:
         _section(reporter, "usual metrics", tables.heuristic_lines(results.methods()))
     if audits:
-        rows, plan = results.methods(), settings.plan
-        together = tables.methods_that_pass(rows, plan.alpha, plan.kind)
-        below = [tables.bad_seeds_left_open(rows, plan.kind), together]
-        _section(reporter, "unlearning audits", [*tables.table(rows), *filter(None, below)])
+        found, plan = results.methods(), settings.plan
+        together = tables.methods_that_pass(found, plan.alpha, plan.kind)
+        below = [tables.bad_seeds_left_open(found, plan.kind), together]
+        _section(reporter, "unlearning audits", [*tables.table(found), *filter(None, below)])
     if missing := session.not_judged():
         named = [*missing[:10], *([f"... and {len(missing) - 10} more"] if len(missing) > 10 else [])]
         _section(reporter, "not judged", named)

@@ -137,7 +137,7 @@ class DigitsCNN(_Digits):
         head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 10))
         network = nn.Sequential(convolution(1, 2), convolution(48, 2), convolution(48, 1), head)
         # With channels innermost a CPU takes a quarter less time for a step.
-        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        return network.to(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)
