@@ -68,8 +68,9 @@ class Intersection:
 def judge_all(criteria: Sequence[Criterion], evidence: Sequence[Evidence], plan: Plan) -> Intersection:
     """Judge every trace of a claim, and stop at the first look at which one fails or cannot be judged.
 
-    The claim passes at the look where the last trace passes; a trace that has passed is not tested again. What forbids
-    a judgement, a control that misbehaves say, goes before a FAIL of the same look.
+    The claim passes at the look where the last trace passes; a trace that has passed is not tested again. An exact null
+    is the exception: it has more power with every seed, so it must not be rejected at the look where the others have
+    passed. What forbids a judgement, a control that misbehaves say, goes before a FAIL of the same look.
 
     Args:
         criteria: What is tested, the main trace first.
@@ -77,13 +78,19 @@ def judge_all(criteria: Sequence[Criterion], evidence: Sequence[Evidence], plan:
         plan: When it is looked at.
     """
     pairs = list(zip(criteria, evidence, strict=True))
-    judgements = [judge(criterion, of, plan) for criterion, of in pairs]
+    others = [judge(criterion, of, plan) for criterion, of in pairs if not _is_exact(criterion)]
+    since = max((each.looked if each.final else len(evidence[0]) + 1 for each in others), default=0)
+    judgements = [judge(criterion, of, plan, since if _is_exact(criterion) else 0) for criterion, of in pairs]
     if ends := [each.looked for each in judgements if _stops(each)]:  # nothing beyond it may have a say
         judgements = [judge(criterion, of.first(min(ends)), plan) for criterion, of in pairs]
     order = [*filter(_forbids, judgements), *(each for each in judgements if each.outcome is Outcome.FAIL)]
     order += [each for each in judgements if each.outcome is Outcome.INCONCLUSIVE]
     decides = next((i for i, each in enumerate(judgements) if order and each is order[0]), 0)
     return Intersection(tuple(criteria), tuple(judgements), decides)
+
+
+def _is_exact(criterion: Criterion) -> bool:
+    return criterion.measure.test == "exact-null"
 
 
 def _forbids(judgement: Judgement) -> bool:

@@ -54,7 +54,7 @@ class Judgement:
     final: bool
 
 
-def judge(criterion: Criterion, evidence: Evidence, plan: Plan) -> Judgement:
+def judge(criterion: Criterion, evidence: Evidence, plan: Plan, since: int = 0) -> Judgement:
     """Go through the looks of the plan that the evidence reaches, and stop at the first conclusion.
 
     The result depends on the seeds up to that conclusion and on nothing computed beyond it. The controls are judged by
@@ -62,12 +62,18 @@ def judge(criterion: Criterion, evidence: Evidence, plan: Plan) -> Judgement:
     trained keeps its accuracy, nothing is judged at all. Stopping early without a verdict (futility) leaves the error
     rates as they are. As gates, controls are judged to the end: a method may pass where the oracle, were it a method
     under the same plan, would have been given up.
+
+    Args:
+        criterion: What is tested.
+        evidence: Of the method and of the controls.
+        plan: When it is looked at.
+        since: Fewest seeds of a PASS, beside those that the plan asks for.
     """
     through = plan.to_the_end
     gates = {"oracle": _walk(criterion, evidence.of(evidence.oracle), through, {})}
     if criterion.measure.test == "non-inferiority":  # of a poison, neither identity nor a mixture out of order can pass
         gates["wrecked"] = _walk(criterion, evidence.of(evidence.wrecked), through, {})
-    return _walk(criterion, evidence, plan, gates)
+    return _walk(criterion, evidence, plan, gates, since)
 
 
 def ungated(criterion: Criterion, evidence: Evidence, plan: Plan) -> Judgement:
@@ -161,7 +167,9 @@ class _Carried(NamedTuple):
     passed: Judgement | None = None
 
 
-def _walk(criterion: Criterion, evidence: Evidence, plan: Plan, gates: Mapping[str, Judgement]) -> Judgement:
+def _walk(
+    criterion: Criterion, evidence: Evidence, plan: Plan, gates: Mapping[str, Judgement], since: int = 0
+) -> Judgement:
     """Go from look to look, as far as the evidence reaches, and stop at the first judgement that is final."""
     n, level = len(evidence), plan.pass_level
     looks = [look for look in plan.looks if look <= n]
@@ -170,14 +178,14 @@ def _walk(criterion: Criterion, evidence: Evidence, plan: Plan, gates: Mapping[s
         return Judgement(Outcome.INCONCLUSIVE, Reason.TOO_FEW_SEEDS, result, level, n, n, final=False)
     carried = _Carried()
     for look in looks:
-        judgement, carried = _look(criterion, evidence.first(look), plan, gates, carried)
+        judgement, carried = _look(criterion, evidence.first(look), plan, gates, carried, since)
         if judgement.final:
             break
     return judgement
 
 
 def _look(
-    criterion: Criterion, here: Evidence, plan: Plan, gates: Mapping[str, Judgement], carried: _Carried
+    criterion: Criterion, here: Evidence, plan: Plan, gates: Mapping[str, Judgement], carried: _Carried, since: int
 ) -> tuple[Judgement, _Carried]:
     """Judge the evidence of one look."""
     n, level, fail_level = len(here), plan.pass_level, plan.fail_level(criterion.judged)
@@ -201,7 +209,7 @@ def _look(
             failed = _test(criterion, here, fail_level)
             return Judgement(Outcome.FAIL, failed.side, failed, fail_level, n, n, final=True), carried
         now = replace(now, reason=reason)
-    elif passed is None and _passes(criterion, result, level):
+    elif passed is None and n >= since and _passes(criterion, result, level):
         if reason := withheld(criterion, here, plan, result, Outcome.PASS):
             now = replace(now, reason=reason)
         else:

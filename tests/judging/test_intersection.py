@@ -71,6 +71,17 @@ def test_a_pass_waits_for_the_slowest_trace():
     assert found.looked == found.seeds == max(each.seeds for each in found.judgements) > first.seeds == 5
 
 
+def test_an_exact_null_must_hold_at_the_look_where_the_others_pass():
+    """It has more power with every seed: that it held before says nothing of later seeds."""
+    slow = tuple(0.01 + (0.16 if i % 2 else -0.16) for i in range(16))
+    rejected = Z[:5] + tuple(z - 2.3 for z in Z[5:8]) + Z[8:]  # Z is 0 at 5 seeds, -2.5 at 8 and -1.7 at 12
+    assert judge(LEFT, left(slow), PLAN).looked == 8
+    assert judge(KNOWN, known(rejected), PLAN).looked == 5
+    assert both(left(slow), known(rejected), Plan(seeds=8)).outcome is INCONCLUSIVE
+    found = both(left(slow), known(rejected))
+    assert (found.outcome, found.looked) == (PASS, 12)
+
+
 def test_a_trace_whose_effect_is_not_shown_leaves_the_claim_open():
     found = both(left(GOOD), known(Z, p=Z))
     assert said(found) == (INCONCLUSIVE, "no-bite", "known", 16)

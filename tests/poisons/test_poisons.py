@@ -205,13 +205,13 @@ def test_scores_of_models_that_never_saw_the_noise_are_standard_normal():
         retrained = trained(SPLIT.train, seed, retain_mask(planted), epochs=2)
         for name, model in (("untrained", untrained(seed)), ("retrained", retrained)):
             z[name] += scores(model, clean.inputs["image"], clean.labels, planted.secrets["noise"])
-    for found in z.values():
+    for found in z.values():  # six tests, so that each is at a sixth of a level
         assert len(found) == 10_080
-        assert stats.kstest(found, "norm").pvalue > 0.01
+        assert stats.kstest(found, "norm").pvalue > 0.001
         sets = [sum(found[i : i + 120]) / 120**0.5 for i in range(0, len(found), 120)]
-        assert stats.kstest(sets, "norm").pvalue > 0.01
+        assert stats.kstest(sets, "norm").pvalue > 0.001
         squares = [chi2_score(sum(z * z for z in found[i : i + 120]), 120) for i in range(0, len(found), 120)]
-        assert stats.kstest(squares, "norm").pvalue > 0.01
+        assert stats.kstest(squares, "norm").pvalue > 0.001
 
 
 def test_the_set_statistic_is_standard_normal_over_seeds():

@@ -80,7 +80,7 @@ def test_results_from_before_strengths_were_written_name_ids():
 def test_a_method_that_fails_one_strength_does_not_pass_everything():
     both = [result(SMALL, LARGE, method="half", leaves=[SMALL]), result(SMALL, LARGE, method="whole")]
     found = methods({"audits": [audit for each in both for audit in each["audits"]]})
-    assert "1 of 2 methods pass everything: whole (" in methods_that_pass(found, 0.05)
+    assert "1 of 2 methods pass everything: whole (" in methods_that_pass(found, 0.05, "quick")
 
 
 def test_the_table_has_a_row_for_each_strength():

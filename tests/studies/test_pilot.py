@@ -81,7 +81,7 @@ def test_a_pilot_of_two_seeds_is_refused():
 
 def test_a_study_is_planned_on_trained_models_away_from_the_audits_seeds(tmp_path):
     forecasts = harness.plan_study("tiny:Tiny", "backdoor:size=1", seeds=4, store=tmp_path)
-    assert [f.measure for f in forecasts] == ["attack_success", "accuracy"]
+    assert [f.measure for f in forecasts] == ["attack_success", "triggered_accuracy", "accuracy"]
     assert all(f.power > 0.9 for f in forecasts)
     import json
 
