@@ -127,23 +127,23 @@ OPTIONS = (
     Option(
         "--audit-poison",
         "Poison to plant: a registered name, 'all', or a path such as mymodule:Poison, with fields for its strength: "
-        "gaussian:fraction=0.025. Without this option, every poison that the task lists, at the strengths it lists",
+        "gaussian:fraction=0.025. Without this option, the poisons that the task lists, at the strengths that it lists",
         _NOUN, many=True, short="--poison",
     ),
     Option("--audit-seeds", f"Stop the seed plan at N seeds, one of {_looks}", "N", _seeds, default=16, recorded=True),
     Option(
         "--audit-seeds-from",
-        "Draw the seeds by the methods and a secret salt, in place of the fixed list: env:NAME for an environment "
-        "variable that holds the salt, or a FILE; never the salt itself", "env:NAME|FILE", _path, recorded=True,
+        "Draw the seeds by the methods and a secret salt, in place of the fixed list. Name the environment variable or "
+        "the FILE that holds the salt; never write the salt itself", "env:NAME|FILE", _path, recorded=True,
     ),
     Option(
-        "--audit-seeds-for", "Method by which seeds are drawn, besides those that are audited: what a gate gives the "
-        "controls", _NOUN, many=True,
+        "--audit-seeds-for", "Method that counts for the draw of seeds, although this run does not audit it; a gate "
+        "gives it to the controls", _NOUN, many=True,
     ),
     Option(
         "--audit-plan",
-        "What a PASS rests on: 'quick', the average over seeds; 'reliable', also that all of 16 seeds are good, and "
-        "evidence that needs no normality",
+        "What a PASS rests on. 'quick': the average over seeds; 'reliable': also 16 good seeds, and evidence that "
+        "needs no normality",
         default="quick", choices=("quick", "reliable"), recorded=True,
     ),
     Option(
@@ -200,7 +200,7 @@ OPTIONS = (
         "one; or 'ray://HOST:PORT'",
         "local|ray[://...]", default="local",
     ),
-    Option("--audit-inconclusive", "What an inconclusive audit does", default="fail", choices=("fail", "warn")),
+    Option("--audit-inconclusive", "What INCONCLUSIVE does to a run", default="fail", choices=("fail", "warn")),
     Option("--audit-expect", "TOML file of expected verdicts; an expected FAIL keeps the run green", "FILE", _path),
     Option("--audit-expect-update", "Write the verdicts of this run to the --audit-expect file", repeats=False),
     Option(

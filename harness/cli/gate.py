@@ -8,7 +8,8 @@ stops at the first stage that is red:
 3. the audits of the poison, of accuracy and of the budget. Most of the models that they need were trained for the
    controls.
 
-Both are judged by the reliable plan, which passes nothing before 16 good seeds; ``-- --audit-plan=quick`` is faster.
+Controls and audits follow the reliable plan, which passes nothing before 16 good seeds; ``-- --audit-plan=quick`` is
+faster.
 
 A stage is green if its pytest is, and if its result holds a verdict on everything that was asked for. The exit code is
 pytest's: 0 if everything passes or fails as expected, 1 if not or if something was not judged, 4 for an invalid command
@@ -108,7 +109,7 @@ def add_gate(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--seeds-from", metavar="env:NAME|FILE", help="Draw the seeds by the methods and a secret salt, in place of "
         "the fixed list (pytest's --audit-seeds-from)",
     )  # fmt: skip
-    parser.add_argument("--ledger", metavar="FILE", help="File to which each submission that was judged is appended")
+    parser.add_argument("--ledger", metavar="FILE", help="Append each submission that was judged to FILE")
     parser.add_argument("--report", metavar="DIR", help="Folder for the report of the audits")
     parser.add_argument(
         "--isolated", action="store_true", help="Run each method in a process of its own, without access to the "
