@@ -36,7 +36,7 @@ KEYS: Mapping[str, type | tuple[type, ...]] = {
     "verdict": str,
 }
 #: The settings of a run that make its audits others.
-SETTINGS = ("seeds", "futility", "tolerance", "budget", "discovery")
+SETTINGS = ("seeds", "plan", "futility", "tolerance", "budget", "discovery")
 
 
 def read(path: Path) -> list[Submission]:

@@ -80,9 +80,13 @@ def judge_all(criteria: Sequence[Criterion], evidence: Sequence[Evidence], plan:
     pairs = list(zip(criteria, evidence, strict=True))
     others = [judge(criterion, of, plan) for criterion, of in pairs if not _is_exact(criterion)]
     since = max((each.looked if each.final else len(evidence[0]) + 1 for each in others), default=0)
-    judgements = [judge(criterion, of, plan, since if _is_exact(criterion) else 0) for criterion, of in pairs]
+
+    def judged(n: int) -> list[Judgement]:
+        return [judge(criterion, of.first(n), plan, since if _is_exact(criterion) else 0) for criterion, of in pairs]
+
+    judgements = judged(len(evidence[0]))
     if ends := [each.looked for each in judgements if _stops(each)]:  # nothing beyond it may have a say
-        judgements = [judge(criterion, of.first(min(ends)), plan) for criterion, of in pairs]
+        judgements = judged(min(ends))
     order = [*filter(_forbids, judgements), *(each for each in judgements if each.outcome is Outcome.FAIL)]
     order += [each for each in judgements if each.outcome is Outcome.INCONCLUSIVE]
     decides = next((i for i, each in enumerate(judgements) if order and each is order[0]), 0)

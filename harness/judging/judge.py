@@ -25,7 +25,6 @@ from harness.statistics import (
     t_statistic,
     tost_power,
 )
-from harness.statistics.exact import PLAIN
 
 #: Shares of the poisoned model's measure in the mixtures that are judged as a control.
 DOSES = (0.0, 0.1, 0.2, 0.5, 1.0)
@@ -209,12 +208,12 @@ def _look(
             failed = _test(criterion, here, fail_level)
             return Judgement(Outcome.FAIL, failed.side, failed, fail_level, n, n, final=True), carried
         now = replace(now, reason=reason)
-    elif passed is None and n >= since and _passes(criterion, result, level):
+    elif passed is None and n >= since and _passes(criterion, result, plan):
         if reason := withheld(criterion, here, plan, result, Outcome.PASS):
             now = replace(now, reason=reason)
         else:
             passed = replace(now, outcome=Outcome.PASS, reason=Reason.EQUIVALENT, final=True)
-            passed = replace(passed, reason=Reason.NOTHING_FOUND, level=PLAIN) if exact else passed
+            passed = replace(passed, reason=Reason.NOTHING_FOUND, level=plan.null_level) if exact else passed
     if passed is not None:
         oracle = gates.get("oracle")
         if oracle is None or (oracle.outcome is Outcome.PASS and oracle.seeds <= n):
@@ -252,11 +251,11 @@ def _hopeless(criterion: Criterion, result: Result, plan: Plan) -> bool:
     return power < plan.futility
 
 
-def _passes(criterion: Criterion, result: Result, level: float) -> bool:
+def _passes(criterion: Criterion, result: Result, plan: Plan) -> bool:
     """Return whether the evidence of a look passes a criterion, once the poison's effect is shown."""
     if criterion.measure.test == "exact-null":
-        return not rejects(result.p_fail, PLAIN)
-    return rejects(result.p_pass, level)
+        return not rejects(result.p_fail, plan.null_level)
+    return rejects(result.p_pass, plan.pass_level)
 
 
 class _Ahead(NamedTuple):

@@ -113,6 +113,15 @@ class Plan:
         return ANY_LAW * self.alpha
 
     @property
+    def null_level(self) -> float:
+        """Level at which an exact null must not be rejected, for a PASS.
+
+        The whole error rate, which is only strict: what is rejected by chance is asked again at the next look. Where
+        there is no next one, retraining must not be turned away by chance.
+        """
+        return self.alpha if self.pass_looks > 1 else self.bite_level
+
+    @property
     def bite_level(self) -> float:
         """Level at which the poison's effect must be shown at one look."""
         return self.alpha / len(LOOKS)

@@ -27,6 +27,7 @@ def verdict_of(
     found: Intersection,
     evidence: Evidence,
     readings: Sequence[Mapping[str, Reading]],
+    main: Sequence[Mapping[str, Reading]],
     plan: Plan,
     remaining: Evidence | None = None,
 ) -> Verdict:
@@ -37,12 +38,15 @@ def verdict_of(
         found: The judgement, trace by trace.
         evidence: Of the trace that decides, and of the seeds that the judgement rests on.
         readings: What the evidence was read from, seed by seed, by arm.
+        main: The readings of the main trace, by which residue is proven whichever trace decides.
         plan: When it was looked at.
         remaining: The poison's evidence of all seeds there are, to compare the method with retraining on what remains;
             None if it was given every poisoned point. It decides nothing.
     """
     criterion, judgement = found.criteria[found.decides], found.deciding
     details = _details(criterion, judgement, readings, plan)
+    if found.criteria[0].measure.exact_null and "T" in main[0]["U"].details:
+        details |= residue([by_arm["U"].details["T"] for by_arm in main], plan.alpha)
     details |= details_of(criterion, evidence, plan, judgement.result, judgement.reason)
     values = {
         "poisoned": evidence.poisoned,
@@ -56,11 +60,11 @@ def verdict_of(
     return Verdict(
         **_names(cell),
         **_numbers(criterion, judgement),
-        seeds=tuple(plan.numbers(judgement.seeds)),
+        seeds=tuple(plan.numbers(len(evidence))),
         values=values,
         details=details,
         by_seed=_by_seed(readings),
-        looks=path(criterion, evidence, plan),
+        looks=path(criterion, evidence.first(judgement.seeds), plan),
         traces=_traces(found),
     )
 
@@ -102,8 +106,6 @@ def _details(
         for arm, suffix in (("U", ""), ("R", "_retrained"))
         if all(by_arm[arm].details.get(name) is not None for by_arm in readings)
     }
-    if criterion.measure.exact_null and "T" in details:
-        details |= residue([by_arm["U"].details["T"] for by_arm in readings], plan.alpha)
     undecided = judgement.reason in (Reason.NEED_MORE_SEEDS, Reason.UNDERPOWERED, Reason.FUTILE)
     if undecided and criterion.measure.test != "exact-null":
         needed = seeds_to_decide(criterion, judgement, plan)
@@ -112,7 +114,7 @@ def _details(
         details["futility"] = plan.futility
     if judgement.result.worst is not None:
         details["worst_seed"] = float(plan.numbers(judgement.seeds)[judgement.result.worst])
-        details["bad_seed_bound"] = bad_seed_bound(judgement.seeds)
+        details["bad_seed_bound"] = bad_seed_bound(len(readings))
     return details
 
 

@@ -18,7 +18,7 @@ from statistics import fmean
 
 from harness.api import Outcome
 from harness.judging.claims import Criterion
-from harness.judging.plan import Plan
+from harness.judging.plan import LOOKS, Plan
 from harness.judging.reasons import Reason
 from harness.judging.verdict import Evidence
 from harness.statistics import Result, e_value, standing_out
@@ -46,6 +46,21 @@ def withheld(criterion: Criterion, evidence: Evidence, plan: Plan, result: Resul
     needed = (criterion.judged if outcome is Outcome.FAIL else 1) / plan.evidence_level
     enough = evidence_for(criterion, evidence, result, outcome) >= needed * (1 - 1e-9)
     return "" if enough else Reason.NEEDS_NORMALITY
+
+
+def too_strict(plan: Plan, tolerance: float) -> str:
+    """Return, in a sentence, why no method could pass under a plan, were it as good as retraining; ``""`` if one could.
+
+    Args:
+        plan: The plan.
+        tolerance: The margin of retention.
+    """
+    if not plan.reliable or e_value([-tolerance] * LOOKS[-1], 1 - tolerance) >= 1 / plan.evidence_level:
+        return ""
+    return (
+        f"the reliable plan passes nothing at a tolerance of {tolerance:g} and an error rate of {plan.alpha:g}: "
+        f"{LOOKS[-1]} seeds are too few for that; raise one of the two, or use the quick plan"
+    )
 
 
 def details_of(criterion: Criterion, evidence: Evidence, plan: Plan, result: Result, reason: str) -> dict[str, float]:
@@ -84,9 +99,9 @@ def bad_seeds(criterion: Criterion, evidence: Evidence, result: Result) -> list[
 def evidence_for(criterion: Criterion, evidence: Evidence, result: Result, outcome: Outcome) -> float:
     """Return the evidence for a PASS or a FAIL as an e-value, which needs no normality; infinite where none is asked.
 
-    Of retention alone, whose fractions have bounds: on no seed is more left of the poison than all of it, and none lies
-    further beyond retraining than `PAST_RETRAINING`. Of a PASS it is asked at the margin of what is left. Accuracy has
-    no bounds near its margin.
+    Of retention alone, whose fractions have bounds: on no seed is more left of the poison than all of it and, for a FAIL
+    because too much is left, none lies further beyond retraining than `PAST_RETRAINING`. Of a PASS it is asked at the
+    margin of what is left. Accuracy has no bounds near its margin.
     """
     if criterion.measure.test != "retention":
         return math.inf
@@ -96,7 +111,7 @@ def evidence_for(criterion: Criterion, evidence: Evidence, result: Result, outco
     side = int(result.side == Reason.POISON_LEFT)
     margin = result.bounds[side]
     inside = [-x for x in _beyond(criterion, evidence, evidence.unlearned, side, margin)]
-    return e_value(inside, abs(margin) + PAST_RETRAINING)
+    return e_value(inside, margin + PAST_RETRAINING if side else 1 - margin)
 
 
 def _beyond(criterion: Criterion, evidence: Evidence, arm: Sequence[float], side: int, margin: float) -> list[float]:

@@ -199,7 +199,12 @@ class Settings:
         Raises:
             pytest.UsageError: A name, field, directory or device cannot be used.
         """
-        _ = self.cells, self.plan
+        _ = self.cells
+        if self.plan.reliable:
+            from harness.judging.reliable import too_strict  # here, because it loads scipy
+
+            if sentence := too_strict(self.plan, self.tolerance):
+                raise pytest.UsageError(f"--audit-plan: {sentence}")
         folder = self.folder
         if folder is not None and not folder.is_dir():
             raise pytest.UsageError(f"--audit-data: {folder} is not a directory")

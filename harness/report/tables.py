@@ -174,7 +174,9 @@ def methods_that_pass(methods: Iterable[MethodResult], alpha: float, plan: str) 
     looks = Plan(kind=plan).pass_looks
     p = []
     for own in by_method.values():
-        tested = [a["p_pass"] for a in own if a.get("p_pass") is not None]
+        # Of several traces the least certain one counts; an exact null has no p-value of a PASS.
+        traces = [each for a in own for each in (a, *a.get("traces", {}).values())]
+        tested = [each["p_pass"] for each in traces if each.get("p_pass") is not None]
         p.append(min(1.0, looks * max(tested)) if tested and worst_of(own) == "PASS" else 1.0)
     named = [m for m, adjusted in zip(by_method, holm(p), strict=True) if rejects(adjusted, alpha)]
     return (

@@ -15,6 +15,7 @@ from harness.isolated.walls import require_hidden
 from harness.judging.claims import CLAIMS
 from harness.judging.drawing import draw, salt_file
 from harness.judging.plan import Plan
+from harness.judging.reliable import too_strict
 from harness.judging.verdict import Verdict
 from harness.studies.study import Study
 from harness.trials.lab import Lab
@@ -75,6 +76,8 @@ def audit(
     method = resolve(unlearner)
     drawn = _drawn(seeds_from, method, resolve(unlearner)) if seeds_from is not None else ()
     looks = Plan(seeds, alpha, futility, kind=plan, drawn=drawn)
+    if sentence := too_strict(looks, tolerance):
+        raise ValueError(sentence)
     poisons = [poison] if isinstance(poison, str) else poison or ()
     cells = registry.cells([method], [registry.resolve("task", task)], poisons, discovery)
     lab = Lab.open(store, data=data, device=device, budget=budget, timeout=timeout)

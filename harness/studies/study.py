@@ -144,13 +144,13 @@ class Study:
                 for each in (cell, self._beside[cell][ORACLE])
             )
             return budget_verdict(cell, criterion, costs, oracle, self.plan)
-        found, read = self._judged(cell, of)
-        criterion, n = found.criteria[found.decides], found.deciding.seeds
+        found, read, plan = self._judged(cell, of)
+        criterion, n = found.criteria[found.decides], found.seeds
         evidence = self._evidence(cell, of, criterion, read).first(n)
-        readings = self._readings(cell, of, criterion, read)[:n]
+        readings, main = (self._readings(cell, of, each, read)[:n] for each in (criterion, found.criteria[0]))
         partly = evidence.remaining and criterion.measure.test == "retention"
         told = self._evidence(cell, of, criterion, self._seeds_used(cell)) if partly else None
-        return verdict_of(cell, found, evidence, readings, self.plan, told)
+        return verdict_of(cell, found, evidence, readings, main, plan, told)
 
     def evidence(self, cell: Cell, n: int) -> dict[str, dict[Criterion, Evidence]]:
         """Return the evidence of the first ``n`` seeds by claim and criterion, whether or not a verdict needs it all.
@@ -325,23 +325,23 @@ class Study:
         criteria = claim.criteria(cell, self.limits)
         return judge_all(criteria, [self._evidence(cell, claim, of, n) for of in criteria], plan)
 
-    def _judged(self, cell: Cell, claim: Claim) -> tuple[Intersection, int]:
-        """Return the judgement of a claim of a closed cell, and the number of seeds that were read for it.
+    def _judged(self, cell: Cell, claim: Claim) -> tuple[Intersection, int, Plan]:
+        """Return the judgement of a claim of a closed cell, the number of seeds that were read for it, and its plan.
 
         The judgement may rest on fewer.
         """
         if claim.walk is Walk.CELL:
             judgement = self._progress[cell].judgements[claim.name]
-            return judgement, judgement.looked
+            return judgement, judgement.looked, self.plan
         if claim.walk is Walk.AFTER:  # its seeds are there: stopping early would save nothing
             n = self._seeds_used(cell)
-            return self._judge(cell, claim, n, self.plan.informing), n
+            return self._judge(cell, claim, n, self.plan.informing), n, self.plan.informing
         for n in self.plan.looks:
             self._finish(cell, n)
             judgement = self._judge(cell, claim, n, self._plan_of(cell))
             if judgement.final:
                 break
-        return judgement, n
+        return judgement, n, self.plan
 
     def _plan_of(self, cell: Cell) -> Plan:
         """Return the plan by which a cell is judged: controls do not stop early."""

@@ -19,7 +19,7 @@ DRAWN = "drawn, salt 0a1b2c3d, list 4e5f6a7b"
 
 
 def submission(method="mine:forget", **changes):
-    settings = {"seeds": 16, "futility": 0.1, "tolerance": 0.2, "budget": 0.1, "discovery": 1.0}
+    settings = {"seeds": 16, "plan": "reliable", "futility": 0.1, "tolerance": 0.2, "budget": 0.1, "discovery": 1.0}
     return {
         "date": "2026-01-01T00:00:00Z", "method": method, "source_sha256": "ab" * 32, "fields": {}, "tasks": ["t"],
         "poisons": ["p"], "settings": settings, "seeds": DRAWN, "alpha": 0.05, "verdict": "FAIL",
@@ -117,7 +117,7 @@ def test_a_ledger_that_cannot_be_used_is_one_sentence(tmp_path):
 
 def test_a_result_says_what_was_submitted():
     result = document(("good", "bad:lr=0.2"), ("noise", "stamp"))
-    result["run"]["settings"] |= {"futility": 0.1, "discovery": 1.0, "seeds_from": DRAWN}
+    result["run"]["settings"] |= {"plan": "quick", "futility": 0.1, "discovery": 1.0, "seeds_from": DRAWN}
     keys = ("unlearner", "task", "poison", "claim")
     result["asked"] = {"audits": [[audit[key] for key in keys] for audit in result["audits"]]}
     good, bad = ledger.submissions_in(result)
@@ -145,7 +145,8 @@ def test_the_gate_draws_for_all_its_stages_and_notes_what_it_judged(tmp_path):
     def gate(*more):
         done = subprocess.run(
             [sys.executable, "-m", "harness", "gate", f"--store={folder.store}", "--unlearner=retrain", *TINY,
-             f"--ledger={path}", "--report=report", *more, "--", "--audit-budget=1.5", "--audit-seeds=5"],
+             f"--ledger={path}", "--report=report", *more, "--", "--audit-budget=1.5", "--audit-plan=quick",
+             "--audit-seeds=5"],
             cwd=folder.path, env=folder.environment(), capture_output=True, text=True, timeout=600, check=False,
         )  # fmt: skip
         return done.returncode, done.stdout + done.stderr

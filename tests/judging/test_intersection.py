@@ -78,6 +78,9 @@ def test_an_exact_null_must_hold_at_the_look_where_the_others_pass():
     assert judge(LEFT, left(slow), PLAN).looked == 8
     assert judge(KNOWN, known(rejected), PLAN).looked == 5
     assert both(left(slow), known(rejected), Plan(seeds=8)).outcome is INCONCLUSIVE
+    fails = Z[:5] + tuple(z - 4 for z in Z[5:8]) + Z[8:]
+    assert said(both(left(slow), known(fails))) == (FAIL, "null-rejected", "known", 8)
+    assert said(both(left(EDGE), known(fails), PLAN.to_the_end)) == (FAIL, "null-rejected", "known", 8)
     found = both(left(slow), known(rejected))
     assert (found.outcome, found.looked) == (PASS, 12)
 

@@ -14,6 +14,7 @@ from harness.api import Measure, Outcome
 from harness.judging.claims import Criterion
 from harness.judging.judge import doses, judge, ungated
 from harness.judging.plan import LOOKS, MOST_BAD, Plan
+from harness.judging.reliable import too_strict
 from harness.judging.verdict import Evidence
 from harness.statistics import bad_seed_bound
 
@@ -90,7 +91,7 @@ def test_a_clear_failure_fails_as_early_as_by_the_quick_plan():
     assert said(u, QUICK) == (FAIL, "poison-left", 3)
     assert said(u, RELIABLE) == (FAIL, "poison-left", 3)  # (1 + 0.8 / 0.4)^3 = 27, more than 13.3
     mirrored = [-x for x in u]
-    assert said(mirrored, RELIABLE) == (FAIL, "over-corrected", 3)
+    assert said(mirrored, RELIABLE) == (FAIL, "over-corrected", 8)  # (1 + 0.8 / 1.2)^5 = 12.9, below 13.3
 
 
 def test_a_steady_failure_near_the_margin_takes_more_seeds():
@@ -230,3 +231,10 @@ def test_every_law_stands_on_the_margin():
         mean = 0.3 if "30 %" in name else 0.2
         values = law(rng, (200_000, 2))
         assert abs(values.mean() - mean) < 6 * values.std() / math.sqrt(values.size), name
+
+
+@pytest.mark.parametrize(("alpha", "tolerance"), [(0.05, 0.1), (0.01, 0.2)])
+def test_settings_under_which_nothing_could_pass_are_refused(alpha, tolerance):
+    assert "16 seeds are too few" in too_strict(Plan(alpha=alpha, kind="reliable"), tolerance)
+    assert too_strict(Plan(alpha=alpha), tolerance) == ""
+    assert too_strict(Plan(kind="reliable"), 0.2) == ""
