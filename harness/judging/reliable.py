@@ -99,9 +99,9 @@ def bad_seeds(criterion: Criterion, evidence: Evidence, result: Result) -> list[
 def evidence_for(criterion: Criterion, evidence: Evidence, result: Result, outcome: Outcome) -> float:
     """Return the evidence for a PASS or a FAIL as an e-value, which needs no normality; infinite where none is asked.
 
-    Of retention alone, whose fractions have bounds: on no seed is more left of the poison than all of it and, for a FAIL
-    because too much is left, none lies further beyond retraining than `PAST_RETRAINING`. Of a PASS it is asked at the
-    margin of what is left. Accuracy has no bounds near its margin.
+    Of retention alone, whose fractions have bounds: on no seed is more left of the poison than all of it. Where a FAIL
+    says that too much is left, none lies further beyond retraining than `PAST_RETRAINING`. Of a PASS it is asked at
+    the margin of what is left. Accuracy has no bounds near its margin.
     """
     if criterion.measure.test != "retention":
         return math.inf
