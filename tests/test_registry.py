@@ -212,7 +212,7 @@ def listed(kind):
         ("poison", "backdor", f"unknown poison 'backdor'; did you mean backdoor? ({listed('poison')})"),
         ("task", "zzz", f"unknown task 'zzz' ({listed('task')})"),
         ("unlearner", "", "unknown unlearner '' (available: "),
-        ("unlearner", "gd:rate=1", "the unlearner 'gd' has no field 'rate' (its fields: lr, epochs)"),
+        ("unlearner", "gd:rate=1", "the unlearner 'gd' has no field 'rate' (its fields: lr, batch_size, "),
         ("unlearner", "gd:epoch=1", "the unlearner 'gd' has no field 'epoch'; did you mean epochs? (its fields: lr, "),
         ("unlearner", "identity:a=1", "the unlearner 'identity' has no field 'a' (its fields: none)"),
         ("unlearner", "gd:lr=fast", "the field 'lr' of the unlearner 'gd' takes a number or none, not 'fast'"),

@@ -56,8 +56,9 @@ def planned(
     for seed in range(seeds):
         for poison in poisons:
             for passes in epochs:
-                for method in (short, *methods):
-                    for setting, rate in settings(method, passes, rates):
+                for method in (short, *methods):  # retraining has the recipe's rate and all of the budget
+                    tried = [(short, None)] if method == short else settings(method, passes, rates)
+                    for setting, rate in tried:
                         cell = Cell(setting, task, poison)
                         run = Run(method, passes, rate, Trial(cell, seed))
                         runs.setdefault((cell, passes, seed), run)

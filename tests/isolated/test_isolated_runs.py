@@ -131,7 +131,8 @@ def test_a_method_that_raises_stops_no_other(tmp_path):
 def test_the_gate_does_the_controls_last(folder):
     command = [
         str(Path(sys.executable).with_name("pytest-unlearning")), "gate", "--isolated", "--unlearner=gd",
-        "--task=tiny:Tiny", "--poison=backdoor:size=1", f"--store={folder.store}", "--", "--audit-seeds=3",
+        "--task=tiny:Tiny", "--poison=backdoor:size=1", f"--store={folder.store}", "--", "--audit-plan=quick",
+        "--audit-seeds=3",
     ]  # fmt: skip
     done = subprocess.run(
         command, cwd=folder.path, env=folder.environment(), capture_output=True, text=True, timeout=600, check=False

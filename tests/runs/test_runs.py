@@ -77,7 +77,7 @@ def test_json_has_the_promised_keys_and_only_finite_numbers(folder):
     assert set(document["run"]) >= {"argv", "versions", "device", "started", "seconds", "settings"}
     (method,) = document["unlearners"]
     assert method["name"] == "gd:lr=0.01"
-    assert method["fields"] == {"lr": 0.01, "epochs": None}
+    assert method["fields"] == {"lr": 0.01, "batch_size": None, "optimizer": "recipe", "epochs": None}
     assert method["distribution"] == "pytest-unlearning"
     assert len(method["source_sha256"]) == 64
     for audit in document["audits"]:
@@ -306,7 +306,7 @@ def test_a_dry_run_counts_only_what_is_missing(folder):
 def test_the_header_says_what_is_audited(folder):
     run = folder.pytest(*TINY, GD, "--audit-seeds=3", "-n2")
     for line in (
-        "unlearner: gd(lr=0.01, epochs=None)  pytest-unlearning",
+        "unlearner: gd(lr=0.01, batch_size=None, optimizer=recipe, epochs=None)  pytest-unlearning",
         "task: tiny:Tiny   poisons: backdoor:size=1   seeds: 3 (fixed list)   plan: quick   budget: 10 % of retraining",
         "devices: 2 workers on cpu, 1 thread each   store:",
     ):
@@ -338,7 +338,7 @@ def test_a_test_of_ones_own_may_require_a_verdict(folder):
     run = folder.pytest(suites="test_mine.py")
     assert run.code == 1, run.text
     assert "INTERNALERROR" not in run.text
-    assert "Nothing can be judged: the poison shows no effect in 3 seeds." in run.text
+    assert "reproduce: pytest test_mine.py::test_mine" in run.text
 
 
 def test_what_a_person_can_mend_is_a_sentence_without_a_traceback(folder):
