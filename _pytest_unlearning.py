@@ -152,8 +152,7 @@ OPTIONS = (
     ),
     Option(
         "--audit-futility",
-        "Stop an audit early, as INCONCLUSIVE, if 16 seeds would decide it with a probability below P; 0 never stops "
-        "early",
+        "Stop an audit early, as INCONCLUSIVE, if 16 seeds would decide it with a probability below P; 0: never",
         "P", _checked("a number in [0, 1)", lambda x: 0 <= x < 1, float), default=0.1, recorded=True,
     ),
     Option(
@@ -166,8 +165,7 @@ OPTIONS = (
     ),
     Option(
         "--audit-timeout",
-        "Seconds after which a method is stopped. Without this option, 20 times as long as training took, but at least "
-        "a minute",
+        "Seconds after which a method is stopped. Without this option, 20 times as long as training, at least a minute",
         "SECONDS", _checked("a number in (0, inf)", lambda x: 0 < x < float("inf"), float), recorded=True,
     ),
     Option(
@@ -177,15 +175,13 @@ OPTIONS = (
     ),
     Option(
         "--audit-store",
-        "Where trained models are kept: a directory, or a URL such as s3://bucket/prefix. Without this option, the "
-        "user's cache directory",
+        "Where trained models are kept: a directory, or a URL such as s3://bucket/prefix. Without it, the user's cache",
         "PATH_OR_URL", _path, recorded=True,
     ),
     Option("--audit-data", "Directory of data sets as on the hub (DIR/cifar10, DIR/imdb)", "DIR", _path, recorded=True),
     Option(
         "--audit-isolated",
-        "Run each method in a process of its own, without access to the store or the network. Needs Linux with "
-        "Landlock",
+        "Run each method in its own process, without access to the store or the network. Needs Linux with Landlock",
         recorded=True,
     ),
     Option("--audit-device", "Device that models are trained on", default="auto", choices=("auto", "cpu", "cuda")),

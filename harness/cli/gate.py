@@ -76,9 +76,9 @@ STAGES = (
 
 #: A gate merges by this plan, unless it is told otherwise.
 PLAN, FULL = "reliable", str(LOOKS[-1])
-#: The order where methods are isolated: they are done before anything is retrained for the controls.
 #: Options that only the audits understand, or that every stage would write anew.
 OF_AUDITS = ("--audit-expect", "--audit-html")
+#: The order where methods are isolated: they are done before anything is retrained for the controls.
 ISOLATED = (
     STAGES[0],
     STAGES[2],

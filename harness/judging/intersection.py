@@ -13,14 +13,8 @@ from harness.api import Outcome
 from harness.judging.claims import Criterion
 from harness.judging.judge import Judgement, judge
 from harness.judging.plan import Plan
-from harness.judging.reasons import Reason
+from harness.judging.reasons import forbids
 from harness.judging.verdict import Evidence
-
-#: INCONCLUSIVE for want of evidence; what is INCONCLUSIVE for any other reason can not be judged at all.
-_UNDECIDED = (
-    Reason.NEED_MORE_SEEDS, Reason.FUTILE, Reason.UNDERPOWERED, Reason.TOO_FEW_SEEDS, Reason.NO_BITE,
-    Reason.ORACLE_NOT_PASS, Reason.WAITS_FOR_SEEDS, Reason.BAD_SEEDS, Reason.NEEDS_NORMALITY,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -98,7 +92,7 @@ def _is_exact(criterion: Criterion) -> bool:
 
 
 def _forbids(judgement: Judgement) -> bool:
-    return judgement.outcome is Outcome.INCONCLUSIVE and judgement.reason not in _UNDECIDED
+    return judgement.outcome is Outcome.INCONCLUSIVE and forbids(judgement.reason)
 
 
 def _stops(judgement: Judgement) -> bool:

@@ -131,6 +131,18 @@ class Reason(StrEnum):
     )
 
 
+#: Reasons for which no method can be judged, however many seeds there are.
+_FORBIDDING = (
+    Reason.ORACLE_FAILS, Reason.WRECKED_PASSES, Reason.NONFINITE_REFERENCE, Reason.NULL_NOT_EXACT, Reason.UNMETERED,
+    Reason.MASKED_GRADIENTS,
+)  # fmt: skip
+
+
+def forbids(reason: str) -> bool:
+    """Return whether nothing can be judged, however many seeds there are; a poison's own reason always says so."""
+    return reason not in list(Reason) or Reason(reason) in _FORBIDDING
+
+
 def sentence_of(reason: str, n: int, diverged: int = 0, measured: str = "") -> str:
     """Return what happened, in a sentence; ``""`` if the numbers of the verdict state it.
 

@@ -19,7 +19,7 @@ from statistics import fmean
 from harness.api import Outcome
 from harness.judging.claims import Criterion
 from harness.judging.plan import LOOKS, Plan
-from harness.judging.reasons import Reason
+from harness.judging.reasons import Reason, forbids
 from harness.judging.verdict import Evidence
 from harness.statistics import Result, e_value, standing_out
 
@@ -66,22 +66,16 @@ def too_strict(plan: Plan, tolerance: float) -> str:
 def details_of(criterion: Criterion, evidence: Evidence, plan: Plan, result: Result, reason: str) -> dict[str, float]:
     """Return what the reliable plan found beside the t tests: ``bad_seeds`` and, of retention, ``e_pass``, ``e_fail``.
 
-    Empty for the quick plan, and where the evidence was not judged.
+    Empty for the quick plan, for an exact null, and where there was nothing to judge.
     """
-    if not plan.reliable or reason not in _JUDGED:
+    unjudged = forbids(reason) or reason in (Reason.NO_BITE, Reason.TOO_FEW_SEEDS, Reason.DIVERGED)
+    if not plan.reliable or criterion.measure.test == "exact-null" or unjudged:
         return {}
     found = {"bad_seeds": float(len(bad_seeds(criterion, evidence, result)))}
     if criterion.measure.test == "retention":
         for name, outcome in (("e_pass", Outcome.PASS), ("e_fail", Outcome.FAIL)):
             found[name] = evidence_for(criterion, evidence, result, outcome)
     return found
-
-
-#: Reasons of verdicts on evidence that could be judged.
-_JUDGED = (
-    Reason.EQUIVALENT, Reason.OUTSIDE_MARGIN, Reason.POISON_LEFT, Reason.OVER_CORRECTED, Reason.BAD_SEEDS,
-    Reason.NEEDS_NORMALITY, Reason.WAITS_FOR_SEEDS, Reason.ORACLE_NOT_PASS, Reason.NEED_MORE_SEEDS, Reason.UNDERPOWERED,
-)  # fmt: skip
 
 
 def bad_seeds(criterion: Criterion, evidence: Evidence, result: Result) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from _pytest_unlearning import DEFAULTS
 from harness.judging.claims import CLAIMS
 from harness.judging.drawing import FIXED
 from harness.judging.plan import LOOKS, Plan
@@ -13,9 +14,6 @@ from harness.report.document import Entry, MethodResult, grouped, title_of
 from harness.report.tables import methods_that_pass
 from harness.report.words import WORST, as_required, crashes_in_words, percent
 from harness.specs import shown, split
-
-#: The plan of a result that names none.
-QUICK = "quick"
 
 
 def headline(document: Mapping[str, Any]) -> str:
@@ -39,7 +37,7 @@ def lead(methods: Sequence[MethodResult], document: Mapping[str, Any]) -> str:
         return ""
     settings = document.get("run", {}).get("settings", {})
     alpha = settings.get("alpha", 0.05)
-    together = methods_that_pass(methods, alpha, settings.get("plan", QUICK))
+    together = methods_that_pass(methods, alpha, settings.get("plan", DEFAULTS["plan"]))
     alone = conclusion(methods[0], settings.get("tolerance")) if len(methods) == 1 else ""
     first = f"{together}." if together else alone
     return f"{first} Error rate {percent(alpha)} over all looks, n = {seed_counts(audits)} seeds.".strip()
@@ -125,7 +123,7 @@ def how_sure(methods: Sequence[MethodResult], document: Mapping[str, Any]) -> li
     from harness.statistics import bad_seed_bound  # here, because a run without audits needs no scipy
 
     settings = document.get("run", {}).get("settings", {})
-    alpha, plan = settings.get("alpha", 0.05), Plan(kind=settings.get("plan", QUICK))
+    alpha, plan = settings.get("alpha", 0.05), Plan(kind=settings.get("plan", DEFAULTS["plan"]))
     source = settings.get("seeds_from", FIXED)
     chosen = "of a fixed list" if source == FIXED else f"that were {source.replace(', ', ' for these methods (', 1)})"
     sentences = [

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from _pytest_unlearning import DEFAULTS
 from harness.cells import Registered
-from harness.report.conclusions import QUICK, headline
+from harness.report.conclusions import headline
 from harness.report.document import Entry, MethodResult, methods, title_of
 from harness.report.tables import bad_seeds_left_open, contract_lines, heuristic_rows, methods_that_pass
 from harness.report.words import WORST, as_required, estimate, manner, percent, shown_by, verdict_text
@@ -151,7 +152,7 @@ def _tail(document: Mapping[str, Any], found: Sequence[MethodResult], audits: Se
     if len(red) > 20:
         lines.append(f"- and {len(red) - 20} more")
     settings = document.get("run", {}).get("settings", {})
-    plan = settings.get("plan", QUICK)
+    plan = settings.get("plan", DEFAULTS["plan"])
     below = [bad_seeds_left_open(found, plan), methods_that_pass(found, settings.get("alpha", 0.05), plan)]
     for line in filter(None, below):
         lines += ["", f"{escape(line)}."]
