@@ -57,7 +57,8 @@ def test_a_run_in_another_encoding_and_from_a_subdirectory_can_be_read_and_repea
     assert code == 1, said
     assert "\\u" not in said
     assert re.search(r"this method's accuracy minus short's: [+-]\d", said)
-    (line,) = re.findall(r"reproduce: pytest (.*test_poison_is_forgotten\[gd:.*)", said)
+    # pytest says it a second time, in its summary, where CI is set.
+    (line,) = set(re.findall(r"reproduce: pytest (.*test_poison_is_forgotten\[gd:.*)", said))
     code, again = run(*shlex.split(line), "-p", "no:cacheprovider")
     assert code == 1, again
     assert "test_poison_is_forgotten[gd:lr=0.01-tiny:Tiny-backdoor:size=1]" in again
