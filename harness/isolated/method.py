@@ -253,7 +253,13 @@ def _ask(
     modules = [each for _, reached, _ in parts for each in reached.modules.items()]
     folders = {file.parents[name.count(".") + (file.stem == "__init__")] for name, file in modules} | {ROOT}
     loaded = [name for name in sys.modules if name.partition(".")[0] in LIBRARIES]
-    imports = [*TRAINING, *loaded] if torch or tensors else []
+    own = module_of("unlearner", spec) or ""
+    if torch or tensors:
+        imports = [*TRAINING, *loaded]
+    elif own.partition(".")[0] not in IN_TREE and any("torch" in reached.versions for _, reached, _ in parts):
+        imports = ["torch"]  # else each job of such a method would import it for itself, for seconds
+    else:
+        imports = []
     return process.ask(
         function if ":" in function else f"harness.isolated.jobs:{function}", spec,
         task=task.id if task is not None else None, arguments=arguments, tensors=tensors,
