@@ -90,12 +90,14 @@ class Reason(StrEnum):
     NO_BITE = (
         "no-bite",
         "Nothing can be judged: the poison shows no effect in {n} seeds.",
-        "Make the poison stronger. The run shows nothing about the method.",
+        "Make the poison stronger; pytest-unlearning plan says when it is strong enough. The run shows nothing about "
+        "the method.",
     )
     ORACLE_NOT_PASS = (
         "oracle-not-pass",
         "The method passes, but retraining has not passed this audit on the seeds so far.",
-        "Run the whole plan, or use a stronger poison. For accuracy, use a larger test set.",
+        "Run the whole plan, or use a stronger poison; for accuracy, a larger test set. pytest-unlearning plan says "
+        "what can be judged.",
     )
     ORACLE_FAILS = (
         "oracle-fails",

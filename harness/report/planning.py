@@ -1,15 +1,18 @@
-"""What a dry run and a search for settings print."""
+"""What a dry run, a pilot and a search for settings print."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from harness.report.document import versions
-from harness.report.words import duration, percent, points
+from harness.report.words import duration, fraction, percent, points
 
 if TYPE_CHECKING:
+    from harness.studies.pilot import Forecast
     from harness.studies.tuning import Score, Tuned
 
 
@@ -48,3 +51,66 @@ def forecast_lines(costs: Sequence[Mapping[str, Any]], processes: int) -> list[s
             f"about {duration(cost['seconds'] / processes)} on {on}, {cost['bytes'] / 1e6:.1f} MB of disk{crafting}"
         )
     return lines
+
+
+#: Planned power that makes an audit worth its time.
+ENOUGH = 0.9
+
+
+def pilot_lines(task: str, forecasts: Sequence[Forecast]) -> list[str]:
+    """Return what a pilot says of each claim: its numbers, then in a sentence whether audits can judge it."""
+    lines = []
+    for poison, of in groupby(forecasts, key=lambda f: f.poison):
+        lines.append(f"{poison} on {task}")
+        for f in of:
+            lines += [f"  {f.title}: {_measured(f)}", f"    {_planned(f)}", f"    {_judgement(f)}"]
+    return lines
+
+
+def _measured(f: Forecast) -> str:
+    if f.test == "non-inferiority":
+        apart = f"two retrained models differ by {_pp(f.noise)} (standard deviation)"
+        step = f"; one test example is {_pp(2 * f.resolution)}" if f.resolution else ""
+        return f"{percent(f.retrained)} after retraining; {apart}{step}"
+    sds = f"{f.effect_sds:.1f}" if math.isfinite(f.effect_sds) else "infinitely many"
+    return (
+        f"{fraction(f.poisoned)} in the poisoned model, {fraction(f.retrained)} after retraining, {sds} standard "
+        "deviations apart"
+    )
+
+
+def _planned(f: Forecast) -> str:
+    first, last = min(f.passes), max(f.passes)
+    early = f", {_chance(f.passes[first])} by {first} seeds" if f.passes[first] > 0 else ""
+    return (
+        f"a perfectly unlearned model PASSes with probability {_chance(f.power)} by {last} seeds{early}; "
+        f"{f.mean_seeds:.1f} seeds on average"
+    )
+
+
+def _judgement(f: Forecast) -> str:
+    if f.test == "non-inferiority":
+        return _judgement_of_accuracy(f)
+    if f.power >= ENOUGH:
+        return "Audits can judge it."
+    needed = f" At one look it would take {f.seeds_90} seeds." if f.seeds_90 else ""
+    return (
+        f"Too weak to audit: not even retraining PASSes with probability {ENOUGH}.{needed} Plant more points; that "
+        "raises the effect more than stronger noise or a larger trigger. Or train a model that varies less over seeds."
+    )
+
+
+def _judgement_of_accuracy(f: Forecast) -> str:
+    assert f.least_margin is not None
+    least = f"the smallest that a PASS can be expected at is {_pp(f.least_margin)}"
+    if f.power >= ENOUGH:
+        return f"The margin of {_pp(f.margin)} can be judged; {least}."
+    return f"The margin of {_pp(f.margin)} is too small here: {least}. Allow that much, or use more test examples."
+
+
+def _pp(x: float) -> str:
+    return points(x).lstrip("+")
+
+
+def _chance(p: float) -> str:
+    return f"{p:.2f}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -17,7 +17,7 @@ from harness.judging.claims import Criterion, walking
 from harness.judging.judge import judge
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.verdict import Evidence
-from harness.statistics import seeds_needed
+from harness.statistics import seeds_needed, tost_power
 from harness.studies.controls import ORACLE
 from harness.studies.study import Study
 from harness.trials.lab import Lab, new_run
@@ -32,6 +32,12 @@ class Forecast:
 
     Attributes:
         poison, measure: What was measured.
+        title: What that is called, e.g. ``"Gaussian score"``.
+        test: How it is judged: ``"retention"``, ``"exact-null"`` or ``"non-inferiority"``.
+        margin: What may differ: a fraction of the effect, or accuracy as a share of 1; not a number for an exact null.
+        least_margin: Accuracy: the smallest margin at which the oracle PASSes with probability .9 at the last look, if
+            it is normal; None for other claims.
+        resolution: Half of the smallest step of the measure, such as one test example; 0 if it has none.
         n: Seeds of the pilot.
         poisoned, retrained, oracle: Mean of the measure over the pilot's P, R and R'.
         effect: Mean of P - R.
@@ -46,6 +52,11 @@ class Forecast:
 
     poison: str
     measure: str
+    title: str
+    test: str
+    margin: float
+    least_margin: float | None
+    resolution: float
     n: int
     poisoned: float
     retrained: float
@@ -98,9 +109,15 @@ def forecast_from(criterion: Criterion, pilot: Evidence, poison: str, plan: Plan
         for e, f in zip(effect, fresh, strict=True)
     ]
     half = criterion.margin * worse * fmean(effect) if retention else None
+    lost = [-worse * f for f in fresh]
     return Forecast(
         poison=poison,
         measure=criterion.measure.name,
+        title=criterion.measure.title,
+        test=criterion.measure.test,
+        margin=criterion.margin,
+        least_margin=None if retention or exact else _least_margin(lost, pilot.resolution, plan),
+        resolution=pilot.resolution,
         n=n,
         poisoned=fmean(pilot.poisoned),
         retrained=fmean(pilot.retrained),
@@ -136,6 +153,27 @@ def _needed(inside: Sequence[float], half: float | None, floor: float, plan: Pla
     return None if needed is None else max(needed, plan.min_pass)
 
 
+def _least_margin(gained: Sequence[float], floor: float, plan: Plan, power: float = 0.9) -> float:
+    """Return the smallest margin at which a PASS at the last look has so much power.
+
+    Args:
+        gained: How much better the oracle is than R, on each seed.
+        floor: Least standard deviation that is believed.
+        plan: The plan.
+        power: The power.
+    """
+    sd = max(stdev(gained), floor)
+    if sd == 0:
+        return max(0.0, -fmean(gained))
+    # The power depends on the distance alone; it is below the wanted one at 0, and above it at 10 sd.
+    low, high = 0.0, 10 * sd
+    for _ in range(40):
+        middle = (low + high) / 2
+        enough = tost_power(LOOKS[-1], middle, sd, plan.pass_level, two_sided=False) >= power
+        low, high = (low, middle) if enough else (middle, high)
+    return max(0.0, high - fmean(gained))
+
+
 def plan_study(
     task: str = DEFAULTS["task"],
     poison: str | Sequence[str] | None = None,
@@ -148,6 +186,7 @@ def plan_study(
     store: str | Path | None = None,
     data: str | Path | None = None,
     device: str = DEFAULTS["device"],
+    on_seed: Callable[[str, int], None] = lambda *_: None,
 ) -> list[Forecast]:
     """Run a pilot and say what audits on it can expect, claim by claim.
 
@@ -163,6 +202,7 @@ def plan_study(
         store: As for `harness.audit`.
         data: As for `harness.audit`.
         device: As for `harness.audit`.
+        on_seed: Called with (id of a poison, seeds that are done for it) after each seed.
 
     Returns:
         A `Forecast` for each trace of each poison, and for accuracy beside them. A planned power below .9 calls for a
@@ -180,7 +220,9 @@ def plan_study(
     study = Study(cells, lab, looks, tolerance)
     forecasts: list[Any] = []
     for cell in cells:
-        evidence = study.evidence(cell, seeds)
+        for done in range(1, seeds + 1):
+            evidence = study.evidence(cell, done)
+            on_seed(cell.poison.id, done)
         for claim in walking(cell):
             for criterion, of in evidence[claim.name].items():
                 forecasts.append(forecast_from(criterion, of, cell.poison.id, looks))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from harness.api import Measure
 from harness.judging.claims import Criterion
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.verdict import Evidence
+from harness.statistics import tost_power
 from harness.studies.pilot import PILOT_SEED, forecast_from
 
 LEFT = Criterion(Measure("left", "what is left", worse="higher", test="retention"), 0.2, 2)
@@ -50,6 +52,18 @@ def test_power_is_that_of_the_plan_for_known_moments():
     shift = -np.mean(contrast) / np.std(contrast, ddof=1) * math.sqrt(5)
     expected = 1 - stats.nct.cdf(stats.t.ppf(1 - Plan().pass_level, 4), 4, shift)
     assert found.passes[5] == pytest.approx(expected, abs=0.035)
+
+
+@pytest.mark.parametrize(("noise", "resolution"), [(0.01, 0.0), (0.0, 0.002), (0.0, 0.0)])
+def test_the_least_margin_is_where_accuracy_can_just_be_judged(noise, resolution):
+    evidence = replace(pilot(effect=-0.1, noise=noise), resolution=resolution)
+    lower = replace(evidence, oracle=tuple(o - 0.003 for o in evidence.oracle))
+    found = [forecast_from(RIGHT, each, "p", Plan(), runs=20).least_margin for each in (evidence, lower)]
+    assert found[1] == pytest.approx(found[0] + 0.003, abs=1e-6)
+    sd = max(np.std(np.subtract(evidence.oracle, evidence.retrained), ddof=1), resolution)
+    reached = tost_power(LOOKS[-1], found[0] or 1e-9, sd, Plan().pass_level, two_sided=False)
+    assert reached == pytest.approx(0.9 if sd else 1.0, abs=1e-4)
+    assert forecast_from(LEFT, evidence, "p", Plan(), runs=20).least_margin is None
 
 
 def test_looks_accumulate():

@@ -1,0 +1,88 @@
+"""``plan``: a pilot that says whether audits on a task and its poisons can reach a verdict."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from _pytest_unlearning import DEFAULTS, LOOKS
+from harness import registry
+from harness.api import UnlearningError
+from harness.report.document import finite_tree, versions, write_text
+from harness.report.planning import pilot_lines
+from harness.studies.pilot import PILOT_SEED, plan_study
+
+DEFAULT = ". Default: %(default)s"
+
+
+def add_plan(subparsers: Any) -> None:
+    """Add ``plan``."""
+    parser = subparsers.add_parser(
+        "plan",
+        help="A pilot: can audits on this task and these poisons reach a verdict?",
+        description="Train a few poisoned, retrained and again retrained models, on seeds that no audit uses. Say for "
+        "each claim how probable it is that a perfectly unlearned model passes, how many seeds that takes, and which "
+        "margin of accuracy the task can resolve. What is trained is stored, and a second plan is quick.",
+    )
+    noun = "NAME[:FIELD=VALUE,...]"
+    parser.add_argument("--task", default=DEFAULTS["task"], metavar=noun, help=f"Task to learn{DEFAULT}")
+    parser.add_argument(
+        "--poison",
+        action="append",
+        default=[],
+        metavar=noun,
+        help="Poison to plant. Repeatable. Default: the task's own",
+    )  # fmt: skip
+    parser.add_argument("--seeds", type=_seeds, default=10, metavar="N", help=f"Seeds of the pilot{DEFAULT}")
+    parser.add_argument(
+        "--plan", choices=("quick", "reliable"), default=DEFAULTS["plan"],
+        help=f"Plan of the audits (pytest's --audit-plan){DEFAULT}",
+    )  # fmt: skip
+    parser.add_argument("--store", metavar="PATH", help="Where trained models are kept (pytest's --audit-store)")
+    parser.add_argument("--data", metavar="PATH", help="Directory of data sets (pytest's --audit-data)")
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default=DEFAULTS["device"],
+        help="Where to train. Default: %(default)s",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="Write all numbers to a file")
+    parser.set_defaults(run=_plan)
+
+
+def _seeds(text: str) -> int:
+    if not (text.isdecimal() and int(text) >= 3):
+        raise argparse.ArgumentTypeError(f"takes a whole number from 3 on, not {text!r}")
+    return int(text)
+
+
+def _plan(options: argparse.Namespace) -> None:
+    if options.json is not None and not options.json.absolute().parent.is_dir():
+        raise UnlearningError(f"the directory of {options.json} is missing; make it first")
+    task = registry.resolve("task", options.task)
+
+    def on_seed(poison: str, done: int) -> None:
+        line = f"{poison}: seed {done} of {options.seeds}"
+        if sys.stderr.isatty():
+            print(f"\r{line}", end="\n" if done == options.seeds else "", file=sys.stderr, flush=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    forecasts = plan_study(
+        options.task, options.poison, seeds=options.seeds, plan=options.plan, store=options.store, data=options.data,
+        device=options.device, on_seed=on_seed,
+    )  # fmt: skip
+    last = PILOT_SEED + options.seeds - 1
+    print(f"A pilot of {options.seeds} seeds, {PILOT_SEED} to {last}; {options.plan} plan, {LOOKS[-1]} seeds at most.")
+    for line in pilot_lines(task.id, forecasts):
+        print(line)
+    if options.json is not None:
+        found = {
+            "task": task.id, "plan": options.plan, "seeds": options.seeds, "first_seed": PILOT_SEED,
+            "versions": versions(), "forecasts": [finite_tree(asdict(forecast)) for forecast in forecasts],
+        }  # fmt: skip
+        write_text(options.json.absolute(), json.dumps(found, indent=1) + "\n")
