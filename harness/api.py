@@ -387,6 +387,10 @@ class ForgetRequest:
         """Return the recipe's mean training loss of a batch, a scalar."""
         return self.criterion(self.logits(model, batch), batch)
 
+    def predict(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Return the class that the scores of each example mean, int64, shape (batch,)."""
+        return classes_of(self._recipe, logits, batch)
+
     def optimizer(self, model: nn.Module, lr: float | None = None) -> torch.optim.Optimizer:
         """Return the recipe's optimiser over the model's parameters, at ``lr`` or the recipe's own rate."""
         return self._recipe.optimizer(model, lr)

@@ -7,6 +7,7 @@ equation 3 and algorithm 1; reference code ``SCRUB`` at commit 98ffb11.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -34,11 +35,8 @@ class SCRUB(Trained):
         min epoch:  minimise  gamma * loss + alpha * KL_T  over the retain set
 
     They alternate for as long as there are both. If there are more max epochs, the first of them follow each other, so
-    that the last epoch is always a min epoch; if there are more min epochs, the last of these do.
-
-    A pass over either set costs 4/3 of it (the teacher's pass is forward only).
-
-    The teacher is in eval mode, as in the reference code.
+    that the last epoch is always a min epoch; if there are more min epochs, the last of these do. The teacher is in
+    eval mode. A pass over either set costs 4/3 of it (the teacher's pass is forward only).
 
     Deviations from the reference code: the rate falls linearly to zero (there: in steps). The min epochs have equal
     lengths. Without ``epochs``, they together use the budget that the max epochs leave.
@@ -80,6 +78,10 @@ class SCRUB(Trained):
 
     def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
         """Return the student."""
+        return self.alternate(model, request, lambda: None)
+
+    def alternate(self, model: nn.Module, request: ForgetRequest, after_min: Callable[[], None]) -> nn.Module:
+        """Return the student; ``after_min`` is called after every min epoch."""
         import torch
 
         teacher = copy.deepcopy(model).eval()
@@ -88,27 +90,36 @@ class SCRUB(Trained):
             kind, batch = step
             with torch.no_grad():
                 target = request.logits(teacher, batch)
-            logits = request.logits(model, batch)
-            distance = divergence(target, logits, self.temperature, batch)
+            distance = divergence(target, logits := request.logits(model, batch), self.temperature, batch)
             return -distance if kind == "max" else self.gamma * request.criterion(logits, batch) + self.alpha * distance
 
         rounds = self._rounds(request)
-        steps = ((kind, batch) for kind, batches in rounds for batch in batches)
-        return descend(request, model, steps, sum(len(batches) for _, batches in rounds), self, loss)
+
+        def steps() -> Iterator[tuple[str, Batch]]:
+            for kind, batches in rounds:
+                yield from ((kind, batch) for batch in batches)
+                if kind == "min":
+                    after_min()
+
+        return descend(request, model, steps(), sum(len(batches) for _, batches in rounds), self, loss)
+
+    @property
+    def minimal(self) -> int:
+        """Number of min epochs."""
+        return self.min_epochs or self.epochs or max(1, self.max_epochs)
 
     def _rounds(self, request: ForgetRequest) -> list[tuple[str, Batches]]:
         """Return the phases in order: ``"max"`` or ``"min"``, and its batches."""
-        minimal = self.min_epochs or self.epochs or max(1, self.max_epochs)
         if self.epochs is None:
             examples = request.affordable(PRICE, reserve=PRICE * self.max_epochs * len(request.forget))
         else:
             examples = self.epochs * len(request.retain)
-        length = enough(request, examples // minimal)
-        rounds = max(self.max_epochs, minimal)
+        length = enough(request, examples // self.minimal)
+        rounds = max(self.max_epochs, self.minimal)
         phases = []
         for epoch in range(rounds):
             if epoch < self.max_epochs:
                 phases.append(("max", request.batches("forget", batch_size=self.forget_batch_size)))
-            if epoch >= rounds - minimal:
+            if epoch >= rounds - self.minimal:
                 phases.append(("min", request.batches("retain", batch_size=self.batch_size, examples=length)))
         return phases
