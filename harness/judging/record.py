@@ -107,7 +107,7 @@ def _details(
         if all(by_arm[arm].details.get(name) is not None for by_arm in readings)
     }
     undecided = judgement.reason in (Reason.NEED_MORE_SEEDS, Reason.UNDERPOWERED, Reason.FUTILE)
-    if undecided and criterion.measure.test != "exact-null":
+    if undecided and not criterion.exact:
         needed = seeds_to_decide(criterion, judgement, plan)
         details["seeds_to_decide"] = float("inf") if needed is None else float(needed)
     if judgement.reason == Reason.FUTILE:
