@@ -319,7 +319,7 @@ def plain(verdict: Verdict) -> dict[str, Any]:
         "by_seed": finite_tree(verdict.by_seed),
         "looks": [finite_tree(asdict(look)) for look in verdict.looks],
         "traces": {
-            name: {**_judged(trace), "seeds": trace.seeds, "text": trace_text(trace)}
+            name: {**_judged(trace), "seeds": len(trace.seeds), "text": trace_text(trace)}
             for name, trace in verdict.traces.items()
         },
         "finding": finding(verdict),
@@ -327,8 +327,8 @@ def plain(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _judged(of: Verdict | Trace) -> dict[str, Any]:
-    """Return what a verdict and a trace of it both say, as plain values."""
+def _judged(of: Trace) -> dict[str, Any]:
+    """Return what one trace comes to, as plain values."""
     return {
         **{name: getattr(of.measure, name) for name in ("title", "test", "worse", "unit")},
         "verdict": of.outcome.value,

@@ -126,7 +126,7 @@ def trace_text(trace: Trace) -> str:
     show = shown_by({"test": trace.measure.test})
     left = f" {show(trace.estimate)}" if math.isfinite(trace.estimate) else ""
     name = trace.measure.short or trace.measure.name
-    return f"{name} {trace.outcome.value}{left} ({trace.reason}, n = {trace.seeds})"
+    return f"{name} {trace.outcome.value}{left} ({trace.reason}, n = {len(trace.seeds)})"
 
 
 def verdict_text(audit: Mapping[str, Any]) -> str:
