@@ -310,7 +310,7 @@ def plain(verdict: Verdict) -> dict[str, Any]:
         "poison": verdict.poison,
         "discovery": verdict.discovery,
         "measure": verdict.measure.name,
-        "trace": (verdict.measure.short or verdict.measure.name) if verdict.traces else "",
+        "trace": verdict.measure.label if verdict.traces else "",
         "standing": standing_of(verdict),
         **_judged(verdict),
         "seeds": list(verdict.seeds),
@@ -319,8 +319,8 @@ def plain(verdict: Verdict) -> dict[str, Any]:
         "by_seed": finite_tree(verdict.by_seed),
         "looks": [finite_tree(asdict(look)) for look in verdict.looks],
         "traces": {
-            name: {**_judged(trace), "seeds": len(trace.seeds), "text": trace_text(trace)}
-            for name, trace in verdict.traces.items()
+            key: {"name": trace.measure.label, **_judged(trace), "seeds": len(trace.seeds), "text": trace_text(trace)}
+            for key, trace in verdict.traces.items()
         },
         "finding": finding(verdict),
         "advice": advice_on(verdict.reason),

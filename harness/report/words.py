@@ -125,8 +125,7 @@ def trace_text(trace: Trace) -> str:
     """Return what one of several traces comes to, e.g. ``"second moment FAIL −1.6 sd (null-rejected, n = 8)"``."""
     show = shown_by({"test": trace.measure.test})
     left = f" {show(trace.estimate)}" if math.isfinite(trace.estimate) else ""
-    name = trace.measure.short or trace.measure.name
-    return f"{name} {trace.outcome.value}{left} ({trace.reason}, n = {len(trace.seeds)})"
+    return f"{trace.measure.label} {trace.outcome.value}{left} ({trace.reason}, n = {len(trace.seeds)})"
 
 
 def verdict_text(audit: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from documents import document, entry
 
 from harness.api import Measure, Outcome
 from harness.judging.verdict import Look, Trace, Verdict
-from harness.plugin.expectations import badness, limit_of
+from harness.plugin.limits import badness, limit_of
 from harness.report.contrast import panels
 from harness.report.document import methods, plain
 from harness.report.figures import figures
