@@ -100,7 +100,7 @@ def path(criterion: Criterion, evidence: Evidence, plan: Plan) -> tuple[Look, ..
     """Return what the plan sees at each look that the evidence reaches, by the tests that `judge` makes there."""
     found = []
     for n in (n for n in plan.looks if n <= len(evidence)):
-        passing = _test(criterion, evidence.first(n), plan.pass_level)
+        passing = _test(criterion, evidence.first(n), plan.null_level if criterion.exact else plan.pass_level)
         failing = _test(criterion, evidence.first(n), plan.fail_level(criterion.judged))
         found.append(Look(n, passing.estimate, passing.interval, failing.interval, passing.p_pass, passing.p_fail))
     return tuple(found)
@@ -241,10 +241,11 @@ class SequentialTest:
             return now
         if reason := withheld(criterion, here, plan, result, Outcome.PASS):
             return replace(now, reason=reason)
-        if criterion.exact:
-            now = replace(now, level=plan.null_level)
-        reason = Reason.NOTHING_FOUND if criterion.exact else Reason.EQUIVALENT
-        return replace(now, outcome=Outcome.PASS, reason=reason, final=True)
+        passed = replace(now, outcome=Outcome.PASS, reason=Reason.EQUIVALENT, final=True)
+        if not criterion.exact:
+            return passed
+        level = plan.null_level
+        return replace(passed, reason=Reason.NOTHING_FOUND, level=level, result=_test(criterion, here, level))
 
 
 def _through(test: SequentialTest) -> Judgement:

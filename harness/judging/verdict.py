@@ -53,8 +53,9 @@ class Look:
     Attributes:
         seeds: How many seeds there were.
         estimate: As in `Verdict`.
-        pass_interval: Interval of the estimate that a PASS is read from: it lies within the margin.
-        fail_interval: The wider one that a FAIL is read from: it lies outside of the margin.
+        pass_interval: Interval of the estimate that a PASS is read from: it lies within the margin, or has 0 inside if
+            the measure is an exact null.
+        fail_interval: The wider one that a FAIL is read from: it lies outside of the margin, or has 0 outside.
         p_pass, p_fail: Raw p-values.
     """
 
