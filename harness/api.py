@@ -74,6 +74,11 @@ class Measure:
     exact_null: bool = False
     short: str = ""
 
+    @property
+    def label(self) -> str:
+        """What people tell it apart by from the other traces of its poison."""
+        return self.short or self.name
+
 
 @dataclass(frozen=True)
 class Reading:

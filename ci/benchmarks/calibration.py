@@ -41,7 +41,7 @@ from harness.cells import Cell, Trial
 from harness.judging.claims import CLAIMS, INFORMING, Criterion, walking
 from harness.judging.judge import judge, ungated
 from harness.judging.plan import KINDS, LOOKS, Plan
-from harness.judging.verdict import Evidence, Trace, Verdict
+from harness.judging.verdict import Evidence, Trace
 from harness.report.document import versions
 from harness.statistics import clopper_pearson, retention
 
@@ -132,18 +132,18 @@ def audit_block(block: int, store: str, poisons: Sequence[str]) -> list[dict[str
                     **common,
                     "measure": claim.name,
                     **said(verdict),
-                    "seeds": len(verdict.seeds),
                     "t_retrained": [reading.details.get("T") for reading in retrained],
                 }
             )
             for name, trace in verdict.traces.items():  # at the look where the audit as a whole stopped
-                rows.append({**common, "measure": f"{claim.name}: {name}", **said(trace), "seeds": trace.seeds})
+                rows.append({**common, "measure": f"{claim.name}: {name}", **said(trace)})
     return rows
 
 
-def said(of: Verdict | Trace) -> dict[str, Any]:
+def said(of: Trace) -> dict[str, Any]:
     """Return what is kept of a verdict, and of a trace of it."""
-    return {"verdict": of.outcome.value, "reason": of.reason, "estimate": of.estimate, "p_fail": of.p_fail}
+    kept = {"verdict": of.outcome.value, "reason": of.reason, "estimate": of.estimate, "p_fail": of.p_fail}
+    return kept | {"seeds": len(of.seeds)}
 
 
 def real(blocks: int, processes: int, store: str, poisons: Sequence[str]) -> dict[str, Any]:

@@ -47,6 +47,11 @@ class Criterion:
     judged: int = 1
     trace: str = ""
 
+    @property
+    def exact(self) -> bool:
+        """Whether it is an exact null: it has no margin, and a PASS of it has no p-value."""
+        return self.measure.test == "exact-null"
+
 
 class Source(Enum):
     """Where the numbers of a claim come from."""

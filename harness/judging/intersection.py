@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from harness.api import Outcome
 from harness.judging.claims import Criterion
-from harness.judging.judge import Judgement, judge
+from harness.judging.judge import Judgement, gated
 from harness.judging.plan import Plan
 from harness.judging.reasons import forbids
 from harness.judging.verdict import Evidence
@@ -71,24 +71,22 @@ def judge_all(criteria: Sequence[Criterion], evidence: Sequence[Evidence], plan:
         evidence: Of each trace, on the same seeds.
         plan: When it is looked at.
     """
-    pairs = list(zip(criteria, evidence, strict=True))
-    others = [judge(criterion, of, plan) for criterion, of in pairs if not _is_exact(criterion)]
-    since = max((each.looked if each.final else len(evidence[0]) + 1 for each in others), default=0)
-
-    def judged(n: int) -> list[Judgement]:
-        return [judge(criterion, of.first(n), plan, since if _is_exact(criterion) else 0) for criterion, of in pairs]
-
-    judgements = judged(len(evidence[0]))
-    if ends := [each.looked for each in judgements if _stops(each)]:  # nothing beyond it may have a say
-        judgements = judged(min(ends))
+    tests = [gated(criterion, of, plan) for criterion, of in zip(criteria, evidence, strict=True)]
+    latched = [test for test in tests if not test.criterion.exact]
+    exact = [test for test in tests if test.criterion.exact]
+    for n in tests[0].looks:
+        for test in latched:
+            test.look(n)
+        settled = all(test.final for test in latched)
+        for test in exact:
+            test.look(n, may_pass=settled)
+        if any(_stops(test.now) for test in tests):  # nothing beyond it may have a say
+            break
+    judgements = tuple(test.now for test in tests)
     order = [*filter(_forbids, judgements), *(each for each in judgements if each.outcome is Outcome.FAIL)]
     order += [each for each in judgements if each.outcome is Outcome.INCONCLUSIVE]
     decides = next((i for i, each in enumerate(judgements) if order and each is order[0]), 0)
-    return Intersection(tuple(criteria), tuple(judgements), decides)
-
-
-def _is_exact(criterion: Criterion) -> bool:
-    return criterion.measure.test == "exact-null"
+    return Intersection(tuple(criteria), judgements, decides)
 
 
 def _forbids(judgement: Judgement) -> bool:

@@ -53,31 +53,37 @@ class Judgement:
     final: bool
 
 
-def judge(criterion: Criterion, evidence: Evidence, plan: Plan, since: int = 0) -> Judgement:
+def judge(criterion: Criterion, evidence: Evidence, plan: Plan) -> Judgement:
     """Go through the looks of the plan that the evidence reaches, and stop at the first conclusion.
 
-    The result depends on the seeds up to that conclusion and on nothing computed beyond it. The controls are judged by
-    the same claim. Until the oracle has passed, nothing can pass. If the oracle fails, or if a model that was never
-    trained keeps its accuracy, nothing is judged at all. Stopping early without a verdict (futility) leaves the error
-    rates as they are. As gates, controls are judged to the end: a method may pass where the oracle, were it a method
-    under the same plan, would have been given up.
+    The result depends on the seeds up to that conclusion and on nothing computed beyond it.
+    """
+    return _through(gated(criterion, evidence, plan))
+
+
+def gated(criterion: Criterion, evidence: Evidence, plan: Plan) -> SequentialTest:
+    """Return the test that the controls gate, before its first look.
+
+    The controls are judged by the same claim. Until the oracle has passed, nothing can pass. If the oracle fails, or if
+    a model that was never trained keeps its accuracy, nothing is judged at all. Stopping early without a verdict
+    (futility) leaves the error rates as they are. As gates, controls are judged to the end: a method may pass where the
+    oracle, were it a method under the same plan, would have been given up.
 
     Args:
         criterion: What is tested.
         evidence: Of the method and of the controls.
         plan: When it is looked at.
-        since: Fewest seeds of a PASS, beside those that the plan asks for.
     """
     through = plan.to_the_end
-    gates = {"oracle": _walk(criterion, evidence.of(evidence.oracle), through, {})}
+    gates = {"oracle": ungated(criterion, evidence.of(evidence.oracle), through)}
     if criterion.measure.test == "non-inferiority":  # of a poison, neither identity nor a mixture out of order can pass
-        gates["wrecked"] = _walk(criterion, evidence.of(evidence.wrecked), through, {})
-    return _walk(criterion, evidence, plan, gates, since)
+        gates["wrecked"] = ungated(criterion, evidence.of(evidence.wrecked), through)
+    return SequentialTest(criterion, evidence, plan, gates)
 
 
 def ungated(criterion: Criterion, evidence: Evidence, plan: Plan) -> Judgement:
-    """Judge as `judge` does, whatever the controls' own verdicts are: for error rates of the tests themselves."""
-    return _walk(criterion, evidence, plan, {})
+    """Judge as `judge` does, whatever the controls' own verdicts are: for controls, and for the tests' error rates."""
+    return _through(SequentialTest(criterion, evidence, plan, {}))
 
 
 def doses(criterion: Criterion, evidence: Evidence, plan: Plan) -> list[Outcome]:
@@ -87,14 +93,14 @@ def doses(criterion: Criterion, evidence: Evidence, plan: Plan) -> list[Outcome]
     """
     pairs = list(zip(evidence.poisoned, evidence.retrained, strict=True))
     mixtures = [tuple(k * p + (1 - k) * r for p, r in pairs) for k in DOSES]
-    return [_walk(criterion, evidence.of(mixture), plan.to_the_end, {}).outcome for mixture in mixtures]
+    return [ungated(criterion, evidence.of(mixture), plan.to_the_end).outcome for mixture in mixtures]
 
 
 def path(criterion: Criterion, evidence: Evidence, plan: Plan) -> tuple[Look, ...]:
     """Return what the plan sees at each look that the evidence reaches, by the tests that `judge` makes there."""
     found = []
     for n in (n for n in plan.looks if n <= len(evidence)):
-        passing = _test(criterion, evidence.first(n), plan.pass_level)
+        passing = _test(criterion, evidence.first(n), plan.null_level if criterion.exact else plan.pass_level)
         failing = _test(criterion, evidence.first(n), plan.fail_level(criterion.judged))
         found.append(Look(n, passing.estimate, passing.interval, failing.interval, passing.p_pass, passing.p_fail))
     return tuple(found)
@@ -154,77 +160,99 @@ def _misbehaves(n: int, gates: Mapping[str, Judgement]) -> str:
     return ""
 
 
-class _Carried(NamedTuple):
-    """What one look leaves to the next.
+class SequentialTest:
+    """A criterion on its way from look to look of the plan.
+
+    Args:
+        criterion: What is tested.
+        evidence: Of the method and of the controls.
+        plan: When it is looked at.
+        gates: The judgements of controls that may forbid or delay its own.
 
     Attributes:
-        bites: Whether the poison's effect was shown; what was shown stays shown.
-        passed: A PASS that waits for the oracle's. It is latched: the method is not tested again.
+        looks: Those that the evidence reaches, in seeds; if it reaches none, all of it.
+        now: What it comes to at the last look so far.
+        final: Whether no later look can change that.
     """
 
-    bites: bool = False
-    passed: Judgement | None = None
+    now: Judgement
 
+    def __init__(self, criterion: Criterion, evidence: Evidence, plan: Plan, gates: Mapping[str, Judgement]) -> None:
+        self.criterion = criterion
+        self.looks = [n for n in plan.looks if n <= len(evidence)] or [len(evidence)]
+        self.final = False
+        self._evidence, self._plan, self._gates = evidence, plan, gates
+        self._bites = False  # whether the poison's effect was shown; what was shown stays shown
+        self._passed: Judgement | None = None  # a PASS that waits for the oracle's: the method is not tested again
 
-def _walk(
-    criterion: Criterion, evidence: Evidence, plan: Plan, gates: Mapping[str, Judgement], since: int = 0
-) -> Judgement:
-    """Go from look to look, as far as the evidence reaches, and stop at the first judgement that is final."""
-    n, level = len(evidence), plan.pass_level
-    looks = [look for look in plan.looks if look <= n]
-    if not looks:
-        result = _test(criterion, evidence, level)
-        return Judgement(Outcome.INCONCLUSIVE, Reason.TOO_FEW_SEEDS, result, level, n, n, final=False)
-    carried = _Carried()
-    for look in looks:
-        judgement, carried = _look(criterion, evidence.first(look), plan, gates, carried, since)
-        if judgement.final:
-            break
-    return judgement
+    def look(self, n: int, may_pass: bool = True) -> None:
+        """Judge the first ``n`` seeds, unless an earlier look was final."""
+        if not self.final:
+            self.now = self._judged(n, may_pass)
+            self.final = self.now.final
 
+    def _judged(self, n: int, may_pass: bool) -> Judgement:
+        criterion, plan, here = self.criterion, self._plan, self._evidence.first(n)
+        level, fail_level = plan.pass_level, plan.fail_level(criterion.judged)
+        result = _test(criterion, here, level)
+        now = Judgement(Outcome.INCONCLUSIVE, Reason.NEED_MORE_SEEDS, result, level, n, n, final=False)
+        if n < LOOKS[0]:
+            return replace(now, reason=Reason.TOO_FEW_SEEDS)
+        if result.reason == Reason.NONFINITE_REFERENCE:
+            return replace(now, reason=Reason.NONFINITE_REFERENCE, final=True)
+        if self._passed is None and result.reason == Reason.DIVERGED:
+            return replace(now, outcome=Outcome.FAIL, reason=Reason.DIVERGED, level=fail_level, final=True)
+        unusable = next(filter(None, here.unusable), "") if self._passed is None else ""
+        if reason := unusable or _misbehaves(n, self._gates):
+            return replace(now, reason=reason, final=True)
+        if self._passed is None:
+            now = self._tested(now, here, may_pass)
+        if now.outcome is Outcome.PASS:
+            self._passed = now
+        if self._passed is not None:
+            oracle = self._gates.get("oracle")
+            if oracle is None or (oracle.outcome is Outcome.PASS and oracle.seeds <= n):
+                return replace(self._passed, looked=n)
+            now = replace(
+                self._passed, outcome=Outcome.INCONCLUSIVE, reason=Reason.ORACLE_NOT_PASS, looked=n, final=False
+            )
+        elif now.reason == Reason.NEED_MORE_SEEDS:
+            if n < plan.looks[-1] and _hopeless(criterion, result, plan):
+                return replace(now, reason=Reason.FUTILE, final=True)
+            if n == LOOKS[-1]:
+                now = replace(now, reason=Reason.UNDERPOWERED)
+        return replace(now, final=now.final or n == plan.looks[-1])
 
-def _look(
-    criterion: Criterion, here: Evidence, plan: Plan, gates: Mapping[str, Judgement], carried: _Carried, since: int
-) -> tuple[Judgement, _Carried]:
-    """Judge the evidence of one look."""
-    n, level, fail_level = len(here), plan.pass_level, plan.fail_level(criterion.judged)
-    bites, passed = carried
-    exact = criterion.measure.test == "exact-null"
-    result = _test(criterion, here, level)
-    now = Judgement(Outcome.INCONCLUSIVE, Reason.NEED_MORE_SEEDS, result, level, n, n, final=False)
-    if result.reason == Reason.NONFINITE_REFERENCE:
-        return replace(now, reason=Reason.NONFINITE_REFERENCE, final=True), carried
-    if passed is None and result.reason == Reason.DIVERGED:
-        return replace(now, outcome=Outcome.FAIL, reason=Reason.DIVERGED, level=fail_level, final=True), carried
-    unusable = next(filter(None, here.unusable), "") if passed is None else ""
-    if reason := unusable or _misbehaves(n, gates):
-        return replace(now, reason=reason, final=True), carried
-    # Of an exact null it must be shown at the look itself: then doing nothing, U = P, cannot pass.
-    bites = (bites and not exact) or result.p_bite is None or rejects(result.p_bite, plan.bite_level)
-    if passed is None and not bites:
-        now = replace(now, reason=Reason.NO_BITE)
-    elif passed is None and rejects(result.p_fail, fail_level):
-        if not (reason := withheld(criterion, here, plan, result, Outcome.FAIL)):
+    def _tested(self, now: Judgement, here: Evidence, may_pass: bool) -> Judgement:
+        """Return the judgement of a look at which nothing stands in the way of the tests."""
+        criterion, plan, result = self.criterion, self._plan, now.result
+        fail_level = plan.fail_level(criterion.judged)
+        # Of an exact null it must be shown at the look itself: then doing nothing, U = P, cannot pass.
+        shown = result.p_bite is None or rejects(result.p_bite, plan.bite_level)
+        self._bites = shown or (self._bites and not criterion.exact)
+        if not self._bites:
+            return replace(now, reason=Reason.NO_BITE)
+        if rejects(result.p_fail, fail_level):
+            if reason := withheld(criterion, here, plan, result, Outcome.FAIL):
+                return replace(now, reason=reason)
             failed = _test(criterion, here, fail_level)
-            return Judgement(Outcome.FAIL, failed.side, failed, fail_level, n, n, final=True), carried
-        now = replace(now, reason=reason)
-    elif passed is None and n >= since and _passes(criterion, result, plan):
+            return replace(now, outcome=Outcome.FAIL, reason=failed.side, result=failed, level=fail_level, final=True)
+        if not (may_pass and _passes(criterion, result, plan)):
+            return now
         if reason := withheld(criterion, here, plan, result, Outcome.PASS):
-            now = replace(now, reason=reason)
-        else:
-            passed = replace(now, outcome=Outcome.PASS, reason=Reason.EQUIVALENT, final=True)
-            passed = replace(passed, reason=Reason.NOTHING_FOUND, level=plan.null_level) if exact else passed
-    if passed is not None:
-        oracle = gates.get("oracle")
-        if oracle is None or (oracle.outcome is Outcome.PASS and oracle.seeds <= n):
-            return replace(passed, looked=n), carried
-        now = replace(passed, outcome=Outcome.INCONCLUSIVE, reason=Reason.ORACLE_NOT_PASS, looked=n, final=False)
-    elif now.reason == Reason.NEED_MORE_SEEDS:
-        if n < plan.looks[-1] and _hopeless(criterion, result, plan):
-            return replace(now, reason=Reason.FUTILE, final=True), carried
-        if n == LOOKS[-1]:
-            now = replace(now, reason=Reason.UNDERPOWERED)
-    return replace(now, final=n == plan.looks[-1]), _Carried(bites, passed)
+            return replace(now, reason=reason)
+        passed = replace(now, outcome=Outcome.PASS, reason=Reason.EQUIVALENT, final=True)
+        if not criterion.exact:
+            return passed
+        level = plan.null_level
+        return replace(passed, reason=Reason.NOTHING_FOUND, level=level, result=_test(criterion, here, level))
+
+
+def _through(test: SequentialTest) -> Judgement:
+    """Return what a test comes to by itself."""
+    for n in test.looks:
+        test.look(n)
+    return test.now
 
 
 def seeds_to_decide(criterion: Criterion, judgement: Judgement, plan: Plan, power: float = 0.8) -> int | None:
@@ -242,7 +270,7 @@ def seeds_to_decide(criterion: Criterion, judgement: Judgement, plan: Plan, powe
 
 def _hopeless(criterion: Criterion, result: Result, plan: Plan) -> bool:
     """Return whether the last look would hardly decide a criterion, if the truth is what was seen."""
-    if result.n < MIN_PASS or plan.futility == 0 or criterion.measure.test == "exact-null":
+    if result.n < MIN_PASS or plan.futility == 0 or criterion.exact:
         return False
     ahead = _ahead(criterion, result, plan)
     if ahead is None:
@@ -253,7 +281,7 @@ def _hopeless(criterion: Criterion, result: Result, plan: Plan) -> bool:
 
 def _passes(criterion: Criterion, result: Result, plan: Plan) -> bool:
     """Return whether the evidence of a look passes a criterion, once the poison's effect is shown."""
-    if criterion.measure.test == "exact-null":
+    if criterion.exact:
         return not rejects(result.p_fail, plan.null_level)
     return rejects(result.p_pass, plan.pass_level)
 
@@ -302,7 +330,7 @@ def _test(criterion: Criterion, evidence: Evidence, alpha: float, tau_over: floa
             evidence.poisoned, evidence.retrained, evidence.unlearned, tau=criterion.margin, tau_over=tau_over,
             direction=1 if higher_is_worse else -1, alpha=alpha, sd_floor=evidence.resolution,
         )  # fmt: skip
-    if criterion.measure.test == "exact-null":
+    if criterion.exact:
         return exact_null(evidence.poisoned, evidence.retrained, evidence.unlearned, alpha=alpha)
     lo, hi = (-math.inf, criterion.margin) if higher_is_worse else (-criterion.margin, math.inf)
     return equivalence_paired(evidence.unlearned, evidence.retrained, lo, hi, alpha=alpha, sd_floor=evidence.resolution)

@@ -58,42 +58,40 @@ def verdict_of(
     if remaining is not None:
         details |= beside_remaining(criterion, remaining, plan.pass_level)
     return Verdict(
+        **vars(_trace(criterion, judgement, plan)) | {"seeds": tuple(plan.numbers(len(evidence)))},
         **_names(cell),
-        **_numbers(criterion, judgement),
-        seeds=tuple(plan.numbers(len(evidence))),
         values=values,
         details=details,
         by_seed=_by_seed(readings),
         looks=path(criterion, evidence.first(judgement.seeds), plan),
-        traces=_traces(found),
+        traces=_traces(found, plan),
     )
 
 
-def _traces(found: Intersection) -> dict[str, Trace]:
+def _traces(found: Intersection, plan: Plan) -> dict[str, Trace]:
     """Return what each of several traces comes to, by the name of its measure."""
     if len(found.criteria) == 1:
         return {}
-    return {
-        criterion.measure.name: Trace(**_numbers(criterion, judgement), seeds=judgement.seeds)
-        for criterion, judgement in zip(found.criteria, found.judgements, strict=True)
-    }
+    pairs = zip(found.criteria, found.judgements, strict=True)
+    return {criterion.measure.name: _trace(criterion, judgement, plan) for criterion, judgement in pairs}
 
 
-def _numbers(criterion: Criterion, judgement: Judgement) -> dict[str, Any]:
-    """Return what a verdict and a trace of it both say."""
+def _trace(criterion: Criterion, judgement: Judgement, plan: Plan) -> Trace:
+    """Return what one trace comes to."""
     result = judgement.result
-    return {
-        "measure": criterion.measure,
-        "outcome": judgement.outcome,
-        "reason": str(judgement.reason),  # a plain string, as it goes from process to process
-        "estimate": result.estimate,
-        "interval": result.interval,
-        "margin": criterion.margin,
-        "p_pass": None if isnan(result.p_pass) else result.p_pass,
-        "p_fail": result.p_fail,
-        "p_bite": result.p_bite,
-        "level": judgement.level,
-    }
+    return Trace(
+        measure=criterion.measure,
+        outcome=judgement.outcome,
+        reason=str(judgement.reason),  # a plain string, as it goes from process to process
+        estimate=result.estimate,
+        interval=result.interval,
+        margin=criterion.margin,
+        p_pass=None if isnan(result.p_pass) else result.p_pass,
+        p_fail=result.p_fail,
+        p_bite=result.p_bite,
+        level=judgement.level,
+        seeds=tuple(plan.numbers(judgement.seeds)),
+    )
 
 
 def _details(
@@ -107,7 +105,7 @@ def _details(
         if all(by_arm[arm].details.get(name) is not None for by_arm in readings)
     }
     undecided = judgement.reason in (Reason.NEED_MORE_SEEDS, Reason.UNDERPOWERED, Reason.FUTILE)
-    if undecided and criterion.measure.test != "exact-null":
+    if undecided and not criterion.exact:
         needed = seeds_to_decide(criterion, judgement, plan)
         details["seeds_to_decide"] = float("inf") if needed is None else float(needed)
     if judgement.reason == Reason.FUTILE:

@@ -69,7 +69,7 @@ def details_of(criterion: Criterion, evidence: Evidence, plan: Plan, result: Res
     Empty for the quick plan, for an exact null, and where there was nothing to judge.
     """
     unjudged = forbids(reason) or reason in (Reason.NO_BITE, Reason.TOO_FEW_SEEDS, Reason.DIVERGED)
-    if not plan.reliable or criterion.measure.test == "exact-null" or unjudged:
+    if not plan.reliable or criterion.exact or unjudged:
         return {}
     found = {"bad_seeds": float(len(bad_seeds(criterion, evidence, result)))}
     if criterion.measure.test == "retention":

@@ -53,8 +53,9 @@ class Look:
     Attributes:
         seeds: How many seeds there were.
         estimate: As in `Verdict`.
-        pass_interval: Interval of the estimate that a PASS is read from: it lies within the margin.
-        fail_interval: The wider one that a FAIL is read from: it lies outside of the margin.
+        pass_interval: Interval of the estimate that a PASS is read from: it lies within the margin, or has 0 inside if
+            the measure is an exact null.
+        fail_interval: The wider one that a FAIL is read from: it lies outside of the margin, or has 0 outside.
         p_pass, p_fail: Raw p-values.
     """
 
@@ -66,36 +67,12 @@ class Look:
     p_fail: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Trace:
-    """What one trace of a poison comes to, where a verdict rests on several.
+    """What one trace of a poison comes to.
 
     Attributes:
-        measure, outcome, reason, estimate, interval, margin, p_pass, p_fail, p_bite, level: As in `Verdict`, of this
-            trace alone.
-        seeds: How many of the seeds it took.
-    """
-
-    measure: Measure
-    outcome: Outcome
-    reason: str
-    estimate: float
-    interval: tuple[float, float]
-    margin: float
-    p_pass: float | None
-    p_fail: float | None
-    p_bite: float | None
-    level: float | None
-    seeds: int
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The record of one judgement.
-
-    Attributes:
-        unlearner, task, poison: Ids of the cell's parts.
-        measure: What was judged; of several traces the one that decides, and the main one if all pass.
+        measure: What was judged.
         outcome: PASS, FAIL or INCONCLUSIVE.
         reason: One word or two, from a fixed list (``"equivalent"``, ``"poison-left"``, ``"no-bite"``, ...).
         estimate: Retention: the fraction of the poison's effect that is left (0 as if retrained, 1 nothing
@@ -107,18 +84,8 @@ class Verdict:
         p_pass, p_fail, p_bite: Raw p-values; None where the measure has no such test.
         level: What the deciding p-value was held against.
         seeds: The seeds that were used, in order.
-        values: Per-seed numbers under ``"poisoned"``, ``"retrained"``, ``"unlearned"``; with partial discovery also
-            under ``"remaining"``, of retraining on all but the points that were handed over.
-        details: Further numbers to print, by name: as a rule means over seeds.
-        by_seed: Per-seed numbers of such details, by name and then as in ``values``.
-        looks: The path of the seed plan to the verdict, first look first; empty where nothing was tested.
-        discovery: Share of the poisoned points that the unlearner was given as its forget set.
-        traces: All traces by the name of their measure, the main one first, if there are several; else empty.
     """
 
-    unlearner: str
-    task: str
-    poison: str
     measure: Measure
     outcome: Outcome
     reason: str
@@ -130,6 +97,27 @@ class Verdict:
     p_bite: float | None
     level: float | None
     seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict(Trace):
+    """The record of one judgement: of several traces the one that decides (the main one if all pass), and its context.
+
+    Attributes:
+        unlearner, task, poison: Ids of the cell's parts.
+        values: Per-seed numbers under ``"poisoned"``, ``"retrained"``, ``"unlearned"``; with partial discovery also
+            under ``"remaining"``, of retraining on all but the points that were handed over.
+        details: Further numbers to print, by name: as a rule means over seeds.
+        by_seed: Per-seed numbers of such details, by name and then as in ``values``.
+        looks: The path of the seed plan to the verdict, first look first; empty where nothing was tested.
+        discovery: Share of the poisoned points that the unlearner was given as its forget set.
+        traces: All traces by the name of their measure, the main one first, if there are several; else empty. If all
+            pass, ``seeds`` are those of the trace that took most of them.
+    """
+
+    unlearner: str
+    task: str
+    poison: str
     values: Mapping[str, tuple[float, ...]]
     details: Mapping[str, float] = field(default_factory=dict)
     by_seed: Mapping[str, Mapping[str, tuple[float, ...]]] = field(default_factory=dict)

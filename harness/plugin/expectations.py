@@ -8,12 +8,15 @@
     poison = "gaussian"
     claim = "poison"             # the default; or "accuracy", "cost", "relearning"
     verdict = "FAIL"             # or "INCONCLUSIVE", or "PASS"
+    trace = "mean"               # what at_most limits, where the poison leaves several traces
     at_most = 0.96               # the largest estimate that still meets a FAIL
     reason = "It trains on what is kept, and the noise stays."
 
 An expectation is met by that verdict and no other: an INCONCLUSIVE is no FAIL, and a method that does better than was
 expected is red until the file says so. A FAIL that is worse than ``at_most`` does not meet it either. ``at_most`` is a
 fraction of the poison's effect, a fraction of retraining's compute, or the percentage points of accuracy that are lost.
+Traces of one poison have different units. So where there are several, ``trace`` names the one that ``at_most`` limits,
+whichever of them decides.
 An audit that raises is an ERROR, which nothing can expect.
 """
 
@@ -32,6 +35,7 @@ from harness import registry
 from harness.api import Outcome, UnlearningError
 from harness.cells import Cell
 from harness.judging.claims import CLAIMS, GATING
+from harness.plugin.limits import amount, badness, limit_of, traces_in
 
 HEADER = re.compile(r"\s*\[\[\s*expected\s*\]\]")
 
@@ -39,7 +43,7 @@ HEADER = re.compile(r"\s*\[\[\s*expected\s*\]\]")
 REQUIRED = ("unlearner", "task", "poison", "verdict", "reason")
 
 
-KEYS = (*REQUIRED[:3], "claim", "verdict", "at_most", "reason")
+KEYS = (*REQUIRED[:3], "claim", "verdict", "trace", "at_most", "reason")
 
 
 VERDICT = re.compile(r"\s*verdict\s*=")
@@ -64,6 +68,7 @@ class Expectation:
         reason: Why, for people.
         line: Where it stands in the file, counted from 1.
         at_most: The largest `badness` that still meets a FAIL; infinity without a limit.
+        trace: Name of the trace that ``at_most`` limits; ``""`` if there are not several.
     """
 
     key: Key
@@ -71,16 +76,25 @@ class Expectation:
     reason: str
     line: int
     at_most: float = math.inf
+    trace: str = ""
 
     @property
     def plain(self) -> dict[str, Any]:
         """Its entry in the JSON result."""
+        trace = {"trace": self.trace} if self.trace else {}
         limit = {"at_most": self.at_most} if math.isfinite(self.at_most) else {}
-        return {"verdict": self.verdict.value, **limit, "reason": self.reason, "line": self.line}
+        return {"verdict": self.verdict.value, **trace, **limit, "reason": self.reason, "line": self.line}
 
     def met_by(self, audit: Mapping[str, Any]) -> bool:
         """Return whether an audit concluded this, and is no worse."""
-        return bool(audit["verdict"] == self.verdict and badness(audit) <= self.at_most)
+        if audit["verdict"] != self.verdict or math.isinf(self.at_most):
+            return bool(audit["verdict"] == self.verdict)
+        limited = self.limited(audit)
+        return limited is not None and badness(limited) <= self.at_most
+
+    def limited(self, audit: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Return what of an audit ``at_most`` limits; None if it has no such trace, or several and none is named."""
+        return traces_in(audit).get(self.trace)
 
     def __str__(self) -> str:
         unlearner, task, poison, claim = self.key
@@ -126,7 +140,7 @@ class Expectations:
         if unknown := [name for name in entry if name not in KEYS]:
             raise self._error(line, f"unknown key {unknown[0]!r}; the keys are {', '.join(KEYS)}")
         optional = ("reason",) if self.updating else ()
-        for name in (key for key in KEYS if key != "at_most"):
+        for name in (key for key in KEYS if key not in ("trace", "at_most")):
             value = entry.get(name, "poison" if name == "claim" else "")
             if not isinstance(value, str) or not (value.strip() or name in optional):
                 hint = ": explain why this verdict is expected" if name == "reason" else ""
@@ -142,8 +156,13 @@ class Expectations:
             raise self._error(line, f"at_most must be a number that is not negative, not {limit!r}")
         if "at_most" in entry and verdict != Outcome.FAIL:
             raise self._error(line, f"only a FAIL can have at_most; the verdict here is {verdict}")
+        trace = entry.get("trace", "")
+        if "trace" in entry and not (isinstance(trace, str) and trace and "at_most" in entry):
+            raise self._error(
+                line, f"trace must name, as a text, what at_most limits, not {trace!r}; give both or none"
+            )
         key = (entry["unlearner"], entry["task"], entry["poison"], claim)
-        return Expectation(key, Outcome(verdict), entry.get("reason", "").strip(), line, float(limit))
+        return Expectation(key, Outcome(verdict), entry.get("reason", "").strip(), line, float(limit), trace)
 
     def _error(self, line: int, sentence: str) -> UnlearningError:
         return UnlearningError(f"--audit-expect: {self.path}, line {line}: {sentence}")
@@ -235,36 +254,6 @@ def as_expected(audit: Mapping[str, Any]) -> bool:
     return bool((audit.get("expected") or {}).get("met"))
 
 
-def badness(audit: Mapping[str, Any]) -> float:
-    """Return how bad an audit is, in the unit of ``at_most``: its estimate, or the percentage points that are lost.
-
-    Of a poison it is the size of the fraction, which is below 0 where a model was moved beyond retraining. Infinite if
-    there is no finite estimate, as after a divergence.
-    """
-    return math.inf if audit.get("estimate") is None else _as_limit(audit, audit["estimate"])
-
-
-def limit_of(audit: Mapping[str, Any]) -> float:
-    """Return the ``at_most`` that is written for a FAIL that was seen; infinity if it has no finite estimate.
-
-    It is the worse end of the interval and a tenth of it, so that noise does not break it, rounded up to two digits. If
-    that end is unbounded, it is twice the estimate. Compute has no interval, and takes the estimate and a tenth.
-    """
-    ends = [math.inf if end is None else _as_limit(audit, end) for end in audit["interval"]]
-    worst = badness(audit) if audit.get("test") == "budget" else max(ends)
-    limit = 1.1 * worst if math.isfinite(worst) else 2 * badness(audit)
-    if not math.isfinite(limit) or limit <= 0:
-        return limit
-    digits = 1 - math.floor(math.log10(limit))
-    return round(math.ceil(round(limit * 10.0**digits, 6)) / 10.0**digits, max(digits, 0))
-
-
-def _as_limit(audit: Mapping[str, Any], value: Any) -> float:
-    if audit.get("test") in ("retention", "exact-null"):  # either side of 0 is as bad
-        return float(abs(value))
-    return float(-100 * value if audit.get("test") == "non-inferiority" else value)
-
-
 def deviation(expectation: Expectation, audit: Mapping[str, Any], path: Path) -> str:
     """Return the sentence about an audit that did not conclude what was expected."""
     where = f"{path.name}, line {expectation.line}"
@@ -274,34 +263,40 @@ def deviation(expectation: Expectation, audit: Mapping[str, Any], path: Path) ->
         done = " It does better than that: take the entry out, or run with --audit-expect-update."
     elif seen == "INCONCLUSIVE":
         done = " The evidence does not show it any more: look at why, before anything is changed."
-    elif seen == expectation.verdict:
-        seen = f"{_amount(audit, badness(audit))}, {_amount(audit, badness(audit) - expectation.at_most)} more"
-    limit = f" of at most {_amount(audit, expectation.at_most)}" if math.isfinite(expectation.at_most) else ""
+    limited = expectation.limited(audit)
+    if limited is None and seen == expectation.verdict:
+        return f"at_most cannot be compared ({where}): {_misnamed(expectation, audit)}."
+    if limited is not None and seen == expectation.verdict:
+        seen = f"{amount(limited, badness(limited))}, {amount(limited, badness(limited) - expectation.at_most)} more"
+    limit = ""
+    if limited is not None and math.isfinite(expectation.at_most):
+        limit = f" of at most {amount(limited, expectation.at_most)}"
     return f"{expectation.verdict}{limit} is expected ({where}: {expectation.reason}), but it is {seen}.{done}"
 
 
 def _seen(expectation: Expectation, audit: Mapping[str, Any]) -> str:
     """Return what was seen in place of what was expected."""
-    if audit["verdict"] == expectation.verdict:
-        limit = _amount(audit, expectation.at_most)
-        return f"{audit['verdict']} of {_amount(audit, badness(audit))}, but at most {limit} was expected"
-    return f"{audit['verdict']}, but {expectation.verdict} was expected"
+    if audit["verdict"] != expectation.verdict:
+        return f"{audit['verdict']}, but {expectation.verdict} was expected"
+    limited = expectation.limited(audit)
+    if limited is None:
+        return _misnamed(expectation, audit)
+    limit = amount(limited, expectation.at_most)
+    return f"{audit['verdict']} of {amount(limited, badness(limited))}, but at most {limit} was expected"
+
+
+def _misnamed(expectation: Expectation, audit: Mapping[str, Any]) -> str:
+    """Return what to do about a limit that is on no trace of an audit."""
+    names = " or ".join(f"trace = {json.dumps(name)}" for name in traces_in(audit) if name)
+    if not names:
+        return f"there is one trace only; take out trace = {json.dumps(expectation.trace)}"
+    return f"there are several traces; say which one at_most limits by {names}"
 
 
 def _in_words(expectation: Expectation) -> str:
-    limit = f", at most {expectation.at_most:g}" if math.isfinite(expectation.at_most) else ""
+    trace = f" ({expectation.trace})" if expectation.trace else ""
+    limit = f", at most {expectation.at_most:g}{trace}" if math.isfinite(expectation.at_most) else ""
     return f"{expectation.verdict}{limit}"
-
-
-def _amount(audit: Mapping[str, Any], value: float) -> str:
-    """Return a `badness` as people read it."""
-    if not math.isfinite(value):
-        return "no finite estimate"
-    if audit.get("test") == "non-inferiority":
-        return f"{value:.1f} points of accuracy"
-    if audit.get("test") == "exact-null":
-        return f"{value:.1f} standard deviations of the {audit.get('trace') or 'score'}"
-    return f"{value:.2f} of {'the compute of retraining' if audit.get('test') == 'budget' else 'the effect'}"
 
 
 def _key(audit: Mapping[str, Any]) -> Key:
@@ -336,21 +331,26 @@ def _entry(audit: Mapping[str, Any], before: str = "") -> str:
     comments = [f"# {audit['reason']}:{shown}, n = {len(audit['seeds'])}"]
     comments += [f"# {' '.join(before.split())}"] if before else []
     fields: dict[str, Any] = dict(zip(KEYS[:4], _key(audit), strict=True)) | {"verdict": audit["verdict"]}
-    if audit["verdict"] == Outcome.FAIL and math.isfinite(limit := limit_of(audit)):
-        fields["at_most"] = limit
-    fields["reason"] = ""
-    # JSON's strings and numbers are TOML's.
-    return "\n".join(
-        [*comments, "[[expected]]", *(f"{k} = {json.dumps(v, ensure_ascii=False)}" for k, v in fields.items())]
-    )
+    fields |= _limit(audit) | {"reason": ""}
+    return "\n".join([*comments, "[[expected]]", *_as_toml(fields)])
+
+
+def _limit(audit: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of an entry that limit a FAIL: of several traces, the one that decided. Empty for the rest."""
+    limit = limit_of(audit)
+    if audit["verdict"] != Outcome.FAIL or not math.isfinite(limit):
+        return {}
+    return ({"trace": audit["trace"]} if audit.get("trace") else {}) | {"at_most": limit}
+
+
+def _as_toml(fields: Mapping[str, Any]) -> list[str]:
+    """Return a line for each field. JSON's strings and numbers are TOML's."""
+    return [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in fields.items()]
 
 
 def _limited(block: str, audit: Mapping[str, Any]) -> str:
     """Return an entry of a FAIL that has no limit with one, behind its verdict."""
-    limit = limit_of(audit)
-    if audit["verdict"] != Outcome.FAIL or not math.isfinite(limit):
-        return block
     lines = block.split("\n")
     header = next(i for i, line in enumerate(lines) if HEADER.match(line))
     at = next((i for i, line in enumerate(lines[header:], header) if VERDICT.match(line)), header)
-    return "\n".join([*lines[: at + 1], f"at_most = {json.dumps(limit)}", *lines[at + 1 :]])
+    return "\n".join([*lines[: at + 1], *_as_toml(_limit(audit)), *lines[at + 1 :]])

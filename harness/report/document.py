@@ -310,7 +310,7 @@ def plain(verdict: Verdict) -> dict[str, Any]:
         "poison": verdict.poison,
         "discovery": verdict.discovery,
         "measure": verdict.measure.name,
-        "trace": (verdict.measure.short or verdict.measure.name) if verdict.traces else "",
+        "trace": verdict.measure.label if verdict.traces else "",
         "standing": standing_of(verdict),
         **_judged(verdict),
         "seeds": list(verdict.seeds),
@@ -319,16 +319,16 @@ def plain(verdict: Verdict) -> dict[str, Any]:
         "by_seed": finite_tree(verdict.by_seed),
         "looks": [finite_tree(asdict(look)) for look in verdict.looks],
         "traces": {
-            name: {**_judged(trace), "seeds": trace.seeds, "text": trace_text(trace)}
-            for name, trace in verdict.traces.items()
+            key: {"name": trace.measure.label, **_judged(trace), "seeds": len(trace.seeds), "text": trace_text(trace)}
+            for key, trace in verdict.traces.items()
         },
         "finding": finding(verdict),
         "advice": advice_on(verdict.reason),
     }
 
 
-def _judged(of: Verdict | Trace) -> dict[str, Any]:
-    """Return what a verdict and a trace of it both say, as plain values."""
+def _judged(of: Trace) -> dict[str, Any]:
+    """Return what one trace comes to, as plain values."""
     return {
         **{name: getattr(of.measure, name) for name in ("title", "test", "worse", "unit")},
         "verdict": of.outcome.value,

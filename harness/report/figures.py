@@ -26,11 +26,14 @@ def figures(audit: Mapping[str, Any], name: str) -> list[tuple[str, str]]:
         audit: One of the JSON's audits or heuristics.
         name: An id that nothing else on the page has.
     """
-    seeds = "Each mark is a seed, each bar a mean, and the band is tolerated."
-    looks = (
-        "The estimate at each look. An audit passes when the thick interval lies in the band (from 5 seeds on), and "
-        "fails when the thin one lies outside it."
-    )
+    seeds, looks = "Each mark is a seed, each bar a mean", "The estimate at each look"
+    if audit.get("test") == "exact-null":
+        seeds += "."
+        looks += ". A PASS needs 0 in the thick interval, a FAIL needs it outside the thin one."
+    else:
+        seeds += ", and the band is tolerated."
+        looks += ". A PASS needs the thick interval in the band, a FAIL needs the thin one outside it."
+    looks += " The plan also asks for enough seeds."
     drawn = ((seeds, seeds_figure(audit, f"s{name}")), (looks, path_figure(audit, f"p{name}")))
     return [(caption, figure) for caption, figure in drawn if figure]
 

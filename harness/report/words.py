@@ -125,8 +125,7 @@ def trace_text(trace: Trace) -> str:
     """Return what one of several traces comes to, e.g. ``"second moment FAIL −1.6 sd (null-rejected, n = 8)"``."""
     show = shown_by({"test": trace.measure.test})
     left = f" {show(trace.estimate)}" if math.isfinite(trace.estimate) else ""
-    name = trace.measure.short or trace.measure.name
-    return f"{name} {trace.outcome.value}{left} ({trace.reason}, n = {trace.seeds})"
+    return f"{trace.measure.label} {trace.outcome.value}{left} ({trace.reason}, n = {len(trace.seeds)})"
 
 
 def verdict_text(audit: Mapping[str, Any]) -> str:
@@ -229,6 +228,10 @@ def detail_texts(details: Mapping[str, float]) -> list[str]:
     for name, value in details.items():
         if name != "T" and f"{name}_retrained" in details and value + details[f"{name}_retrained"] > 0:
             texts.append(f"{worded(name)}: {value:.3g} (retrained {details[f'{name}_retrained']:.3g})")
+    if "bad_seeds" in details:
+        texts.append(f"bad seeds: {details['bad_seeds']:.0f}")
+    if "e_pass" in details:
+        texts.append(f"e-values, without normality: {details['e_pass']:.3g} for PASS, {details['e_fail']:.3g} for FAIL")
     if "seconds of unlearning" in details:
         texts.append(
             f"unlearning took {details['seconds of unlearning']:.2g} s, "

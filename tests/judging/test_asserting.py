@@ -68,7 +68,10 @@ def test_little_cpu_time_says_nothing():
 
 
 def verdict(outcome):
-    return Verdict("u", "t", "p", LEFT, outcome, "reason", 0, (0, 1), 0.2, 1, 1, 1, 0.01, (0, 1, 2), {})
+    return Verdict(
+        unlearner="u", task="t", poison="p", measure=LEFT, outcome=outcome, reason="reason", estimate=0,
+        interval=(0, 1), margin=0.2, p_pass=1, p_fail=1, p_bite=1, level=0.01, seeds=(0, 1, 2), values={},
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("wanted", [PASS, FAIL])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from harness.api import Measure, Outcome
 from harness.judging.claims import Criterion
 from harness.judging.intersection import judge_all
-from harness.judging.judge import judge
+from harness.judging.judge import judge, path
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.verdict import Evidence
 
@@ -135,6 +135,10 @@ def test_an_exact_null_is_judged_by_the_plan():
     """It passes at 5 % undivided, fails at the level of a FAIL, and mixtures of its scores are not judged."""
     judgement = judge(KNOWN, known(Z), PLAN)
     assert (judgement.outcome, judgement.seeds, judgement.level) == (PASS, 5, 0.05)
+    half = 1.959964 / 5**0.5  # at 1 - level, as a PASS is read from it
+    mean = sum(Z[:5]) / 5
+    assert judgement.result.interval == pytest.approx((mean - half, mean + half))
+    assert path(KNOWN, known(Z), PLAN)[1].pass_interval == judgement.result.interval
     judgement = judge(KNOWN, known(KNOWS), PLAN)
     assert (judgement.outcome, judgement.seeds) == (FAIL, 3)
     assert judgement.level == pytest.approx(0.05 / 5 / 3)

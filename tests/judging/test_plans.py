@@ -14,7 +14,7 @@ from harness.api import Measure, Outcome
 from harness.judging.claims import Criterion
 from harness.judging.judge import doses, judge, ungated
 from harness.judging.plan import LOOKS, MOST_BAD, Plan
-from harness.judging.reliable import too_strict
+from harness.judging.reliable import details_of, too_strict
 from harness.judging.verdict import Evidence
 from harness.statistics import bad_seed_bound
 
@@ -59,6 +59,21 @@ def test_one_seed_on_which_nothing_is_done_forbids_a_reliable_pass():
     u = [0.0] * 15 + [1.0]
     assert said(u, QUICK) == (PASS, "equivalent", 5)  # it never looks at the last seed
     assert said(u, RELIABLE) == (INCONCLUSIVE, "bad-seeds", 16)
+
+
+def found(u, plan=RELIABLE, claim=None):
+    claim, evidence = claim or Criterion(LEFT, 0.2), left(u)
+    judgement = judge(claim, evidence, plan)
+    return details_of(claim, evidence.first(judgement.seeds), plan, judgement.result, judgement.reason)
+
+
+def test_what_the_reliable_plan_found_is_among_the_details():
+    assert found([0.0] * 16) == {"bad_seeds": 0, "e_pass": pytest.approx(1.25**16), "e_fail": 1}
+    assert found([0.0] * 14 + [1.0, -0.5])["bad_seeds"] == 2
+    assert found([0.5] * 16)["e_fail"] == pytest.approx(1.75**5), "an outcome of five seeds"
+    assert found([-0.5] * 16)["e_fail"] == pytest.approx((1 + 0.3 / 1.2) ** 12)
+    assert found([0.0] * 16, QUICK) == {}
+    assert found([math.nan] * 16) == {}, "it diverged"
 
 
 @pytest.mark.parametrize(("worst", "outcome"), [(0.39, PASS), (0.42, INCONCLUSIVE)])

@@ -6,7 +6,8 @@ import pytest
 
 from conftest import TINY
 from harness.api import UnlearningError
-from harness.plugin.expectations import Expectations, deviation, limit_of
+from harness.plugin.expectations import Expectations, deviation
+from harness.plugin.limits import limit_of
 
 ENTRY = """\
 [[expected]]
@@ -71,6 +72,8 @@ def test_an_expectation_is_about_the_poison_unless_it_says_otherwise(expect):
         (DOES_NOTHING + "at_most = -1\n", "line 1: at_most must be a number"),
         (DOES_NOTHING + "at_most = nan\n", "line 1: at_most must be a number"),
         (ENTRY.format("gd", "PASS", "x") + "at_most = 1\n", "only a FAIL can have at_most; the verdict here is PASS"),
+        (DOES_NOTHING + "trace = 'mean'\n", "line 1: trace must name, .* what at_most limits, .*; give both or none"),
+        (DOES_NOTHING + "at_most = 1\ntrace = 3\n", "line 1: trace must name, as a text, .* not 3"),
         (DOES_NOTHING + "\n" + DOES_NOTHING, "line 8: identity on tiny:Tiny, .* already has an entry in line 1"),
     ],
 )  # fmt: skip
@@ -286,6 +289,71 @@ def test_a_limit_is_written_where_none_stood_and_a_broken_one_asks_for_a_reason(
     assert (entry["at_most"], entry["reason"]) == (1.8, "")
 
 
+def traced(verdict="FAIL", decides="second moment", mean=0.76, second=-2.8):
+    """An audit of a poison with two traces, in different units."""
+    traces = {
+        "score": {"name": "mean", "test": "retention", "estimate": mean, "interval": [0.5, 1.0]},
+        "squares": {"name": "second moment", "test": "exact-null", "estimate": second, "interval": [-4.2, -1.4]},
+    }
+    of = next(trace for trace in traces.values() if trace["name"] == decides)
+    more = {key: of[key] for key in ("test", "estimate", "interval")}
+    return audit(verdict, trace=decides, traces=traces, **more)
+
+
+def test_a_limit_holds_for_the_trace_that_it_names_whichever_decides(expect):
+    found = expect(DOES_NOTHING + 'at_most = 1.2\ntrace = "mean"\n')
+    expected = found.of(traced())
+    assert expected.plain == {
+        "verdict": "FAIL", "trace": "mean", "at_most": 1.2, "reason": "It hands the model back.", "line": 1,
+    }  # fmt: skip
+    assert expected.met_by(traced()), "2.8 standard deviations are no fraction"
+    assert expected.met_by(traced(mean=1.2))
+    assert not expected.met_by(traced(mean=1.3))
+    assert not expected.met_by(traced(mean=-1.3))
+    assert not expected.met_by(traced(mean=None))
+    assert not expected.met_by(traced("INCONCLUSIVE"))
+    assert "it is 1.30 of the effect (mean), 0.10 of the effect (mean) more." in deviation(
+        expected, traced(mean=1.3), found.path
+    )
+    other = expect(DOES_NOTHING + 'at_most = 3\ntrace = "second moment"\n')
+    assert other.of(traced()).met_by(traced(decides="mean", mean=9))
+    assert "it is 3.5 standard deviations (second moment), 0.5 standard deviations (second moment) more" in deviation(
+        other.of(traced()), traced(second=3.5), other.path
+    )
+
+
+@pytest.mark.parametrize(
+    ("trace", "seen", "sentence"),
+    [
+        ("", traced(), 'say which one at_most limits by trace = "mean" or trace = "second moment"'),
+        ("trace = 'variance'\n", traced(), 'say which one at_most limits by trace = "mean" or trace = "second moment"'),
+        ("trace = 'mean'\n", audit("FAIL"), 'there is one trace only; take out trace = "mean"'),
+    ],
+)
+def test_a_limit_on_no_trace_is_not_met_and_says_what_to_write(expect, trace, seen, sentence):
+    found = expect(DOES_NOTHING + "at_most = 99\n" + trace)
+    expected = found.of(seen)
+    assert not expected.met_by(seen)
+    said = deviation(expected, seen, found.path)
+    assert said.startswith("at_most cannot be compared (expected.toml, line 1): ")
+    assert said.endswith(f"{sentence}.")
+    held = {**seen, "expected": {**expected.plain, "met": False}}
+    ((line, _),) = found.lines([held], [], [])
+    assert line.endswith(sentence)
+    without = expect(DOES_NOTHING)
+    assert without.of(seen).met_by(seen), "without a limit there is nothing to compare"
+
+
+def test_an_update_writes_the_limit_with_the_trace_that_decided(expect):
+    text = expect(DOES_NOTHING, updating=True).updated([traced()], [])
+    assert text == DOES_NOTHING.replace('"FAIL"\n', '"FAIL"\ntrace = "second moment"\nat_most = 4.7\n')
+    assert expect(text, updating=True).updated([traced(decides="mean")], []) == text, "it still holds"
+    new = tomllib.loads(expect("", updating=True).updated([traced(decides="mean")], []))["expected"][0]
+    assert (new["trace"], new["at_most"]) == ("mean", 1.1)
+    worse = expect(text, updating=True).updated([traced(second=-5.0)], [])
+    assert "# was FAIL, at most 4.7 (second moment): It hands the model back." in worse
+
+
 def test_a_file_from_windows_is_read(tmp_path):
     path = tmp_path / "expected.toml"
     path.write_bytes(b"\xef\xbb\xbf" + DOES_NOTHING.replace("\n", "\r\n").encode())
@@ -294,11 +362,12 @@ def test_a_file_from_windows_is_read(tmp_path):
 
 def test_a_failure_that_became_worse_is_red(folder):
     args = (*TINY, IDENTITY, "--audit-seeds=3", "--audit-expect=expected.toml", "-k", "forgotten")
-    folder.write("expected.toml", DOES_NOTHING + "at_most = 0.5\n")
+    folder.write("expected.toml", DOES_NOTHING + "at_most = 0.5\ntrace = 'success'\n")
     run = folder.pytest(*args)
     assert run.code == 1
-    assert "FAIL of at most 0.50 of the effect is expected (expected.toml, line 1" in run.text
-    assert "FAIL of 1.00 of the effect, but at most 0.50 of the effect was expected" in run.text
+    assert "FAIL of at most 0.50 of the effect (success) is expected (expected.toml, line 1" in run.text
+    assert "FAIL of 1.00 of the effect (success), but at most 0.50 of the effect (success) was expected" in run.text
     assert folder.pytest(*args, "--audit-expect-update").code == 0
     (entry,) = tomllib.loads((folder.path / "expected.toml").read_text())["expected"]
     assert entry["at_most"] > 1
+    assert entry["trace"] == "success"

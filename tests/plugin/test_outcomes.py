@@ -15,9 +15,10 @@ from harness.plugin.expectations import Expectation
 from harness.plugin.outcomes import Expected, Happened, decide
 
 VERDICT = Verdict(
-    "mine", "tiny", "backdoor", Measure("success", "Success", worse="higher", test="retention"), Outcome.FAIL,
-    "poison-left", 0.9, (0.7, math.inf), 0.2, None, 0.001, 0.001, 0.01, (0, 1, 2),
-    {"poisoned": (1.0,) * 3, "retrained": (0.0,) * 3, "unlearned": (0.9,) * 3},
+    unlearner="mine", task="tiny", poison="backdoor", outcome=Outcome.FAIL, reason="poison-left",
+    measure=Measure("success", "Success", worse="higher", test="retention"), estimate=0.9, interval=(0.7, math.inf),
+    margin=0.2, p_pass=None, p_fail=0.001, p_bite=0.001, level=0.01, seeds=(0, 1, 2),
+    values={"poisoned": (1.0,) * 3, "retrained": (0.0,) * 3, "unlearned": (0.9,) * 3},
 )  # fmt: skip
 FAILED = AuditFailure(VERDICT, Outcome.PASS)
 UNCLEAR = InconclusiveAudit(replace(VERDICT, outcome=Outcome.INCONCLUSIVE, reason="need-more-seeds"), Outcome.PASS)

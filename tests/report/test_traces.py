@@ -8,7 +8,7 @@ from documents import document, entry
 
 from harness.api import Measure, Outcome
 from harness.judging.verdict import Look, Trace, Verdict
-from harness.plugin.expectations import badness, limit_of
+from harness.plugin.limits import badness, limit_of
 from harness.report.contrast import panels
 from harness.report.document import methods, plain
 from harness.report.figures import figures
@@ -23,13 +23,17 @@ VALUES = {"poisoned": (-2.0,) * 5, "retrained": (0.1,) * 5, "unlearned": (-1.9, 
 
 
 def found(outcome=Outcome.FAIL, reason="null-rejected", p=2.5e-6, cell=("mine", "task", "noise")):
-    left = Trace(MEAN, Outcome.PASS, "equivalent", 0.05, (-0.1, 0.19), 0.2, 0.001, 0.99, 1e-6, 0.0125, 5)
-    known = Trace(SQUARES, outcome, reason, -2.1, (-3.4, -0.8), math.nan, None, p, 1e-5, 0.0033, 8)
+    left = Trace(
+        measure=MEAN, outcome=Outcome.PASS, reason="equivalent", estimate=0.05, interval=(-0.1, 0.19), margin=0.2,
+        p_pass=0.001, p_fail=0.99, p_bite=1e-6, level=0.0125, seeds=(0, 1, 2, 3, 4),
+    )  # fmt: skip
+    known = Trace(
+        measure=SQUARES, outcome=outcome, reason=reason, estimate=-2.1, interval=(-3.4, -0.8), margin=math.nan,
+        p_pass=None, p_fail=p, p_bite=1e-5, level=0.0033, seeds=(0, 1, 2, 3, 4, 5, 6, 7),
+    )  # fmt: skip
     decides = left if outcome is Outcome.PASS else known
     return Verdict(
-        **dict(zip(("unlearner", "task", "poison"), cell, strict=True)), measure=decides.measure, outcome=outcome,
-        reason=decides.reason, estimate=decides.estimate, interval=decides.interval, margin=decides.margin,
-        p_pass=decides.p_pass, p_fail=decides.p_fail, p_bite=decides.p_bite, level=decides.level, seeds=(0, 1, 2, 3, 4),
+        **vars(decides) | {"seeds": left.seeds}, **dict(zip(("unlearner", "task", "poison"), cell, strict=True)),
         values=VALUES, traces={"score": left, "squares": known},
         looks=(Look(5, -2.1, (-3.4, -0.8), (-3.6, -0.6), math.nan, p),),
     )  # fmt: skip

@@ -262,6 +262,14 @@ def test_a_pass_says_what_share_of_bad_seeds_it_leaves_open():
     assert not any(bad_seeds_left_open(methods({"audits": [each]}), "quick") for each in silent)
 
 
+def test_what_the_reliable_plan_found_is_said():
+    text = explain(verdict(reason="bad-seeds", details={"bad_seeds": 2.0, "e_pass": 3.456, "e_fail": 1.0}), "pytest")
+    assert "bad seeds: 2   e-values, without normality: 3.46 for PASS, 1 for FAIL" in text
+    accuracy = explain(verdict(measure=ACCURACY, reason="bad-seeds", details={"bad_seeds": 1.0}), "pytest")
+    assert "bad seeds: 1" in accuracy
+    assert "e-value" not in accuracy
+
+
 def test_a_method_that_fails_once_is_not_named_whatever_its_p():
     audits = [entry("a", "poison", "PASS"), entry("a", "cost", "FAIL", p_pass=None), entry("b", "poison", "PASS")]
     assert "pass everything: b (" in methods_that_pass(methods({"audits": audits}), 0.05, "quick")
