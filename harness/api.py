@@ -255,6 +255,8 @@ class Poison(Protocol):
 #: ``control``       bool: it is no part of ``--unlearner=all``
 #: ``depends_on``    tuple of str: files and folders, relative to its file, and modules that no import names; stored
 #:                   results are used again only if these are unchanged. Tasks and poisons may declare it, too
+#: ``certifies``     (epsilon, delta): what it claims, that its result is so close to that of a retrained model. The
+#:                   report holds the claim against the proven residue
 Unlearner = Callable[["nn.Module", "ForgetRequest"], "nn.Module"]
 
 
@@ -267,6 +269,7 @@ DECLARATIONS: dict[str, Any] = {
     "wraps": None,
     "control": False,
     "depends_on": (),
+    "certifies": None,
 }
 
 
