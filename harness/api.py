@@ -27,10 +27,7 @@ class UnlearningError(Exception):
 
 
 class ContractError(UnlearningError):
-    """A poison or an unlearner did not do what `Poison` and `ForgetRequest` say.
-
-    Its ``line`` is the line of the unlearners' contract (`harness.contract.lines.LINES`) that it broke, or ``""``.
-    """
+    """A poison or an unlearner did not do what it must; ``line`` is the contract's line that it broke, or ``""``."""
 
     def __init__(self, sentence: str, line: str = "") -> None:
         super().__init__(sentence)
@@ -238,10 +235,8 @@ class Poison(Protocol):
         """Corrupt a draw of the training set. Everything random is drawn from ``seed``.
 
         ``surrogate(i)`` returns the i-th model of the task that the attacker trained for this seed on clean data, in
-        eval mode, a copy that may be changed; it is trained once, and poisons of one seed share it.
-
-        A poison that can corrupt any points takes them from `harness.forget_block`: poisons of one size then corrupt
-        the same points, leave the same retain set, and share its retrained models.
+        eval mode, a copy that may be changed; poisons of one seed share it. One that can corrupt any points takes them
+        from `harness.forget_block`: poisons of one size then share points, retain set and retrained models.
         """
 
     def probe(self, model: nn.Module, planted: Planted, task: Task, split: Split) -> Reading:
@@ -260,6 +255,7 @@ class Poison(Protocol):
 #: ``control``       bool: it is no part of ``--unlearner=all``
 #: ``depends_on``    tuple of str: files and folders, relative to its file, and modules that no import names; stored
 #:                   results are used again only if these are unchanged. Tasks and poisons may declare it, too
+#: ``certifies``     (epsilon, delta): how close it claims to come to a retrained model; held against what is proven
 Unlearner = Callable[["nn.Module", "ForgetRequest"], "nn.Module"]
 
 
@@ -272,6 +268,7 @@ DECLARATIONS: dict[str, Any] = {
     "wraps": None,
     "control": False,
     "depends_on": (),
+    "certifies": None,
 }
 
 
@@ -305,10 +302,9 @@ class Search:
 class ForgetRequest:
     """All that an unlearner may see.
 
-    The model it is called with arrives on the device, in training mode, and may be changed in place; what it
-    returns is taken. A method with ``from_scratch = True`` promises to use neither that model nor the forget set:
-    it is handed a fresh model and an empty forget set, and in return its result serves every poison that shares
-    the retain set.
+    The model it is called with arrives on the device, in training mode, and may be changed in place; what it returns
+    is taken. A method with ``from_scratch = True`` promises to use neither that model nor the forget set: it is handed
+    a fresh model and an empty forget set, and its result serves every poison that shares the retain set.
 
     Attributes:
         retain: The points to keep, a torch ``Dataset``.

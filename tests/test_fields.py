@@ -7,20 +7,30 @@ import pytest
 
 from harness.registry import available, resolve
 from harness.specs import SpecError
+from unlearners.bad_teacher import BadTeacher
+from unlearners.certified import Certified
 from unlearners.cfk import CFk
 from unlearners.controls import Short
 from unlearners.euk import EUk
 from unlearners.ga import GA
 from unlearners.gd import GD
+from unlearners.influence import Influence
+from unlearners.l1_sparse import L1Sparse
+from unlearners.msa import MSA
 from unlearners.neggrad_plus import NegGradPlus
 from unlearners.ngd import NGD
+from unlearners.potion import Potion
 from unlearners.rewind import Rewind
+from unlearners.salun import SalUn
 from unlearners.scrub import SCRUB
+from unlearners.scrub_r import SCRUBR
 from unlearners.ssd import SSD
 from unlearners.undo import UNDO
 
 NAN, INF = math.nan, math.inf
-TRAINED = (GD, NGD, GA, NegGradPlus, SCRUB, CFk, EUk, UNDO, Rewind, Short)
+TRAINED = (
+    GD, NGD, GA, NegGradPlus, SCRUB, CFk, EUk, UNDO, Rewind, Short, SCRUBR, SalUn, L1Sparse, BadTeacher, MSA, Certified,
+)  # fmt: skip
 BAD = [
     *((method, "lr", (0, -1, NAN, INF)) for method in TRAINED),
     *((method, "epochs", (0, -1, NAN)) for method in TRAINED),
@@ -29,12 +39,13 @@ BAD = [
     (NGD, "variance", (-1e-12, NAN, INF)),
     (NegGradPlus, "beta", (-0.01, 1.01, NAN)),
     (NegGradPlus, "forget_batch_size", (0, -1, NAN)),
-    (SCRUB, "alpha", (-0.1, NAN)),
-    (SCRUB, "gamma", (-0.1, NAN)),
-    (SCRUB, "temperature", (0, -1, NAN)),
-    (SCRUB, "max_epochs", (-1, NAN)),
-    (SCRUB, "min_epochs", (0, -1, NAN)),
-    (SCRUB, "forget_batch_size", (0, -1, NAN)),
+    *((method, "alpha", (-0.1, NAN)) for method in (SCRUB, SCRUBR)),
+    *((method, "gamma", (-0.1, NAN)) for method in (SCRUB, SCRUBR)),
+    *((method, "temperature", (0, -1, NAN)) for method in (SCRUB, SCRUBR)),
+    *((method, "max_epochs", (-1, NAN)) for method in (SCRUB, SCRUBR)),
+    *((method, "min_epochs", (0, -1, NAN)) for method in (SCRUB, SCRUBR)),
+    *((method, "forget_batch_size", (0, -1, NAN)) for method in (SCRUB, SCRUBR)),
+    (SCRUBR, "held_out", (0, 1, -0.1, NAN)),
     (SSD, "alpha", (0, -1, NAN, INF)),
     (SSD, "dampening", (0, -1, NAN, INF)),
     (SSD, "batch_size", (0, -1, NAN)),
@@ -44,6 +55,23 @@ BAD = [
     (UNDO, "scale", (-0.01, NAN, INF)),
     (UNDO, "temperature", (0, -1, NAN)),
     (Rewind, "to", (-0.01, 1.01, NAN)),
+    (SalUn, "salient", (0, -0.1, 1.01, NAN)),
+    (L1Sparse, "gamma", (-1e-9, NAN, INF)),
+    (BadTeacher, "sample", (0, -0.1, 1.01, NAN)),
+    (BadTeacher, "temperature", (0, -1, NAN)),
+    (MSA, "to", (-0.01, 1.01, NAN)),
+    (MSA, "alpha", (-0.1, NAN, INF)),
+    (MSA, "beta", (-0.1, NAN, INF)),
+    (MSA, "forget_epochs", (0, -1, NAN)),
+    (Influence, "alpha", (0, -1, NAN, INF)),
+    (Influence, "points", (0, -1, NAN)),
+    (Influence, "batch_size", (0, -1, NAN)),
+    (Potion, "rho", (-0.1, 1, NAN)),
+    (Potion, "batch_size", (0, -1, NAN)),
+    *((Certified, field, (0, -1, NAN, INF)) for field in ("epsilon", "clip", "grad_clip", "noise_lr")),
+    (Certified, "delta", (0, 1, NAN)),
+    (Certified, "decay", (-1, 10001, NAN, INF)),
+    (Certified, "noise_steps", (0, -1, NAN)),
 ]
 NAMES = {type(resolve("unlearner", name).value): name for name in available("unlearner")}
 
@@ -76,6 +104,15 @@ def test_the_fields_above_are_all_that_there_are():
         (UNDO, {"scale": 0}),
         (UNDO, {"a": 0}),
         (UNDO, {"a": 1}),
+        (SCRUBR, {"max_epochs": 0, "held_out": 0.999}),
+        (SalUn, {"salient": 1}),
+        (L1Sparse, {"gamma": 0}),
+        (BadTeacher, {"sample": 1}),
+        (MSA, {"to": 0, "alpha": 0, "beta": 0, "forget_epochs": 1}),
+        (Influence, {"points": 1, "batch_size": 1}),
+        (Potion, {"rho": 0}),
+        (Certified, {"decay": 0, "noise_steps": 1}),
+        (Certified, {"decay": 10000}),
         (Rewind, {"to": 0}),
         (Rewind, {"to": 1}),
         *((method, {"epochs": 1, "lr": 1e-300, "batch_size": 1}) for method in TRAINED),
@@ -133,6 +170,14 @@ def test_the_rates_and_epochs_of_the_paper_can_be_typed(method):
         ("short:optimizer=sgd,batch_size=none", {"optimizer": "sgd", "batch_size": None}),
         ("scrub:max_epochs=2,min_epochs=5", {"max_epochs": 2, "min_epochs": 5}),
         ("rewind:to=0.05", {"to": 0.05}),
+        ("scrub_r:min_epochs=5,held_out=0.2", {"min_epochs": 5, "held_out": 0.2}),
+        ("salun:salient=0.1", {"salient": 0.1}),
+        ("l1_sparse:gamma=1e-4", {"gamma": 1e-4}),
+        ("bad_teacher:optimizer=adam,sample=1", {"optimizer": "adam", "sample": 1.0}),
+        ("msa:alpha=2,beta=0,forget_epochs=5", {"alpha": 2.0, "beta": 0.0, "forget_epochs": 5}),
+        ("influence:alpha=20,points=1002", {"alpha": 20.0, "points": 1002}),
+        ("potion:rho=0.75", {"rho": 0.75}),
+        ("certified:epsilon=8,delta=1e-6", {"epsilon": 8.0, "delta": 1e-6}),
     ],
 )
 def test_other_values_of_the_sources_can_be_typed(spec, fields):

@@ -263,7 +263,8 @@ def test_a_script_is_its_file_and_what_that_reaches(tmp_path):
 
 
 def test_methods_of_the_tree_have_sources_of_their_own():
-    names = ("cfk", "euk", "ga", "gd", "neggrad_plus", "ngd", "rewind", "scrub", "short", "ssd", "undo")
+    names = [name for name in available("unlearner") if name not in ("identity", "retrain", "wrecked")]
+    assert len(names) > 15
     assert len({resolve("unlearner", name).source for name in names}) == len(names)
     assert resolve("unlearner", "identity").source == resolve("unlearner", "retrain").source
 

@@ -116,7 +116,8 @@ class Certified(Trained):
         )
 
     def _forever(self, request: ForgetRequest) -> Iterator[Batch]:
-        """Yield batches for the noisy steps, of a size at which they take a third of the budget at most."""
+        """Yield batches for the noisy steps, which take a third of the budget at most if there are no ``epochs``."""
         third = max(2, int(request.budget * len(request.retain)) // (3 * self.noise_steps))
-        size = min(self.batch_size or request.batch_size, third)
+        size = self.batch_size or request.batch_size
+        size = size if self.epochs else min(size, third)
         return itertools.chain.from_iterable(request.batches("retain", batch_size=size) for _ in itertools.count())

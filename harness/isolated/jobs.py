@@ -80,6 +80,9 @@ def describe(job: Job) -> Answer:
     asked = callable(said["history"])
     if not asked and said["history"] is not None:
         plain |= {"history": list(said["history"])}
+    plain.pop("certifies", None)
+    if said["certifies"] is not None:
+        plain |= {"certifies": list(said["certifies"])}
     owner = factory_of(found.value)
     line = 0
     with contextlib.suppress(OSError, TypeError):

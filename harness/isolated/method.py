@@ -90,6 +90,8 @@ def resolve(spec: str) -> Registered:
         if said["asked"]:
             declared["history"] = lambda epochs: _history(spec, epochs)
         declared["depends_on"] = tuple(map(str, said["depends_on"]))
+        if "certifies" in declared:
+            declared["certifies"] = tuple(declared["certifies"])
         value = Remote(str(said["id"]), int(said["line"]), declared)
         parts = [source for source, _, _ in _sources("unlearner", spec, declared["depends_on"], strictly=True)]
         source = parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()

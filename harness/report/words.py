@@ -222,9 +222,11 @@ def detail_texts(details: Mapping[str, float]) -> list[str]:
     texts = []
     if "mu_lower" in details:
         texts.append(
-            f"proven residue: mu ≥ {details['mu_lower']:.2g}, epsilon ≥ {details['eps_lower']:.2g} at "
+            f"proven residue: mu ≥ {details['mu_lower']:.2g}, epsilon ≥ {_proven(details):.2g} at "
             f"{percent(details['residue_confidence'])} (proves failure, never deletion)"
         )
+    if claim := claim_text(details):
+        texts.append(f"the method claims {claim}")
     for name, value in details.items():
         if name != "T" and f"{name}_retrained" in details and value + details[f"{name}_retrained"] > 0:
             texts.append(f"{worded(name)}: {value:.3g} (retrained {details[f'{name}_retrained']:.3g})")
@@ -244,6 +246,21 @@ def detail_texts(details: Mapping[str, float]) -> list[str]:
     if details.get("history_bytes"):
         texts.append(f"its checkpoints take {details['history_bytes'] / 1e6:.2g} MB per seed")
     return texts
+
+
+def claim_text(details: Mapping[str, Any]) -> str:
+    """Return the epsilon that a method claims, and whether what is proven contradicts it; ``""`` if it claims none."""
+    if "claimed_epsilon" not in details:
+        return ""
+    claimed, proven = details["claimed_epsilon"], _proven(details)
+    so = f"contradicted, because epsilon ≥ {proven:.2g}" if proven > claimed else "not contradicted"
+    return f"epsilon ≤ {claimed:.3g} at delta = {details['claimed_delta']:g}: {so}"
+
+
+def _proven(details: Mapping[str, Any]) -> float:
+    """Return the epsilon that is proven to be left; where it is infinite, a document has no number."""
+    found = details.get("eps_lower")
+    return math.inf if found is None else float(found)
 
 
 def worded(name: str) -> str:

@@ -35,7 +35,7 @@ def test_weights_are_equal_bit_by_bit(asked, spec):
     assert (cost.examples, cost.steps, cost.flops) == (meter.examples, meter.steps, meter.flops)
 
 
-@pytest.mark.parametrize("spec", ["scrub:gamma=2", "rewind", "euk", ADAPTED])
+@pytest.mark.parametrize("spec", ["scrub:gamma=2", "rewind", "euk", "certified:epsilon=2", ADAPTED])
 def test_a_method_is_described_without_being_imported(spec, monkeypatch, tmp_path):
     (tmp_path / "theirs.py").write_text("def forget(net, retain, forget, val):\n    pass\n")
     monkeypatch.syspath_prepend(tmp_path)

@@ -33,10 +33,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from harness import registry
+from harness.api import ContractError
 from harness.judging.claims import Criterion
 from harness.judging.judge import doses, judge, seeds_to_decide
 from harness.judging.plan import LOOKS, Plan
-from harness.judging.record import residue
+from harness.judging.record import claimed_by, residue
 
 # ---- the order of reasons
 
@@ -329,3 +331,37 @@ def test_a_memory_in_reverse_is_proven_as_one_that_is_not():
     assert found["mu_lower"] == pytest.approx(3.0 - stats.norm.isf(0.05 / 5 / 2) / math.sqrt(3))
     assert found["eps_lower"] == pytest.approx(math.log((0.05 - 1e-5) / (2 * stats.norm.sf(3.0))))
     assert residue([0.1, -0.1], 0.05)["mu_lower"] == residue([0.1, -0.1], 0.05)["eps_lower"] == 0
+
+
+@pytest.mark.parametrize("delta", [0.0, 1e-3])
+def test_a_claimed_epsilon_stands_beside_what_is_proven_at_its_own_delta(delta):
+    found = residue([3.0, 2.5], 0.05, (2.0, delta))
+    assert (found["claimed_epsilon"], found["claimed_delta"]) == (2.0, delta)
+    assert found["eps_lower"] == pytest.approx(math.log((0.05 - delta) / (2 * stats.norm.sf(3.0))))
+    assert not {"claimed_epsilon", "claimed_delta"} & set(residue([3.0, 2.5], 0.05))
+
+
+def certifying(claim):
+    def forget(model, request):
+        return model
+
+    forget.certifies = claim
+    return registry.register("unlearner", forget)
+
+
+@pytest.mark.parametrize("claim", [(1.0, 1e-5), [8, 0]])
+def test_a_claim_is_read_as_two_numbers(claim):
+    assert claimed_by(certifying(claim)) == tuple(map(float, claim))
+
+
+@pytest.mark.parametrize(
+    "claim", [1.0, (1.0,), (1.0, 1e-5, 0), (-1.0, 1e-5), (1.0, 1.0), (math.nan, 0.0), ("a", 0), "1"]
+)
+def test_a_claim_that_is_none_is_refused(claim):
+    with pytest.raises(ContractError, match=r"declares certifies = .*; it must be \(epsilon, delta\)"):
+        claimed_by(certifying(claim))
+
+
+def test_most_methods_claim_nothing():
+    assert claimed_by(registry.resolve("unlearner", "scrub")) is None
+    assert claimed_by(registry.resolve("unlearner", "certified:epsilon=3")) == (3.0, 1e-5)

@@ -165,6 +165,25 @@ def test_residue_is_worded_as_a_proof_of_failure():
     assert "mu ≥ 1.7, epsilon ≥ 3 at 95 % (proves failure, never deletion)" in said(verdict(details=details))
 
 
+@pytest.mark.parametrize(
+    ("proven", "so"),
+    [
+        (3.0, "contradicted, because epsilon ≥ 3"),
+        (math.inf, "contradicted, because epsilon ≥ inf"),
+        (1.0, "not contradicted"),
+        (0.0, "not contradicted"),
+    ],
+)
+def test_a_claim_is_held_against_what_is_proven(proven, so):
+    details = {"mu_lower": 1.72, "eps_lower": proven, "residue_confidence": 0.95}
+    claim = {"claimed_epsilon": 1.0, "claimed_delta": 1e-5}
+    assert f"the method claims epsilon ≤ 1 at delta = 1e-05: {so}" in said(verdict(details=details | claim))
+    assert "claims" not in said(verdict(details=details))
+    shown = finite_tree(details | claim)  # as it stands in a document
+    lines = table(methods({"audits": [entry("certified", "poison", "FAIL", details=shown)]}))
+    assert f"  claimed: epsilon ≤ 1 at delta = 1e-05: {so} (p)" in lines
+
+
 def test_plain_values_are_finite_and_survive_json():
     odd = plain(verdict(estimate=math.nan, interval=(-math.inf, math.inf)))
     assert odd["estimate"] is None

@@ -12,20 +12,32 @@ from tiny import Tiny
 from harness import registry
 from harness.api import UnlearningError
 from harness.training.meter import Meter
+from unlearners._trained import Trained
+from unlearners.bad_teacher import BadTeacher
+from unlearners.certified import Certified
 from unlearners.cfk import CFk
 from unlearners.controls import Short
 from unlearners.euk import EUk
 from unlearners.ga import GA
 from unlearners.gd import GD
+from unlearners.influence import Influence
+from unlearners.l1_sparse import L1Sparse
+from unlearners.msa import MSA
 from unlearners.neggrad_plus import NegGradPlus
 from unlearners.ngd import NGD
+from unlearners.potion import Potion
 from unlearners.rewind import Rewind
+from unlearners.salun import SalUn
 from unlearners.scrub import SCRUB
+from unlearners.scrub_r import SCRUBR
 from unlearners.ssd import SSD
 from unlearners.undo import UNDO
 
 #: Methods that make as many steps as the budget pays for, unless they are told how many.
-SPENDING = (GD, NGD, CFk, EUk, Rewind, UNDO, SCRUB, NegGradPlus, SSD)
+SPENDING = (
+    GD, NGD, CFk, EUk, Rewind, UNDO, SCRUB, NegGradPlus, SSD, SCRUBR, SalUn, L1Sparse, BadTeacher, MSA, Influence,
+    Potion, Certified,
+)  # fmt: skip
 
 
 NAMES = [
@@ -127,7 +139,8 @@ def test_defaults_stay_within_the_budget_whatever_the_request(name, retain, forg
         refusal = str(error)
     assert spent <= budget * retain * (1 + 1e-9) + 1e-5
     if name not in ("identity", "wrecked"):
-        assert spent > 0 or "pays for no step of this method; raise --audit-budget" in refusal
+        alone = name == "scrub_r" and "there are fewer than two; use scrub" in refusal
+        assert spent > 0 or alone or "pays for no step of this method; raise --audit-budget" in refusal
 
 
 def request_on(task, fraction, forget_share=0.1):
@@ -218,6 +231,13 @@ def test_ssd_passes_over_everything_and_over_the_forget_set_or_spends_what_there
         (SCRUB(epochs=2, batch_size=7, max_epochs=1), 4 / 3 * (2 * 60 + 24)),
         (SCRUB(epochs=2, min_epochs=1, max_epochs=3), 4 / 3 * (2 * 60 + 3 * 24)),
         (NegGradPlus(epochs=2, batch_size=7, forget_batch_size=8), 2 * (60 + 9 * 8)),  # nine steps a pass
+        (L1Sparse(epochs=2, batch_size=7), 2 * 60),
+        (SalUn(epochs=2, batch_size=7), 24 + 2 * (60 + 24)),
+        (BadTeacher(epochs=2, batch_size=7), 5 / 3 * 2 * (18 + 24)),
+        (MSA(epochs=2, forget_epochs=3, batch_size=7), 2 * 60 + 3 * 24),
+        (SCRUBR(epochs=2, max_epochs=1, min_epochs=3), 4 / 3 * (2 * 54 + 24) + 1 / 3 * (3 * 24 + 6)),
+        (Influence(points=10, batch_size=7), 60 + 24 + 10),
+        (Certified(epochs=2, batch_size=7), 2 * 60 + 6 * 7),
         (SSD(), 60 + 24 + 24),
         (SSD(batch_size=7), 60 + 24 + 24),
     ],
@@ -233,7 +253,7 @@ def test_a_forget_batch_of_16_beside_128_retained_points_costs_an_eighth():
 
 @pytest.mark.parametrize("method", SPENDING, ids=by_name)
 def test_epochs_that_are_asked_for_are_made_whatever_the_budget(method):
-    if method is not SSD:
+    if issubclass(method, Trained):
         assert cost(method(epochs=3), 30, 10, 16, budget=0.01) == cost(method(epochs=3), 30, 10, 16, budget=9.0)
 
 
@@ -255,7 +275,7 @@ def test_a_budget_that_pays_for_nothing_is_refused_in_one_sentence(method, budge
     assert all(p.requires_grad for p in model.parameters())
 
 
-@pytest.mark.parametrize("method", [SCRUB, SSD, NegGradPlus], ids=by_name)
+@pytest.mark.parametrize("method", [SCRUB, SSD, NegGradPlus, SCRUBR, SalUn, Influence, Potion], ids=by_name)
 def test_a_budget_that_the_forget_set_uses_up_is_refused(method):
     with pytest.raises(UnlearningError, match="pays for no step of this method"):
         cost(method(), retain=10, forget=40, batch_size=16, budget=1.0)

@@ -29,15 +29,23 @@ from scipy import stats
 from torch import nn
 
 from harness.training.data import Data
+from unlearners.bad_teacher import BadTeacher
+from unlearners.certified import Certified
 from unlearners.cfk import CFk
 from unlearners.controls import Identity, Retrain, Short, Wrecked
 from unlearners.euk import EUk
 from unlearners.ga import GA
 from unlearners.gd import GD
+from unlearners.influence import Influence
+from unlearners.l1_sparse import L1Sparse
+from unlearners.msa import MSA
 from unlearners.neggrad_plus import NegGradPlus
 from unlearners.ngd import NGD
+from unlearners.potion import Potion
 from unlearners.rewind import Rewind
+from unlearners.salun import SalUn
 from unlearners.scrub import SCRUB
+from unlearners.scrub_r import SCRUBR
 from unlearners.ssd import SSD
 from unlearners.undo import UNDO
 
@@ -91,9 +99,15 @@ def test_gd_without_epochs_descends_for_as_long_as_the_budget_lasts(model):
 # ---- which set has a say
 
 
-BLIND = [GD(epochs=2), NGD(epochs=2), CFk(epochs=2), EUk(epochs=2), UNDO(epochs=2), Rewind(epochs=2)]
+BLIND = [
+    GD(epochs=2), NGD(epochs=2), CFk(epochs=2), EUk(epochs=2), UNDO(epochs=2), Rewind(epochs=2), L1Sparse(epochs=2),
+    Certified(epochs=2),
+]  # fmt: skip
 # The first max epoch of SCRUB starts at the teacher, where the distance is flat; only a second one moves this model.
-SEEING = [SCRUB(epochs=2, max_epochs=2), NegGradPlus(epochs=2), GA(), SSD(alpha=0.5)]
+SEEING = [
+    SCRUB(epochs=2, max_epochs=2), NegGradPlus(epochs=2), GA(), SSD(alpha=0.5), SCRUBR(epochs=2, held_out=0.5),
+    SalUn(epochs=2), BadTeacher(epochs=2), MSA(epochs=2), Influence(), Potion(),
+]  # fmt: skip
 
 
 def result_of(method, retain, forget, seed=0):
