@@ -9,6 +9,7 @@ from scripts import GPU_CHECK, TINY, WITHOUT_GPU, script
 
 import harness
 from harness import registry
+from harness.adapters import NeurIPS2023
 from harness.api import declares
 from harness.cells import Cell, Trial
 from harness.tasks.cifar10 import CIFAR10ResNet18
@@ -168,6 +169,28 @@ def test_every_method_unlearns_on_device(device, tmp_path):
             result = lab.run(each)
             assert name == "identity" or result.cost["unlearn_examples"] > 0 or name == "wrecked", name
             assert not math.isnan(result.readings["accuracy"]["U"].value), name
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument")
+def test_a_method_written_elsewhere_moves_its_data_to_the_gpu_on_device(device, tmp_path):
+    seen = set()
+
+    def unlearning(net, retain_loader, forget_loader, val_loader):
+        net.cuda()
+        optimizer = torch.optim.SGD(net.parameters(), 0.01)
+        own = torch.utils.data.DataLoader(retain_loader.dataset, 50, shuffle=True, pin_memory=True)
+        for images, labels in own:
+            seen.add(images.cuda().device)
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(net(images.cuda()), labels.cuda()).backward()
+            optimizer.step()
+
+    method = registry.register("unlearner", NeurIPS2023(unlearning, reads_forget=False))
+    cell = trial().cell
+    lab = Lab.open(tmp_path, device=device.type, budget=0.5)
+    result = lab.run(Trial(Cell(method, cell.task, cell.poison), 0))
+    assert seen == {device}
+    assert result.cost["unlearn_examples"] > 0
 
 
 def test_cifar_images_are_augmented_and_classified_on_device(device):
