@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from every_method import GA, GD, NGD, SCRUB, SSD, UNDO, CFk, EUk, NegGradPlus, Rewind, Short
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from linear import Layers, Linear, a_model, by_name, points, request_of, state
@@ -12,17 +13,6 @@ from tiny import Tiny
 from harness import registry
 from harness.api import UnlearningError
 from harness.training.meter import Meter
-from unlearners.cfk import CFk
-from unlearners.controls import Short
-from unlearners.euk import EUk
-from unlearners.ga import GA
-from unlearners.gd import GD
-from unlearners.neggrad_plus import NegGradPlus
-from unlearners.ngd import NGD
-from unlearners.rewind import Rewind
-from unlearners.scrub import SCRUB
-from unlearners.ssd import SSD
-from unlearners.undo import UNDO
 
 #: Methods that make as many steps as the budget pays for, unless they are told how many.
 SPENDING = (GD, NGD, CFk, EUk, Rewind, UNDO, SCRUB, NegGradPlus, SSD)

@@ -3,23 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from every_method import GA, GD, NGD, SCRUB, SSD, UNDO, CFk, EUk, NegGradPlus, Rewind, Short
 from linear import Layers, Linear, Watched, a_model, points, request_of, softmax, state
 from torch import nn
 
 from harness.api import Batch
 from unlearners._steps import optimizer_of
 from unlearners._teachers import divergence
-from unlearners.cfk import CFk
-from unlearners.controls import Short
-from unlearners.euk import EUk
-from unlearners.ga import GA
-from unlearners.gd import GD
-from unlearners.neggrad_plus import NegGradPlus
-from unlearners.ngd import NGD
-from unlearners.rewind import Rewind
-from unlearners.scrub import SCRUB
-from unlearners.ssd import SSD
-from unlearners.undo import UNDO
 
 TRAINED = (GD, NGD, GA, CFk, EUk, Rewind, UNDO, SCRUB, NegGradPlus, Short)
 

@@ -7,6 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from every_method import GA, GD, NGD, SCRUB, SSD, UNDO, CFk, EUk, Identity, NegGradPlus, Retrain, Rewind, Short, Wrecked
 from linear import (
     Layers,
     Linear,
@@ -29,17 +30,6 @@ from scipy import stats
 from torch import nn
 
 from harness.training.data import Data
-from unlearners.cfk import CFk
-from unlearners.controls import Identity, Retrain, Short, Wrecked
-from unlearners.euk import EUk
-from unlearners.ga import GA
-from unlearners.gd import GD
-from unlearners.neggrad_plus import NegGradPlus
-from unlearners.ngd import NGD
-from unlearners.rewind import Rewind
-from unlearners.scrub import SCRUB
-from unlearners.ssd import SSD
-from unlearners.undo import UNDO
 
 
 @pytest.fixture
