@@ -29,7 +29,8 @@ class NeurIPS2023:
     On the command line ``harness.adapters:NeurIPS2023:function=theirs:unlearning``, in Python
     ``NeurIPS2023(unlearning)``.
 
-    The loaders are torch ``DataLoader`` objects over the data on the device. Their batches can be unpacked into
+    The loaders are torch ``DataLoader`` objects, whose data lie in the CPU's memory, as in the competition: a function
+    moves them itself, and may build loaders of its own that pin memory. Their batches can be unpacked into
     ``(images, labels)``, as in the challenge's starting kit, and have the names ``batch["image"]`` and
     ``batch["age_group"]``, as in the competition itself. They are no ``dict``, and have no other names: an entry that
     reads ``batch["age"]`` or ``batch["person_id"]`` cannot run. The last batch may be a single point.
@@ -228,6 +229,7 @@ def _loader(
             f"a method for loaders of (inputs, labels) cannot serve a task with the inputs {', '.join(data.inputs)}"
         )
     (inputs,) = data.inputs.values()
-    places = (torch.arange(len(data), device=data.device),) if index else ()
+    places = (torch.arange(len(data)),) if index else ()
     shuffled = generator is not None
-    return DataLoader(Samples(inputs, data.labels, *places), batch_size, shuffle=shuffled, generator=generator)
+    samples = Samples(inputs.cpu(), data.labels.cpu(), *places)
+    return DataLoader(samples, batch_size, shuffle=shuffled, generator=generator)

@@ -39,8 +39,16 @@ FIGURE_2B = (
     "The paper's numbers are only in its picture. Its text says: no method comes anywhere near retraining, and EUk "
     "fails entirely."
 )
-TITLES = {"table1": "Table 1", "figure2a": "Figure 2a", "figure2b": "Figure 2b"}
-SAID = {"figure2a": FIGURE_2A, "figure2b": FIGURE_2B}
+#: And of the Gaussian poison, in the version of ICLR 2025.
+GAUSSIAN = (
+    "The paper's numbers are only in its pictures. Its abstract says: unlearning fails to remove the effects of data "
+    "poisoning, even with a relatively large budget of compute."
+)
+TITLES = {
+    "table1": "Table 1", "figure2a": "Figure 2a", "figure2b": "Figure 2b",
+    "gaussian": "The Gaussian poison and membership inference",
+}  # fmt: skip
+SAID = {"figure2a": FIGURE_2A, "figure2b": FIGURE_2B, "gaussian": GAUSSIAN}
 
 #: Five rates evenly over the range that the paper searched; it does not say how many it tried.
 PAPER_RATES = (1e-6, 1.325e-5, 2.55e-5, 3.775e-5, 5e-5)
@@ -55,7 +63,16 @@ CIFAR_METHODS = (
     "euk:k=2",
     "scrub:alpha=0.001,gamma=0.99,temperature=4,max_epochs=2,forget_batch_size=128",
 )
+#: NGD and SSD as well, in the version of ICLR 2025.
+EIGHT_METHODS = (*CIFAR_METHODS, "ngd", "ssd")
 INDISCRIMINATE = ("indiscriminate:fraction=0.015", "indiscriminate:fraction=0.025")
+
+
+#: Of the training set, in the version of ICLR 2025.
+NOISY_SHARES = (0.015, 0.02, 0.025)
+#: The paper's noise has variance 0.32 in normalised images, whose standard deviation is 0.25 in pixels.
+GAUSSIANS = tuple(f"gaussian:fraction={share},sd=0.14" for share in NOISY_SHARES)
+DIGITS_GAUSSIANS = tuple(f"gaussian:fraction={share}" for share in NOISY_SHARES)
 
 
 @dataclass(frozen=True)
@@ -102,15 +119,18 @@ SCALES: dict[str, dict[str, Part]] = {
             FULL[0], (f"{WITCHES},steps=250,restarts=8",), PAPER_RATES + WIDE_RATES, CIFAR_METHODS, EPOCHS[-1:], 8
         ),
         "figure2b": Part(FULL[1], TRIGGER, GPT2_RATES, GPT2_METHODS, (1,), 5),
+        "gaussian": Part(FULL[0], GAUSSIANS, WIDE_RATES, EIGHT_METHODS, EPOCHS, 8),
     },
     "small": {
         "table1": Part(SMALL, INDISCRIMINATE, FEW_STEPS_RATES, CIFAR_METHODS, (1, 2), 3),
         "figure2a": Part(SMALL, (f"{WITCHES},steps=100",), FEW_STEPS_RATES, CIFAR_METHODS, (2,), 3),
         "figure2b": SMALL_2B,
+        "gaussian": Part(SMALL, GAUSSIANS, FEW_STEPS_RATES, EIGHT_METHODS, (1, 2), 3),
     },
     "digits": {
         "table1": Part("digits-mlp", ("indiscriminate",), FEW_STEPS_RATES, DIGITS_METHODS, (1, 2), 3),
         "figure2a": Part("digits-cnn", ("targeted",), FEW_STEPS_RATES, DIGITS_METHODS, (2,), 3),
+        "gaussian": Part("digits-cnn", DIGITS_GAUSSIANS, FEW_STEPS_RATES, (*DIGITS_METHODS, "ngd", "ssd"), (1, 2), 5),
     },
 }
 

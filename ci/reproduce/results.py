@@ -7,45 +7,36 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
+import gaussian
 import paper
 from runs import Run
+from summaries import accuracy, at_the_end, best_rate, grouped, percent, scaled, summary
 
 from harness.report.document import finite
 from harness.trials.lab import TrialResult
 
-LABELS = {
-    "short": "Retrain", "neggrad_plus": "NGP", "ga": "GA", "gd": "GD", "cfk": "CFk", "euk": "EUk", "scrub": "SCRUB",
-}  # fmt: skip
 #: Accuracy that a setting of Figure 2a may cost, in shares of 1.
 AFFORDABLE = 0.1
-
-
-def label(run: Run) -> str:
-    """Return the paper's name of a method, with its fields where they were given."""
-    name, _, fields = run.method.id.partition(":")
-    return LABELS.get(name, name) + (f" ({fields.replace(',', ', ')})" if fields else "")
 
 
 def table1(done: Mapping[Run, TrialResult]) -> list[dict[str, Any]]:
     """Return a row per poison, method and epochs, at the learning rate with the highest mean accuracy."""
     rows = []
-    for (poison, name, epochs), by_rate in _grouped(done, lambda run: (run.trial.cell.poison, label(run), run.epochs)):
-        means = {rate: _summary([_accuracy(done[run]) for run in runs]) for rate, runs in by_rate.items()}
-        best = max(means, key=lambda rate: -1.0 if math.isnan(means[rate]["mean"]) else means[rate]["mean"])
+    for (poison, name, epochs), by_rate in grouped(done):
+        best, means = best_rate(done, by_rate)
         runs = by_rate[best]
         cell = runs[0].trial.cell
         fraction = cell.poison.fields.get("fraction")
-        rates = [rate for rate in means if rate is not None]
         rows.append(
             {
                 "poison": poison.id, "method": name, "epochs": epochs, "lr": best, "accuracy": means[best],
-                "at_the_end_of_the_search": len(rates) > 1 and best in (min(rates), max(rates)),
+                "at_the_end_of_the_search": at_the_end(best, means),
                 "paper": paper.reported(cell.task.id, cell.poison.name, fraction, runs[0].method.name, epochs),
                 "cost": fmean(done[run].cost["unlearn_fraction"] for run in runs),
-                "by_lr": {f"{rate:g}": summary for rate, summary in means.items() if rate is not None},
+                "by_lr": {f"{rate:g}": each for rate, each in means.items() if rate is not None},
                 "unlearner": cell.unlearner.id,
             }
         )  # fmt: skip
@@ -60,13 +51,13 @@ def figure2(done: Mapping[Run, TrialResult]) -> list[dict[str, Any]]:
     """
     rows = []
     floors = {each["poison"]: each["poisoned"]["accuracy"]["mean"] - AFFORDABLE for each in references(done)}
-    for (poison, name, epochs), by_rate in _grouped(done, lambda run: (run.trial.cell.poison, label(run), run.epochs)):
+    for (poison, name, epochs), by_rate in grouped(done):
         found = []
         for rate, runs in by_rate.items():
             results = [done[run] for run in runs]
             row = {"poison": poison.id, "method": name, "epochs": epochs, "lr": rate}
-            row |= {"success": _summary([_success(each) for each in results])}
-            row |= {"accuracy": _summary([_accuracy(each) for each in results])}
+            row |= {"success": summary([_success(each) for each in results])}
+            row |= {"accuracy": summary([accuracy(each) for each in results])}
             row |= {"cost": fmean(each.cost["unlearn_fraction"] for each in results)}
             found.append(row | {"unlearner": runs[0].trial.cell.unlearner.id})
         kept = [row for row in found if row["accuracy"]["mean"] >= floors[poison.id]]
@@ -80,6 +71,12 @@ def _by_accuracy(row: Mapping[str, Any]) -> float:
     return -1.0 if math.isnan(mean) else mean
 
 
+def _success(result: TrialResult, arm: str = "U") -> float:
+    """Return the share of targets that are hit; what the poison itself is judged by where it has no targets."""
+    reading = result.readings["poison"][arm]
+    return reading.details.get("fraction_hit", reading.value)
+
+
 def references(done: Mapping[Run, TrialResult]) -> list[dict[str, Any]]:
     """Return accuracy and success of the poisoned and of the fully retrained models, per poison."""
     rows = []
@@ -88,46 +85,29 @@ def references(done: Mapping[Run, TrialResult]) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"poison": poison.id, "fraction": poison.fields.get("fraction")}
         for name, arm in (("poisoned", "P"), ("retrained", "R")):
             row[name] = {
-                "accuracy": _summary([_accuracy(each, arm) for each in of_seed.values()]),
-                "success": _summary([_success(each, arm) for each in of_seed.values()]),
+                "accuracy": summary([accuracy(each, arm) for each in of_seed.values()]),
+                "success": summary([_success(each, arm) for each in of_seed.values()]),
             }
         rows.append(row)
     return rows
 
 
-def _grouped(done: Mapping[Run, TrialResult], key: Any) -> list[tuple[Any, dict[float | None, list[Run]]]]:
-    groups: dict[Any, dict[float | None, list[Run]]] = {}
-    for run in done:
-        groups.setdefault(key(run), {}).setdefault(run.lr, []).append(run)
-    return list(groups.items())
+def document(
+    what: str, about: dict[str, Any], done: Mapping[Run, TrialResult], attacks: gaussian.Attacks | None = None
+) -> dict[str, Any]:
+    """Return the JSON result.
 
-
-def _accuracy(result: TrialResult, arm: str = "U") -> float:
-    return result.readings["accuracy"][arm].value
-
-
-def _success(result: TrialResult, arm: str = "U") -> float:
-    """Return the share of targets that are hit; what the poison itself is judged by where it has no targets."""
-    reading = result.readings["poison"][arm]
-    return reading.details.get("fraction_hit", reading.value)
-
-
-def _summary(values: Sequence[float]) -> dict[str, Any]:
-    """Return mean and sd of the runs that did not diverge, and all of them; n counts those in the mean."""
-    finite = [value for value in values if math.isfinite(value)]
-    return {
-        "mean": fmean(finite) if finite else math.nan,
-        "sd": stdev(finite) if len(finite) > 1 else None,
-        "n": len(finite),
-        "diverged": len(values) - len(finite),
-        "values": [value if math.isfinite(value) else None for value in values],
-    }
-
-
-def document(what: str, about: dict[str, Any], done: Mapping[Run, TrialResult]) -> dict[str, Any]:
-    """Return the JSON result."""
-    rows = (table1 if what == "table1" else figure2)(done)
-    return _plain({"schema": 1, "what": what, **about, "references": references(done), "rows": rows})
+    Args:
+        what: One of `paper.TITLES`.
+        about: What the result was made of and on, as plain values.
+        done: What was done.
+        attacks: What membership inference reads, for ``gaussian``.
+    """
+    if what == "gaussian":
+        found = {"references": gaussian.references(done, attacks or {}), "rows": gaussian.rows(done, attacks or {})}
+    else:
+        found = {"references": references(done), "rows": (table1 if what == "table1" else figure2)(done)}
+    return _plain({"schema": 1, "what": what, **about, **found})
 
 
 def _plain(value: Any) -> Any:
@@ -154,7 +134,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     for reference in result["references"]:
         rows = [row for row in result["rows"] if row["poison"] == reference["poison"]]
         lines += ["", f"## {reference['poison']}", ""]
-        lines += (_accuracies if result["what"] == "table1" else _successes)(rows, reference)
+        lines += TABLES[result["what"]](rows, reference)
     lines += ["", paper.SAID[result["what"]]] if result["what"] in paper.SAID else []
     lines += ["", *(f"* failed: {run}: {error}" for run, error in result["errors"].items())]
     return "\n".join(lines).rstrip() + "\n"
@@ -174,8 +154,8 @@ def _accuracies(rows: Sequence[Mapping[str, Any]], reference: Mapping[str, Any])
         lines.append(f"| {epochs} | {' | '.join(_cell(cells.get((epochs, method))) for method in methods)} |")
     known = paper.POISONED.get(reference["fraction"]) if any(row["paper"] is not None for row in rows) else None
     beside = f" [{known:.2f}]" if known else ""
-    lines += ["", f"Poisoned: {_percent(reference['poisoned']['accuracy'])}{beside}. "
-              f"Fully retrained: {_percent(reference['retrained']['accuracy'])}."]  # fmt: skip
+    lines += ["", f"Poisoned: {percent(reference['poisoned']['accuracy'])}{beside}. "
+              f"Fully retrained: {percent(reference['retrained']['accuracy'])}."]  # fmt: skip
     if any(row["at_the_end_of_the_search"] for row in rows):
         lines += ["", "*: the best rate is at an end of the range that was searched; a better one may lie beyond."]
     return lines
@@ -185,7 +165,7 @@ def _cell(row: Mapping[str, Any] | None) -> str:
     if row is None:
         return "failed"
     rate = "" if row["lr"] is None else f" ({row['lr']:.2g}{'*' if row['at_the_end_of_the_search'] else ''})"
-    return _percent(row["accuracy"]) + rate + (f" [{row['paper']:.2f}]" if row["paper"] is not None else "")
+    return percent(row["accuracy"]) + rate + (f" [{row['paper']:.2f}]" if row["paper"] is not None else "")
 
 
 def _successes(rows: Sequence[Mapping[str, Any]], reference: Mapping[str, Any]) -> list[str]:
@@ -199,25 +179,15 @@ def _successes(rows: Sequence[Mapping[str, Any]], reference: Mapping[str, Any]) 
     ]
     for name in ("poisoned", "retrained"):
         of = reference[name]
-        lines.append(
-            f"| {name} | | | {_percent(of['success'])} | {_percent(of['accuracy'])} | | {of['accuracy']['n']} |"
-        )
+        lines.append(f"| {name} | | | {percent(of['success'])} | {percent(of['accuracy'])} | | {of['accuracy']['n']} |")
     for row in rows:
         if row["chosen"]:
             rate = "" if row["lr"] is None else f"{row['lr']:.2g}"
             lines.append(
-                f"| {row['method']} | {row['epochs']} | {rate} | {_percent(row['success'])} "
-                f"| {_percent(row['accuracy'])} | {100 * row['cost']:.0f} | {row['accuracy']['n']} |"
+                f"| {row['method']} | {row['epochs']} | {rate} | {percent(row['success'])} "
+                f"| {percent(row['accuracy'])} | {100 * row['cost']:.0f} | {row['accuracy']['n']} |"
             )
     return lines
-
-
-def _percent(summary: Mapping[str, Any]) -> str:
-    if summary["mean"] is None:
-        return "diverged"
-    spread = "" if summary["sd"] is None else f" ± {100 * summary['sd']:.1f}"
-    lost = f", {summary['diverged']} diverged" if summary["diverged"] else ""
-    return f"{100 * summary['mean']:.2f}{spread}{lost}"
 
 
 def write(result: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -232,7 +202,7 @@ def write(result: Mapping[str, Any], folder: Path) -> list[Path]:
     except ImportError:
         return files
     files.append(stem.with_suffix(".html"))
-    chart = (_lines if result["what"] == "table1" else _points)(altair, result)
+    chart = PLOTS[result["what"]](altair, result)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of altair's own parts; nothing about the plot
         chart.save(str(files[-1]))
@@ -244,7 +214,7 @@ def _lines(altair: Any, result: Mapping[str, Any]) -> Any:
     points = [
         {"epochs": row["epochs"], "accuracy": value, "method": row["method"], "poison": row["poison"], "from": source}
         for row in result["rows"]
-        for source, value in (("ours", _scaled(row["accuracy"]["mean"])), ("paper", row["paper"]))
+        for source, value in (("ours", scaled(row["accuracy"]["mean"])), ("paper", row["paper"]))
         if value is not None
     ]
     return (
@@ -266,7 +236,7 @@ def _points(altair: Any, result: Mapping[str, Any]) -> Any:
     """Return success against accuracy: every setting, the chosen ones large, the references too."""
     points = [
         {
-            "accuracy": _scaled(of["accuracy"]["mean"]), "success": _scaled(of["success"]["mean"]), "method": name,
+            "accuracy": scaled(of["accuracy"]["mean"]), "success": scaled(of["success"]["mean"]), "method": name,
             "poison": of["poison"], "lr": of.get("lr"), "chosen": of.get("chosen", True),
         }
         for reference in result["references"]
@@ -290,5 +260,6 @@ def _points(altair: Any, result: Mapping[str, Any]) -> Any:
     )
 
 
-def _scaled(share: float | None) -> float | None:
-    return None if share is None else round(100 * share, 3)
+#: By what was run, what makes its table for one poison, and its plot.
+TABLES = {"table1": _accuracies, "figure2a": _successes, "figure2b": _successes, "gaussian": gaussian.table}
+PLOTS = {"table1": _lines, "figure2a": _points, "figure2b": _points, "gaussian": gaussian.plot}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from harness import registry
+from harness.api import Reading
 from harness.cells import Cell, Registered, Trial
 from harness.report.words import duration
-from harness.store.artefacts import Busy
+from harness.statistics.equivalence import FEWEST
+from harness.store.artefacts import Busy, patiently
 from harness.trials.lab import Lab, TrialResult
 
 EVERY = 15.0  # seconds between two lines of progress
@@ -146,6 +149,21 @@ class Work:
             left[run.trial.seed] -= 1
             if left[run.trial.seed] == 0:
                 on_seeds(sum(count == 0 for count in left.values()))
+
+    def attacks(self, groups: Iterable[Sequence[Run]]) -> dict[Run, dict[str, dict[str, Reading]]]:
+        """Return what attacks on membership read of runs that are done, by attack and arm.
+
+        Args:
+            groups: Runs of one setting, seed by seed. A group of fewer than three is left out: the likelihood ratio
+                needs the retrained models of other seeds.
+        """
+        found: dict[Run, dict[str, dict[str, Reading]]] = {}
+        for runs in groups:
+            if len(runs) >= FEWEST:
+                self._allow(runs[0])
+                trials = [run.trial for run in runs]
+                found |= zip(runs, patiently(partial(self._lab.heuristics, trials)), strict=True)
+        return found
 
     def training(self, trial: Trial, arm: str, done: int, of: int) -> None:
         """Say how far a long training is, as a lab reports it."""

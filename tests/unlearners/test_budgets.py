@@ -4,6 +4,27 @@ import re
 
 import pytest
 import torch
+from every_method import (
+    GA,
+    GD,
+    MSA,
+    NGD,
+    SCRUB,
+    SCRUBR,
+    SSD,
+    UNDO,
+    BadTeacher,
+    Certified,
+    CFk,
+    EUk,
+    Influence,
+    L1Sparse,
+    NegGradPlus,
+    Potion,
+    Rewind,
+    SalUn,
+    Short,
+)
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from linear import Layers, Linear, a_model, by_name, points, request_of, state
@@ -13,25 +34,6 @@ from harness import registry
 from harness.api import UnlearningError
 from harness.training.meter import Meter
 from unlearners._trained import Trained
-from unlearners.bad_teacher import BadTeacher
-from unlearners.certified import Certified
-from unlearners.cfk import CFk
-from unlearners.controls import Short
-from unlearners.euk import EUk
-from unlearners.ga import GA
-from unlearners.gd import GD
-from unlearners.influence import Influence
-from unlearners.l1_sparse import L1Sparse
-from unlearners.msa import MSA
-from unlearners.neggrad_plus import NegGradPlus
-from unlearners.ngd import NGD
-from unlearners.potion import Potion
-from unlearners.rewind import Rewind
-from unlearners.salun import SalUn
-from unlearners.scrub import SCRUB
-from unlearners.scrub_r import SCRUBR
-from unlearners.ssd import SSD
-from unlearners.undo import UNDO
 
 #: Methods that make as many steps as the budget pays for, unless they are told how many.
 SPENDING = (

@@ -3,28 +3,30 @@
 import numpy as np
 import pytest
 import torch
+from every_method import (
+    GA,
+    GD,
+    MSA,
+    NGD,
+    SCRUB,
+    SSD,
+    UNDO,
+    BadTeacher,
+    Certified,
+    CFk,
+    EUk,
+    L1Sparse,
+    NegGradPlus,
+    Rewind,
+    SalUn,
+    Short,
+)
 from linear import Layers, Linear, Watched, a_model, points, request_of, softmax, state
 from torch import nn
 
 from harness.api import Batch
 from unlearners._steps import optimizer_of
 from unlearners._teachers import divergence
-from unlearners.bad_teacher import BadTeacher
-from unlearners.certified import Certified
-from unlearners.cfk import CFk
-from unlearners.controls import Short
-from unlearners.euk import EUk
-from unlearners.ga import GA
-from unlearners.gd import GD
-from unlearners.l1_sparse import L1Sparse
-from unlearners.msa import MSA
-from unlearners.neggrad_plus import NegGradPlus
-from unlearners.ngd import NGD
-from unlearners.rewind import Rewind
-from unlearners.salun import SalUn
-from unlearners.scrub import SCRUB
-from unlearners.ssd import SSD
-from unlearners.undo import UNDO
 
 TRAINED = (
     GD, NGD, GA, CFk, EUk, Rewind, UNDO, SCRUB, NegGradPlus, Short, SalUn, L1Sparse, BadTeacher, MSA, Certified,
