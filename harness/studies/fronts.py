@@ -176,7 +176,8 @@ def hopeless(score: Score, others: Iterable[Score], seeds: int, budget: float) -
     """Return whether a setting cannot be expected to reach the front, from what it does on its first seeds.
 
     It cannot if others, on the same seeds, leave clearly less at the strictest floor that its accuracy may yet reach:
-    by more than chance makes of it. Chance is about a standard deviation of a mean over so many seeds.
+    by more than chance makes of it. Below every floor it cannot if others are clearly more accurate. Chance is about a
+    standard deviation of a mean over so many seeds.
 
     Args:
         score: What it does.
@@ -184,12 +185,15 @@ def hopeless(score: Score, others: Iterable[Score], seeds: int, budget: float) -
         seeds: How many.
         budget: Fraction of retraining that may be used.
     """
-    root = math.sqrt(seeds)
-    floor = next((floor for floor in FLOORS if score.accuracy + CHANCE_ACCURACY / root >= -floor), None)
-    if floor is None or not affordable(score, budget):
+    if not affordable(score, budget):
         return True
-    least = min((o.left for o in others if o.accuracy >= -floor and affordable(o, budget)), default=math.inf)
-    return least < score.left - CHANCE_LEFT / root
+    at_best = score.accuracy + CHANCE_ACCURACY / math.sqrt(seeds)
+    floor = next((floor for floor in FLOORS if at_best >= -floor), None)
+    others = [each for each in others if affordable(each, budget)]
+    if floor is None:
+        return any(each.accuracy > at_best for each in others)
+    least = min((each.left for each in others if each.accuracy >= -floor), default=math.inf)
+    return least < score.left - CHANCE_LEFT / math.sqrt(seeds)
 
 
 def read(scores: Sequence[Score], floor: float, budget: float) -> int | None:

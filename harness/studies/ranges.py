@@ -104,10 +104,12 @@ def edges(method: Registered, recipe: Recipe) -> dict[str, str]:
             continue
         value = method.fields[name]
         if isinstance(value, int):
-            low, high = (_value(search, end, recipe.unit(method, name, search), value) for end in _ends(search, int))
+            kind = float if search.of else int  # a share of something, or the number itself
+            unit = recipe.unit(method, name, search)
+            low, high = (_value(search, kind(end), unit, value) for end in (search.low, search.high))
             at_end = (value <= low > 1, value >= high and not (search.of == "blocks" and high == recipe.blocks))
         else:
-            low, high, at = (math.log(x) if search.log else x for x in (*_ends(search, float), at))
+            low, high, at = (math.log(x) if search.log else x for x in (search.low, search.high, at))
             share = (at - low) / (high - low)
             at_end = (share < EDGE, share > 1 - EDGE)
             if search.below is not None:  # what is searched is the distance from above
@@ -115,10 +117,6 @@ def edges(method: Registered, recipe: Recipe) -> dict[str, str]:
         if any(at_end):
             found[name] = "lower" if at_end[0] else "upper"
     return found
-
-
-def _ends(search: Search, kind: type) -> tuple[Any, Any]:
-    return (search.low, search.high) if search.of else (kind(search.low), kind(search.high))
 
 
 def _value(search: Search, at: Any, unit: float, like: Any = None) -> Any:

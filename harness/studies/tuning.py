@@ -158,7 +158,7 @@ class Tuning:
         if not complete:
             reason = "none of the best could be completed on further seeds"
             if all(each.given_up for each in tried):
-                reason = "it raised an error at each of them, or was given up"
+                reason = "each of them raised an error or was given up"
             raise UnlearningError(f"no setting of {self.method.id!r} could be completed; {reason}")
         chosen, rule = choose(complete, self.margin, self.lab.budget)
         at = edges(chosen.setting, self._recipe)
