@@ -14,6 +14,7 @@ from conftest import ROOT
 from harness import registry
 from harness.api import UnlearningError
 from harness.judging.plan import LOOKS
+from harness.store.inventory import Criteria, Inventory, removable
 from harness.studies.fronts import choose, finalists
 from harness.studies.searches import mend
 from harness.studies.tuning import FINAL_SEEDS, TUNING_SEEDS, Tuning
@@ -196,6 +197,15 @@ def test_a_journal_that_was_cut_off_is_mended(lab, tmp_path):
     journal.write_bytes(b"{")
     mend(journal)
     assert journal.read_bytes() == b""
+
+
+def test_a_store_knows_its_journals_and_removes_old_ones(lab):
+    settings_of(lab, 1)
+    inventory = Inventory.of(lab.store.files)
+    (journal,) = inventory.searches
+    assert inventory.foreign == []
+    assert journal not in sum(removable(inventory, Criteria(1, True, True, True, True), journal.written).values(), [])
+    assert journal in removable(inventory, Criteria(older_than=1), journal.written + 86401)["old"]
 
 
 def test_a_search_needs_a_store_that_can_be_written(lab):
