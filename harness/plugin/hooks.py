@@ -19,7 +19,7 @@ from harness.judging.claims import CLAIMS
 from harness.plugin import fixtures, instead, outcomes, terminal, workers
 from harness.plugin.items import REPORTED, TRIALS, add_trials, cell_of, is_control
 from harness.plugin.parametrize import claims_in, parametrize
-from harness.plugin.searching import put_settings
+from harness.plugin.searching import SEARCH, put_settings
 from harness.plugin.session import SELECTED, SESSION, Session
 
 #: Marks of the audits that run only if they are asked for: they take long, or inform and do not gate.
@@ -162,8 +162,11 @@ class Hooks:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
-        """Leave a trial whose worker died to the audits that need it: only what they conclude makes a run red."""
-        if crashitem.startswith(f"{TRIALS}::"):
+        """Leave a trial whose worker died to the audits that need it: only what they conclude makes a run red.
+
+        And leave a setting to another worker, which takes it up.
+        """
+        if crashitem.startswith((f"{TRIALS}::", f"{SEARCH}::")):
             report.outcome = "passed"
             report.unlearning = {"crashed": True, "shown": outcomes.CRASHED}  # type: ignore[attr-defined]
 

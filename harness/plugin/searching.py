@@ -93,10 +93,14 @@ class Searching:
         asked = [method.id for method in settings.unlearners]
         return {**head, "methods": [self.found[name] for name in asked if name in self.found]}
 
+    @property
+    def unfinished(self) -> list[str]:
+        """The methods whose search did not come to its end."""
+        return [each.id for each in self._run.settings.unlearners if each.id not in {**self.found, **self.failed}]
+
     def summarise(self, reporter: Any) -> None:
         """Print where the result is, and what is missing."""
-        left = [each.id for each in self._run.settings.unlearners if each.id not in {**self.found, **self.failed}]
-        if left:
+        if left := self.unfinished:
             _say(reporter, f"not finished: {', '.join(left)}; the same command goes on where this run stopped")
         if self.found:
             name = os.path.relpath(self.file)
@@ -106,8 +110,12 @@ class Searching:
             _say(reporter, "nothing was tuned, so nothing was written", red=True)
 
     def conclude(self, exitstatus: int | pytest.ExitCode) -> int | pytest.ExitCode:
-        """Return the exit status: a search that found nothing is no success."""
-        return exitstatus if self.found or exitstatus != pytest.ExitCode.OK else pytest.ExitCode.USAGE_ERROR
+        """Return the exit status: a search that found nothing, or is not finished, is no success."""
+        if exitstatus != pytest.ExitCode.OK:
+            return exitstatus
+        if self.unfinished:
+            return pytest.ExitCode.TESTS_FAILED
+        return exitstatus if self.found else pytest.ExitCode.USAGE_ERROR
 
 
 class SettingItem(pytest.Item):

@@ -88,3 +88,28 @@ def test_what_cannot_work_is_a_usage_error(folder, arguments, message):
     run = folder.pytest(*arguments)
     assert run.code == 4
     assert message in run.text
+
+
+KILLED = """\
+import os, signal
+from pathlib import Path
+from typing import Annotated
+
+from harness import Search
+
+
+def forget(model, request, lr: Annotated[float, Search(0.1, 1.0)] = 0.1):
+    if not Path("died").exists():
+        Path("died").write_text("")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return model
+"""
+
+
+def test_a_setting_whose_worker_is_killed_is_taken_up_by_another(folder):
+    folder.write("methods/killed.py", KILLED)
+    run = folder.pytest("--unlearner=killed:forget", "--audit-tune=3", "-n2", *COMMON)
+    assert (folder.path / "died").exists()
+    assert run.code == 0, run.text
+    counts = run.counts()
+    assert (counts["crashed"], counts["tried"]) == (1, 3)
