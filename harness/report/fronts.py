@@ -76,6 +76,7 @@ def plain_of(tried: Tried) -> dict[str, Any]:
     return {
         "number": tried.number,
         "unlearner": tried.setting.id,
+        "seeds": tried.seeds,
         "given_up": tried.given_up,
         "seconds": tried.seconds,
         "built": dict(tried.built),
@@ -173,10 +174,11 @@ def _took(found: Mapping[str, Any]) -> str:
     for each in tried:
         for arm, n in each["built"].items():
             built[arm] = built.get(arm, 0) + n
-    given_up = sum(bool(each["given_up"]) for each in found["tried"])
+    given_up = [each["seeds"] for each in found["tried"] if each["given_up"]]
+    early = f"{len(given_up)} of them given up after {sum(given_up)} seeds in all" if given_up else "none given up"
     unlearned = built.pop("U", 0)
     return (
-        f"{len(found['tried'])} settings, {given_up} of them given up early; {unlearned} unlearnings and "
+        f"{len(found['tried'])} settings, {early}; {unlearned} unlearnings and "
         f"{sum(built.values())} trainings, {duration(sum(each['seconds'] for each in tried))} in one process"
     )
 

@@ -64,7 +64,8 @@ class Tried:
         setting: The method with these fields.
         history: What it does to each poison on the first seed, on the first two, and so on; only the last where it was
             measured again.
-        given_up: Why it was not tried on all seeds; ``""`` if it was.
+        seeds: On how many seeds it was measured.
+        given_up: Why not on all; ``""`` if it was.
         built: Models made for it, by arm.
         seconds: How long it took.
     """
@@ -73,6 +74,7 @@ class Tried:
     final: bool
     setting: Registered
     history: Sequence[Mapping[str, Score]]
+    seeds: int
     given_up: str
     built: Mapping[str, int]
     seconds: float

@@ -35,7 +35,7 @@ FINALISTS = 10
 #: neighbours is seen, and a search may be made longer: no setting depends on how many there will be.
 RANDOM_FIRST, RANDOM_EVERY = 10, 3
 #: Part of a search's key; a new number begins all searches anew, after a change of the rules here or in `fronts`.
-RULES = 1
+RULES = 2
 
 What = Literal["setting", "final"]
 
@@ -267,7 +267,7 @@ class Tuning:
         kept = history if searching else history[-1:]
         plain = [{name: score.plain for name, score in scores.items()} for scores in kept]
         seconds = round(time.perf_counter() - started, 3)
-        tried = Tried(claim.number, not searching, claim.setting, kept, given_up, built, seconds)
+        tried = Tried(claim.number, not searching, claim.setting, kept, len(history), given_up, built, seconds)
         note = {"history": plain, **{name: getattr(tried, name) for name in _NOTED}}
         self._journal.note(claim.what, claim.number, note, self._goals(tried) if searching else None)
         return tried
@@ -304,7 +304,7 @@ class Tuning:
         return ""
 
 
-_NOTED = ("given_up", "built", "seconds")
+_NOTED = ("seeds", "given_up", "built", "seconds")
 
 
 def tune(

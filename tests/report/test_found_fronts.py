@@ -27,7 +27,7 @@ def tried(number, backdoor, gaussian, accuracy, *, final=False, given_up="", z=0
         "gaussian": Score({"mean": gaussian, "second moment": 0.0}, {"second moment": z}, accuracy + 0.001, 0.001, 0.1),
     }
     setting = registry.resolve("unlearner", f"gd:lr={0.1 + number / 100:g}")
-    return Tried(number, final, setting, [scores], given_up, {"U": 10, "P": 1}, 30.0)
+    return Tried(number, final, setting, [scores], 1 if given_up else 5, given_up, {"U": 10, "P": 1}, 30.0)
 
 
 def tuned(spec="gd"):
@@ -36,7 +36,7 @@ def tuned(spec="gd"):
         tried(1, 0.1, 0.3, -0.008),
         tried(2, 0.0, 0.1, -0.018),
         tried(3, 0.0, 0.0, -0.3, given_up="far from the front after 1 seed"),
-        Tried(4, False, registry.resolve("unlearner", "gd:lr=9"), [], "RuntimeError: no", {}, 1.0),
+        Tried(4, False, registry.resolve("unlearner", "gd:lr=9"), [], 0, "RuntimeError: no", {}, 1.0),
         tried(5, math.inf, 0.0, -math.inf),
     ]
     finals = [tried(1, 0.2, 0.35, -0.007, final=True, z=-1.2), tried(2, 0.02, 0.2, -0.02, final=True)]
@@ -81,7 +81,10 @@ def test_the_table_is_read_without_the_documentation():
     assert "chosen: gd:lr=0.11, the least poison left" in rest
     assert "mean 0.35, second moment 0.00 for certain (−1.2 sd); accuracy −0.6 pp" in rest
     assert "warning: lr lies at the upper end of its range" in rest
-    assert "6 settings, 2 of them given up early; 70 unlearnings and 7 trainings, 4 min in one process" in rest
+    assert (
+        "6 settings, 2 of them given up after 1 seeds in all; 70 unlearnings and 7 trainings, 4 min in one process"
+        in rest
+    )
 
 
 def test_a_floor_that_nothing_reaches_is_empty():

@@ -35,7 +35,7 @@ def score(left, accuracy, error=0.0, cost=0.1):
 
 def tried(number, left, accuracy, error=0.0, cost=0.1):
     of = {"poison": score(left, accuracy, error, cost)}
-    return Tried(number, False, Named(number), [of], "", {}, 1.0)
+    return Tried(number, False, Named(number), [of], 5, "", {}, 1.0)
 
 
 @dataclass(frozen=True)

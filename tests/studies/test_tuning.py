@@ -33,7 +33,7 @@ def settings_of(lab, settings, spec="doses:Dose"):
 
 def plain(tried):
     """A setting as it was tried, without times."""
-    return tried.number, tried.setting.id, [dict(each) for each in tried.history], tried.given_up
+    return tried.number, tried.setting.id, [dict(each) for each in tried.history], tried.seeds, tried.given_up
 
 
 def test_what_is_chosen_is_chosen_among_the_finalists_on_their_own_seeds(lab):
