@@ -201,11 +201,13 @@ OPTIONS = (
     Option("--audit-expect-update", "Write the verdicts of this run to the --audit-expect file", repeats=False),
     Option(
         "--audit-tune",
-        "Search the methods' fields: try N settings on seeds that no audit uses, write the best, and stop", "N", _count,
+        "Search the methods' fields: try N settings on seeds that no audit uses, print the fronts, write the best, and "
+        "stop", "N", _count,
     ),
     Option(
-        "--audit-tune-file", "File that --audit-tune writes, for --unlearner=@FILE", "FILE", _path,
-        default="tuned.txt",
+        "--audit-tune-file",
+        "File that --audit-tune writes, for --unlearner=@FILE; all that was tried goes beside it, as JSON", "FILE",
+        _path, default="tuned.txt",
     ),
     Option(
         "--audit-dry-run", "Report how many trainings the run needs, how long they take and how much disk they use; "

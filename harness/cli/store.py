@@ -25,7 +25,12 @@ def add_store(commands: Any) -> None:
     ):
         action = actions.add_parser(name, help=text, description=text)
         action.set_defaults(run=does)
-    action.add_argument("--older-than", type=_days, metavar="DAYS", help="artefacts that are older than DAYS days")
+    action.add_argument(
+        "--older-than",
+        type=_days,
+        metavar="DAYS",
+        help="artefacts, and journals of searches, that are older than DAYS days",
+    )
     action.add_argument(
         "--stale", action="store_true",
         help="artefacts that this installation would not find again, because its code or its torch is another; those "
@@ -82,6 +87,7 @@ def _size(options: argparse.Namespace) -> int:
         ("records", [record.entry for record in inventory.records]),
         ("blobs", list(inventory.blobs.values())),
         ("locks", inventory.locks),
+        ("searches", inventory.searches),
         ("temporaries", inventory.temporaries),
         ("foreign files", inventory.foreign),
     ):

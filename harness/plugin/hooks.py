@@ -19,6 +19,7 @@ from harness.judging.claims import CLAIMS
 from harness.plugin import fixtures, instead, outcomes, terminal, workers
 from harness.plugin.items import REPORTED, TRIALS, add_trials, cell_of, is_control
 from harness.plugin.parametrize import claims_in, parametrize
+from harness.plugin.searching import SEARCH, put_settings
 from harness.plugin.session import SELECTED, SESSION, Session
 
 #: Marks of the audits that run only if they are asked for: they take long, or inform and do not gate.
@@ -118,6 +119,8 @@ class Hooks:
         """
         self.session.of_suites |= any(item.path.parent == entry.SUITES for item in session.items)
         if not self.config.option.collectonly:
+            if self.session.settings.searching:
+                put_settings(self.session, session)
             self.session.select(session.items)
             add_trials(self.session, session)
             if self.session.asked:
@@ -126,14 +129,13 @@ class Hooks:
                 self.session.begin()
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
-        """Forecast or search in place of running the audits, if that is asked for."""
-        option = self.session.settings.option
-        if self.config.option.collectonly or not (option.audit_dry_run or option.audit_tune):
+        """Forecast in place of running the audits, if that is asked for."""
+        if self.config.option.collectonly or not self.session.settings.option.audit_dry_run:
             return None
         writer = self.config.get_terminal_writer()
         writer.line()
         try:
-            (instead.tune if option.audit_tune else instead.forecast)(self.session, writer)
+            instead.forecast(self.session, writer)
         except UnlearningError as error:
             raise pytest.UsageError(str(error)) from error
         return True
@@ -160,8 +162,11 @@ class Hooks:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
-        """Leave a trial whose worker died to the audits that need it: only what they conclude makes a run red."""
-        if crashitem.startswith(f"{TRIALS}::"):
+        """Leave a trial whose worker died to the audits that need it: only what they conclude makes a run red.
+
+        And leave a setting to another worker, which takes it up.
+        """
+        if crashitem.startswith((f"{TRIALS}::", f"{SEARCH}::")):
             report.outcome = "passed"
             report.unlearning = {"crashed": True, "shown": outcomes.CRASHED}  # type: ignore[attr-defined]
 
@@ -216,6 +221,9 @@ class Hooks:
         heard = getattr(report, "unlearning", None)
         if self.session.worker is not None or (heard is not None and heard.get("crashed")):
             return
+        if heard is not None and "search" in heard:
+            self.session.searching.hear(heard["search"], self.config.pluginmanager.get_plugin("terminalreporter"))
+            return
         results, status = self.session.results, self.session.status
         results.hear(report)
         if heard is not None and "trial" in heard and status is not None:
@@ -227,7 +235,7 @@ class Hooks:
         if shown is None or report.outcome not in ("passed", "failed", "skipped"):
             return None
         word, letter, text, markup = shown
-        return word, letter, (text, markup)
+        return word, letter, (text, markup) if text else ""
 
     # ---- the terminal, and the end
 
@@ -249,6 +257,9 @@ class Hooks:
         """Begin to show progress, if the command line asks for audits."""
         if self.session.asked:
             self.session.begin()
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        if self.session.settings.searching and reporter is not None:
+            reporter.showfspath = False  # every setting has a line of its own
 
     def join(self) -> None:
         """Take part in a session of xdist's controller that has begun: a worker has reported an audit."""
@@ -258,6 +269,8 @@ class Hooks:
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Print what the audits concluded."""
+        if self.session.settings.searching:
+            self.session.searching.summarise(terminalreporter)
         terminal.summarise(self.session, terminalreporter)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -268,5 +281,7 @@ class Hooks:
             return
         if self.session.asked:
             shutil.rmtree(self.session.notes_folder, ignore_errors=True)
+        if self.session.settings.searching:
+            session.exitstatus = self.session.searching.conclude(session.exitstatus)
         if self.session.settings.judging:
             session.exitstatus = terminal.conclude(self.session, session.exitstatus)

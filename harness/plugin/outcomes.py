@@ -172,6 +172,9 @@ def _shown(found: Decision, when: str) -> Shown | None:
     heard = found.heard
     if heard is None or when != "call":
         return None
+    if "search" in heard:  # its line is printed in place of a letter
+        tried = heard["search"]["tried"]
+        return ("measured again" if tried[-1]["final"] else "tried") if tried else "", "", "", {}
     if "trial" in heard and found.outcome == "failed":  # not by the trial: by a warning that is an error, or a plugin
         return None
     if "trial" in heard:

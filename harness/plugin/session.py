@@ -26,6 +26,7 @@ from harness.studies.notes import Notes
 from harness.studies.ray import Board
 
 if TYPE_CHECKING:
+    from harness.plugin.searching import Searching
     from harness.studies.executors import Executor
     from harness.studies.study import Study
     from harness.trials.lab import Lab
@@ -129,6 +130,13 @@ class Session:
         if self.worker is None and self.settings.judging and not self._begun:
             self._begun = True
             self.status = status_line(self.config, self.notes_folder)
+
+    @cached_property
+    def searching(self) -> Searching:
+        """The searches for settings of this process."""
+        from harness.plugin.searching import Searching
+
+        return Searching(self)
 
     @cached_property
     def study(self) -> Study:

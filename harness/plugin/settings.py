@@ -190,8 +190,13 @@ class Settings:
 
     @property
     def one_process(self) -> bool:
-        """Whether the run needs a single process: a forecast, a search, or a cluster that does the work."""
-        return bool(self.option.audit_dry_run or self.option.audit_tune or self.option.audit_executor != "local")
+        """Whether the run needs a single process: a forecast, or a cluster that does the work."""
+        return bool(self.option.audit_dry_run or self.option.audit_executor != "local")
+
+    @property
+    def searching(self) -> bool:
+        """Whether fields are searched, in place of audits."""
+        return bool(self.option.audit_tune and not (self.config.option.collectonly or self.option.audit_dry_run))
 
     def check(self) -> None:
         """Fail early, in one sentence, on what cannot work.
@@ -317,8 +322,11 @@ def _check_tuning(settings: Settings) -> None:
         raise pytest.UsageError("--audit-tune: a search uses seeds of its own; drop --audit-seeds-from")
     if settings.discovery < 1:
         raise pytest.UsageError("--audit-tune: methods are tuned with every poisoned point; drop --audit-discovery")
-    if not Path(settings.option.audit_tune_file).absolute().parent.is_dir():
-        raise pytest.UsageError(f"--audit-tune-file: the directory of {settings.option.audit_tune_file} is missing")
+    file = Path(settings.option.audit_tune_file).expanduser()
+    if not file.absolute().parent.is_dir():
+        raise pytest.UsageError(f"--audit-tune-file: the directory of {file} is missing")
+    if file.suffix == ".json":
+        raise pytest.UsageError(f"--audit-tune-file: all that was tried goes to {file}; name a text file beside it")
 
 
 def _from(folder: Path, path: Path) -> str:

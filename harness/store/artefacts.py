@@ -5,11 +5,12 @@ Layout under the root, safetensors and JSON only::
     records/ab/<key>.json            what was made, from what, by which run; names its blob
     blobs/cd/<sha256>.safetensors    tensors, named by their content, so equal weights are stored once
     locks/<key or blob>.lock         held while an artefact is being made; the system frees it if the process dies
+    searches/<key>.jsonl             what a search for settings has tried
     progress/<run>/<worker>.json     what a worker is at, for the controller to show; gone when the run ends
 
 A key is the SHA-256 of what determines the bytes. Files are written whole (`harness.store.files`), blobs before the
-records that name them, so a record that can be read is complete. If the root is a URL, locks and progress are in a
-directory of this machine.
+records that name them, so a record that can be read is complete. If the root is a URL, locks, searches and progress
+are in a directory of this machine.
 
 Nothing that is read is believed: a file that is not what was written, or not what could have been, is removed, with a
 warning, and made again.

@@ -31,6 +31,7 @@ KINDS = {
     "record": re.compile(r"records/([0-9a-f]{2})/(?P<key>\1[0-9a-f]{62})\.json"),
     "blob": re.compile(r"blobs/([0-9a-f]{2})/(?P<key>\1[0-9a-f]{62})\.safetensors"),
     "lock": re.compile(rf"locks/(?P<key>{HEX})\.lock"),
+    "search": re.compile(rf"searches/(?P<key>{HEX})\.jsonl"),
     "temporary": re.compile(
         rf"(?:records|blobs)/[0-9a-f]{{2}}/\.(?:{HEX})\.(?:json|safetensors)\.\w+\.tmp|\.probe-\w+|progress/[^/]+/[^/]+\.json"
     ),
@@ -61,7 +62,8 @@ class Inventory:
 
     Attributes:
         files: Where they are.
-        records, blobs, locks, temporaries, foreign: The files. Foreign ones are not ours, and nothing touches them.
+        records, blobs, locks, searches, temporaries, foreign: The files. Foreign ones are not ours, and nothing touches
+            them.
         damaged: Names of records that say nothing sound, with the reason.
     """
 
@@ -69,6 +71,7 @@ class Inventory:
     records: list[Record] = field(default_factory=list)
     blobs: dict[str, Entry] = field(default_factory=dict)
     locks: list[Entry] = field(default_factory=list)
+    searches: list[Entry] = field(default_factory=list)
     temporaries: list[Entry] = field(default_factory=list)
     foreign: list[Entry] = field(default_factory=list)
     damaged: dict[str, str] = field(default_factory=dict)
@@ -92,7 +95,8 @@ class Inventory:
             elif kind == "blob" and match is not None:
                 found.blobs[match["key"]] = entry
             else:
-                {"lock": found.locks, "temporary": found.temporaries}.get(kind, found.foreign).append(entry)
+                of = {"lock": found.locks, "search": found.searches, "temporary": found.temporaries}
+                of.get(kind, found.foreign).append(entry)
         return found
 
     def _look_into(self, entry: Entry, key: str) -> None:
@@ -141,7 +145,7 @@ class Criteria:
     """What may be removed; nothing, unless one is given.
 
     Attributes:
-        older_than: Artefacts made so many days ago or earlier.
+        older_than: Artefacts made so many days ago or earlier, and journals of searches last written then.
         stale: Artefacts that no run of this installation can find.
         damaged: What is not what was written.
         orphans: Blobs that no record names.
@@ -187,6 +191,8 @@ def removable(
         chosen = [record for record in inventory.records if record.key not in going and applies(record)]
         going |= {record.key for record in chosen}
         found[reason] = [record.entry for record in chosen]
+    if criteria.older_than is not None:
+        found["old"] += [each for each in inventory.searches if each.written <= now - criteria.older_than * DAY]
     kept = {record.blob for record in inventory.records if record.key not in going}
     theirs = {record.blob for record in inventory.records if record.key in going} - kept - {None}
     gone = {entry.name for entries in found.values() for entry in entries}

@@ -1,70 +1,43 @@
-"""Search an unlearner's fields, on seeds that no audit uses."""
+"""Search an unlearner's fields, on seeds that no audit uses: the front of poison left against accuracy, and a default.
+
+Every setting is tried seed by seed on `TUNING_SEEDS`, and given up where it cannot be expected to reach the front. The
+finalists, those of the front, are measured again on `FINAL_SEEDS`, which no setting was chosen on before; the default
+is chosen there. A front on few seeds is too good: each of its points is the best of many, and so the luckiest.
+"""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
-from statistics import fmean
-from typing import Any
+from importlib import metadata
+from typing import Any, Literal
 
 from harness import registry
-from harness.api import DeviceLost, Search, UnlearningError
+from harness.api import DeviceLost, UnlearningError
 from harness.cells import Cell, Registered, Trial
 from harness.importing import raised
-from harness.judging.claims import POISON, UTILITY
-from harness.store.artefacts import patiently
+from harness.store.artefacts import Busy, Lock, key_of, patiently
+from harness.studies.fronts import Score, Tried, choose, finalists, goals, hopeless, score_of, worst
 from harness.studies.pilot import PILOT_SEED
+from harness.studies.ranges import Recipe, distributions, edges, inside, placed, positions
+from harness.studies.searches import Journal
+from harness.trials.keys import made_by
 from harness.trials.lab import Lab, TrialResult
 
 #: What a setting is tried on: far from the seeds of audits, and few, since a search asks for many settings.
 TUNING_SEEDS = range(PILOT_SEED, PILOT_SEED + 5)
+#: What the finalists are compared on: seeds on which none was chosen.
+FINAL_SEEDS = range(PILOT_SEED + 5, PILOT_SEED + 15)
+FINALISTS = 10
+#: So many settings at first, and one in so many afterwards, are random. So a corner that looks bad beside its
+#: neighbours is seen, and a search may be made longer: no setting depends on how many there will be.
+RANDOM_FIRST, RANDOM_EVERY = 10, 3
+#: Part of a search's key; a new number begins all searches anew, after a change of the rules here or in `fronts`.
+RULES = 2
 
-
-#: What the best settings are compared on in the end: the best of many is also the luckiest.
-FINAL_SEEDS = range(PILOT_SEED, PILOT_SEED + 15)
-
-
-FINALISTS = 5
-
-
-@dataclass(frozen=True)
-class Score:
-    """What a setting does on the seeds that it was tried on.
-
-    Attributes:
-        left: Fraction of the poisons' effect that is left, or exceeded beyond retraining: its size, mean over poisons.
-        accuracy: Accuracy against retraining, mean difference in shares of 1.
-        cost: Examples, the largest fraction of those of retraining.
-        margin: Accuracy that the task allows to be lost.
-        budget: Fraction of retraining that may be used.
-    """
-
-    left: float
-    accuracy: float
-    cost: float
-    margin: float
-    budget: float
-
-    @property
-    def allowed(self) -> bool:
-        """Whether it keeps the model alive, to the budget and, on average, accuracy within the margin."""
-        finite = math.isfinite(self.left + self.accuracy)
-        return finite and self.accuracy >= -self.margin and self.cost <= self.budget * (1 + 1e-6)
-
-    @property
-    def loss(self) -> float:
-        """What the search minimises: what is left of the poison, and what accuracy was lost.
-
-        Half the margin may be lost for nothing, since audits of accuracy pass there. Beyond it a tenth of the margin
-        weighs as much as a tenth of the poison.
-        """
-        if not math.isfinite(self.left + self.accuracy):
-            return 10.0
-        lost = max(0.0, -self.accuracy / self.margin - 0.5)
-        return self.left + min(lost, 5.0) + (1.0 if self.cost > self.budget * (1 + 1e-6) else 0.0)
+What = Literal["setting", "final"]
 
 
 @dataclass(frozen=True)
@@ -72,215 +45,291 @@ class Tuned:
     """What a search found.
 
     Attributes:
-        unlearner: Of the `FINALISTS` best settings the one with the smallest `Score.loss` on `FINAL_SEEDS`.
-        score: What it does there.
-        settings: Settings that were tried, the one it began with among them.
-        unlearnings: Models that this search had to unlearn; what an earlier one stored is not among them.
-        trainings: Models that this search had to train.
-        seconds: How long it took.
+        method: Where the search began.
+        task, poisons: What it was searched on and against.
+        tried: The settings, in order; those that raised an error and those that were given up among them.
+        finals: The finalists as they were measured again, those that raised an error among them.
+        chosen: The one to use, of the finalists.
+        rule: How it was chosen.
+        edges: Fields of it that lie on the edge of their range, with the end: a better setting may lie beyond.
+        margin: Accuracy that the task allows to be lost, in shares of 1.
+        budget: Fraction of retraining that may be used.
     """
 
-    unlearner: Registered
-    score: Score
-    settings: int
-    unlearnings: int
-    trainings: int
-    seconds: float
+    method: Registered
+    task: Registered
+    poisons: Sequence[Registered]
+    tried: Sequence[Tried]
+    finals: Sequence[Tried]
+    chosen: Tried
+    rule: str
+    edges: Mapping[str, str]
+    margin: float
+    budget: float
 
 
-# Longer than others: what is tried, pruned and counted is one search, and shares its state.
-def tune(
-    method: Registered,
-    task: Registered,
-    poisons: Sequence[Registered],
-    lab: Lab,
-    settings: int,
-    on_setting: Callable[[int, Registered, Score | str], None] = lambda *_: None,
-) -> Tuned:
-    """Search the fields of a method that declare a `Search`, by a tree-structured Parzen estimator (Optuna).
+@dataclass(frozen=True)
+class _Claim:
+    """A setting that this process is to measure, and the right to do so."""
 
-    Each setting is tried seed by seed, and given up where it is worse than the median at that seed (Optuna's median
-    pruner). Everything follows from the settings before it, and what was tried is stored, so that a search that was
-    interrupted goes on where it stopped. The `FINALISTS` best are tried on further seeds, and the best of these is it.
+    what: What
+    number: int
+    setting: Registered
+    lock: Lock
+
+
+class Tuning:
+    """The search of one method's fields. Any number of processes may work on it, and each may be killed.
+
+    Which setting comes next is asked of a multi-objective tree-structured Parzen estimator (Optuna), seeded by the
+    number of the setting. So one process that is killed and started again tries the same settings as one that is not;
+    with several, what a setting is suggested from depends on which are finished.
 
     Args:
         method: Where the search begins; fields that declare no search stay as they are.
         task: The task.
         poisons: What it is tuned against, all at once.
         lab: Where models are trained.
-        settings: How many to try, at least 1.
-        on_setting: Called with (settings tried so far, the setting, its score on the seeds it was tried on, or what
-            was raised at it, in a sentence: such a setting is given up).
+        settings: How many to try, at least 1. If more were tried already, the first so many count.
+
+    Attributes:
+        method, task, poisons, lab, settings: The same.
 
     Raises:
-        UnlearningError: Optuna is not installed, no field declares a search, or no setting could be completed.
+        UnlearningError: Optuna is not installed, no field declares a search, or the store cannot be written.
     """
-    try:
-        import optuna
-    except ImportError:
-        raise UnlearningError(
-            "tuning needs Optuna, which is not installed: pip install 'pytest-unlearning[tune]'"
-        ) from None
-    space = registry.searches(method)
-    if not space:
-        raise UnlearningError(
-            f"no field of {method.id!r} has a range to search: annotate one, Annotated[float, Search(...)]"
+
+    def __init__(
+        self, method: Registered, task: Registered, poisons: Sequence[Registered], lab: Lab, settings: int
+    ) -> None:
+        try:
+            optuna = metadata.version("optuna")
+        except metadata.PackageNotFoundError:
+            raise UnlearningError(
+                "tuning needs Optuna, which is not installed: pip install 'pytest-unlearning[tune]'"
+            ) from None
+        space = registry.searches(method)
+        if not space:
+            raise UnlearningError(
+                f"no field of {method.id!r} has a range to search: annotate one, Annotated[float, Search(...)]"
+            )
+        if lab.store.files.refusal:
+            raise UnlearningError(f"a search is written down, and {lab.store.files.refusal}")
+        self.method, self.task, self.poisons, self.settings = method, task, tuple(poisons), settings
+        self.lab, self._space, self._recipe = lab, space, Recipe.of(task)
+        self._settings: dict[int, Registered] = {}
+        self._known: dict[tuple[What, int], Tried] = {}
+        of = {
+            **patiently(lambda: lab.bench.on(task)),
+            "method": method.identity,
+            "poisons": [poison.identity for poison in poisons],
+            "ranges": {name: asdict(search) for name, search in space.items()},
+            "budget": lab.budget,
+            "seeds": [[seeds[0], seeds[-1]] for seeds in (TUNING_SEEDS, FINAL_SEEDS)],
+            "search": [RULES, optuna],
+        }
+        self._journal = Journal(lab.store, key_of("search", of | made_by("training", "unlearning", "accuracy")))
+
+    @property
+    def margin(self) -> float:
+        """Accuracy that the task allows to be lost."""
+        margin: float = self.task.value.utility_margin
+        return margin
+
+    def step(self) -> Tried | None:
+        """Measure what is next, and return it; None if nothing is left to do.
+
+        Waits for other processes only if there is nothing else to do.
+        """
+        claim = patiently(self._claim)
+        if claim is None:
+            return None
+        with claim.lock:
+            return self._measure(claim)
+
+    def result(self) -> Tuned:
+        """Return what a search found that has come to its end.
+
+        Raises:
+            UnlearningError: No setting could be completed.
+        """
+        tried, finals = self._tried(), self._finals()
+        complete = [each for each in finals if not each.given_up]
+        if not complete:
+            reason = "none of the best could be completed on further seeds"
+            if all(each.given_up for each in tried):
+                reason = "each of them raised an error or was given up"
+            raise UnlearningError(f"no setting of {self.method.id!r} could be completed; {reason}")
+        chosen, rule = choose(complete, self.margin, self.lab.budget)
+        at = edges(chosen.setting, self._recipe)
+        return Tuned(
+            self.method, self.task, self.poisons, tried, finals, chosen, rule, at, self.margin, self.lab.budget
         )
-    recipe = Recipe.of(task)
-    started = time.perf_counter()
-    built: set[tuple[Trial, str]] = set()
-    tried: dict[Registered, Score] = {}
 
-    def objective(suggestion: Any) -> float:
-        found = {name: _suggest(suggestion, name, search, method.fields[name]) for name, search in space.items()}
-        setting = placed(method, recipe, found)
+    # ---- what is next
+
+    def _claim(self) -> _Claim | None:
+        """Return what to do next; None if all is done.
+
+        Raises:
+            Busy: All that is left is being done by others.
+        """
+        with self._journal.alone():
+            trials = self._journal.settings()
+            for trial in trials:
+                if not trial.state.is_finished() and len(trial.params) < len(self._space):
+                    self._journal.drop(trial.number)  # nobody is suggesting it: we are alone
+            trials = [each for each in trials if each.state.is_finished() or len(each.params) == len(self._space)]
+            running = [each for each in trials[: self.settings] if not each.state.is_finished()]
+            for trial in running:  # somebody is at it, or was
+                if lock := self._journal.take("setting", trial.number):
+                    return _Claim("setting", trial.number, self._placed(trial), lock)
+            if len(trials) < self.settings:
+                trial = self._suggest(len(trials))
+                lock = self._journal.take("setting", trial.number)
+                assert lock is not None, "nobody else knows of it"
+                return _Claim("setting", trial.number, self._placed(trial), lock)
+            if running:
+                raise Busy
+            return self._claim_final()
+
+    def _claim_final(self) -> _Claim | None:
+        known = self._journal.notes()
+        missing = [each for each in self._finalists() if f"final {each.number}" not in known]
+        for each in missing:
+            if lock := self._journal.take("final", each.number):
+                return _Claim("final", each.number, each.setting, lock)
+        if missing:
+            raise Busy
+        return None
+
+    def _suggest(self, count: int) -> Any:
+        from optuna.samplers import RandomSampler, TPESampler
+
+        chance = count < RANDOM_FIRST or count % RANDOM_EVERY == 0
+        sampler = RandomSampler(seed=count) if chance else TPESampler(seed=count, n_startup_trials=1)
+        begin = None
+        if count == 0:
+            at = positions(self.method, self._recipe)
+            begin = {name: value for name, value in at.items() if inside(self._space[name], value)}
+        return self._journal.suggest(sampler, distributions(self.method), begin)
+
+    def _placed(self, trial: Any) -> Registered:
+        if trial.number not in self._settings:  # it takes a tenth of a second, and is asked for at every seed
+            found = {name: trial.params[name] for name in self._space}
+            self._settings[trial.number] = placed(self.method, self._recipe, found)
+        return self._settings[trial.number]
+
+    # ---- what is known
+
+    def _tried(self) -> list[Tried]:
+        """Return the settings that were tried, in order."""
+        trials = [each for each in self._journal.settings() if len(each.params) == len(self._space)]
+        return self._read("setting", {each.number: self._placed(each) for each in trials[: self.settings]})
+
+    def _finalists(self) -> list[Tried]:
+        complete = [each for each in self._tried() if not each.given_up]
+        return finalists(complete, FINALISTS, self.margin, self.lab.budget)
+
+    def _finals(self) -> list[Tried]:
+        return self._read("final", {each.number: each.setting for each in self._finalists()})
+
+    def _read(self, what: What, settings: Mapping[int, Registered]) -> list[Tried]:
+        if any((what, number) not in self._known for number in settings):
+            notes = self._journal.notes()
+            for number, setting in settings.items():
+                if note := notes.get(f"{what} {number}"):
+                    history = [{name: Score(**score) for name, score in scores.items()} for scores in note["history"]]
+                    self._known[what, number] = Tried(
+                        number, what == "final", setting, history, **{name: note[name] for name in _NOTED}
+                    )
+        return [self._known[what, number] for number in settings if (what, number) in self._known]
+
+    # ---- one setting
+
+    def _measure(self, claim: _Claim) -> Tried:
+        """Try a setting, and write down what it does, for the other processes and the next run."""
+        searching = claim.what == "setting"
+        seeds = TUNING_SEEDS if searching else FINAL_SEEDS
+        started = time.perf_counter()
+        history: list[dict[str, Score]] = []
+        built: dict[str, int] = {}
+        given_up = ""
         try:
-            for step, score in enumerate(scores(setting, TUNING_SEEDS)):
-                suggestion.report(score.loss, step)
-                if suggestion.should_prune() and step + 1 < len(TUNING_SEEDS):
-                    on_setting(suggestion.number + 1, setting, score)
-                    raise optuna.TrialPruned
-        except (optuna.TrialPruned, DeviceLost):
-            raise
-        except Exception as error:
-            on_setting(suggestion.number + 1, setting, _said(error))
-            raise optuna.TrialPruned(str(error)) from error
-        tried[setting] = score
-        on_setting(suggestion.number + 1, setting, score)
-        return score.loss
-
-    def scores(setting: Registered, seeds: Sequence[int]) -> Iterator[Score]:
-        cells = [Cell(setting, task, poison) for poison in poisons]
-        lab.will_need(cells)
-        results: dict[Cell, list[TrialResult]] = {cell: [] for cell in cells}
-        for seed in seeds:
-            for cell in cells:
-                trial = Trial(cell, seed)
-                results[cell].append(result := patiently(partial(lab.run, trial)))
-                built.update((trial, arm) for arm in result.cost["built"])
-            yield _score(results, lab.budget)
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(
-        # A third at random first: with fewer, a corner that looks bad beside its neighbours is never seen.
-        sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=max(10, settings // 3)),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=10),
-    )
-    begin = positions(method, recipe)
-    study.enqueue_trial({name: value for name, value in begin.items() if _inside(space[name], value)})
-    study.optimize(objective, n_trials=settings)
-    if not tried:
-        raise UnlearningError(f"no setting of {method.id!r} could be completed; it raised an error at each of them")
-    finalists = sorted(tried, key=lambda setting: tried[setting].loss)[:FINALISTS]
-    final: dict[Registered, Score] = {}
-    for setting in finalists:
-        try:
-            final[setting] = list(scores(setting, FINAL_SEEDS))[-1]
+            for scores in self._scores(claim.setting, seeds, built):
+                history.append(scores)
+                if searching and len(history) < len(seeds) and (given_up := self._hopeless(history)):
+                    break
         except DeviceLost:
             raise
         except Exception as error:
-            on_setting(settings, setting, _said(error))
-    if not final:
-        raise UnlearningError(f"none of the best settings of {method.id!r} could be completed on further seeds")
-    best = min(final, key=lambda setting: final[setting].loss)
-    unlearnings = sum(arm == "U" for _, arm in built)
-    seconds = time.perf_counter() - started
-    return Tuned(best, final[best], settings, unlearnings, len(built) - unlearnings, seconds)
+            given_up = _said(error)
+        kept = history if searching else history[-1:]
+        plain = [{name: score.plain for name, score in scores.items()} for scores in kept]
+        seconds = round(time.perf_counter() - started, 3)
+        tried = Tried(claim.number, not searching, claim.setting, kept, len(history), given_up, built, seconds)
+        note = {"history": plain, **{name: getattr(tried, name) for name in _NOTED}}
+        self._journal.note(claim.what, claim.number, note, self._goals(tried) if searching else None)
+        return tried
+
+    def _goals(self, tried: Tried) -> tuple[float, float]:
+        return goals(tried.score, self.lab.budget)
+
+    def _scores(self, setting: Registered, seeds: Sequence[int], built: dict[str, int]) -> Iterator[dict[str, Score]]:
+        """Yield what a setting does to each poison, on the first seed, the first two, and so on."""
+        cells = [Cell(setting, self.task, poison) for poison in self.poisons]
+        self.lab.will_need(cells)
+        results: dict[Cell, list[TrialResult]] = {cell: [] for cell in cells}
+        for seed in seeds:
+            for cell in cells:
+                results[cell].append(result := patiently(partial(self.lab.run, Trial(cell, seed))))
+                for arm in result.cost["built"]:
+                    built[arm] = built.get(arm, 0) + 1
+            yield {cell.poison.id: score_of(cell, results[cell]) for cell in cells}
+
+    def _hopeless(self, history: Sequence[Mapping[str, Score]]) -> str:
+        """Return why a setting is given up after its first seeds; ``""`` if it may yet be on a front.
+
+        It may as long as that holds of one poison, or of all at the worst.
+        """
+        seeds, budget = len(history), self.lab.budget
+        scores, score = history[-1], worst(history[-1])
+        if score.cost > budget * (1 + 1e-6):
+            return "beyond the budget"
+        others = [each.history[seeds - 1] for each in self._tried() if len(each.history) >= seeds]
+        if not hopeless(score, map(worst, others), seeds, budget):
+            return ""
+        if all(hopeless(scores[name], [other[name] for other in others], seeds, budget) for name in scores):
+            return f"far from the front after {seeds} seed{'s' * (seeds > 1)}"
+        return ""
+
+
+_NOTED = ("seeds", "given_up", "built", "seconds")
+
+
+def tune(
+    method: Registered,
+    task: Registered,
+    poisons: Sequence[Registered],
+    lab: Lab,
+    settings: int,
+    on_setting: Callable[[Tried], None] = lambda _: None,
+) -> Tuned:
+    """Search in this process until the end; `Tuning` has the arguments, and what may be raised.
+
+    Args:
+        method: As there.
+        task: As there.
+        poisons: As there.
+        lab: As there.
+        settings: As there.
+        on_setting: Called with each setting that this process tried, or measured again.
+    """
+    tuning = Tuning(method, task, poisons, lab, settings)
+    while (tried := tuning.step()) is not None:
+        on_setting(tried)
+    return tuning.result()
 
 
 def _said(error: Exception) -> str:
     return str(error) if isinstance(error, UnlearningError) else raised(error)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What ranges may count in.
-
-    Attributes:
-        optimizer: That the task trains with.
-        blocks: Number of blocks of the task's models.
-    """
-
-    optimizer: Any
-    blocks: int
-
-    @classmethod
-    def of(cls, task: Registered) -> Recipe:
-        """Return that of a task."""
-        model = task.value.new_model()
-        return cls(task.value.optimizer(model), len(task.value.blocks(model)))
-
-    def unit(self, method: Registered, name: str, search: Search) -> float:
-        """Return what a field's range counts in, for a method with the values of all fields that count in nothing."""
-        if search.of == "rate":
-            own = getattr(method.value, f"{name}_unit", None)
-            rate: float = self.optimizer.param_groups[0]["lr"] if own is None else own(self.optimizer)
-            return rate
-        return self.blocks if search.of == "blocks" else float(method.fields[search.of]) if search.of else 1.0
-
-
-def placed(method: Registered, recipe: Recipe, found: dict[str, Any]) -> Registered:
-    """Return a method at positions in the ranges of its fields."""
-    space = registry.searches(method)
-    plain = {name: _value(space[name], at, 1.0) for name, at in found.items() if not space[name].of}
-    method = registry.with_fields(method, plain)
-    counted = {
-        name: _value(space[name], at, recipe.unit(method, name, space[name]), method.fields[name])
-        for name, at in found.items()
-        if space[name].of
-    }
-    return registry.with_fields(method, counted)
-
-
-def positions(method: Registered, recipe: Recipe) -> dict[str, Any]:
-    """Return where in their ranges a method's fields are, the inverse of `placed`; none for those that are nowhere."""
-    found = {}
-    for name, search in registry.searches(method).items():
-        value = method.fields[name]
-        if search.choices:
-            found[name] = value
-        elif value is None and search.of == "rate":
-            found[name] = getattr(method.value, f"{name}_of_recipe", 1.0)
-        elif value is not None and search.of:
-            # An integer is rounded up, so that it comes from the middle of what is rounded to it.
-            found[name] = (value - isinstance(value, int) / 2) / recipe.unit(method, name, search)
-        elif value is not None:
-            found[name] = value if search.below is None else search.below - value
-    return found
-
-
-def _value(search: Search, at: Any, unit: float, like: Any = None) -> Any:
-    """Return the value of a field at a position in its range."""
-    if search.choices or isinstance(at, int):
-        return at
-    if isinstance(like, int):
-        return max(1, math.ceil(at * unit))
-    # Three digits are all that a search can tell apart, and can be read.
-    value = float(f"{at * unit:.3g}")
-    return value if search.below is None else round(search.below - value, 12)
-
-
-def _inside(search: Search, at: Any) -> bool:
-    return at in search.choices if search.choices else search.low <= at <= search.high
-
-
-def _suggest(suggestion: Any, name: str, search: Search, value: Any) -> Any:
-    if search.choices:
-        return suggestion.suggest_categorical(name, search.choices)
-    if isinstance(value, int) and not search.of:
-        return suggestion.suggest_int(name, int(search.low), int(search.high), log=search.log)
-    return suggestion.suggest_float(name, search.low, search.high, log=search.log)
-
-
-def _score(results: dict[Cell, list[TrialResult]], budget: float) -> Score:
-    left, accuracy = [], []
-    for cell, of_cell in results.items():
-        p, r, u = (fmean(each.readings[POISON.name][arm].value for each in of_cell) for arm in "PRU")
-        share = (u - r) / (p - r) if p != r else math.nan
-        left.append(abs(share))
-        if UTILITY.applies(cell):
-            u, r = (fmean(each.readings[UTILITY.name][arm].value for each in of_cell) for arm in "UR")
-            accuracy.append(u - r)
-    cost = max(each.cost["fractions"]["examples"] for of_cell in results.values() for each in of_cell)
-    margin = next(iter(results)).task.value.utility_margin
-    return Score(fmean(left), fmean(accuracy) if accuracy else 0.0, cost, margin, budget)
