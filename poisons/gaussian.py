@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from harness import Split, Surrogate, Task
 
 
+#: Points whose gradient is taken at once; the memory needed grows with this number.
+BATCH = 256
+
+
 @dataclass(frozen=True)
 class Gaussian:
     """Add fresh noise ``xi ~ N(0, sd^2 I)`` to the inputs of random training points; labels stay.
@@ -78,9 +82,11 @@ class Gaussian:
         """Return the mean score, with what `gaussian_score` reports beside it."""
         import torch
 
-        batch = split.train.batch(planted.forget)
-        # On the device of the data the batch is ours alone: asking for its gradient touches nothing else.
-        image = batch.inputs[image_input(batch.inputs)].requires_grad_(True)
-        with torch.enable_grad():
-            (gradient,) = torch.autograd.grad(scale_free_loss(task, model, batch), image)
-        return gaussian_score(gradient, planted.secrets["noise"])
+        gradients = []
+        for part in planted.forget.split(BATCH):
+            batch = split.train.batch(part)
+            # On the device of the data the batch is ours alone: asking for its gradient touches nothing else.
+            image = batch.inputs[image_input(batch.inputs)].requires_grad_(True)
+            with torch.enable_grad():
+                gradients += torch.autograd.grad(scale_free_loss(task, model, batch), image)
+        return gaussian_score(torch.cat(gradients), planted.secrets["noise"])

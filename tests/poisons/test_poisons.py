@@ -184,6 +184,25 @@ def test_a_task_of_one_score_has_a_scale_free_score_too():
     assert Gaussian().probe(model, planted, One(), SPLIT).value == pytest.approx(before.value, abs=1e-3)
 
 
+def test_the_score_does_not_depend_on_how_many_points_are_probed_at_once(monkeypatch):
+    planted, sizes = Gaussian().plant(TINY, SPLIT, 0), []
+
+    class Watched(Tiny):
+        def logits(self, model, batch):
+            sizes.append(len(batch))
+            return super().logits(model, batch)
+
+    model = trained(SPLIT.train.poisoned_with(planted))
+    whole = Gaussian().probe(model, planted, Watched(), SPLIT)
+    monkeypatch.setattr("poisons.gaussian.BATCH", 7)
+    parts = Gaussian().probe(model, planted, Watched(), SPLIT)
+    assert sizes == [24, 7, 7, 7, 3]
+    assert parts.value == pytest.approx(whole.value, abs=1e-5)
+    assert parts.traces["gaussian_second_moment"].value == pytest.approx(
+        whole.traces["gaussian_second_moment"].value, abs=1e-4
+    )
+
+
 def test_points_without_gradient_are_left_out_and_counted():
     model = untrained(0)
     planted = Gaussian().plant(TINY, SPLIT, 0)
