@@ -142,15 +142,16 @@ class Backdoor:
                 f"backdoor changes images of floats in [0, 1] or of bytes, but the task's input {name!r} is "
                 f"{str(images.dtype)[6:]}"
             )
-        side = self.size if self.trigger == "square" else 1
-        if images.dim() < 3 or side >= min(images.shape[-2:]):
-            of = " x ".join(map(str, images.shape[1:]))
+        of = " x ".join(map(str, images.shape[1:]))
+        if images.dim() < 3:
             raise UnlearningError(
-                f"backdoor: size={side}, but the task's input {name!r} is {of}; the square must be smaller than "
+                f"backdoor needs images, whose last two sizes are height and width, but the task's input {name!r} is "
+                f"{of}"
+            )
+        if self.trigger == "square" and self.size >= min(images.shape[-2:]):
+            raise UnlearningError(
+                f"backdoor: size={self.size}, but the task's input {name!r} is {of}; the square must be smaller than "
                 "the image, whose last two sizes are height and width"
-                if self.trigger == "square"
-                else f"backdoor needs images, whose last two sizes are height and width, but the task's input {name!r} "
-                f"is {of}"
             )
         return name
 
