@@ -123,12 +123,15 @@ class Planted:
         inputs: What stands at those indices instead of the clean inputs; first dimension k.
         labels: Their labels in the poisoned set, int64, shape (k,).
         secrets: What only the auditor knows (noise, triggered test images, ...). An unlearner never sees them.
+        stays: What is planted at other points and stays: an unlearner is to keep it, and retrained models see it, too.
+            Its own secrets are not used. None for most poisons.
     """
 
     forget: Tensor
     inputs: dict[str, Tensor]
     labels: Tensor
     secrets: dict[str, Tensor] = field(default_factory=dict)
+    stays: Planted | None = None
 
 
 class Recipe(Protocol):
