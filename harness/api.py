@@ -64,6 +64,7 @@ class Measure:
         exact_null: Whether readings carry a detail ``"T"`` that is exactly N(0, 1) for every model that is independent
             of what was planted. With it what is left is proven, and the scorer itself checked.
         short: What tells it apart from the other traces of its poison in a table, e.g. ``"second moment"``.
+        cause: A noun for what is to be removed, whose effect it is; not ``"poison"`` if another poison stays.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Measure:
     unit: str = ""
     exact_null: bool = False
     short: str = ""
+    cause: str = "poison"
 
 
 @dataclass(frozen=True)

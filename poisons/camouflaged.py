@@ -51,8 +51,9 @@ class Camouflaged(Targeted):
     camouflage: float = 0.04
 
     measure: ClassVar[Measure] = Measure(
-        "camouflaged_log_odds", "log-odds of the adversarial class at the targets", worse="lower", test="retention"
-    )
+        "camouflaged_log_odds", "log-odds of the adversarial class at the targets", worse="lower", test="retention",
+        cause="camouflage",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()
