@@ -238,6 +238,9 @@ class IMDbGPT2:
     def noise(self, model: nn.Module, seeds: Tensor) -> Tensor:
         """Return standard normal noise on embeddings, each example's from its own seed.
 
+        It is drawn on the CPU: a GPU's generator draws other numbers from the same seed, and a model that was trained
+        on one and probed on the other would look as if it had never seen the noise.
+
         Args:
             model: Whose embeddings are meant.
             seeds: int64, shape (k,).
@@ -248,12 +251,10 @@ class IMDbGPT2:
         import torch
 
         width: int = model.gpt2.config.n_embd  # type: ignore[union-attr, assignment]
-        generator = torch.Generator(seeds.device)
-        drawn = [
-            torch.randn(self.length, width, generator=generator.manual_seed(seed), device=seeds.device)
-            for seed in seeds.tolist()
-        ]
-        return torch.stack(drawn) if drawn else torch.zeros(0, self.length, width, device=seeds.device)
+        generator, drawn = torch.Generator(), torch.empty(len(seeds), self.length, width)
+        for each, seed in zip(drawn, seeds.tolist(), strict=True):
+            each.normal_(generator=generator.manual_seed(seed))
+        return drawn.to(seeds.device)
 
     def optimizer(self, model: nn.Module, lr: float | None = None) -> torch.optim.Optimizer:
         """Return AdamW with weight decay .01 on matrices, none on biases and normalisation."""

@@ -46,6 +46,18 @@ def test_noise_follows_from_its_seed_alone(split):
     assert stats.kstest(many, "norm").pvalue > 0.01
 
 
+@pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))],
+)
+def test_noise_is_the_same_on_every_device(device):
+    noise = SMALL.noise(new_model(), torch.tensor([7, 2**61], device=device))
+    assert noise.device.type == device
+    for seed, found in zip((7, 2**61), noise.cpu(), strict=True):
+        assert torch.equal(found, torch.randn(16, 8, generator=torch.Generator().manual_seed(seed)))
+    assert SMALL.noise(new_model(), torch.zeros(0, dtype=torch.int64, device=device)).shape == (0, 16, 8)
+
+
 def test_planted_noise_leaves_text_and_labels(split):
     planted = GaussianEmbeddings(fraction=0.25).plant(SMALL, split, 3)
     assert len(planted.forget) == 60
