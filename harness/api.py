@@ -263,7 +263,7 @@ class Poison(Protocol):
 #: ``control``       bool: it is no part of ``--unlearner=all``
 #: ``depends_on``    tuple of str: files and folders, relative to its file, and modules that no import names; stored
 #:                   results are used again only if these are unchanged. Tasks and poisons may declare it, too
-#: ``certifies``     (epsilon, delta): how close it claims to come to a retrained model; held against what is proven
+#: ``certifies``     (epsilon, delta): how close it promises to come to a retrained model; held against what is proven
 Unlearner = Callable[["nn.Module", "ForgetRequest"], "nn.Module"]
 
 

@@ -23,8 +23,8 @@ def sigma_for(epsilon: float, delta: float, apart: float, factor: float, push: f
     Steinke, arXiv 1605.02635, proposition 1.3).
 
     Args:
-        epsilon: What is claimed, > 0.
-        delta: What is claimed, in (0, 1).
+        epsilon: What is certified, > 0.
+        delta: What is certified, in (0, 1).
         apart: >= 0.
         factor: In [0, 1].
         push: >= 0.

@@ -29,13 +29,12 @@ if TYPE_CHECKING:
 class Certified(Trained):
     """Clip the weights to a small ball, make noisy steps, and train on by the recipe's schedule.
 
-    A noisy step on a retained batch is ``theta <- (1 - g d) theta - g c(gradient) + noise``. Here theta is counted from
-    a fresh initialisation, g is ``noise_lr``, d is ``decay``, c clips to a norm of ``grad_clip``, and the noise is
-    N(0, sigma^2) for each weight.
+    A noisy step on a retained batch is ``theta <- (1 - g d) theta - g c(gradient) + N(0, sigma^2)``. Here theta is
+    counted from a fresh initialisation, g is ``noise_lr``, d is ``decay``, and c clips to a norm of ``grad_clip``.
 
-    The claim: whatever two models it is given, such as a poisoned and a retrained one, its results are (epsilon, delta)
-    close; `sigma_for` has the argument. All else is computed from noisy weights: running statistics begin anew, and
-    frozen weights were never trained.
+    The certificate: whatever two models it is given, such as a poisoned and a retrained one, its results are (epsilon,
+    delta) close; `sigma_for` has the argument. All else is computed from noisy weights: running statistics begin anew,
+    and frozen weights were never trained.
 
     Never reads the forget set. The noisy steps cost a third of the budget at most; then ``epochs`` passes follow.
 
@@ -48,7 +47,7 @@ class Certified(Trained):
 
     Attributes:
         lr, batch_size, optimizer, epochs: As in `Trained`, of the training after the noise.
-        epsilon, delta: What is claimed, > 0 and in (0, 1).
+        epsilon, delta: What is certified, > 0 and in (0, 1).
         clip, grad_clip: Norms that all weights, and gradients, are clipped to, > 0.
         decay, noise_lr, noise_steps: Of the noisy steps: >= 0, > 0, >= 1; decay times noise_lr is at most 1.
 
@@ -79,7 +78,7 @@ class Certified(Trained):
 
     @property
     def certifies(self) -> tuple[float, float]:
-        """The epsilon and delta that are claimed."""
+        """The epsilon and delta, for the report."""
         return self.epsilon, self.delta
 
     @property
@@ -110,14 +109,12 @@ class Certified(Trained):
                     weight.lerp_(start, self.noise_lr * self.decay).sub_(gradient, alpha=rate)
                     weight.add_(torch.randn_like(weight), alpha=self.sigma)
         model.load_state_dict(dict(fresh.named_buffers()), strict=False)
-        batches = request.batches("retain", batch_size=self.batch_size, examples=examples)
-        return descend(
-            request, model, batches, len(batches), self, partial(request.loss, model), schedule=request.schedule
-        )
+        steps = request.batches("retain", batch_size=self.batch_size, examples=examples)
+        return descend(request, model, steps, len(steps), self, partial(request.loss, model), schedule=request.schedule)
 
     def _forever(self, request: ForgetRequest) -> Iterator[Batch]:
         """Yield batches for the noisy steps, which take a third of the budget at most if there are no ``epochs``."""
         third = max(2, int(request.budget * len(request.retain)) // (3 * self.noise_steps))
-        size = self.batch_size or request.batch_size
-        size = size if self.epochs else min(size, third)
+        whole = self.batch_size or request.batch_size
+        size = whole if self.epochs else min(whole, third)
         return itertools.chain.from_iterable(request.batches("retain", batch_size=size) for _ in itertools.count())

@@ -34,9 +34,8 @@ class SCRUB(Trained):
         max epoch:  minimise  -KL_T  over the forget set
         min epoch:  minimise  gamma * loss + alpha * KL_T  over the retain set
 
-    They alternate for as long as there are both. If there are more max epochs, the first of them follow each other, so
-    that the last epoch is always a min epoch; if there are more min epochs, the last of these do. The teacher is in
-    eval mode. A pass over either set costs 4/3 of it (the teacher's pass is forward only).
+    They alternate for as long as there are both. Surplus max epochs come first, surplus min epochs last, so that the
+    last epoch is a min epoch. The teacher is in eval mode. A pass over either set costs 4/3 of it.
 
     Deviations from the reference code: the rate falls linearly to zero (there: in steps). The min epochs have equal
     lengths. Without ``epochs``, they together use the budget that the max epochs leave.
@@ -46,8 +45,7 @@ class SCRUB(Trained):
 
     Attributes:
         lr, batch_size, optimizer: As in `Trained`; ``lr=None`` is 0.1395 times the recipe's own.
-        alpha: Weight of staying close to the teacher on the retain set, >= 0.
-        gamma: Weight of the task's loss on the retain set, >= 0.
+        alpha, gamma: Weights of staying close to the teacher, and of the task's loss, on the retain set, >= 0.
         temperature: T, > 0. The reference code has 2 and 4.
         max_epochs: Max epochs, each a pass over the forget set, >= 0.
         min_epochs: Min epochs, >= 1; None for ``epochs`` or, without these, as many as max epochs, at least one.
@@ -90,7 +88,8 @@ class SCRUB(Trained):
             kind, batch = step
             with torch.no_grad():
                 target = request.logits(teacher, batch)
-            distance = divergence(target, logits := request.logits(model, batch), self.temperature, batch)
+            logits = request.logits(model, batch)
+            distance = divergence(target, logits, self.temperature, batch)
             return -distance if kind == "max" else self.gamma * request.criterion(logits, batch) + self.alpha * distance
 
         rounds = self._rounds(request)

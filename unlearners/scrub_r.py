@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from harness import Search, UnlearningError
+from unlearners import scrub
 from unlearners._budget import enough
 from unlearners._errors import PRICE, error
 from unlearners._trained import check
-from unlearners.scrub import SCRUB
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SCRUBR(SCRUB):
+class SCRUBR(scrub.SCRUB):
     """Run SCRUB, keep the student after every min epoch, and return the one whose forget error is most typical.
 
     Typical is the error of the last student on points that are held out of the retain set, of the classes that the
@@ -39,8 +39,8 @@ class SCRUBR(SCRUB):
     held out of the min epochs, which the poisoned model was trained on. The poisoned model itself is not a candidate
     (there its checkpoint does not exist either, and choosing it is an error).
 
-    The defaults are as published, not searched (alpha, gamma, temperature, epochs, batch sizes; a rate of 0.05 times
-    that of the training), with min epochs as long as the budget pays for.
+    The defaults are as published, not searched (alpha, gamma, temperature, batch sizes; a rate of 0.05 times that of
+    the training), fitted to the budget: 2 max and 3 min epochs in place of 3 and 5, as long as the budget pays for.
 
     Attributes:
         lr, batch_size, optimizer, alpha, gamma, temperature, max_epochs, min_epochs, forget_batch_size, epochs: As in
@@ -54,9 +54,9 @@ class SCRUBR(SCRUB):
 
     batch_size: Annotated[int | None, Search(choices=(None, 8, 16, 32, 64))] = 32
     alpha: Annotated[float, Search(1e-3, 10, log=True)] = 0.5
-    max_epochs: Annotated[int, Search(0, 5)] = 3
-    min_epochs: Annotated[int | None, Search(choices=(None, 1, 2, 3, 5, 8))] = 5
-    forget_batch_size: Annotated[int, Search(choices=(16, 32, 64, 128, 256, 512))] = 16
+    max_epochs: Annotated[int, Search(0, 5)] = 2
+    min_epochs: Annotated[int | None, Search(choices=(None, 1, 2, 3, 5, 8))] = 3
+    forget_batch_size: Annotated[int, Search(choices=(8, 16, 32, 64, 128, 256, 512))] = 16
     held_out: float = 0.1
 
     lr_of_recipe: ClassVar[float] = 0.05
@@ -70,7 +70,8 @@ class SCRUBR(SCRUB):
         kept, held = self._parted(request)
         readings = PRICE * (self.minimal * len(request.forget) + len(held))
         if self.epochs is None:
-            enough(request, request.affordable(reserve=readings))
+            reserve = readings + scrub.PRICE * self.max_epochs * len(request.forget)
+            enough(request, request.affordable(scrub.PRICE, reserve) // self.minimal)
         budget = max(0.0, request.budget * len(request.retain) - readings) / len(kept)
         request = replace(request, retain=kept, budget=budget)
         students: list[tuple[float, dict[str, Tensor]]] = []

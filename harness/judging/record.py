@@ -21,7 +21,7 @@ from harness.judging.verdict import Evidence, Trace, Verdict
 from harness.judging.yardsticks import shares
 from harness.statistics import bad_seed_bound, eps_lower_single, mu_lower
 
-#: Delta of the epsilon that is proven to be left, of methods that claim none.
+#: Delta of the epsilon that is proven to be left, of methods that certify none.
 DELTA = 1e-5
 
 
@@ -49,7 +49,7 @@ def verdict_of(
     criterion, judgement = found.criteria[found.decides], found.deciding
     details = _details(criterion, judgement, readings, plan)
     if found.criteria[0].measure.exact_null and "T" in main[0]["U"].details:
-        details |= residue([by_arm["U"].details["T"] for by_arm in main], plan.alpha, claimed_by(cell.unlearner))
+        details |= residue([by_arm["U"].details["T"] for by_arm in main], plan.alpha, certified_by(cell.unlearner))
     details |= details_of(criterion, evidence, plan, judgement.result, judgement.reason)
     values = {
         "poisoned": evidence.poisoned,
@@ -165,28 +165,28 @@ def budget_verdict(
     )
 
 
-def claimed_by(method: Registered) -> tuple[float, float] | None:
+def certified_by(method: Registered) -> tuple[float, float] | None:
     """Return the epsilon and delta that a method declares to certify, or None.
 
     Raises:
         ContractError: It declares something else.
     """
-    claim = declares(method.value, "certifies")
-    if claim is None:
+    certificate = declares(method.value, "certifies")
+    if certificate is None:
         return None
     try:
-        epsilon, delta = map(float, claim)
+        epsilon, delta = map(float, certificate)
         if 0 <= epsilon < inf and 0 <= delta < 1:
             return epsilon, delta
     except (TypeError, ValueError):
         pass
     raise ContractError(
-        f"the unlearner {method.id!r} declares certifies = {claim!r}; it must be (epsilon, delta), with epsilon at "
-        "least 0 and delta at least 0 and below 1"
+        f"the unlearner {method.id!r} declares certifies = {certificate!r}; it must be (epsilon, delta), with epsilon "
+        "at least 0, and delta at least 0 and below 1"
     )
 
 
-def residue(t: Sequence[float], alpha: float, claim: tuple[float, float] | None = None) -> dict[str, float]:
+def residue(t: Sequence[float], alpha: float, certificate: tuple[float, float] | None = None) -> dict[str, float]:
     """Return what is provably left: lower bounds on how far a method is from unlearning, at 1 - alpha.
 
     A model may remember in reverse, with a statistic far below 0, so both signs count, each at half of alpha.
@@ -196,17 +196,17 @@ def residue(t: Sequence[float], alpha: float, claim: tuple[float, float] | None 
     deletion: a bound of 0 says that nothing was proven. The error rate of ``mu_lower`` is split over the looks of the
     plan, since the plan decides how many seeds there are.
 
-    A method's claim of an epsilon at a delta is contradicted if ``eps_lower`` at this delta is larger; without a claim,
+    What a method certifies, an epsilon at a delta, is contradicted if ``eps_lower`` at this delta is larger. Of others
     delta is `DELTA`.
     """
-    delta = DELTA if claim is None else claim[1]
+    delta = DELTA if certificate is None else certificate[1]
     p = 2 * special.ndtr(-abs(t[0]))
     level = alpha / 2 / len(LOOKS)
     return {
         "mu_lower": max(mu_lower(t, level), mu_lower([-x for x in t], level)),
         "eps_lower": eps_lower_single(float(p), alpha, delta),
         "residue_confidence": 1 - alpha,
-        **({} if claim is None else {"claimed_epsilon": claim[0], "claimed_delta": delta}),
+        **({} if certificate is None else {"certified_epsilon": certificate[0], "certified_delta": delta}),
     }
 
 

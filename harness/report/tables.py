@@ -10,7 +10,7 @@ from harness.judging.claims import CLAIMS
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.reasons import Reason
 from harness.report.document import CellResult, Entry, MethodResult, grouped, title_of, worst_of
-from harness.report.words import claim_text, estimate, flags, fraction, percent, points, reached, verdict_text
+from harness.report.words import certificate_text, estimate, flags, fraction, percent, points, reached, verdict_text
 from harness.studies.controls import AUDITED
 
 
@@ -23,7 +23,7 @@ def table(methods: Iterable[MethodResult]) -> list[str]:
         columns = columns_of(method.audits)
         rows = [[method.name, "verdict", *map(title_of, columns)]]
         rows += [_row(cell, columns) for cell in method.cells if cell.audits]
-        lines += [*_aligned(rows), *_discovery_lines(method), *_claim_lines(method), *reference_lines(method), ""]
+        lines += [*_aligned(rows), *_discovery_lines(method), *_certificate_lines(method), *reference_lines(method), ""]
     return lines[:-1]
 
 
@@ -55,11 +55,11 @@ def _text(audit: Entry) -> str:
     return text if verdict == "PASS" else f"{text} {verdict}".strip()
 
 
-def _claim_lines(method: MethodResult) -> list[str]:
+def _certificate_lines(method: MethodResult) -> list[str]:
     """Return, for each poison by which it can be tested, what a method certifies, and whether that is contradicted."""
     audits = [(cell.poison, audit) for cell in method.cells for audit in cell.audits if audit["claim"] == "poison"]
-    texts = [(poison, claim_text(audit.get("details", {}))) for poison, audit in audits]
-    return [f"  claimed: {text} ({poison})" for poison, text in texts if text]
+    texts = [(poison, certificate_text(audit.get("details", {}))) for poison, audit in audits]
+    return [f"  certified: {text} ({poison})" for poison, text in texts if text]
 
 
 def _discovery_lines(method: MethodResult) -> list[str]:

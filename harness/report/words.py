@@ -226,8 +226,8 @@ def detail_texts(details: Mapping[str, float]) -> list[str]:
             f"proven residue: mu ≥ {details['mu_lower']:.2g}, epsilon ≥ {_proven(details):.2g} at "
             f"{percent(details['residue_confidence'])} (proves failure, never deletion)"
         )
-    if claim := claim_text(details):
-        texts.append(f"the method claims {claim}")
+    if certificate := certificate_text(details):
+        texts.append(f"the method certifies {certificate}")
     for name, value in details.items():
         if name != "T" and f"{name}_retrained" in details and value + details[f"{name}_retrained"] > 0:
             texts.append(f"{worded(name)}: {value:.3g} (retrained {details[f'{name}_retrained']:.3g})")
@@ -249,13 +249,13 @@ def detail_texts(details: Mapping[str, float]) -> list[str]:
     return texts
 
 
-def claim_text(details: Mapping[str, Any]) -> str:
-    """Return the epsilon that a method claims, and whether what is proven contradicts it; ``""`` if it claims none."""
-    if "claimed_epsilon" not in details:
+def certificate_text(details: Mapping[str, Any]) -> str:
+    """Return the epsilon that a method certifies, and whether what is proven contradicts it; ``""`` for others."""
+    if "certified_epsilon" not in details:
         return ""
-    claimed, proven = details["claimed_epsilon"], _proven(details)
-    so = f"contradicted, because epsilon ≥ {proven:.2g}" if proven > claimed else "not contradicted"
-    return f"epsilon ≤ {claimed:.3g} at delta = {details['claimed_delta']:g}: {so}"
+    certified, proven = details["certified_epsilon"], _proven(details)
+    so = f"contradicted, because epsilon ≥ {proven:.2g}" if proven > certified else "not contradicted"
+    return f"epsilon ≤ {certified:.3g} at delta = {details['certified_delta']:g}: {so}"
 
 
 def _proven(details: Mapping[str, Any]) -> float:

@@ -38,7 +38,7 @@ from harness.api import ContractError
 from harness.judging.claims import Criterion
 from harness.judging.judge import doses, judge, seeds_to_decide
 from harness.judging.plan import LOOKS, Plan
-from harness.judging.record import claimed_by, residue
+from harness.judging.record import certified_by, residue
 
 # ---- the order of reasons
 
@@ -334,11 +334,11 @@ def test_a_memory_in_reverse_is_proven_as_one_that_is_not():
 
 
 @pytest.mark.parametrize("delta", [0.0, 1e-3])
-def test_a_claimed_epsilon_stands_beside_what_is_proven_at_its_own_delta(delta):
+def test_a_certified_epsilon_stands_beside_what_is_proven_at_its_own_delta(delta):
     found = residue([3.0, 2.5], 0.05, (2.0, delta))
-    assert (found["claimed_epsilon"], found["claimed_delta"]) == (2.0, delta)
+    assert (found["certified_epsilon"], found["certified_delta"]) == (2.0, delta)
     assert found["eps_lower"] == pytest.approx(math.log((0.05 - delta) / (2 * stats.norm.sf(3.0))))
-    assert not {"claimed_epsilon", "claimed_delta"} & set(residue([3.0, 2.5], 0.05))
+    assert not {"certified_epsilon", "certified_delta"} & set(residue([3.0, 2.5], 0.05))
 
 
 def certifying(claim):
@@ -351,7 +351,7 @@ def certifying(claim):
 
 @pytest.mark.parametrize("claim", [(1.0, 1e-5), [8, 0]])
 def test_a_claim_is_read_as_two_numbers(claim):
-    assert claimed_by(certifying(claim)) == tuple(map(float, claim))
+    assert certified_by(certifying(claim)) == tuple(map(float, claim))
 
 
 @pytest.mark.parametrize(
@@ -359,9 +359,9 @@ def test_a_claim_is_read_as_two_numbers(claim):
 )
 def test_a_claim_that_is_none_is_refused(claim):
     with pytest.raises(ContractError, match=r"declares certifies = .*; it must be \(epsilon, delta\)"):
-        claimed_by(certifying(claim))
+        certified_by(certifying(claim))
 
 
 def test_most_methods_claim_nothing():
-    assert claimed_by(registry.resolve("unlearner", "scrub")) is None
-    assert claimed_by(registry.resolve("unlearner", "certified:epsilon=3")) == (3.0, 1e-5)
+    assert certified_by(registry.resolve("unlearner", "scrub")) is None
+    assert certified_by(registry.resolve("unlearner", "certified:epsilon=3")) == (3.0, 1e-5)

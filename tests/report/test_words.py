@@ -186,12 +186,12 @@ def test_residue_is_worded_as_a_proof_of_failure():
 )
 def test_a_claim_is_held_against_what_is_proven(proven, so):
     details = {"mu_lower": 1.72, "eps_lower": proven, "residue_confidence": 0.95}
-    claim = {"claimed_epsilon": 1.0, "claimed_delta": 1e-5}
-    assert f"the method claims epsilon ≤ 1 at delta = 1e-05: {so}" in said(verdict(details=details | claim))
-    assert "claims" not in said(verdict(details=details))
+    claim = {"certified_epsilon": 1.0, "certified_delta": 1e-5}
+    assert f"the method certifies epsilon ≤ 1 at delta = 1e-05: {so}" in said(verdict(details=details | claim))
+    assert "certifies" not in said(verdict(details=details))
     shown = finite_tree(details | claim)  # as it stands in a document
     lines = table(methods({"audits": [entry("certified", "poison", "FAIL", details=shown)]}))
-    assert f"  claimed: epsilon ≤ 1 at delta = 1e-05: {so} (p)" in lines
+    assert f"  certified: epsilon ≤ 1 at delta = 1e-05: {so} (p)" in lines
 
 
 def test_plain_values_are_finite_and_survive_json():

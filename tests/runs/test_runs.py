@@ -246,7 +246,7 @@ def test_a_flipped_byte_is_noticed_and_made_again(folder):
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--unlearner=scrap"], "unknown unlearner 'scrap'; did you mean scrub?"),
+        (["--unlearner=l1sparse"], "unknown unlearner 'l1sparse'; did you mean l1_sparse?"),
         (["--unlearner=scrub:alhpa=1"], "has no field 'alhpa'; did you mean alpha?"),
         (["--unlearner=scrub:alpha=much"], "the field 'alpha' of the unlearner 'scrub' takes a number, not 'much'"),
         (["--unlearner=scrub:lr=-1"], "lr must be positive, not -1.0"),

@@ -59,7 +59,7 @@ def test_salun_draws_labels_of_all_classes_anew_in_every_pass():
 
 
 def test_scrub_r_returns_the_student_whose_forget_error_is_nearest_to_a_typical_one():
-    method = SCRUBR(lr=0.5, epochs=5, batch_size=8, held_out=0.4)
+    method = SCRUBR(lr=0.5, epochs=5, batch_size=8, held_out=0.4, max_epochs=3, min_epochs=5)
     recipe, retain, forget = Momentum(8), points(30, 1), points(7, 2)
     _, after, calls = made_by(method, recipe, retain, forget)
     read = [call for call in calls if not call.gradient and not same(call.state, state(a_model(recipe)))]

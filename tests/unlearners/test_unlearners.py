@@ -110,7 +110,7 @@ BLIND = [
 ]  # fmt: skip
 # The first max epoch of SCRUB starts at the teacher, where the distance is flat; only a second one moves this model.
 SEEING = [
-    SCRUB(epochs=2, max_epochs=2), NegGradPlus(epochs=2), GA(), SSD(alpha=0.5), SCRUBR(epochs=2, held_out=0.5),
+    SCRUB(epochs=2, max_epochs=2), NegGradPlus(epochs=2), GA(), SSD(alpha=0.5), SCRUBR(epochs=2, lr=0.5, min_epochs=5),
     SalUn(epochs=2), BadTeacher(epochs=2), MSA(epochs=2), Influence(), Potion(),
 ]  # fmt: skip
 
