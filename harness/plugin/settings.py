@@ -196,7 +196,7 @@ class Settings:
     @property
     def searching(self) -> bool:
         """Whether fields are searched, in place of audits."""
-        return bool(self.option.audit_tune and not (self.config.option.collectonly or self.option.audit_dry_run))
+        return bool(self.option.audit_tune and not self.config.option.collectonly)
 
     def check(self) -> None:
         """Fail early, in one sentence, on what cannot work.
@@ -318,6 +318,8 @@ def _check_tuning(settings: Settings) -> None:
         raise pytest.UsageError("--audit-tune: name the method to tune with --unlearner=NAME")
     if len(settings.tasks) > 1:
         raise pytest.UsageError("--audit-tune: tune on one --task at a time")
+    if settings.option.audit_dry_run:
+        raise pytest.UsageError("--audit-tune: what a search will cost is not forecast; drop --audit-dry-run")
     if settings.draw is not None:
         raise pytest.UsageError("--audit-tune: a search uses seeds of its own; drop --audit-seeds-from")
     if settings.discovery < 1:

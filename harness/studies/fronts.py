@@ -207,9 +207,11 @@ def read(scores: Sequence[Score], floor: float, budget: float) -> int | None:
 def finalists(tried: Sequence[Tried], most: int, margin: float, budget: float) -> list[Tried]:
     """Return the settings of the joint front, and of what is the front without them, up to a number.
 
-    Of a front that is too long for the number those go first that keep accuracy within the margin and leave least.
+    Of a front that is too long for the number those go first that keep accuracy within the margin and leave least. What
+    is below every floor is none, unless all are.
     """
-    left = [each for each in tried if affordable(each.score, budget)] or list(tried)
+    left = [each for each in tried if goals(each.score, budget)[0] < UNKNOWN]
+    left = left or [each for each in tried if affordable(each.score, budget)] or list(tried)
     left = list({each.setting: each for each in reversed(left)}.values())[::-1]
     found: list[Tried] = []
     while left and len(found) < most:

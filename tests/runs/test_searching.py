@@ -81,6 +81,7 @@ def test_a_search_that_found_nothing_is_no_success(folder):
         (["--audit-tune=2", "--unlearner=gd", "--task=digits-cnn", "--task=tiny:Tiny"], "one --task at a time"),
         (["--audit-tune=2", "--unlearner=gd", "--audit-tune-file=nowhere/f"], "is missing"),
         (["--audit-tune=2", "--unlearner=gd", "--audit-tune-file=f.json"], "name a text file beside it"),
+        (["--audit-tune=2", "--unlearner=gd", "--audit-dry-run"], "drop --audit-dry-run"),
         (["--unlearner=@nowhere.txt"], "cannot be read"),
     ],
 )
