@@ -10,6 +10,7 @@ from runs import Run
 from summaries import accuracy, at_the_end, best_rate, grouped, percent, scaled, summary
 
 from harness.api import Reading
+from harness.report.words import fraction
 from harness.trials.lab import TrialResult
 
 #: By run, what each attack on membership reads, by arm.
@@ -90,7 +91,8 @@ def table(rows: Sequence[Mapping[str, Any]], reference: Mapping[str, Any]) -> li
     lines = [
         "Rates of true positives at 1 % of false ones and test accuracy in %, mean ± sd over runs, at the learning "
         "rate with the best accuracy. A model that never saw the noise has a rate of 1 %, a mean score of 0 and a mean "
-        "squared score of 1 by the Gaussian score. Membership is inferred by two attacks, from three runs on. Retrain: "
+        "squared score of 1 by the Gaussian score. Membership is inferred by two attacks, from three runs on. Noisy "
+        "images are unlike test images, so their rates for such a model are those of `retrained`, not 1 %. Retrain: "
         "from scratch, for as many epochs as unlearning took.",
         "",
         f"| method | epochs | lr | rate: Gaussian score | {' | '.join(f'rate: {each}' for each in ATTACKS.values())} "
@@ -121,7 +123,7 @@ def _cells(of: Mapping[str, Any]) -> str:
 def _number(of: Mapping[str, Any]) -> str:
     if of["mean"] is None:
         return "diverged"
-    return f"{of['mean']:.2f}" + ("" if of["sd"] is None else f" ± {of['sd']:.2f}")
+    return fraction(of["mean"]) + ("" if of["sd"] is None else f" ± {of['sd']:.2f}")
 
 
 def plot(altair: Any, result: Mapping[str, Any]) -> Any:

@@ -299,6 +299,22 @@ def test_seeds_to_decide_agree_with_the_power_of_the_test(left, level, wanted, p
     assert not reached(n - 1)
 
 
+def test_seeds_to_decide_of_accuracy_look_at_one_margin():
+    """Accuracy cannot be too good: the power is that of one t test."""
+    r = cycle((0.855, 0.9, 0.87, 0.86))
+    u = tuple(x + d for x, d in zip(r, cycle((-0.02, 0.012, -0.016, 0.006)), strict=True))
+    judgement = judge(ACCURACY, made(r, r, u, r), PLAN.to_the_end)
+    assert judgement.outcome is INCONCLUSIVE
+    n = seeds_to_decide(ACCURACY, judgement, PLAN)
+    above = [a - b + 0.01 for a, b in zip(u, r, strict=True)]
+    effect = sum(above) / 16 / stats.tstd(above)
+
+    def power(n):
+        return stats.nct.sf(stats.t.isf(0.05 / 4, n - 1), n - 1, effect * n**0.5)
+
+    assert power(n) >= 0.8 > power(n - 1)
+
+
 def test_on_the_margin_no_number_of_seeds_is_promised():
     assert (
         seeds_to_decide(

@@ -253,3 +253,9 @@ def test_settings_under_which_nothing_could_pass_are_refused(alpha, tolerance):
     assert "16 seeds are too few" in too_strict(Plan(alpha=alpha, kind="reliable"), tolerance)
     assert too_strict(Plan(alpha=alpha), tolerance) == ""
     assert too_strict(Plan(kind="reliable"), 0.2) == ""
+
+
+def test_the_smallest_tolerance_is_the_one_at_which_16_perfect_seeds_are_enough():
+    """1 / (1 - tolerance) on each of 16 seeds comes to 13.3 at 0.1495."""
+    assert "16 seeds are too few" in too_strict(RELIABLE, 0.149)
+    assert too_strict(RELIABLE, 0.15) == ""
