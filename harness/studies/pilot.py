@@ -79,6 +79,9 @@ class Forecast:
 def forecast_from(criterion: Criterion, pilot: Evidence, poison: str, plan: Plan, runs: int = 1000) -> Forecast:
     """Simulate the plan on the oracle, with normal numbers that have the pilot's means and covariances.
 
+    R and R' are retrained in the same way. So their true means are one, and the simulation gives both the mean of the
+    pilot's R and R' together, whatever lies between them by chance. Under an exact null both are N(0, 1).
+
     Args:
         criterion: What is judged.
         pilot: Evidence of at least three seeds.
@@ -92,31 +95,27 @@ def forecast_from(criterion: Criterion, pilot: Evidence, poison: str, plan: Plan
     n = len(pilot)
     if n < 3:
         raise ValueError(f"a pilot takes at least 3 seeds, not {n}")
-    arms = np.array([pilot.poisoned, pilot.retrained, pilot.oracle, pilot.wrecked])
-    draws = np.random.default_rng(0).multivariate_normal(arms.mean(axis=1), np.cov(arms), (runs, LOOKS[-1]))
+    worse = 1 if criterion.measure.worse == "higher" else -1
+    retention, exact = (criterion.measure.test == test for test in ("retention", "exact-null"))
+    means, covariance = _law(pilot, criterion)
+    draws = np.random.default_rng(0).multivariate_normal(means, covariance, (runs, LOOKS[-1]))
     judgements = []
     for p, r, oracle, wrecked in (map(tuple, study.T.tolist()) for study in draws):
         judgements.append(judge(criterion, Evidence(p, r, oracle, oracle, wrecked, (), pilot.resolution), plan))
     passed = [j.seeds for j in judgements if j.outcome is Outcome.PASS]
     effect = [p - r for p, r in zip(pilot.poisoned, pilot.retrained, strict=True)]
     fresh = [o - r for o, r in zip(pilot.oracle, pilot.retrained, strict=True)]
-    worse = 1 if criterion.measure.worse == "higher" else -1
-    retention, exact = (criterion.measure.test == test for test in ("retention", "exact-null"))
-    # How far inside the nearer margin the oracle is, and half the distance between the margins.
-    nearer = -1 if retention and worse * fmean(fresh) < 0 else 1
-    inside = [
-        (criterion.margin * worse * e if retention else criterion.margin) - nearer * worse * f
-        for e, f in zip(effect, fresh, strict=True)
-    ]
-    half = criterion.margin * worse * fmean(effect) if retention else None
-    lost = [-worse * f for f in fresh]
+    # How far inside the margin the oracle is: on average by the whole margin, since R' - R is 0 on average.
+    distance = criterion.margin * (worse * float(means[0] - means[1]) if retention else 1.0)
+    inside = [(criterion.margin * e if retention else 0.0) - f for e, f in zip(effect, fresh, strict=True)]
+    sd = max(stdev(inside), pilot.resolution)
     return Forecast(
         poison=poison,
         measure=criterion.measure.name,
         title=criterion.measure.title,
         test=criterion.measure.test,
         margin=criterion.margin,
-        least_margin=None if retention or exact else _least_margin(lost, pilot.resolution, plan),
+        least_margin=None if retention or exact else _least_margin(sd, plan),
         resolution=pilot.resolution,
         n=n,
         poisoned=fmean(pilot.poisoned),
@@ -128,50 +127,52 @@ def forecast_from(criterion: Criterion, pilot: Evidence, poison: str, plan: Plan
         passes={look: sum(seeds <= look for seeds in passed) / runs for look in LOOKS[1:]},
         fails=sum(j.outcome is Outcome.FAIL for j in judgements) / runs,
         mean_seeds=fmean(j.seeds for j in judgements),
-        seeds_80=None if exact else _needed(inside, half, pilot.resolution, plan, 0.8),
-        seeds_90=None if exact else _needed(inside, half, pilot.resolution, plan, 0.9),
+        seeds_80=None if exact else _needed(distance, sd, retention, plan, 0.8),
+        seeds_90=None if exact else _needed(distance, sd, retention, plan, 0.9),
     )
 
 
-def _needed(inside: Sequence[float], half: float | None, floor: float, plan: Plan, power: float) -> int | None:
+def _law(pilot: Evidence, criterion: Criterion) -> tuple[np.ndarray, np.ndarray]:
+    """Return means and covariances of P, R, R' and of a model that was never trained."""
+    arms = np.array([pilot.poisoned, pilot.retrained, pilot.oracle, pilot.wrecked])
+    means, covariance = arms.mean(axis=1), np.cov(arms)
+    means[1:3] = means[1:3].mean()
+    if criterion.measure.test == "exact-null":
+        means[1:3] = 0
+        covariance[1:3], covariance[:, 1:3] = 0, 0
+        covariance[1, 1] = covariance[2, 2] = 1
+    return means, covariance
+
+
+def _needed(distance: float, sd: float, two_sided: bool, plan: Plan, power: float) -> int | None:
     """Return the seeds at which a PASS at one look has so much power; None if over 1,000.
 
     Args:
-        inside: How far inside the nearer margin each seed is.
-        half: Half the distance between the margins; None if there is only one.
-        floor: Least standard deviation that is believed.
+        distance: From the oracle's true value to the margin, or to both margins.
+        sd: Standard deviation over seeds of what is tested.
+        two_sided: Whether there are two margins.
         plan: The plan.
         power: The power.
     """
-    distance, sd = fmean(inside), max(stdev(inside), floor)
     if distance <= 0:
         return None
     if sd == 0:
         return plan.min_pass
-    margin, true = (distance, 0.0) if half is None else (half, half - distance)
-    needed = seeds_needed(margin, sd, plan.pass_level, power, two_sided=half is not None, true=true)
+    needed = seeds_needed(distance, sd, plan.pass_level, power, two_sided=two_sided)
     return None if needed is None else max(needed, plan.min_pass)
 
 
-def _least_margin(gained: Sequence[float], floor: float, plan: Plan, power: float = 0.9) -> float:
-    """Return the smallest margin at which a PASS at the last look has so much power.
-
-    Args:
-        gained: How much better the oracle is than R, on each seed.
-        floor: Least standard deviation that is believed.
-        plan: The plan.
-        power: The power.
-    """
-    sd = max(stdev(gained), floor)
+def _least_margin(sd: float, plan: Plan, power: float = 0.9) -> float:
+    """Return the smallest margin at which a PASS at the last look has so much power."""
     if sd == 0:
-        return max(0.0, -fmean(gained))
-    # The power depends on the distance alone; it is below the wanted one at 0, and above it at 10 sd.
-    low, high = 0.0, 10 * sd
+        return 0.0
+    # In standard deviations: the power is below the wanted one at 0, and above it at 10.
+    low, high = 0.0, 10.0
     for _ in range(40):
         middle = (low + high) / 2
-        enough = tost_power(LOOKS[-1], middle, sd, plan.pass_level, two_sided=False) >= power
+        enough = tost_power(LOOKS[-1], middle, 1.0, plan.pass_level, two_sided=False) >= power
         low, high = (low, middle) if enough else (middle, high)
-    return max(0.0, high - fmean(gained))
+    return high * sd
 
 
 def plan_study(

@@ -17,6 +17,7 @@ from harness.statistics import tost_power
 from harness.studies.pilot import PILOT_SEED, forecast_from
 
 LEFT = Criterion(Measure("left", "what is left", worse="higher", test="retention"), 0.2, 2)
+NULL = Criterion(Measure("null", "a score", worse="lower", test="exact-null"), math.nan, 2)
 RIGHT = Criterion(Measure("right", "what is right", worse="lower", test="non-inferiority"), 0.01, 2)
 
 
@@ -57,13 +58,33 @@ def test_power_is_that_of_the_plan_for_known_moments():
 @pytest.mark.parametrize(("noise", "resolution"), [(0.01, 0.0), (0.0, 0.002), (0.0, 0.0)])
 def test_the_least_margin_is_where_accuracy_can_just_be_judged(noise, resolution):
     evidence = replace(pilot(effect=-0.1, noise=noise), resolution=resolution)
-    lower = replace(evidence, oracle=tuple(o - 0.003 for o in evidence.oracle))
-    found = [forecast_from(RIGHT, each, "p", Plan(), runs=20).least_margin for each in (evidence, lower)]
-    assert found[1] == pytest.approx(found[0] + 0.003, abs=1e-6)
+    found = forecast_from(RIGHT, evidence, "p", Plan(), runs=20).least_margin
     sd = max(np.std(np.subtract(evidence.oracle, evidence.retrained), ddof=1), resolution)
-    reached = tost_power(LOOKS[-1], found[0] or 1e-9, sd, Plan().pass_level, two_sided=False)
+    reached = tost_power(LOOKS[-1], found or 1e-9, sd, Plan().pass_level, two_sided=False)
     assert reached == pytest.approx(0.9 if sd else 1.0, abs=1e-4)
     assert forecast_from(LEFT, evidence, "p", Plan(), runs=20).least_margin is None
+
+
+@pytest.mark.parametrize("criterion", [LEFT, RIGHT])
+def test_what_lies_between_two_retrainings_by_chance_is_not_planned_with(criterion):
+    even = pilot(effect=1.0, noise=0.02)
+    apart = replace(
+        even, oracle=tuple(o + 0.02 for o in even.oracle), retrained=tuple(r - 0.02 for r in even.retrained)
+    )
+    found = [forecast_from(criterion, each, "p", Plan(), runs=200) for each in (even, apart)]
+    assert found[0].passes == found[1].passes
+    assert found[0].seeds_90 == found[1].seeds_90
+    assert found[1].oracle - found[1].retrained == pytest.approx(0.04)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_exact_null_is_planned_by_the_law_that_is_known(seed):
+    """Retrained models are N(0, 1): the oracle's power does not depend on what the pilot saw of them."""
+    draws = np.random.default_rng(seed).normal(0, 1, (4, 10))
+    clear = Evidence(*(tuple(x.tolist()) for x in (draws[0] - 8, draws[1], draws[2], draws[2], draws[3])))
+    found = forecast_from(NULL, clear, "p", Plan(), runs=400)
+    assert found.power == pytest.approx(0.99, abs=0.015)
+    assert found.seeds_90 is None
 
 
 def test_looks_accumulate():
