@@ -143,6 +143,9 @@ def test_accuracy_is_asked_for_good_seeds_and_for_no_e_value():
 
     assert judged(kept) == (PASS, "equivalent", 16)
     assert judged([*kept[:15], 0.93]) == (INCONCLUSIVE, "bad-seeds", 16)
+    assert judged([*kept[:15], 0.9395]) == (PASS, "equivalent", 16), (
+        "0.0005 beyond the margin, where R' varies by 0.001"
+    )
     assert judged([x - 0.05 for x in kept]) == (FAIL, "outside-margin", 3)
 
 
