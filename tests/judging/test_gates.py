@@ -332,6 +332,16 @@ def test_an_estimate_on_the_margin_with_spread_promises_no_number_of_seeds():
     judgement = judge(ACCURACY, made(r, r, u, r, 0.0025), plan)
     assert judgement.reason == "need-more-seeds"
     assert seeds_to_decide(ACCURACY, judgement, plan) is None
+    assert judge(ACCURACY, made(r, r, u, r, 0.0025), PLAN).reason == "futile"
+    going_on = judge(ACCURACY, made(r, r, u, r, 0.0025), PLAN.to_the_end)
+    assert (going_on.reason, going_on.final) == ("need-more-seeds", False)
+
+
+def test_a_failure_may_be_promised_before_a_pass_could_be():
+    beyond = tuple(0.2 + x for x in spread(0.5, 7.5, 3))  # a t statistic of 9.9 decides at three seeds
+    judgement = judge(RETENTION, made((1.0,) * 3, (0.0,) * 3, beyond, (0.0,) * 3), Plan(3))
+    assert judgement.reason == "need-more-seeds"
+    assert seeds_to_decide(RETENTION, judgement, Plan(3)) == 4
 
 
 def test_no_pass_is_promised_before_it_may_be_said():

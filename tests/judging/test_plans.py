@@ -90,6 +90,9 @@ def test_counts_have_a_resolution_below_which_no_seed_is_bad():
     u = [0.0] * 15 + [0.21]
     assert said(u, RELIABLE)[1] == "bad-seeds"
     assert said(u, RELIABLE, resolution=0.006) == (PASS, "equivalent", 16)
+    for resolution, reason in ((0.015, "bad-seeds"), (0.024, "equivalent")):  # in the unit of a measure that moved by 4
+        wide = Evidence((4.0,) * 16, (0.0,) * 16, tuple(4 * x for x in u), (0.0,) * 16, (0.0,) * 16, (), resolution)
+        assert judge(Criterion(LEFT, 0.2), wide, RELIABLE).reason == reason
 
 
 def test_a_steady_method_near_the_margin_passes_only_by_normality():
@@ -143,6 +146,9 @@ def test_accuracy_is_asked_for_good_seeds_and_for_no_e_value():
 
     assert judged(kept) == (PASS, "equivalent", 16)
     assert judged([*kept[:15], 0.93]) == (INCONCLUSIVE, "bad-seeds", 16)
+    assert judged([*kept[:15], 0.9395]) == (PASS, "equivalent", 16), (
+        "0.0005 beyond the margin, where R' varies by 0.001"
+    )
     assert judged([x - 0.05 for x in kept]) == (FAIL, "outside-margin", 3)
 
 
