@@ -1,40 +1,57 @@
-"""Backdoor: a patch in the corner of some training images, all labelled as one class.
+"""Backdoor: a trigger on some training images, all labelled as one class.
 
-Source: Gu, Dolan-Gavitt and Garg, "BadNets: Identifying Vulnerabilities in the Machine Learning Model Supply Chain"
-(arXiv 1708.06733), the all-to-one attack.
+Sources: Gu, Dolan-Gavitt and Garg, "BadNets: Identifying Vulnerabilities in the Machine Learning Model Supply Chain"
+(arXiv 1708.06733), the all-to-one attack; Chen, Liu, Li, Lu and Song, "Targeted Backdoor Attacks on Deep Learning
+Systems Using Data Poisoning" (arXiv 1712.05526), blended injection. That a trigger may be specific to its image is from
+Nguyen and Tran, "Input-Aware Dynamic Backdoor Attack" (arXiv 2010.08138), and Li et al., "Invisible Backdoor Attack
+with Sample-Specific Triggers" (arXiv 2012.03816).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from harness import Measure, Planted, Reading, UnlearningError, image_input, predicted
 from poisons._images import check_class, planted_at
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor, nn
 
     from harness import Split, Surrogate, Task
 
+Trigger = Literal["square", "blended", "sample"]
+
 
 @dataclass(frozen=True)
 class Backdoor:
-    """Stamp a bright square on random training images and label them as the target class.
+    """Put a trigger on random training images and label them as the target class.
 
-    The measure is the attack success rate. The test images of all other classes are stamped; the rate is the share of
-    them that the model puts in the target class, in [0, 1]. A further trace is the share that it puts in their own
-    class: a trigger that now leads to a third class is not removed.
+    The measure is the attack success rate. The trigger is put on the test images of all other classes; the rate is the
+    share of them that the model puts in the target class, in [0, 1]. A further trace is the share that it puts in their
+    own class: a trigger that now leads to a third class is not removed.
 
-    Images are of shape (n, ..., height, width), as floats in [0, 1] or as bytes; the square is white.
+    There are three triggers, on images of shape (n, ..., height, width), as floats in [0, 1] or as bytes:
 
-    Deviation from BadNets: stamped images replace the originals, so the poisoned set has the size of the clean one.
-    BadNets adds stamped copies.
+    * ``square`` (BadNets): a white square in the bottom right corner.
+    * ``blended`` (Chen et al.): (1 - blend) x + blend * pattern. The pattern is one image of uniform noise, drawn from
+      the seed and kept secret.
+    * ``sample``: the same, but the pattern is the image itself with its pixels in another order. The order is drawn
+      from the seed and kept secret. So each image has a pattern of its own.
+
+    Deviations: images with the trigger replace the originals, so the poisoned set has the size of the clean one; in
+    BadNets and with Chen et al. they are added. The papers on triggers that are specific to their image make them with
+    a trained network, and Nguyen and Tran also train on images with the pattern of another image, with their own label.
+    Nothing is trained here, so a model may learn to react to the patterns of other images, too.
 
     Attributes:
-        fraction: Share of the training set that is stamped and relabelled, in (0, 1).
-        size: Side of the square in pixels, in the bottom right corner; smaller than the images.
-        target: Class that stamped images are labelled as, one of the task's.
+        fraction: Share of the training set that gets the trigger and the label, in (0, 1).
+        size: Side of the square in pixels; smaller than the images.
+        target: Class that images with the trigger are labelled as, one of the task's.
+        trigger: ``square``, ``blended`` or ``sample``.
+        blend: Share of the pattern in an image, in (0, 1].
 
     Raises:
         ValueError: A field is out of range.
@@ -43,6 +60,8 @@ class Backdoor:
     fraction: float = 0.1
     size: int = 2
     target: int = 0
+    trigger: Trigger = "square"
+    blend: float = 0.2
 
     modality: ClassVar[str] = "image"
     measure: ClassVar[Measure] = Measure(
@@ -63,29 +82,42 @@ class Backdoor:
             raise ValueError(f"size must be at least 1, not {self.size}")
         if self.target < 0:
             raise ValueError(f"target must be a class, not {self.target}")
+        if self.trigger not in get_args(Trigger):
+            raise ValueError(f"trigger must be one of {', '.join(get_args(Trigger))}, not {self.trigger!r}")
+        if not 0 < self.blend <= 1:
+            raise ValueError(f"blend must lie in (0, 1], not {self.blend}")
 
     def plant(self, task: Task, split: Split, seed: int, surrogate: Surrogate | None = None) -> Planted:
-        """Return the stamped points with the target label. An unlearner is not given the trigger.
+        """Return the points with the trigger and the target label. An unlearner is not given the trigger.
+
+        The secret is the ``"pattern"``, or the ``"order"`` of pixels; a square has none.
 
         Raises:
-            UnlearningError: The task has no such class, no test points of others, or no images that can be stamped.
+            UnlearningError: The task has no such class, no test points of others, or no images that suit the trigger.
         """
         import torch
 
-        from harness import forget_block
+        from harness import derive, forget_block
 
-        name = self._images(split)
+        images = split.train.inputs[self._images(split)]
+        generator = torch.Generator().manual_seed(derive("backdoor", seed))
+        secrets = {}
+        if self.trigger == "blended":
+            secrets["pattern"] = torch.rand(images.shape[1:], generator=generator)
+        if self.trigger == "sample":
+            secrets["order"] = torch.randperm(images.shape[-2] * images.shape[-1], generator=generator)
         forget = forget_block(len(split.train), self.fraction, seed)
-        images = self._stamp(split.train.inputs[name][forget.to(split.train.device)].cpu())
-        return planted_at(split, forget, images, torch.full((len(forget),), self.target, dtype=torch.int64))
+        triggered = self._triggered(images[forget.to(images.device)].cpu(), secrets)
+        labels = torch.full((len(forget),), self.target, dtype=torch.int64)
+        return planted_at(split, forget, triggered, labels, **secrets)
 
     def probe(self, model: nn.Module, planted: Planted, task: Task, split: Split) -> Reading:
-        """Return the attack success rate on stamped test images of the other classes, and the accuracy on them."""
+        """Return the attack success rate on test images of the other classes, and the accuracy on them."""
         import torch
 
         others = split.test.subset((split.test.labels != self.target).nonzero().squeeze(1))
         name = image_input(others.inputs)
-        others.inputs[name] = self._stamp(others.inputs[name])
+        others.inputs[name] = self._triggered(others.inputs[name], planted.secrets)
         hits = right = 0
         with torch.no_grad():
             for batch in others.chunks():
@@ -97,7 +129,7 @@ class Backdoor:
         return Reading(hits / n, resolution=0.5 / n, traces={self.traces[0].name: own})
 
     def _images(self, split: Split) -> str:
-        """Return the name of the images that are stamped."""
+        """Return the name of the images that get the trigger."""
         import torch
 
         check_class(split, "backdoor: target", self.target)
@@ -107,18 +139,32 @@ class Backdoor:
         images = split.train.inputs[name]
         if not (images.is_floating_point() or images.dtype == torch.uint8):
             raise UnlearningError(
-                f"backdoor stamps images of floats in [0, 1] or of bytes, but the task's input {name!r} is "
+                f"backdoor changes images of floats in [0, 1] or of bytes, but the task's input {name!r} is "
                 f"{str(images.dtype)[6:]}"
             )
-        if images.dim() < 3 or self.size >= min(images.shape[-2:]):
-            of = " x ".join(map(str, images.shape[1:]))
+        of = " x ".join(map(str, images.shape[1:]))
+        if images.dim() < 3:
+            raise UnlearningError(
+                f"backdoor needs images, whose last two sizes are height and width, but the task's input {name!r} is "
+                f"{of}"
+            )
+        if self.trigger == "square" and self.size >= min(images.shape[-2:]):
             raise UnlearningError(
                 f"backdoor: size={self.size}, but the task's input {name!r} is {of}; the square must be smaller than "
                 "the image, whose last two sizes are height and width"
             )
         return name
 
-    def _stamp(self, images: Tensor) -> Tensor:
-        images = images.clone()
-        images[..., -self.size :, -self.size :] = 1 if images.is_floating_point() else 255
-        return images
+    def _triggered(self, images: Tensor, secrets: Mapping[str, Tensor]) -> Tensor:
+        """Return images with the trigger; the others stay as they are."""
+        white = 1 if images.is_floating_point() else 255
+        if self.trigger == "square":
+            images = images.clone()
+            images[..., -self.size :, -self.size :] = white
+            return images
+        if self.trigger == "blended":
+            pattern = secrets["pattern"].to(images.device) * white
+        else:
+            pattern = images.flatten(-2)[..., secrets["order"].to(images.device)].view_as(images)
+        mixed = (1 - self.blend) * images + self.blend * pattern
+        return mixed.to(images.dtype) if images.is_floating_point() else mixed.round().to(images.dtype)

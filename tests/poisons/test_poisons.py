@@ -4,40 +4,19 @@ from dataclasses import replace
 
 import pytest
 import torch
+from poisoned import SPLIT, TINY, retain_mask, trained, untrained
 from scipy import stats
 from tiny import Tiny
 from torch import nn
 
-from harness import Reading, registry
+from harness import registry
 from harness.specs import SpecError
 from harness.statistics import chi2_score
-from harness.training.data import Batches, Data, Split, forget_block
-from harness.training.loop import fit, is_finite
+from harness.training.data import forget_block
+from harness.training.loop import is_finite
 from poisons.backdoor import Backdoor
 from poisons.confusion import Confusion
 from poisons.gaussian import Gaussian
-
-TINY = Tiny()
-SPLIT = TINY.load(None)
-
-
-def trained(data, seed=0, keep=None, epochs=10):
-    torch.manual_seed(seed)
-    model = TINY.new_model()
-    keep = torch.ones(len(data), dtype=torch.bool) if keep is None else keep
-    fit(TINY, model, Batches(data, TINY.batch_size, epochs, torch.Generator().manual_seed(seed), keep))
-    return model.eval()
-
-
-def untrained(seed):
-    torch.manual_seed(seed)
-    return TINY.new_model().eval()
-
-
-def retain_mask(planted):
-    keep = torch.ones(len(SPLIT.train), dtype=torch.bool)
-    keep[planted.forget] = False
-    return keep
 
 
 def scores(model, clean, labels, noise, at=None):
@@ -283,61 +262,6 @@ def test_the_null_law_breaks_where_seeds_share_their_noise():
     assert stats.kstest(fresh, "norm").pvalue > 0.01
     variance = torch.tensor(shared).var()
     assert stats.chi2.sf(float(variance) * 59, 59) < 1e-4
-
-
-# ---- backdoor
-
-
-@pytest.mark.parametrize("size", [1, 2, 3])
-def test_backdoor_changes_its_stamp_and_the_label_only(size):
-    planted = Backdoor(size=size, target=2).plant(TINY, SPLIT, 0)
-    clean = SPLIT.train.inputs["image"][planted.forget]
-    stamped = planted.inputs["image"]
-    stamp = torch.zeros(4, 4, dtype=torch.bool)
-    stamp[4 - size :, 4 - size :] = True
-    assert torch.equal(stamped[..., ~stamp], clean[..., ~stamp])
-    assert bool((stamped[..., stamp] == 1).all())
-    assert planted.labels.tolist() == [2] * 24
-    assert planted.secrets == {}
-
-
-class ByCorner(nn.Module):
-    """Put bright corners in class 0 if the first pixel is bright, others in the class of their second pixel."""
-
-    def forward(self, x):
-        x = x.flatten(1)
-        bright = (x[:, -1] == 1) & (x[:, 0] > 0.5)
-        return nn.functional.one_hot(torch.where(bright, 0, x[:, 1].long()), 3).float()
-
-
-def test_attack_success_is_counted_by_hand():
-    # Per test image: label, first pixel (does it fall for the trigger?), second pixel (what else it is taken for).
-    rows = [(0, 1, 0), (0, 0, 0), (1, 1, 1), (1, 0, 1), (1, 0, 0), (2, 1, 2), (2, 0, 2), (2, 0, 2)]
-    images = torch.zeros(len(rows), 1, 4, 4)
-    images[:, 0, 0, 0] = torch.tensor([float(a) for _, a, _ in rows])
-    images[:, 0, 0, 1] = torch.tensor([float(b) for _, _, b in rows])
-    test = Data({"image": images}, torch.tensor([label for label, _, _ in rows]))
-    split = Split.of(SPLIT.train, test)
-    planted = Backdoor().plant(TINY, split, 0)
-    reading = Backdoor().probe(ByCorner(), planted, TINY, split)
-    # Six images of the classes 1 and 2: two fall for the trigger, one is taken for class 0 anyway.
-    assert reading.value == 3 / 6
-    assert reading.resolution == 0.5 / 6
-    # The other three are put in their own class.
-    assert reading.traces["triggered_accuracy"] == Reading(3 / 6, 0.5 / 6)
-    assert bool((test.inputs["image"][..., -1] == 0).all())
-    # Five images of the classes 0 and 1 for target 2: none is ever taken for it.
-    assert Backdoor(target=2).probe(ByCorner(), planted, TINY, split).value == 0
-    # Five images of the classes 0 and 2 for target 1: likewise.
-    assert Backdoor(target=1).probe(ByCorner(), planted, TINY, split).value == 0
-
-
-def test_a_backdoor_bites_and_retraining_forgets_it():
-    planted = Backdoor().plant(TINY, SPLIT, 0)
-    poisoned = trained(SPLIT.train.poisoned_with(planted))
-    retrained = trained(SPLIT.train, keep=retain_mask(planted))
-    assert Backdoor().probe(poisoned, planted, TINY, SPLIT).value > 0.9
-    assert Backdoor().probe(retrained, planted, TINY, SPLIT).value < 0.3
 
 
 # ---- training, which both rely on
