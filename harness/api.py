@@ -64,6 +64,7 @@ class Measure:
         exact_null: Whether readings carry a detail ``"T"`` that is exactly N(0, 1) for every model that is independent
             of what was planted. With it what is left is proven, and the scorer itself checked.
         short: What tells it apart from the other traces of its poison in a table, e.g. ``"second moment"``.
+        cause: A noun for what is to be removed, whose effect it is; not ``"poison"`` if another poison stays.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Measure:
     unit: str = ""
     exact_null: bool = False
     short: str = ""
+    cause: str = "poison"
 
 
 @dataclass(frozen=True)
@@ -123,12 +125,15 @@ class Planted:
         inputs: What stands at those indices instead of the clean inputs; first dimension k.
         labels: Their labels in the poisoned set, int64, shape (k,).
         secrets: What only the auditor knows (noise, triggered test images, ...). An unlearner never sees them.
+        stays: What is planted at other points and stays: an unlearner is to keep it, and retrained models see it, too.
+            Its own secrets are not used. None for most poisons.
     """
 
     forget: Tensor
     inputs: dict[str, Tensor]
     labels: Tensor
     secrets: dict[str, Tensor] = field(default_factory=dict)
+    stays: Planted | None = None
 
 
 class Recipe(Protocol):

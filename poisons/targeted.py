@@ -11,9 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from harness import Batch, Measure, Planted, Reading, UnlearningError, image_input
+from harness import Batch, Measure, Planted, Reading, UnlearningError
 from harness.api import classes_of
-from poisons._images import floating_images, planted_at, with_images
+from poisons._images import floating_images, planted_at
+from poisons._matching import brewed, check_brewing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from harness import Split, Surrogate, Task
-
-#: Poison images whose gradient is matched at once, as in the reference code.
-BATCH = 512
 
 
 @dataclass(frozen=True)
@@ -82,14 +80,9 @@ class Targeted:
     def __post_init__(self) -> None:
         if not 0 < self.fraction < 1:
             raise ValueError(f"fraction must lie in (0, 1), not {self.fraction}")
-        if not 0 < self.eps <= 1:
-            raise ValueError(f"eps must lie in (0, 1], not {self.eps}")
-        if self.steps < 1 or self.restarts < 1 or self.surrogates < 1:
-            raise ValueError("steps, restarts and surrogates must be at least 1")
+        check_brewing(self.eps, self.lr, steps=self.steps, restarts=self.restarts, surrogates=self.surrogates)
         if not 2 <= self.targets <= 4:
             raise ValueError(f"targets must lie between 2 and 4, not {self.targets}")
-        if not 0 < self.lr < float("inf"):
-            raise ValueError(f"lr must be positive and finite, not {self.lr}")
 
     def plant(self, task: Task, split: Split, seed: int, surrogate: Surrogate) -> Planted:
         """Return the perturbed images; secrets are the ``"targets"`` (test indices) and the ``"adversarial"`` class.
@@ -120,13 +113,8 @@ class Targeted:
         targets = self._choose(task, models, split, adversarial)
         aim = split.test.batch(targets)
         aim = Batch(aim.inputs, torch.full_like(aim.labels, adversarial), aim.index)
-        directions = [direction(task, model, aim) for model in models]
-        clean = split.train.batch(forget)
-        brews = [self._brew(task, models, directions, clean, generator) for _ in range(self.restarts)]
-        _, image = min(brews, key=lambda brew: brew[0])
-        return planted_at(
-            split, forget, image.cpu(), labels[forget], targets=targets, adversarial=torch.tensor(adversarial)
-        )
+        image = self._brewed(task, models, aim, split.train.batch(forget), generator)
+        return planted_at(split, forget, image, labels[forget], targets=targets, adversarial=torch.tensor(adversarial))
 
     def probe(self, model: nn.Module, planted: Planted, task: Task, split: Split) -> Reading:
         """Return the mean log-odds of the adversarial class at the targets; ``fraction_hit`` is the share put in it."""
@@ -138,6 +126,13 @@ class Targeted:
             logits = task.logits(model, aim).double()
         hit = (classes_of(task, logits, aim) == adversarial).double().mean()
         return Reading(float(log_odds(logits, adversarial).mean()), details={"fraction_hit": float(hit)})
+
+    def _brewed(
+        self, task: Task, models: Sequence[nn.Module], aim: Batch, clean: Batch, generator: torch.Generator
+    ) -> Tensor:
+        """Return images whose training moves the models as training on the aim would, on the CPU."""
+        how = {"eps": self.eps, "lr": self.lr, "steps": self.steps, "restarts": self.restarts}
+        return brewed(task, models, aim, clean, generator, **how)
 
     def _choose(self, task: Task, models: Sequence[nn.Module], split: Split, adversarial: int) -> Tensor:
         """Return ascending test indices of the targets."""
@@ -167,31 +162,6 @@ class Targeted:
             )
         return best[1]
 
-    def _brew(
-        self,
-        task: Task,
-        models: Sequence[nn.Module],
-        directions: Sequence[Sequence[Tensor]],
-        clean: Batch,
-        generator: torch.Generator,
-    ) -> tuple[float, Tensor]:
-        """Return the final loss from one start, and the perturbed images."""
-        import torch
-
-        start = clean.inputs[image_input(clean.inputs)]
-        noise = torch.randn(start.shape, generator=generator).to(start)
-        low, high = (start - self.eps).clamp(min=0), (start + self.eps).clamp(max=1)
-        image = (start + self.eps * noise).clamp(low, high)
-        optimizer = torch.optim.Adam([image], lr=self.lr)
-        drops = [int(self.steps * share) for share in (3 / 8, 5 / 8, 7 / 8)]
-        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, drops, gamma=0.1)
-        for _ in range(self.steps):
-            image.grad = matching(task, models, directions, clean, image)[1].sign_()
-            optimizer.step()
-            schedule.step()
-            image.clamp_(low, high)
-        return matching(task, models, directions, clean, image)[0], image
-
 
 def log_odds(logits: Tensor, label: int) -> Tensor:
     """Return log p - log(1 - p) of a class, shape (batch,), from scores of shape (batch, classes).
@@ -208,44 +178,3 @@ def log_odds(logits: Tensor, label: int) -> Tensor:
         )
 
     return logits[:, label] - torch.cat([logits[:, :label], logits[:, label + 1 :]], dim=1).logsumexp(dim=1)
-
-
-def direction(task: Task, model: nn.Module, batch: Batch, differentiable: bool = False) -> list[Tensor]:
-    """Return the gradient of the batch's loss by the model's parameters, scaled to norm 1 over all of them."""
-    import torch
-
-    loss = task.criterion(task.logits(model, batch), batch)
-    weights = [p for p in model.parameters() if p.requires_grad]
-    gradient = torch.autograd.grad(
-        loss, weights, create_graph=differentiable, allow_unused=True, materialize_grads=True
-    )
-    square = torch.stack([g.square().sum() for g in gradient]).sum()
-    norm = (square + torch.finfo(square.dtype).tiny).sqrt()  # a loss of exactly zero has no direction, and no slope
-    return [g / norm for g in gradient]
-
-
-def matching(
-    task: Task, models: Sequence[nn.Module], directions: Sequence[Sequence[Tensor]], clean: Batch, image: Tensor
-) -> tuple[float, Tensor]:
-    """Return one minus the cosine of gradients, averaged over models and batches, and its gradient by the images.
-
-    Args:
-        task: Provides the loss.
-        models: Surrogates in eval mode.
-        directions: The wanted gradient direction of each model.
-        clean: Provides the poison images' labels.
-        image: The poison images.
-    """
-    import torch
-
-    parts = torch.arange(len(image), device=image.device).split(BATCH)
-    total, gradient = 0.0, torch.zeros_like(image)
-    for part in parts:
-        for model, wanted in zip(models, directions, strict=True):
-            leaf = image[part].detach().requires_grad_(True)
-            batch = with_images(clean, leaf, part)
-            found = direction(task, model, batch, differentiable=True)
-            loss = 1 - torch.stack([(f * w).sum() for f, w in zip(found, wanted, strict=True)]).sum()
-            gradient[part] += torch.autograd.grad(loss, leaf)[0] / (len(models) * len(parts))
-            total += float(loss.detach()) / (len(models) * len(parts))
-    return total, gradient

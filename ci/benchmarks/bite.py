@@ -114,7 +114,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         for each in options.on:
             task, _, poison = each.partition("=")
-            found.append(pilot(task, poison, seeds, (options.store or Path(temporary)) / f"{len(found)}", options.data))
+            # Poisons of one size share retrained models; what is crafted is timed with surrogates of its own.
+            crafted = getattr(registry.resolve("poison", poison).value, "crafted", False)
+            folder = (options.store or Path(temporary)) / (each if crafted else task)
+            found.append(pilot(task, poison, seeds, folder, options.data))
             print(row(found[-1]), flush=True)
     if options.json:
         figures = {

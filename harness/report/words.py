@@ -93,13 +93,13 @@ def finding(verdict: Verdict) -> str:
         return _spent(verdict)
     if verdict.reason == Reason.OVER_CORRECTED:
         found = (
-            f"{title}: the method removes more than the poison. It moved the model beyond retraining by "
-            f"{percent(-verdict.estimate)} of the poison's effect, in the opposite direction "
+            f"{title}: the method removes more than the {measure.cause}. It moved the model beyond retraining by "
+            f"{percent(-verdict.estimate)} of the {measure.cause}'s effect, in the opposite direction "
             f"({_interval(verdict, mirrored=True)}, tolerance {percent(verdict.margin)})."
         )
     elif measure.test == "retention":
         found = (
-            f"{title}: {percent(verdict.estimate)} of the poison's effect is left "
+            f"{title}: {percent(verdict.estimate)} of the {measure.cause}'s effect is left "
             f"({_interval(verdict)}, tolerance {percent(verdict.margin)})."
         )
     else:
@@ -158,7 +158,8 @@ def _undecided(verdict: Verdict) -> str:
     early = "The audit stopped early: " if verdict.reason == Reason.FUTILE else ""
     low, high = verdict.interval
     wide = high - low > 2 * verdict.margin  # wider than all that would pass, around its middle
-    weak = "The poison's effect is too weak, or varies" if verdict.measure.test == "retention" else "Accuracy varies"
+    effect = f"The {verdict.measure.cause}'s effect is too weak, or varies"
+    weak = effect if verdict.measure.test == "retention" else "Accuracy varies"
     return (
         f" {early}{len(verdict.seeds)} seeds do not decide it; {how_many} would, if the estimate is right (power 0.8)."
         + (f" {weak} too much from seed to seed." if wide else "")

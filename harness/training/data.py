@@ -74,10 +74,15 @@ class Data(Dataset[tuple[dict[str, Tensor], Tensor]]):
         for start in range(0, len(self), size):
             yield self.batch(torch.arange(start, min(start + size, len(self))))
 
+    def retained_with(self, planted: Planted) -> Data:
+        """Return the training set without what is to be removed: clean, but for what stays."""
+        return self if planted.stays is None else self.poisoned_with(planted.stays)
+
     def poisoned_with(self, planted: Planted) -> Data:
         """Return the training set in which the planted points stand in place of the clean ones."""
-        inputs = {name: t.clone() for name, t in self.inputs.items()}
-        labels = self.labels.clone()
+        retained = self.retained_with(planted)
+        inputs = {name: t.clone() for name, t in retained.inputs.items()}
+        labels = retained.labels.clone()
         index = planted.forget.to(self.device)
         for name, rows in planted.inputs.items():
             inputs[name][index] = rows.to(self.device)

@@ -97,8 +97,8 @@ def handed_over(train: Data, planted: Planted, known: Tensor, left: Tensor) -> t
         left: Mask of what it keeps, over the training set.
     """
     forget = Data(planted.inputs, planted.labels).subset(known).to(train.device)
-    if len(known) < len(planted.forget):
-        train = train.poisoned_with(planted)
+    everything = len(known) == len(planted.forget)
+    train = train.retained_with(planted) if everything else train.poisoned_with(planted)
     return train.subset(left.nonzero().squeeze(1)), forget
 
 

@@ -172,13 +172,27 @@ def check_planted(poison: Registered, planted: object, split: Split) -> None:
     Raises:
         ContractError: It says what is wrong.
     """
+    who = f"the poison {poison.id!r}"
+    if not isinstance(planted, Planted):
+        raise ContractError(f"{who} planted {_named(planted)}; plant() must return a harness.Planted")
+    _check_points(who, planted, split)
+    if planted.stays is None:
+        return
+    if not isinstance(planted.stays, Planted) or planted.stays.stays is not None:
+        raise ContractError(
+            f"{who} planted {_named(planted.stays)} that stays; it must be a harness.Planted without stays"
+        )
+    _check_points(f"{who}, in what stays,", planted.stays, split)
+    if common := set(planted.forget.tolist()) & set(planted.stays.forget.tolist()):
+        raise ContractError(f"{who} planted point {min(common)} both to be removed and to stay; it must be one of them")
+
+
+def _check_points(who: str, planted: Planted, split: Split) -> None:
     import torch
 
     from harness.training.loop import is_finite_tensor
 
-    who, train = f"the poison {poison.id!r}", split.train
-    if not isinstance(planted, Planted):
-        raise ContractError(f"{who} planted {_named(planted)}; plant() must return a harness.Planted")
+    train = split.train
     parts = {"forget": planted.forget, "labels": planted.labels, **_tensors(who, "inputs", planted.inputs)}
     for name, part in {**parts, **_tensors(who, "secrets", planted.secrets)}.items():
         if not isinstance(part, torch.Tensor):

@@ -122,7 +122,7 @@ class Models:
         # Before the clock runs: torch sets up on the first step what no training shall pay for.
         self.unlearning.flops_per_example(trial.cell.task)
         points, clean = self._planting.points(trial), self._bench.split(trial.cell.task).train
-        data = clean if arm == "R" else clean.poisoned_with(points.planted)
+        data = clean.retained_with(points.planted) if arm == "R" else clean.poisoned_with(points.planted)
         keep = {"P": torch.ones_like(points.keep), "R": points.keep, REMAINING: points.left}[arm]
         on_gpu = self._bench.kind == "cuda"
         started = worked(on_gpu)

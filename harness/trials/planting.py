@@ -44,7 +44,7 @@ class PlantedIn:
     Attributes:
         blob: Hash of everything planted, secrets included.
         poisoned: Hash of what training on the poisoned set sees of it.
-        retained: Hash of the place in the training set of what is not planted.
+        retained: Hash of the place in the training set of what is not planted, and of what is planted and stays.
         remaining: Hash of the place of all but the points that the unlearner is told of: its retain set.
     """
 
@@ -97,11 +97,12 @@ class Points:
         """Return what follows from it, for the store."""
         from harness.training.data import digest
 
-        planted = self.planted
+        planted, stays = self.planted, self.planted.stays
+        beside = {f"stays.{name}": tensor for name, tensor in _seen(stays).items()} if stays else {}
         return {
-            "poisoned": digest({**planted.inputs, "labels": planted.labels, "forget": planted.forget}),
-            "retained": digest({"keep": self.keep}),
-            "remaining": digest({"keep": self.left}),
+            "poisoned": digest({**_seen(planted), **beside}),
+            "retained": digest({"keep": self.keep, **beside}),
+            "remaining": digest({"keep": self.left, **beside}),
         }
 
 
@@ -211,6 +212,11 @@ class Planting:
         return Points.of(unpack(tensors), len(split.train), trial)
 
 
+def _seen(planted: Planted) -> dict[str, Tensor]:
+    """Return what training sees of what is planted."""
+    return {**planted.inputs, "labels": planted.labels, "forget": planted.forget}
+
+
 def _is_told(artefact: Artefact) -> None:
     PlantedIn.from_plain("", artefact.info)
 
@@ -232,6 +238,7 @@ def pack(planted: Planted) -> dict[str, Tensor]:
         "labels": planted.labels,
         **{f"inputs.{name}": tensor for name, tensor in planted.inputs.items()},
         **{f"secrets.{name}": tensor for name, tensor in planted.secrets.items()},
+        **({f"stays.{name}": tensor for name, tensor in pack(planted.stays).items()} if planted.stays else {}),
     }
 
 
@@ -245,4 +252,7 @@ def unpack(tensors: Mapping[str, Tensor]) -> Planted:
     def part(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
-    return Planted(tensors["forget"], part("inputs."), tensors["labels"], part("secrets."))
+    stays = part("stays.")
+    return Planted(
+        tensors["forget"], part("inputs."), tensors["labels"], part("secrets."), unpack(stays) if stays else None
+    )

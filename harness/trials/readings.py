@@ -180,8 +180,8 @@ class Readings:
         from harness.training.data import Data
 
         points = self._planting.points(trial)
-        retain = self._bench.split(trial.cell.task).train.subset(points.keep.nonzero().squeeze(1))
-        planted = points.planted
+        planted, train = points.planted, self._bench.split(trial.cell.task).train
+        retain = train.retained_with(planted).subset(points.keep.nonzero().squeeze(1))
         return retain, Data(planted.inputs, planted.labels).to(self._bench.device), planted
 
     def _reading(

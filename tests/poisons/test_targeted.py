@@ -11,7 +11,8 @@ from torch import nn
 from harness.api import Batch, UnlearningError
 from harness.training.data import Batches, Data, Split
 from harness.training.loop import fit
-from poisons.targeted import BATCH, Targeted, direction, log_odds, matching
+from poisons._matching import BATCH, direction, matching
+from poisons.targeted import Targeted, log_odds
 
 TINY = Tiny()
 SPLIT = TINY.load(None)

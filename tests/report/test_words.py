@@ -56,6 +56,16 @@ def test_a_model_beyond_retraining_is_said_to_be_that():
     ) in text
 
 
+def test_what_hides_another_poison_is_not_called_the_poison():
+    """Retraining without it leads to more of what the other poison does: less is not better."""
+    hides = replace(POISON, worse="lower", cause="camouflage")
+    assert "Trace of the noise: 91 % of the camouflage's effect is left" in said(verdict(measure=hides))
+    beyond = said(verdict(reason="over-corrected", estimate=-0.85, measure=hides))
+    assert (
+        "removes more than the camouflage. It moved the model beyond retraining by 85 % of the camouflage's" in beyond
+    )
+
+
 def test_lost_accuracy_is_said_in_points():
     text = said(verdict(measure=ACCURACY, estimate=-0.58, interval=(-0.6, -0.5), margin=0.01))
     assert (
