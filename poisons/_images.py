@@ -55,3 +55,43 @@ def with_images(batch: Batch, images: Tensor, part: Any = slice(None)) -> Batch:
     return replace(
         batch, inputs={**inputs, image_input(inputs): images}, labels=batch.labels[part], index=batch.index[part]
     )
+
+
+def check_square(split: Split, size: int, poison: str) -> None:
+    """Refuse images that are not larger than a square of so many pixels.
+
+    Raises:
+        UnlearningError: They are not.
+    """
+    name = image_input(split.train.inputs)
+    shape = split.train.inputs[name].shape[1:]
+    if len(shape) < 2 or size >= min(shape[-2:]):
+        of = " x ".join(map(str, shape))
+        raise UnlearningError(
+            f"{poison}: size={size}, but the task's input {name!r} is {of}; the square must be smaller than the image, "
+            "whose last two sizes are height and width"
+        )
+
+
+def stamped(images: Tensor, size: int) -> Tensor:
+    """Return images, floats in [0, 1] or bytes, with a white square of so many pixels in the bottom right corner."""
+    images = images.clone()
+    images[..., -size:, -size:] = 1 if images.is_floating_point() else 255
+    return images
+
+
+def log_odds(logits: Tensor, label: int, poison: str) -> Tensor:
+    """Return log p - log(1 - p) of a class, shape (batch,), from scores of shape (batch, classes).
+
+    Raises:
+        UnlearningError: There is no score for each of several classes.
+    """
+    import torch
+
+    if logits.dim() != 2 or logits.shape[1] <= max(1, label):
+        raise UnlearningError(
+            f"{poison} needs a score for every class, of which {label} is one, but the task's logits are of shape "
+            f"{tuple(logits.shape)}"
+        )
+
+    return logits[:, label] - torch.cat([logits[:, :label], logits[:, label + 1 :]], dim=1).logsumexp(dim=1)

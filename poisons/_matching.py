@@ -97,16 +97,22 @@ def _brew(
 
 def direction(task: Task, model: nn.Module, batch: Batch, differentiable: bool = False) -> list[Tensor]:
     """Return the gradient of the batch's loss by the model's parameters, scaled to norm 1 over all of them."""
+    found, norm = gradient(task, model, batch, differentiable)
+    return [each / norm for each in found]
+
+
+def gradient(
+    task: Task, model: nn.Module, batch: Batch, differentiable: bool = False
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Return the gradient of the batch's loss by the model's parameters, and its norm over all of them."""
     import torch
 
     loss = task.criterion(task.logits(model, batch), batch)
     weights = [p for p in model.parameters() if p.requires_grad]
-    gradient = torch.autograd.grad(
-        loss, weights, create_graph=differentiable, allow_unused=True, materialize_grads=True
-    )
-    square = torch.stack([g.square().sum() for g in gradient]).sum()
-    norm = (square + torch.finfo(square.dtype).tiny).sqrt()  # a loss of exactly zero has no direction, and no slope
-    return [g / norm for g in gradient]
+    found = torch.autograd.grad(loss, weights, create_graph=differentiable, allow_unused=True, materialize_grads=True)
+    square = torch.stack([g.square().sum() for g in found]).sum()
+    # A loss of exactly zero has no direction, and no slope.
+    return found, (square + torch.finfo(square.dtype).tiny).sqrt()
 
 
 def matching(
@@ -124,13 +130,13 @@ def matching(
     import torch
 
     parts = torch.arange(len(image), device=image.device).split(BATCH)
-    total, gradient = 0.0, torch.zeros_like(image)
+    total, slope = 0.0, torch.zeros_like(image)
     for part in parts:
         for model, wanted in zip(models, directions, strict=True):
             leaf = image[part].detach().requires_grad_(True)
             batch = with_images(clean, leaf, part)
             found = direction(task, model, batch, differentiable=True)
             loss = 1 - torch.stack([(f * w).sum() for f, w in zip(found, wanted, strict=True)]).sum()
-            gradient[part] += torch.autograd.grad(loss, leaf)[0] / (len(models) * len(parts))
+            slope[part] += torch.autograd.grad(loss, leaf)[0] / (len(models) * len(parts))
             total += float(loss.detach()) / (len(models) * len(parts))
-    return total, gradient
+    return total, slope

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from harness import Measure, Planted, Reading, UnlearningError, image_input, predicted
-from poisons._images import check_class, planted_at
+from poisons._images import check_class, check_square, planted_at, stamped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -142,28 +142,15 @@ class Backdoor:
                 f"backdoor changes images of floats in [0, 1] or of bytes, but the task's input {name!r} is "
                 f"{str(images.dtype)[6:]}"
             )
-        of = " x ".join(map(str, images.shape[1:]))
-        if images.dim() < 3:
-            raise UnlearningError(
-                f"backdoor needs images, whose last two sizes are height and width, but the task's input {name!r} is "
-                f"{of}"
-            )
-        if self.trigger == "square" and self.size >= min(images.shape[-2:]):
-            raise UnlearningError(
-                f"backdoor: size={self.size}, but the task's input {name!r} is {of}; the square must be smaller than "
-                "the image, whose last two sizes are height and width"
-            )
+        check_square(split, self.size if self.trigger == "square" else 1, "backdoor")
         return name
 
     def _triggered(self, images: Tensor, secrets: Mapping[str, Tensor]) -> Tensor:
         """Return images with the trigger; the others stay as they are."""
-        white = 1 if images.is_floating_point() else 255
         if self.trigger == "square":
-            images = images.clone()
-            images[..., -self.size :, -self.size :] = white
-            return images
+            return stamped(images, self.size)
         if self.trigger == "blended":
-            pattern = secrets["pattern"].to(images.device) * white
+            pattern = secrets["pattern"].to(images.device) * (1 if images.is_floating_point() else 255)
         else:
             pattern = images.flatten(-2)[..., secrets["order"].to(images.device)].view_as(images)
         mixed = (1 - self.blend) * images + self.blend * pattern

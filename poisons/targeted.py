@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from harness import Batch, Measure, Planted, Reading, UnlearningError
 from harness.api import classes_of
-from poisons._images import floating_images, planted_at
+from poisons._images import floating_images, log_odds, planted_at
 from poisons._matching import brewed, check_brewing
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Targeted:
             aim = split.test.batch(planted.secrets["targets"])
             logits = task.logits(model, aim).double()
         hit = (classes_of(task, logits, aim) == adversarial).double().mean()
-        return Reading(float(log_odds(logits, adversarial).mean()), details={"fraction_hit": float(hit)})
+        return Reading(float(log_odds(logits, adversarial, "targeted").mean()), details={"fraction_hit": float(hit)})
 
     def _brewed(
         self, task: Task, models: Sequence[nn.Module], aim: Batch, clean: Batch, generator: torch.Generator
@@ -145,7 +145,7 @@ class Targeted:
                 batches = list(split.test.chunks())
                 scores = [task.logits(model, batch) for batch in batches]
                 classes = torch.cat([classes_of(task, *each) for each in zip(scores, batches, strict=True)])
-                near += log_odds(torch.cat(scores), adversarial).cpu() / len(models)
+                near += log_odds(torch.cat(scores), adversarial, "targeted").cpu() / len(models)
                 right &= (classes == labels).cpu()
         best: tuple[float, Tensor] | None = None
         for source in labels.cpu().unique().tolist():
@@ -161,20 +161,3 @@ class Targeted:
                 "there are none, so train for longer or on more"
             )
         return best[1]
-
-
-def log_odds(logits: Tensor, label: int) -> Tensor:
-    """Return log p - log(1 - p) of a class, shape (batch,), from scores of shape (batch, classes).
-
-    Raises:
-        UnlearningError: There is no score for each of several classes.
-    """
-    import torch
-
-    if logits.dim() != 2 or logits.shape[1] <= max(1, label):
-        raise UnlearningError(
-            f"targeted needs a score for every class, of which {label} is one, but the task's logits are of shape "
-            f"{tuple(logits.shape)}"
-        )
-
-    return logits[:, label] - torch.cat([logits[:, :label], logits[:, label + 1 :]], dim=1).logsumexp(dim=1)

@@ -11,8 +11,9 @@ from torch import nn
 from harness.api import Batch, UnlearningError
 from harness.training.data import Batches, Data, Split
 from harness.training.loop import fit
+from poisons._images import log_odds
 from poisons._matching import BATCH, direction, matching
-from poisons.targeted import Targeted, log_odds
+from poisons.targeted import Targeted
 
 TINY = Tiny()
 SPLIT = TINY.load(None)
@@ -259,7 +260,7 @@ def test_the_reading_is_the_mean_log_odds_at_the_targets():
 
 def test_log_odds_are_exact_where_probabilities_are_not():
     logits = torch.tensor([[200.0, 0.0, 0.0], [-200.0, 0.0, 0.0]])
-    assert log_odds(logits, 0).tolist() == pytest.approx([200 - math.log(2), -200 - math.log(2)])
+    assert log_odds(logits, 0, "targeted").tolist() == pytest.approx([200 - math.log(2), -200 - math.log(2)])
 
 
 def test_probing_leaves_the_model_as_it_was():
