@@ -127,6 +127,8 @@ class Planted:
         secrets: What only the auditor knows (noise, triggered test images, ...). An unlearner never sees them.
         stays: What is planted at other points and stays: an unlearner is to keep it, and retrained models see it, too.
             Its own secrets are not used. None for most poisons.
+        epochs: Passes of the training, counted from 0, in which the planted points are in the training set; in the
+            others they are in it neither as planted nor clean. None for all passes.
     """
 
     forget: Tensor
@@ -134,6 +136,7 @@ class Planted:
     labels: Tensor
     secrets: dict[str, Tensor] = field(default_factory=dict)
     stays: Planted | None = None
+    epochs: range | None = None
 
 
 class Recipe(Protocol):

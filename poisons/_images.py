@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from harness import Planted, UnlearningError, image_input
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness import Batch, Split
+    from harness import Batch, Split, Task
+
+#: When poisoned points are trained on: in all passes, in the first half of them, or in the second.
+Arrival = Literal["always", "early", "late"]
 
 
 def floating_images(split: Split, poison: str) -> str:
@@ -40,6 +43,22 @@ def check_class(split: Split, field: str, value: int) -> None:
             f"{field}={value}, but the task has no training points of that class; its classes are 0 to "
             f"{split.classes - 1}"
         )
+
+
+def check_arrival(arrives: str) -> None:
+    """Refuse what is no `Arrival`.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if arrives not in get_args(Arrival):
+        raise ValueError(f"arrives must be one of {', '.join(get_args(Arrival))}, not {arrives!r}")
+
+
+def epochs_of(arrives: Arrival, task: Task) -> range | None:
+    """Return the passes in which poisoned points are trained on; None for all."""
+    half = -(-task.epochs // 2)
+    return {"always": None, "early": range(half), "late": range(task.epochs - half, task.epochs)}[arrives]
 
 
 def planted_at(split: Split, forget: Tensor, images: Tensor, labels: Tensor, **secrets: Tensor) -> Planted:

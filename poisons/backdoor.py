@@ -9,11 +9,11 @@ with Sample-Specific Triggers" (arXiv 2012.03816).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from harness import Measure, Planted, Reading, UnlearningError, image_input, predicted
-from poisons._images import check_class, check_square, planted_at, stamped
+from poisons._images import Arrival, check_arrival, check_class, check_square, epochs_of, planted_at, stamped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,6 +52,8 @@ class Backdoor:
         target: Class that images with the trigger are labelled as, one of the task's.
         trigger: ``square``, ``blended`` or ``sample``.
         blend: Share of the pattern in an image, in (0, 1].
+        arrives: When the poisoned points are trained on: ``always``, ``early`` (in the first half of the epochs alone)
+            or ``late`` (in the second half alone).
 
     Raises:
         ValueError: A field is out of range.
@@ -62,6 +64,7 @@ class Backdoor:
     target: int = 0
     trigger: Trigger = "square"
     blend: float = 0.2
+    arrives: Arrival = "always"
 
     modality: ClassVar[str] = "image"
     measure: ClassVar[Measure] = Measure(
@@ -86,6 +89,7 @@ class Backdoor:
             raise ValueError(f"trigger must be one of {', '.join(get_args(Trigger))}, not {self.trigger!r}")
         if not 0 < self.blend <= 1:
             raise ValueError(f"blend must lie in (0, 1], not {self.blend}")
+        check_arrival(self.arrives)
 
     def plant(self, task: Task, split: Split, seed: int, surrogate: Surrogate | None = None) -> Planted:
         """Return the points with the trigger and the target label. An unlearner is not given the trigger.
@@ -109,7 +113,8 @@ class Backdoor:
         forget = forget_block(len(split.train), self.fraction, seed)
         triggered = self._triggered(images[forget.to(images.device)].cpu(), secrets)
         labels = torch.full((len(forget),), self.target, dtype=torch.int64)
-        return planted_at(split, forget, triggered, labels, **secrets)
+        planted = planted_at(split, forget, triggered, labels, **secrets)
+        return replace(planted, epochs=epochs_of(self.arrives, task))
 
     def probe(self, model: nn.Module, planted: Planted, task: Task, split: Split) -> Reading:
         """Return the attack success rate on test images of the other classes, and the accuracy on them."""

@@ -6,15 +6,15 @@ poisoning and the Gaussian unlearning score.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from harness import Measure, Planted, Reading, image_input
 from poisons._gaussian import MEASURE, SECOND_MOMENT, check, gaussian_score, scale_free_loss
-from poisons._images import floating_images, planted_at
+from poisons._images import Arrival, check_arrival, epochs_of, floating_images, planted_at
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from harness import Split, Surrogate, Task
 
@@ -46,6 +46,8 @@ class Gaussian:
     Attributes:
         fraction: Share of the training set that is poisoned, in (0, 1).
         sd: Standard deviation of the noise, in the units of the inputs (pixels in [0, 1]). Not clipped.
+        arrives: When the poisoned points are trained on: ``always``, ``early`` (in the first half of the epochs alone)
+            or ``late`` (in the second half alone).
 
     Raises:
         ValueError: A field is out of range.
@@ -53,6 +55,7 @@ class Gaussian:
 
     fraction: float = 0.1
     sd: float = 0.5
+    arrives: Arrival = "always"
 
     modality: ClassVar[str] = "image"
     measure: ClassVar[Measure] = MEASURE
@@ -60,6 +63,7 @@ class Gaussian:
 
     def __post_init__(self) -> None:
         check(self.fraction, self.sd)
+        check_arrival(self.arrives)
 
     def plant(self, task: Task, split: Split, seed: int, surrogate: Surrogate | None = None) -> Planted:
         """Return the noisy points; the noise itself is the secret ``"noise"``, in units of sd.
@@ -76,13 +80,14 @@ class Gaussian:
         clean = split.train.inputs[name][forget.to(split.train.device)].cpu()
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(derive("gaussian", seed)))
         labels = split.train.labels[forget.to(split.train.device)].cpu()
-        return planted_at(split, forget, clean + self.sd * noise, labels, noise=noise)
+        planted = planted_at(split, forget, clean + self.sd * noise, labels, noise=noise)
+        return replace(planted, epochs=epochs_of(self.arrives, task))
 
     def probe(self, model: nn.Module, planted: Planted, task: Task, split: Split) -> Reading:
         """Return the mean score, with what `gaussian_score` reports beside it."""
         import torch
 
-        gradients = []
+        gradients: list[Tensor] = []
         for part in planted.forget.split(BATCH):
             batch = split.train.batch(part)
             # On the device of the data the batch is ours alone: asking for its gradient touches nothing else.

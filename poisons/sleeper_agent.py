@@ -8,7 +8,7 @@ forest/witchcoven/witch_base.py, defaults in forest/options.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness import Batch, Measure, Planted, Reading, UnlearningError, image_input
 from harness.api import classes_of
@@ -115,7 +115,7 @@ class SleeperAgent:
         forget = members[lengths.topk(count).indices].sort().values
         aim = self._triggered(split.train, source, BATCH)
         aim = Batch(aim.inputs, torch.full_like(aim.labels, target), aim.index)
-        how = {"eps": self.eps, "lr": self.lr, "steps": self.steps, "restarts": self.restarts}
+        how: dict[str, Any] = {"eps": self.eps, "lr": self.lr, "steps": self.steps, "restarts": self.restarts}
         image = brewed(task, models, aim, split.train.batch(forget), generator, **how)
         classes = {"source": torch.tensor(source), "target": torch.tensor(target)}
         return planted_at(split, forget, image, labels[forget], **classes)
@@ -141,7 +141,7 @@ class SleeperAgent:
         """Return the class whose training images with the trigger are the nearest to the target class."""
         import torch
 
-        found = {}
+        found: dict[int, float] = {}
         for each in split.test.labels.unique().tolist():
             if each != target and bool((split.train.labels == each).any()):
                 with torch.no_grad():

@@ -9,7 +9,7 @@ witch_base.py, defaults in forest/options.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness import Batch, Measure, Planted, Reading, UnlearningError
 from harness.api import classes_of
@@ -131,7 +131,7 @@ class Targeted:
         self, task: Task, models: Sequence[nn.Module], aim: Batch, clean: Batch, generator: torch.Generator
     ) -> Tensor:
         """Return images whose training moves the models as training on the aim would, on the CPU."""
-        how = {"eps": self.eps, "lr": self.lr, "steps": self.steps, "restarts": self.restarts}
+        how: dict[str, Any] = {"eps": self.eps, "lr": self.lr, "steps": self.steps, "restarts": self.restarts}
         return brewed(task, models, aim, clean, generator, **how)
 
     def _choose(self, task: Task, models: Sequence[nn.Module], split: Split, adversarial: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -102,6 +103,7 @@ class Batches:
     batch before; if one is left for the last pass, it is left out.
 
     Attributes:
+        keep: Mask over the examples, shape (n,), or one for each pass, shape (epochs, n).
         examples: Where to stop, or None for the end of the last pass; the last batch is cut to it.
         augment: Applied to every batch, or None.
     """
@@ -114,32 +116,40 @@ class Batches:
     examples: int | None = None
     augment: Callable[[Batch], Batch] | None = None
 
-    @cached_property
+    @property
     def per_epoch(self) -> int:
-        """Batches of a whole pass."""
-        return batch_count(self._kept, self.batch_size)
-
-    @cached_property
-    def _kept(self) -> int:
-        return int(self.keep.sum())
+        """Batches of a whole pass, of the first one where passes differ."""
+        return batch_count(self._kept[0], self.batch_size) if self._kept else 0
 
     @property
-    def _total(self) -> int:
-        whole = self._kept * self.epochs
-        total = whole if self.examples is None else min(self.examples, whole)
-        alone = self.batch_size > 1 and total > self._kept and total % self._kept == 1
-        return total - alone
+    def ends(self) -> list[int]:
+        """Batches from the start to the end of each pass."""
+        return list(itertools.accumulate(batch_count(size, self.batch_size) for size in self._sizes))
+
+    @cached_property
+    def _kept(self) -> list[int]:
+        """Examples that each pass keeps."""
+        kept: list[int] = self.keep.sum(dim=-1).expand(self.epochs).tolist()
+        return kept
+
+    @cached_property
+    def _sizes(self) -> list[int]:
+        """Examples of each pass that is made, the last one as far as it goes."""
+        left, sizes = sum(self._kept) if self.examples is None else self.examples, []
+        for kept in self._kept:
+            sizes.append(min(kept, left))
+            left -= sizes[-1]
+        sizes = [size for size in sizes if size > 0]
+        alone = self.batch_size > 1 and len(sizes) > 1 and sizes[-1] == 1 < self._kept[len(sizes) - 1]
+        return sizes[:-1] if alone else sizes
 
     def __len__(self) -> int:
-        whole, rest = divmod(self._total, self._kept) if self._kept else (0, 0)
-        return whole * self.per_epoch + batch_count(rest, self.batch_size)
+        return sum(batch_count(size, self.batch_size) for size in self._sizes)
 
     def __iter__(self) -> Iterator[Batch]:
-        left = self._total
-        while left > 0:
+        for size, keep in zip(self._sizes, self.keep.expand(self.epochs, -1), strict=False):
             order = torch.randperm(len(self.data), generator=self.generator)
-            order = order[self.keep[order]][:left].to(self.data.device)
-            left -= len(order)
+            order = order[keep[order]][:size].to(self.data.device)
             for index in self._grouped(order):
                 batch = self.data.batch(index)
                 yield batch if self.augment is None else self.augment(batch)

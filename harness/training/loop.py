@@ -42,15 +42,16 @@ def fit(
     optimizer = recipe.optimizer(model)
     schedule = recipe.schedule(optimizer, len(batches))
     model.train()
-    examples = 0
+    ends = batches.ends if isinstance(batches, Batches) else []
+    examples = done = 0
     for step, batch in enumerate(batches, start=1):
         optimizer.zero_grad(set_to_none=True)
         recipe.criterion(recipe.logits(model, batch), batch).backward()
         optimizer.step()
         schedule.step()
         examples += len(batch)
-        if isinstance(batches, Batches) and step % batches.per_epoch == 0:
-            done = step // batches.per_epoch
+        if isinstance(batches, Batches) and step == ends[done]:
+            done += 1
             if on_epoch is not None:
                 on_epoch(model, done, batches.epochs)
             if done == stop:
@@ -61,7 +62,7 @@ def fit(
 def train(
     task: Task, data: Data, keep: Tensor, seed: int, on_epoch: OnEpoch | None = None, stop: int | None = None
 ) -> tuple[nn.Module, int]:
-    """Train a new model of a task on ``data[keep]``, on the device of the data.
+    """Train a new model of a task on ``data[keep]``, on the device of the data; ``keep`` may differ by pass.
 
     Initialisation and order follow from the seed alone: trainings of one seed that differ in what they keep share
     both, as common random numbers. One that stops early is the other's state at that epoch.

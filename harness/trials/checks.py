@@ -176,11 +176,14 @@ def check_planted(poison: Registered, planted: object, split: Split) -> None:
     if not isinstance(planted, Planted):
         raise ContractError(f"{who} planted {_named(planted)}; plant() must return a harness.Planted")
     _check_points(who, planted, split)
+    when: object = planted.epochs
+    if when is not None and not (isinstance(when, range) and when.step == 1 and 0 <= when.start < when.stop):
+        raise ContractError(f"{who} planted in the epochs {when!r}; they must be a range of some, counted from 0")
     if planted.stays is None:
         return
-    if not isinstance(planted.stays, Planted) or planted.stays.stays is not None:
+    if not isinstance(planted.stays, Planted) or (planted.stays.stays, planted.stays.epochs) != (None, None):
         raise ContractError(
-            f"{who} planted {_named(planted.stays)} that stays; it must be a harness.Planted without stays"
+            f"{who} planted {_named(planted.stays)} that stays; it must be a harness.Planted of every epoch"
         )
     _check_points(f"{who}, in what stays,", planted.stays, split)
     if common := set(planted.forget.tolist()) & set(planted.stays.forget.tolist()):

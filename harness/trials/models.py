@@ -112,8 +112,6 @@ class Models:
     def _fit(
         self, trial: Trial, arm: str, on_epoch: OnEpoch, stop: int | None = None
     ) -> tuple[dict[str, Any], nn.Module]:
-        import torch
-
         from harness.training.clock import worked
         from harness.training.data import batch_count
         from harness.training.loop import train
@@ -123,13 +121,13 @@ class Models:
         self.unlearning.flops_per_example(trial.cell.task)
         points, clean = self._planting.points(trial), self._bench.split(trial.cell.task).train
         data = clean.retained_with(points.planted) if arm == "R" else clean.poisoned_with(points.planted)
-        keep = {"P": torch.ones_like(points.keep), "R": points.keep, REMAINING: points.left}[arm]
+        keep = points.trained_on(arm, task.epochs)
         on_gpu = self._bench.kind == "cuda"
         started = worked(on_gpu)
         with guarded(f"the task {trial.cell.task.id!r}", passing=(Busy, DeviceLost, Gone)):
             model, examples = train(task, data, keep, trial.seed, on_epoch, stop)
-        info = {"examples": examples, "steps": task.epochs * batch_count(int(keep.sum()), task.batch_size)}
-        return {**info, "cpu_seconds": worked(on_gpu) - started}, model
+        steps = sum(batch_count(size, task.batch_size) for size in keep.sum(dim=1).tolist())
+        return {"examples": examples, "steps": steps, "cpu_seconds": worked(on_gpu) - started}, model
 
     def _checkpoint(self, trial: Trial, epoch: int, make: Make | None = None) -> Artefact:
         """Return P as it was after an epoch; if it was not kept, P is trained again up to there."""

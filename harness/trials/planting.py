@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.api import ContractError, DeviceLost, Planted
-from harness.cells import Registered, Trial
+from harness.cells import REMAINING, Registered, Trial
 from harness.guards.guard import called_back, guarded
 from harness.store.artefacts import Artefact, Busy, Gone, has_tensors, key_of
 from harness.trials import keys
@@ -93,14 +93,27 @@ class Points:
         left[planted.forget[known]] = False
         return cls(planted, keep, known, left)
 
+    def trained_on(self, arm: str, epochs: int) -> Tensor:
+        """Return what P, R or D is trained on in each pass: masks over the training set, shape (epochs, n)."""
+        import torch
+
+        everything = torch.ones_like(self.keep)
+        seen = {"P": everything, "R": self.keep, REMAINING: self.left}[arm].expand(epochs, -1)
+        when = self.planted.epochs
+        if when is None:
+            return seen
+        present = torch.tensor([epoch in when for epoch in range(epochs)])
+        return torch.where(present[:, None], seen, self.keep)
+
     def plain(self) -> dict[str, Any]:
         """Return what follows from it, for the store."""
         from harness.training.data import digest
 
         planted, stays = self.planted, self.planted.stays
+        when = {"epochs": _ends(planted.epochs)} if planted.epochs is not None else {}
         beside = {f"stays.{name}": tensor for name, tensor in _seen(stays).items()} if stays else {}
         return {
-            "poisoned": digest({**_seen(planted), **beside}),
+            "poisoned": digest({**_seen(planted), **when, **beside}),
             "retained": digest({"keep": self.keep, **beside}),
             "remaining": digest({"keep": self.left, **beside}),
         }
@@ -217,6 +230,13 @@ def _seen(planted: Planted) -> dict[str, Tensor]:
     return {**planted.inputs, "labels": planted.labels, "forget": planted.forget}
 
 
+def _ends(epochs: range) -> Tensor:
+    """Return the first of the passes in which points are planted, and the one after the last."""
+    import torch
+
+    return torch.tensor([epochs.start, epochs.stop])
+
+
 def _is_told(artefact: Artefact) -> None:
     PlantedIn.from_plain("", artefact.info)
 
@@ -239,6 +259,7 @@ def pack(planted: Planted) -> dict[str, Tensor]:
         **{f"inputs.{name}": tensor for name, tensor in planted.inputs.items()},
         **{f"secrets.{name}": tensor for name, tensor in planted.secrets.items()},
         **({f"stays.{name}": tensor for name, tensor in pack(planted.stays).items()} if planted.stays else {}),
+        **({} if planted.epochs is None else {"epochs": _ends(planted.epochs)}),
     }
 
 
@@ -252,7 +273,6 @@ def unpack(tensors: Mapping[str, Tensor]) -> Planted:
     def part(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
-    stays = part("stays.")
-    return Planted(
-        tensors["forget"], part("inputs."), tensors["labels"], part("secrets."), unpack(stays) if stays else None
-    )
+    stays, inputs, secrets = part("stays."), part("inputs."), part("secrets.")
+    epochs = range(*tensors["epochs"].tolist()) if "epochs" in tensors else None
+    return Planted(tensors["forget"], inputs, tensors["labels"], secrets, unpack(stays) if stays else None, epochs)

@@ -92,7 +92,7 @@ def test_what_is_planted_comes_back_from_the_store():
             "planted point 5 both to be removed",
         ),
         (lambda p: replace(p, stays=replace(p.stays, inputs={})), "in what stays, planted the inputs nothing"),
-        (lambda p: replace(p, stays=p), "planted a Planted that stays; it must be a harness.Planted without stays"),
+        (lambda p: replace(p, stays=p), "planted a Planted that stays; it must be a harness.Planted of every epoch"),
         (lambda p: replace(p, stays=(1,)), "planted a tuple that stays"),
     ],
 )
