@@ -361,6 +361,7 @@ def test_models_trained_on_device_are_as_good_as_elsewhere(device, tmp_path):
 #: What poisons need on the tiny task: three classes of 4 x 4 images.
 SMALL_FIELDS = {
     "backdoor": ":size=1", "confusion": ":first=0,second=1", "indiscriminate": ":steps=2", "targeted": ":steps=2",
+    "sleeper-agent": ":steps=2", "camouflaged": ":steps=2",
 }  # fmt: skip
 
 
