@@ -50,9 +50,10 @@ def front(settings: Sequence[Mapping[str, Any]], budget: float) -> list[tuple[fl
 
 
 def shown(settings: Sequence[Mapping[str, Any]], budget: float) -> list[Mapping[str, Any]]:
-    """Return the settings that were measured to the end, within the budget."""
+    """Return the settings that were measured to the end, within the budget, and lie on the axes."""
     whole = [each for each in settings if not each["given_up"] and None not in (each["left"], each["accuracy"])]
-    return [each for each in whole if each["cost"] <= budget * (1 + 1e-6)]
+    kept = [each for each in whole if each["cost"] <= budget * (1 + 1e-6)]
+    return [each for each in kept if each["accuracy"] >= LOST[0] and each["left"] <= LEFT[1]]
 
 
 def panel(method: Mapping[str, Any], document: Mapping[str, Any], left: float, top: float) -> list[str]:
@@ -73,8 +74,7 @@ def panel(method: Mapping[str, Any], document: Mapping[str, Any], left: float, t
         parts += [path(f"M{x.left:g} {y(share):.1f}h-4", "edge")]
         parts += [words(x.left - 7, y(share) + 4, number(share), "end", "soft")]
     for each in shown(method["tried"], budget):
-        if LOST[0] <= each["accuracy"] and each["left"] <= LEFT[1]:
-            parts.append(mark("membership", x(each["accuracy"]), y(each["left"]), 2, hollow=True))
+        parts.append(mark("membership", x(each["accuracy"]), y(each["left"]), 2, hollow=True))
     parts.append(path(stairs(front(method["tried"], budget), x, y), "thin c-pass dash"))
     parts.append(path(stairs(front(method["finals"], budget), x, y), "wide c-ink line"))
     best = method["on_final_seeds"]
@@ -96,13 +96,13 @@ def picture(document: Mapping[str, Any]) -> str:
     """Return the panels of all methods, as an SVG file of its own, on white."""
     methods, seeds = document["methods"], document["seeds"]
     across = min(ACROSS, len(methods))
-    width = max(across * (WIDTH + GAP) + GAP, 620)
+    width = max(across * (WIDTH + GAP) + GAP, 720)
     height = HEAD + -(-len(methods) // across) * (HEIGHT + GAP)
     search, final = (f"{seeds[name][0]} to {seeds[name][-1]}" for name in ("search", "final"))
     poisons = ", ".join(document["poisons"])
     parts = [
         f'<rect width="{width}" height="{height}" fill="#fff"/>',
-        words(GAP, 22, f"Left of the worst of {poisons}", classes="strong"),
+        words(GAP, 22, f"What is left of the worst of {poisons}", classes="strong"),
         words(GAP, 38, "up: share of the effect that is left · across: accuracy against retraining, points · blue: "
               "passes both", classes="soft"),
         words(GAP, 54, f"dashed, dots: {document['settings']} settings, seeds {search} · black: their best, seeds "
