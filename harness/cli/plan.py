@@ -24,9 +24,10 @@ def add_plan(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "plan",
         help="A pilot: can audits on this task and these poisons reach a verdict?",
-        description="Train a few poisoned, retrained and again retrained models, on seeds that no audit uses. Say for "
-        "each claim how probable it is that a perfectly unlearned model passes, how many seeds that takes, and which "
-        "margin of accuracy the task can resolve. What is trained is stored, and a second plan is quick.",
+        description="Train three models on each of a few seeds that no audit uses: a poisoned one, a retrained one, "
+        "and one that is retrained once more. Print for each claim how probable it is that a perfectly unlearned model "
+        "passes, and how many seeds that takes; for accuracy also the smallest margin at which a PASS can be expected. "
+        "The models are stored, so the same command is quick when repeated.",
     )
     noun = "NAME[:FIELD=VALUE,...]"
     parser.add_argument("--task", default=DEFAULTS["task"], metavar=noun, help=f"Task to learn{DEFAULT}")
@@ -35,15 +36,17 @@ def add_plan(subparsers: Any) -> None:
         action="append",
         default=[],
         metavar=noun,
-        help="Poison to plant. Repeatable. Default: the task's own",
+        help="Poison to plant; can be repeated. Default: those that the task lists",
     )  # fmt: skip
-    parser.add_argument("--seeds", type=_seeds, default=10, metavar="N", help=f"Seeds of the pilot{DEFAULT}")
+    parser.add_argument(
+        "--seeds", type=_seeds, default=10, metavar="N", help=f"Number of seeds to train on, at least 3{DEFAULT}"
+    )
     parser.add_argument(
         "--plan", choices=("quick", "reliable"), default=DEFAULTS["plan"],
         help=f"Plan of the audits (pytest's --audit-plan){DEFAULT}",
     )  # fmt: skip
     parser.add_argument("--store", metavar="PATH", help="Where trained models are kept (pytest's --audit-store)")
-    parser.add_argument("--data", metavar="PATH", help="Directory of data sets (pytest's --audit-data)")
+    parser.add_argument("--data", metavar="PATH", help="Directory with the data sets (pytest's --audit-data)")
     parser.add_argument(
         "--device",
         choices=("auto", "cpu", "cuda"),

@@ -123,7 +123,7 @@ def front_lines(found: Mapping[str, Any], document: Mapping[str, Any]) -> list[s
     seeds, fronts = document["seeds"], found["fronts"]
     search, final = _range(seeds["search"]), _range(seeds["final"])
     joint = fronts[JOINT]
-    rows = [["least left with accuracy of at least", *(points(point["floor"]) for point in joint)]]
+    rows = [["least poison left if accuracy is at least", *(points(point["floor"]) for point in joint)]]
     rows.append([f"  {JOINT}, seeds {search}", *(_number(point, "left", fraction) for point in joint)])
     again = [point.get("again", {}) for point in joint]
     rows.append([f"    the same settings, seeds {final}", *(_number(each, "left", fraction) for each in again)])
@@ -136,7 +136,7 @@ def front_lines(found: Mapping[str, Any], document: Mapping[str, Any]) -> list[s
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
         for row in rows
     ]
-    best = f"each the least of up to {document['settings']} settings on {len(seeds['search'])} seeds"
+    best = f"each is the least of up to {document['settings']} settings on {len(seeds['search'])} seeds"
     return [
         *aligned,
         f"Numbers on seeds {search} are too good: {best}. On seeds {final} no setting was chosen before.",
@@ -149,7 +149,9 @@ def front_lines(found: Mapping[str, Any], document: Mapping[str, Any]) -> list[s
 
 
 def _edge(name: str, end: str) -> str:
-    return f"{name} lies at the {end} end of its range, and a better value may lie beyond; widen it and search again"
+    return (
+        f"{name} lies at the {end} end of its range, and a better value may lie beyond: widen the range, search again"
+    )
 
 
 def _traces(score: Mapping[str, Any]) -> str:
@@ -157,7 +159,7 @@ def _traces(score: Mapping[str, Any]) -> str:
     for name, share in score["traces"].items():
         text = f"{name} {fraction(_or_nan(share))}"
         if name in score["exact"]:
-            text += f" for certain ({deviations(_or_nan(score['exact'][name]))})"
+            text = f"{name} at least {fraction(_or_nan(share))} (score {deviations(_or_nan(score['exact'][name]))})"
         texts.append(text)
     return f"{', '.join(texts)}; accuracy {points(_or_nan(score['accuracy']))}"
 
@@ -175,11 +177,12 @@ def _took(found: Mapping[str, Any]) -> str:
         for arm, n in each["built"].items():
             built[arm] = built.get(arm, 0) + n
     given_up = [each["seeds"] for each in found["tried"] if each["given_up"]]
-    early = f"{len(given_up)} of them given up after {sum(given_up)} seeds in all" if given_up else "none given up"
+    trials = f"{sum(given_up)} seed{'s' * (sum(given_up) != 1)}"
+    early = f"{len(given_up)} of them given up ({trials} in all)" if given_up else "none given up"
     unlearned = built.pop("U", 0)
     return (
         f"{len(found['tried'])} settings, {early}; {unlearned} unlearnings and "
-        f"{sum(built.values())} trainings, {duration(sum(each['seconds'] for each in tried))} in one process"
+        f"{sum(built.values())} trainings, {duration(sum(each['seconds'] for each in tried))} of all processes together"
     )
 
 

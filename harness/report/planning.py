@@ -18,7 +18,7 @@ def forecast_lines(costs: Sequence[Mapping[str, Any]], processes: int) -> list[s
     lines = []
     for cost, label in zip(costs, ("if every verdict is clear", "if the whole plan is needed"), strict=False):
         on = f"{processes} process{'es' if processes > 1 else ''}"
-        crafting = f"; plus crafting {', '.join(cost['crafted'])} with surrogates" if cost["crafted"] else ""
+        crafting = f"; crafting {', '.join(cost['crafted'])} comes on top" if cost["crafted"] else ""
         lines.append(
             f"{label} ({cost['seeds']} seeds): {cost['trainings']} trainings and {cost['unlearnings']} unlearnings, "
             f"about {duration(cost['seconds'] / processes)} on {on}, {cost['bytes'] / 1e6:.1f} MB of disk{crafting}"
@@ -43,7 +43,7 @@ def pilot_lines(task: str, forecasts: Sequence[Forecast]) -> list[str]:
 def _measured(f: Forecast) -> str:
     if f.test == "non-inferiority":
         apart = f"two retrained models differ by {_pp(f.noise)} (standard deviation)"
-        step = f"; one test example is {_pp(2 * f.resolution)}" if f.resolution else ""
+        step = f"; one test example counts {_pp(2 * f.resolution)}" if f.resolution else ""
         return f"{percent(f.retrained)} after retraining; {apart}{step}"
     sds = f"{f.effect_sds:.1f}" if math.isfinite(f.effect_sds) else "infinitely many"
     return (
@@ -57,7 +57,7 @@ def _planned(f: Forecast) -> str:
     early = f", {_chance(f.passes[first])} by {first} seeds" if f.passes[first] > 0 else ""
     return (
         f"a perfectly unlearned model PASSes with probability {_chance(f.power)} by {last} seeds{early}; "
-        f"{f.mean_seeds:.1f} seeds on average"
+        f"its verdict takes {f.mean_seeds:.1f} seeds on average"
     )
 
 
@@ -66,16 +66,17 @@ def _judgement(f: Forecast) -> str:
         return _judgement_of_accuracy(f)
     if f.power >= ENOUGH:
         return "Audits can judge it."
-    needed = f" At one look it would take {f.seeds_90} seeds." if f.seeds_90 else ""
+    needed = f" With a single look, {f.seeds_90} seeds would reach {ENOUGH}." if f.seeds_90 else ""
     return (
-        f"Too weak to audit: not even retraining PASSes with probability {ENOUGH}.{needed} Plant more points; that "
-        "raises the effect more than stronger noise or a larger trigger. Or train a model that varies less over seeds."
+        f"Too weak to audit: even retraining PASSes with a probability below {ENOUGH}.{needed} Plant more points; "
+        "that raises the effect more than stronger noise or a larger trigger. Or train a model that varies less over "
+        "seeds."
     )
 
 
 def _judgement_of_accuracy(f: Forecast) -> str:
     assert f.least_margin is not None
-    least = f"the smallest that a PASS can be expected at is {_pp(f.least_margin)}"
+    least = f"the smallest margin at which a PASS can be expected is {_pp(f.least_margin)}"
     if f.power >= ENOUGH:
         return f"The margin of {_pp(f.margin)} can be judged; {least}."
     return f"The margin of {_pp(f.margin)} is too small here: {least}. Allow that much, or use more test examples."

@@ -46,7 +46,7 @@ def test_it_says_of_each_claim_whether_audits_can_judge_it(store, tmp_path, caps
 
 def test_a_reliable_plan_takes_more_seeds(store, capsys):
     assert plan(store, "--plan=reliable") == 0
-    assert "by 16 seeds; 16.0 seeds on average" in capsys.readouterr().out
+    assert "by 16 seeds; its verdict takes 16.0 seeds on average" in capsys.readouterr().out
 
 
 def test_a_weak_poison_is_sent_back_with_what_to_do():
@@ -54,7 +54,7 @@ def test_a_weak_poison_is_sent_back_with_what_to_do():
     text = "\n".join(pilot_lines("digits", [weak, replace(weak, seeds_90=None)]))
     assert "PASSes with probability 0.58 by 16 seeds, 0.10 by 5 seeds" in text
     assert text.count("Too weak to audit") == 2
-    assert text.count("At one look it would take 9 seeds.") == 1
+    assert text.count("With a single look, 9 seeds would reach 0.9.") == 1
     assert "Plant more points" in text
 
 
@@ -68,9 +68,11 @@ def test_accuracy_says_what_the_test_set_can_resolve():
     assert head == "noise on digits"
     assert "97 % after retraining" in measured
     assert "differ by 0.5 pp (standard deviation)" in measured
-    assert "one test example is 0.2 pp" in measured
+    assert "one test example counts 0.2 pp" in measured
     assert "0.94 by 16 seeds" in planned
-    assert judged == "    The margin of 1.0 pp can be judged; the smallest that a PASS can be expected at is 0.4 pp."
+    assert judged == (
+        "    The margin of 1.0 pp can be judged; the smallest margin at which a PASS can be expected is 0.4 pp."
+    )
     *_, judged = pilot_lines("digits", [replace(ACCURACY, passes={5: 0.0, 16: 0.3}, least_margin=0.021)])
     assert "is too small here" in judged
     assert "2.1 pp" in judged

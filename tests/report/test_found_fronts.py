@@ -69,22 +69,20 @@ def test_the_table_is_read_without_the_documentation():
     found = document(tuned())
     lines = front_lines(found["methods"][0], found)
     assert lines[:6] == [
-        "least left with accuracy of at least       −0.5 pp  −1.0 pp  −1.5 pp  −2.0 pp  −3.0 pp",
+        "least poison left if accuracy is at least  −0.5 pp  −1.0 pp  −1.5 pp  −2.0 pp  −3.0 pp",
         "  all poisons, seeds 1000 to 1004             0.90     0.30     0.30     0.10     0.10",
         "    the same settings, seeds 1005 to 1014        –     0.35     0.35     0.20     0.20",
         "    their accuracy there                         –  −0.7 pp  −0.7 pp  −2.0 pp  −2.0 pp",
         "  backdoor, seeds 1000 to 1004                0.90     0.10     0.10     0.00     0.00",
         "  gaussian, seeds 1000 to 1004                0.80     0.30     0.30     0.10     0.10",
     ]
-    assert "too good: each the least of up to 6 settings on 5 seeds" in lines[6]
+    assert "too good: each is the least of up to 6 settings on 5 seeds" in lines[6]
     rest = "\n".join(lines[7:])
     assert "chosen: gd:lr=0.11, the least poison left" in rest
-    assert "mean 0.35, second moment 0.00 for certain (−1.2 sd); accuracy −0.6 pp" in rest
+    assert "mean 0.35, second moment at least 0.00 (score −1.2 sd); accuracy −0.6 pp" in rest
     assert "warning: lr lies at the upper end of its range" in rest
-    assert (
-        "6 settings, 2 of them given up after 1 seeds in all; 70 unlearnings and 7 trainings, 4 min in one process"
-        in rest
-    )
+    assert "6 settings, 2 of them given up (1 seed in all); 70 unlearnings and 7 trainings" in rest
+    assert "4 min of all processes together" in rest
 
 
 def test_a_floor_that_nothing_reaches_is_empty():

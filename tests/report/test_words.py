@@ -326,7 +326,7 @@ def test_a_forecast_says_what_comes_on_top():
         "if every verdict is clear (5 seeds): 15 trainings and 5 unlearnings, about 60 s on 1 process, 2.0 MB of disk"
     ]
     (line,) = forecast_lines([{**cost, "crafted": ["targeted"]}], 2)
-    assert line.endswith("about 30 s on 2 processes, 2.0 MB of disk; plus crafting targeted with surrogates")
+    assert line.endswith("about 30 s on 2 processes, 2.0 MB of disk; crafting targeted comes on top")
 
 
 def test_a_retrained_model_that_diverged_leaves_the_table_standing():
