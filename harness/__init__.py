@@ -23,9 +23,8 @@ from harness.api import (
     Surrogate,
     Task,
     UnlearningError,
-    image_input,
-    predicted,
 )
+from harness.conventions import image_input, predicted
 
 __version__ = "0.1.0"
 

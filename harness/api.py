@@ -160,28 +160,11 @@ class Recipe(Protocol):
     def blocks(self, model: nn.Module) -> list[nn.Module]: ...
 
 
-def predicted(task: Recipe, model: nn.Module, batch: Batch) -> Tensor:
-    """Return the class that a model puts each example in, int64, shape (batch,)."""
-    return classes_of(task, task.logits(model, batch), batch)
-
-
 def classes_of(task: Recipe, logits: Tensor, batch: Batch) -> Tensor:
     """Return the class that the scores of each example mean, int64, shape (batch,)."""
     predict = getattr(task, "predict", None)
     classes: Tensor = logits.argmax(dim=1) if predict is None else predict(logits, batch)
     return classes
-
-
-def image_input(inputs: Mapping[str, Tensor]) -> str:
-    """Return the name of a task's images among its inputs: ``"image"``, or that of its only input.
-
-    Raises:
-        UnlearningError: It has several inputs, and none has that name.
-    """
-    if "image" in inputs or len(inputs) == 1:
-        return "image" if "image" in inputs else next(iter(inputs))
-    names = ", ".join(map(repr, inputs))
-    raise UnlearningError(f"none of the task's inputs {names} is called 'image'; give that name to the one with images")
 
 
 class Task(Recipe, Protocol):

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import registry
-from harness.api import Planted, UnlearningError, image_input
+from harness.api import Planted, UnlearningError
 from harness.cells import Cell, Trial
+from harness.conventions import image_input
 from harness.report.document import methods, places
 from harness.studies.controls import ORACLE
 

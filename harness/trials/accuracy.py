@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.api import Reading, predicted
+from harness.api import Reading
+from harness.conventions import predicted
 
 if TYPE_CHECKING:
     from torch import nn

@@ -83,7 +83,7 @@ def test_an_exact_null_is_planned_by_the_law_that_is_known(seed):
     draws = np.random.default_rng(seed).normal(0, 1, (4, 10))
     clear = Evidence(*(tuple(x.tolist()) for x in (draws[0] - 8, draws[1], draws[2], draws[2], draws[3])))
     found = forecast_from(NULL, clear, "p", Plan(), runs=400)
-    assert found.power == pytest.approx(0.99, abs=0.015)
+    assert found.power == pytest.approx(0.978, abs=0.02)
     assert found.seeds_90 is None
 
 

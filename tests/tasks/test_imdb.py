@@ -10,7 +10,8 @@ from reviews import CAUSAL, SIZE, SMALL, WORDS, folder, new_model, review, split
 from scipy import stats
 
 from harness import audit, registry
-from harness.api import UnlearningError, predicted
+from harness.api import UnlearningError
+from harness.conventions import predicted
 from harness.tasks.imdb import ANSWERS, PROMPT, IMDbGPT2, IMDbSmallGPT2
 from harness.training.data import Batches, Data
 from harness.training.loop import train
