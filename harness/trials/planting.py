@@ -208,13 +208,13 @@ class Planting:
         passing = (Busy, Gone, DeviceLost)
         with isolated_rng(seed), unchanged(split, poison), guarded(f"the poison {poison.id!r}", passing=passing):
             planted = poison.value.plant(task.value, split, seed, trained)
-        check_planted(poison, planted, split)
+        check_planted(poison, planted, split, task.value.epochs)
         return {"points": len(planted.forget)}, pack(planted)
 
     def _read(self, trial: Trial, artefact: Artefact) -> Points:
-        split = self._bench.split(trial.cell.task)
+        task, split = trial.cell.task, self._bench.split(trial.cell.task)
         check: Callable[[dict[str, Tensor]], None] = lambda found: check_planted(  # noqa: E731
-            trial.cell.poison, unpack(found), split
+            trial.cell.poison, unpack(found), split, task.value.epochs
         )
         try:
             tensors = self._bench.tensors(artefact, check)
