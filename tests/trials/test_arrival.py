@@ -100,5 +100,5 @@ def test_epochs_after_the_training_are_refused_in_a_sentence_and_not_as_a_weak_p
     poison = registry.resolve("poison", "backdoor:size=1")
     planted = replace(Backdoor(size=1).plant(Tiny(), SPLIT, 0), epochs=range(9, 12))
     check_planted(poison, planted, SPLIT, 10)
-    with pytest.raises(ContractError, match="planted from epoch 9 on, but the task trains for the epochs 0 to 8; plant"):
+    with pytest.raises(ContractError, match="from epoch 9 on, but the task trains for the epochs 0 to 8; plant"):
         check_planted(poison, planted, SPLIT, 9)
