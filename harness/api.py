@@ -263,8 +263,8 @@ class Poison(Protocol):
 #: ``control``       bool: it is no part of ``--unlearner=all``
 #: ``depends_on``    tuple of str: files and folders, relative to its file, and modules that no import names; stored
 #:                   results are used again only if these are unchanged. Tasks and poisons may declare it, too
-#: ``certifies``     (epsilon, delta): how close, by a proof of its own, its result is to what it would make of a retrained
-#:                   model; held against what is proven to be left
+#: ``certifies``     (epsilon, delta): how close, by a proof of its own, its result is to what it would make of a
+#:                   retrained model; held against what is proven to be left
 Unlearner = Callable[["nn.Module", "ForgetRequest"], "nn.Module"]
 
 

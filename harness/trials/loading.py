@@ -34,7 +34,7 @@ class LoadedModels:
         planted: What was planted: indices, poisoned inputs and labels, and the auditor's secrets, on the CPU.
         split: The task's data, on the models' device; ``split.train`` is clean, and
             ``split.train.poisoned_with(planted)`` is what P was trained on. R was trained on
-            ``split.train.retained_with(planted)``, which has a poison that stays, without the points ``planted.forget``.
+            ``split.train.retained_with(planted)``, which has a poison that stays, without ``planted.forget``.
         seed: The seed.
     """
 
