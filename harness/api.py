@@ -130,7 +130,7 @@ class Planted:
         stays: What is planted at other points and stays: an unlearner is to keep it, and retrained models see it, too.
             Its own secrets are not used. None for most poisons.
         epochs: Passes of the training, counted from 0, in which the planted points are in the training set; in the
-            others they are in it neither as planted nor clean. None for all passes.
+            others they are in it neither as planted nor clean. At least one must be a pass of the task. None for all.
     """
 
     forget: Tensor
@@ -246,7 +246,8 @@ class Poison(Protocol):
 #: ``control``       bool: it is no part of ``--unlearner=all``
 #: ``depends_on``    tuple of str: files and folders, relative to its file, and modules that no import names; stored
 #:                   results are used again only if these are unchanged. Tasks and poisons may declare it, too
-#: ``certifies``     (epsilon, delta): how close it promises to come to a retrained model; held against what is proven
+#: ``certifies``     (epsilon, delta): how close, by a proof of its own, its result is to what it would make of a
+#:                   retrained model; held against what is proven to be left
 Unlearner = Callable[["nn.Module", "ForgetRequest"], "nn.Module"]
 
 

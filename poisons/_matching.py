@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness import Batch, image_input
+from harness import Batch, UnlearningError, image_input
 from poisons._images import with_images
 
 if TYPE_CHECKING:
@@ -35,6 +35,30 @@ def check_brewing(eps: float, lr: float, **counts: int) -> None:
         raise ValueError(f"{', '.join(list(counts)[:-1])} and {list(counts)[-1]} must be at least 1")
     if not 0 < lr < float("inf"):
         raise ValueError(f"lr must be positive and finite, not {lr}")
+
+
+def drawn_class(labels: Tensor, fraction: float, name: str, generator: torch.Generator) -> tuple[int, Tensor, int]:
+    """Return a random class with more points than are to be perturbed, the indices of all its points, and that number.
+
+    Args:
+        labels: Of the training set, int64, shape (n,), on the CPU.
+        fraction: Share of the training set that is to be perturbed.
+        name: Of the poison, for the error.
+        generator: Draws the class.
+
+    Raises:
+        UnlearningError: No class has more points.
+    """
+    import torch
+
+    count = max(1, round(fraction * len(labels)))
+    candidates = (labels.bincount() > count).nonzero().squeeze(1)
+    if len(candidates) == 0:
+        raise UnlearningError(
+            f"{name} perturbs {count} training images of one class, but no class has more than that; lower its fraction"
+        )
+    drawn = int(candidates[torch.randint(len(candidates), (1,), generator=generator)])
+    return drawn, (labels == drawn).nonzero().squeeze(1), count
 
 
 def brewed(

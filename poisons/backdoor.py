@@ -53,7 +53,7 @@ class Backdoor:
         trigger: ``square``, ``blended`` or ``sample``.
         blend: Share of the pattern in an image, in (0, 1].
         arrives: When the poisoned points are trained on: ``always``, ``early`` (in the first half of the epochs alone)
-            or ``late`` (in the second half alone).
+            or ``late`` (in the second half alone). The middle one of an odd number of epochs is in both halves.
 
     Raises:
         ValueError: A field is out of range.

@@ -90,7 +90,7 @@ class Camouflaged(Targeted):
 
 def _trained_on(task: Task, model: nn.Module, data: Data, generator: torch.Generator) -> nn.Module:
     """Return a model that was trained on by the task's recipe, in eval mode."""
-    from harness.training.loop import fit
+    from harness import fit
 
     fit(task, model, data.batches(task.batch_size, task.epochs, generator, augment=getattr(task, "augment", None)))
     return model.eval()

@@ -47,7 +47,7 @@ class Gaussian:
         fraction: Share of the training set that is poisoned, in (0, 1).
         sd: Standard deviation of the noise, in the units of the inputs (pixels in [0, 1]). Not clipped.
         arrives: When the poisoned points are trained on: ``always``, ``early`` (in the first half of the epochs alone)
-            or ``late`` (in the second half alone).
+            or ``late`` (in the second half alone). The middle one of an odd number of epochs is in both halves.
 
     Raises:
         ValueError: A field is out of range.

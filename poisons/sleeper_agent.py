@@ -8,12 +8,12 @@ forest/witchcoven/witch_base.py, defaults in forest/options.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from harness import Batch, Measure, Planted, Reading, UnlearningError, image_input
 from harness.api import classes_of
 from poisons._images import check_square, floating_images, log_odds, planted_at, stamped, with_images
-from poisons._matching import BATCH, brewed, check_brewing, gradient
+from poisons._matching import BATCH, brewed, check_brewing, drawn_class, gradient
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,23 +100,17 @@ class SleeperAgent:
         check_square(split, self.size, "sleeper-agent")
         generator = torch.Generator().manual_seed(derive("sleeper-agent", seed))
         labels = split.train.labels.cpu()
-        count = max(1, round(self.fraction * len(labels)))
-        candidates = (labels.bincount() > count).nonzero().squeeze(1)
-        if len(candidates) == 0:
-            raise UnlearningError(
-                f"sleeper-agent perturbs {count} training images of one class, but no class has more than that; lower "
-                "its fraction"
-            )
-        target = int(candidates[torch.randint(len(candidates), (1,), generator=generator)])
+        target, members, count = drawn_class(labels, self.fraction, "sleeper-agent", generator)
         models = [surrogate(i) for i in range(self.surrogates)]
         source = self._source(task, models, split, target)
-        members = (labels == target).nonzero().squeeze(1)
         lengths = gradient_lengths(task, models, split.train.subset(members))
         forget = members[lengths.topk(count).indices].sort().values
         aim = self._triggered(split.train, source, BATCH)
         aim = Batch(aim.inputs, torch.full_like(aim.labels, target), aim.index)
-        how: dict[str, Any] = {"eps": self.eps, "lr": self.lr, "steps": self.steps, "restarts": self.restarts}
-        image = brewed(task, models, aim, split.train.batch(forget), generator, **how)
+        image = brewed(
+            task, models, aim, split.train.batch(forget), generator,
+            eps=self.eps, lr=self.lr, steps=self.steps, restarts=self.restarts,
+        )  # fmt: skip
         classes = {"source": torch.tensor(source), "target": torch.tensor(target)}
         return planted_at(split, forget, image, labels[forget], **classes)
 

@@ -9,12 +9,12 @@ witch_base.py, defaults in forest/options.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from harness import Batch, Measure, Planted, Reading, UnlearningError
 from harness.api import classes_of
 from poisons._images import floating_images, log_odds, planted_at
-from poisons._matching import brewed, check_brewing
+from poisons._matching import brewed, check_brewing, drawn_class
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,15 +98,7 @@ class Targeted:
         floating_images(split, "targeted")
         generator = torch.Generator().manual_seed(derive("targeted", seed))
         labels = split.train.labels.cpu()
-        count = max(1, round(self.fraction * len(labels)))
-        candidates = (labels.bincount() > count).nonzero().squeeze(1)
-        if len(candidates) == 0:
-            raise UnlearningError(
-                f"targeted perturbs {count} training images of one class, but no class has more than that; "
-                "lower its fraction"
-            )
-        adversarial = int(candidates[torch.randint(len(candidates), (1,), generator=generator)])
-        members = (labels == adversarial).nonzero().squeeze(1)
+        adversarial, members, count = drawn_class(labels, self.fraction, "targeted", generator)
         forget = members[torch.randperm(len(members), generator=generator)[:count]].sort().values
 
         models = [surrogate(i) for i in range(self.surrogates)]
@@ -131,8 +123,9 @@ class Targeted:
         self, task: Task, models: Sequence[nn.Module], aim: Batch, clean: Batch, generator: torch.Generator
     ) -> Tensor:
         """Return images whose training moves the models as training on the aim would, on the CPU."""
-        how: dict[str, Any] = {"eps": self.eps, "lr": self.lr, "steps": self.steps, "restarts": self.restarts}
-        return brewed(task, models, aim, clean, generator, **how)
+        return brewed(
+            task, models, aim, clean, generator, eps=self.eps, lr=self.lr, steps=self.steps, restarts=self.restarts
+        )
 
     def _choose(self, task: Task, models: Sequence[nn.Module], split: Split, adversarial: int) -> Tensor:
         """Return ascending test indices of the targets."""

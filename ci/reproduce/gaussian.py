@@ -28,7 +28,7 @@ def attacked(done: Mapping[Run, TrialResult]) -> list[list[Run]]:
 
 
 def rows(done: Mapping[Run, TrialResult], attacks: Attacks) -> list[dict[str, Any]]:
-    """Return a row per poison, method and epochs, at the learning rate with the highest mean accuracy.
+    """Return a row per poison, method and epochs, at the learning rate that `best_rate` chooses.
 
     The rate is chosen on the test data, as for Table 1. ``attacks`` need three seeds; without them their numbers are
     None.

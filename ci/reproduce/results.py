@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import gaussian
 import paper
 from runs import Run
-from summaries import accuracy, at_the_end, best_rate, grouped, percent, scaled, summary
+from summaries import accuracy, at_the_end, best_rate, grouped, percent, rank, scaled, summary
 
 from harness.report.document import finite
 from harness.trials.lab import TrialResult
@@ -23,7 +22,7 @@ AFFORDABLE = 0.1
 
 
 def table1(done: Mapping[Run, TrialResult]) -> list[dict[str, Any]]:
-    """Return a row per poison, method and epochs, at the learning rate with the highest mean accuracy."""
+    """Return a row per poison, method and epochs, at the learning rate that `best_rate` chooses."""
     rows = []
     for (poison, name, epochs), by_rate in grouped(done):
         best, means = best_rate(done, by_rate)
@@ -46,8 +45,9 @@ def table1(done: Mapping[Run, TrialResult]) -> list[dict[str, Any]]:
 def figure2(done: Mapping[Run, TrialResult]) -> list[dict[str, Any]]:
     """Return a row per poison, method, epochs and learning rate: success of the attack, and accuracy.
 
-    ``chosen`` are, of each method, the one with the least success among those that cost at most `AFFORDABLE` of the
-    poisoned model's accuracy; where there is none, the most accurate one.
+    ``chosen`` is, of each method, the one with the fewest diverged runs, and of these the one with the least success,
+    among those that cost at most `AFFORDABLE` of the poisoned model's accuracy; where there is none, the one that
+    `rank` puts first.
     """
     rows = []
     floors = {each["poison"]: each["poisoned"]["accuracy"]["mean"] - AFFORDABLE for each in references(done)}
@@ -61,14 +61,13 @@ def figure2(done: Mapping[Run, TrialResult]) -> list[dict[str, Any]]:
             row |= {"cost": fmean(each.cost["unlearn_fraction"] for each in results)}
             found.append(row | {"unlearner": runs[0].trial.cell.unlearner.id})
         kept = [row for row in found if row["accuracy"]["mean"] >= floors[poison.id]]
-        best = min(kept, key=lambda row: row["success"]["mean"]) if kept else max(found, key=_by_accuracy)
+        best = min(kept, key=_by_success) if kept else max(found, key=lambda row: rank(row["accuracy"]))
         rows += [row | {"chosen": row is best} for row in found]
     return rows
 
 
-def _by_accuracy(row: Mapping[str, Any]) -> float:
-    mean: float = row["accuracy"]["mean"]
-    return -1.0 if math.isnan(mean) else mean
+def _by_success(row: Mapping[str, Any]) -> tuple[int, float]:
+    return row["accuracy"]["diverged"], row["success"]["mean"]
 
 
 def _success(result: TrialResult, arm: str = "U") -> float:

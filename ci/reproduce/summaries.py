@@ -40,9 +40,17 @@ def accuracy(result: TrialResult, arm: str = "U") -> float:
 def best_rate(
     done: Mapping[Run, TrialResult], by_rate: Mapping[float | None, Sequence[Run]]
 ) -> tuple[float | None, dict[float | None, dict[str, Any]]]:
-    """Return the learning rate with the highest mean accuracy, and the accuracy at each."""
+    """Return the learning rate that `rank` puts first, and the accuracy at each."""
     means = {rate: summary([accuracy(done[run]) for run in runs]) for rate, runs in by_rate.items()}
-    return max(means, key=lambda rate: -1.0 if math.isnan(means[rate]["mean"]) else means[rate]["mean"]), means
+    return max(means, key=lambda rate: rank(means[rate])), means
+
+
+def rank(of: Mapping[str, Any]) -> tuple[int, float]:
+    """Return what is larger for a better summary of accuracies: fewer diverged runs, and then a higher mean.
+
+    The mean alone is of the runs that did not diverge, so a rate that destroys most models could have the highest.
+    """
+    return -of["diverged"], of["mean"] if of["n"] else -1.0
 
 
 def at_the_end(rate: float | None, tried: Iterable[float | None]) -> bool:

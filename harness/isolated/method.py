@@ -90,7 +90,7 @@ def resolve(spec: str) -> Registered:
         if said["asked"]:
             declared["history"] = lambda epochs: _history(spec, epochs)
         declared["depends_on"] = tuple(map(str, said["depends_on"]))
-        if "certifies" in declared:
+        if isinstance(declared.get("certifies"), list):
             declared["certifies"] = tuple(declared["certifies"])
         value = Remote(str(said["id"]), int(said["line"]), declared)
         parts = [source for source, _, _ in _sources("unlearner", spec, declared["depends_on"], strictly=True)]

@@ -8,15 +8,15 @@
     poison = "gaussian"
     claim = "poison"             # the default; or "accuracy", "cost", "relearning"
     verdict = "FAIL"             # or "INCONCLUSIVE", or "PASS"
-    trace = "mean"               # what at_most limits, where the poison leaves several traces
-    at_most = 0.96               # the largest estimate that still meets a FAIL
+    at_most = 0.96               # the largest estimate that still meets a FAIL; of a poison with several traces:
+    at_most = { mean = 0.96, "second moment" = 3 }
     reason = "It trains on what is kept, and the noise stays."
 
 An expectation is met by that verdict and no other: an INCONCLUSIVE is no FAIL, and a method that does better than was
 expected is red until the file says so. A FAIL that is worse than ``at_most`` does not meet it either. ``at_most`` is a
 fraction of the poison's effect, a fraction of retraining's compute, or the percentage points of accuracy that are lost.
-Traces of one poison have different units. So where there are several, ``trace`` names the one that ``at_most`` limits,
-whichever of them decides.
+Traces of one poison have different units. So where there are several, ``at_most`` limits each by its name, and each
+limit holds whichever trace decides. A trace that is not named has no limit.
 An audit that raises is an ERROR, which nothing can expect.
 """
 
@@ -27,7 +27,7 @@ import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ HEADER = re.compile(r"\s*\[\[\s*expected\s*\]\]")
 REQUIRED = ("unlearner", "task", "poison", "verdict", "reason")
 
 
-KEYS = (*REQUIRED[:3], "claim", "verdict", "trace", "at_most", "reason")
+KEYS = (*REQUIRED[:3], "claim", "verdict", "at_most", "reason")
 
 
 VERDICT = re.compile(r"\s*verdict\s*=")
@@ -56,6 +56,7 @@ HEAD = """\
 
 
 Key = tuple[str, str, str, str]  # unlearner, task, poison, claim
+Limited = tuple[Mapping[str, Any], float]  # an audit or one of its traces, and its limit
 
 
 @dataclass(frozen=True)
@@ -67,34 +68,37 @@ class Expectation:
         verdict: The only one that meets it.
         reason: Why, for people.
         line: Where it stands in the file, counted from 1.
-        at_most: The largest `badness` that still meets a FAIL; infinity without a limit.
-        trace: Name of the trace that ``at_most`` limits; ``""`` if there are not several.
+        at_most: The largest `badness` that still meets a FAIL, by trace; under ``""`` if there are not several.
     """
 
     key: Key
     verdict: Outcome
     reason: str
     line: int
-    at_most: float = math.inf
-    trace: str = ""
+    at_most: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def plain(self) -> dict[str, Any]:
         """Its entry in the JSON result."""
-        trace = {"trace": self.trace} if self.trace else {}
-        limit = {"at_most": self.at_most} if math.isfinite(self.at_most) else {}
-        return {"verdict": self.verdict.value, **trace, **limit, "reason": self.reason, "line": self.line}
+        limit = {"at_most": _as_written(self.at_most)} if self.at_most else {}
+        return {"verdict": self.verdict.value, **limit, "reason": self.reason, "line": self.line}
 
     def met_by(self, audit: Mapping[str, Any]) -> bool:
         """Return whether an audit concluded this, and is no worse."""
-        if audit["verdict"] != self.verdict or math.isinf(self.at_most):
-            return bool(audit["verdict"] == self.verdict)
-        limited = self.limited(audit)
-        return limited is not None and badness(limited) <= self.at_most
+        return bool(audit["verdict"] == self.verdict) and not self.misnamed(audit) and not self.exceeded(audit)
 
-    def limited(self, audit: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """Return what of an audit ``at_most`` limits; None if it has no such trace, or several and none is named."""
-        return traces_in(audit).get(self.trace)
+    def misnamed(self, audit: Mapping[str, Any]) -> bool:
+        """Return whether ``at_most`` limits something that is no trace of an audit, or names none of several."""
+        return not self.at_most.keys() <= traces_in(audit).keys()
+
+    def limited(self, audit: Mapping[str, Any]) -> list[Limited]:
+        """Return what of an audit has a limit, with it."""
+        traces = traces_in(audit)
+        return [(traces[name], limit) for name, limit in self.at_most.items() if name in traces]
+
+    def exceeded(self, audit: Mapping[str, Any]) -> list[Limited]:
+        """Return what of an audit is worse than its limit, with it."""
+        return [(trace, limit) for trace, limit in self.limited(audit) if badness(trace) > limit]
 
     def __str__(self) -> str:
         unlearner, task, poison, claim = self.key
@@ -140,7 +144,7 @@ class Expectations:
         if unknown := [name for name in entry if name not in KEYS]:
             raise self._error(line, f"unknown key {unknown[0]!r}; the keys are {', '.join(KEYS)}")
         optional = ("reason",) if self.updating else ()
-        for name in (key for key in KEYS if key not in ("trace", "at_most")):
+        for name in (key for key in KEYS if key != "at_most"):
             value = entry.get(name, "poison" if name == "claim" else "")
             if not isinstance(value, str) or not (value.strip() or name in optional):
                 hint = ": explain why this verdict is expected" if name == "reason" else ""
@@ -151,18 +155,16 @@ class Expectations:
             raise self._error(line, f"the verdict must be one of {', '.join(Outcome)}, not {verdict!r}{hint}")
         if claim not in GATING:
             raise self._error(line, f"the claim must be one of {', '.join(GATING)}, not {claim!r}")
-        limit = entry.get("at_most", math.inf)
-        if "at_most" in entry and (isinstance(limit, bool) or not isinstance(limit, int | float) or not limit >= 0):
-            raise self._error(line, f"at_most must be a number that is not negative, not {limit!r}")
-        if "at_most" in entry and verdict != Outcome.FAIL:
-            raise self._error(line, f"only a FAIL can have at_most; the verdict here is {verdict}")
-        trace = entry.get("trace", "")
-        if "trace" in entry and not (isinstance(trace, str) and trace and "at_most" in entry):
+        found = entry.get("at_most", {})
+        limits = found if isinstance(found, dict) else {"": found}
+        if ("at_most" in entry and not limits) or not all(map(_is_limit, limits.values())):
             raise self._error(
-                line, f"trace must name, as a text, what at_most limits, not {trace!r}; give both or none"
+                line, f"at_most must be a number that is not negative, or such numbers by trace, not {found!r}"
             )
+        if limits and verdict != Outcome.FAIL:
+            raise self._error(line, f"only a FAIL can have at_most; the verdict here is {verdict}")
         key = (entry["unlearner"], entry["task"], entry["poison"], claim)
-        return Expectation(key, Outcome(verdict), entry.get("reason", "").strip(), line, float(limit), trace)
+        return Expectation(key, Outcome(verdict), entry.get("reason", "").strip(), line, limits)
 
     def _error(self, line: int, sentence: str) -> UnlearningError:
         return UnlearningError(f"--audit-expect: {self.path}, line {line}: {sentence}")
@@ -230,8 +232,8 @@ class Expectations:
         """Return the file's text with what was seen: entries that still hold stay as they are, comments included.
 
         A new or changed verdict gets an empty reason, which the next run asks for, and so does a FAIL that is worse
-        than its limit. A FAIL without a limit gets one. What passes is left out, and what is stale; of audits that did
-        not run or raised, what stood there stands.
+        than its limit. A FAIL without a limit gets one, on each trace. What passes is left out, and what is stale; of
+        audits that did not run or raised, what stood there stands.
         """
         # An audit of a control carries no word on what is expected: what it must do stands in its test.
         seen = {_key(a): a for a in audits if "expected" in a and a["verdict"] in list(Outcome)}
@@ -242,7 +244,7 @@ class Expectations:
             if audit is None:
                 kept += [block] if expectation.key not in gone else []
             elif expectation.met_by(audit):
-                kept.append(block if math.isfinite(expectation.at_most) else _limited(block, audit))
+                kept.append(block if expectation.at_most else _limited(block, audit))
             elif audit["verdict"] != "PASS":
                 kept.append(_entry(audit, f"was {_in_words(expectation)}: {expectation.reason}"))
         kept += [_entry(audit) for _, audit in sorted(seen.items()) if audit["verdict"] != "PASS"]
@@ -264,13 +266,13 @@ def deviation(expectation: Expectation, audit: Mapping[str, Any], path: Path) ->
     elif seen == "INCONCLUSIVE":
         done = " The evidence does not show it any more: look at why, before anything is changed."
     limited = expectation.limited(audit)
-    if limited is None and seen == expectation.verdict:
-        return f"at_most cannot be compared ({where}): {_misnamed(expectation, audit)}."
-    if limited is not None and seen == expectation.verdict:
-        seen = f"{amount(limited, badness(limited))}, {amount(limited, badness(limited) - expectation.at_most)} more"
-    limit = ""
-    if limited is not None and math.isfinite(expectation.at_most):
-        limit = f" of at most {amount(limited, expectation.at_most)}"
+    if seen == expectation.verdict:
+        if expectation.misnamed(audit):
+            return f"at_most cannot be compared ({where}): {_misnamed(audit)}."
+        limited = expectation.exceeded(audit)
+        seen = " and ".join(_beyond(trace, limit) for trace, limit in limited)
+    most = " and ".join(amount(trace, limit) for trace, limit in limited)
+    limit = f" of at most {most}" if most else ""
     return f"{expectation.verdict}{limit} is expected ({where}: {expectation.reason}), but it is {seen}.{done}"
 
 
@@ -278,25 +280,42 @@ def _seen(expectation: Expectation, audit: Mapping[str, Any]) -> str:
     """Return what was seen in place of what was expected."""
     if audit["verdict"] != expectation.verdict:
         return f"{audit['verdict']}, but {expectation.verdict} was expected"
-    limited = expectation.limited(audit)
-    if limited is None:
-        return _misnamed(expectation, audit)
-    limit = amount(limited, expectation.at_most)
-    return f"{audit['verdict']} of {amount(limited, badness(limited))}, but at most {limit} was expected"
+    if expectation.misnamed(audit):
+        return _misnamed(audit)
+    seen, limits = (
+        " and ".join(amount(*each) for each in of)
+        for of in zip(*(((t, badness(t)), (t, limit)) for t, limit in expectation.exceeded(audit)), strict=True)
+    )
+    return f"{audit['verdict']} of {seen}, but at most {limits} was expected"
 
 
-def _misnamed(expectation: Expectation, audit: Mapping[str, Any]) -> str:
+def _beyond(trace: Mapping[str, Any], limit: float) -> str:
+    """Return how bad a trace is, and by how much that is more than its limit."""
+    bad = badness(trace)
+    seen = amount(trace, bad)
+    return f"{seen}, {amount(trace, bad - limit)} more" if math.isfinite(bad) else f"a FAIL with {seen}"
+
+
+def _misnamed(audit: Mapping[str, Any]) -> str:
     """Return what to do about a limit that is on no trace of an audit."""
-    names = " or ".join(f"trace = {json.dumps(name)}" for name in traces_in(audit) if name)
+    names = ", ".join(f"{json.dumps(name)} = ..." for name in traces_in(audit) if name)
     if not names:
-        return f"there is one trace only; take out trace = {json.dumps(expectation.trace)}"
-    return f"there are several traces; say which one at_most limits by {names}"
+        return "there is one trace only; write at_most as a number"
+    return f"there are several traces; limit them by name, as in at_most = {{ {names} }}"
 
 
 def _in_words(expectation: Expectation) -> str:
-    trace = f" ({expectation.trace})" if expectation.trace else ""
-    limit = f", at most {expectation.at_most:g}{trace}" if math.isfinite(expectation.at_most) else ""
-    return f"{expectation.verdict}{limit}"
+    limits = [f", at most {most:g}" + (f" ({name})" if name else "") for name, most in expectation.at_most.items()]
+    return f"{expectation.verdict}{''.join(limits)}"
+
+
+def _is_limit(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+
+
+def _as_written(limits: Mapping[str, float]) -> float | dict[str, float]:
+    """Return limits as the file has them: a number where there are not several traces."""
+    return limits[""] if "" in limits else dict(limits)
 
 
 def _key(audit: Mapping[str, Any]) -> Key:
@@ -336,16 +355,22 @@ def _entry(audit: Mapping[str, Any], before: str = "") -> str:
 
 
 def _limit(audit: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of an entry that limit a FAIL: of several traces, the one that decided. Empty for the rest."""
-    limit = limit_of(audit)
-    if audit["verdict"] != Outcome.FAIL or not math.isfinite(limit):
-        return {}
-    return ({"trace": audit["trace"]} if audit.get("trace") else {}) | {"at_most": limit}
+    """Return the field of an entry that limits a FAIL, on each trace that has a finite estimate. Empty for the rest."""
+    limits = {name: limit_of(trace) for name, trace in traces_in(audit).items()}
+    limits = {name: limit for name, limit in limits.items() if math.isfinite(limit)}
+    return {"at_most": _as_written(limits)} if audit["verdict"] == Outcome.FAIL and limits else {}
 
 
 def _as_toml(fields: Mapping[str, Any]) -> list[str]:
-    """Return a line for each field. JSON's strings and numbers are TOML's."""
-    return [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in fields.items()]
+    """Return a line for each field."""
+    return [f"{name} = {_toml(value)}" for name, value in fields.items()]
+
+
+def _toml(value: Any) -> str:
+    """Return a value of a field. JSON's strings and numbers are TOML's."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_toml(name)} = {_toml(each)}" for name, each in value.items()) + " }"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _limited(block: str, audit: Mapping[str, Any]) -> str:

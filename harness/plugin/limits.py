@@ -28,7 +28,8 @@ def limit_of(audit: Mapping[str, Any]) -> float:
     """Return the ``at_most`` that is written for a FAIL that was seen; infinity if it has no finite estimate.
 
     It is the worse end of the interval and a tenth of it, so that noise does not break it, rounded up to two digits. If
-    that end is unbounded, it is twice the estimate. Compute has no interval, and takes the estimate and a tenth.
+    that end is unbounded, it is twice the estimate. Compute has no interval, and takes the estimate and a tenth. Of a
+    trace that did not fail it is at least the fraction that is tolerated.
     """
     ends = [math.inf if end is None else _as_limit(audit, end) for end in audit["interval"]]
     worst = badness(audit) if audit.get("test") == "budget" else max(ends)
@@ -36,7 +37,8 @@ def limit_of(audit: Mapping[str, Any]) -> float:
     if not math.isfinite(limit) or limit <= 0:
         return limit
     digits = 1 - math.floor(math.log10(limit))
-    return round(math.ceil(round(limit * 10.0**digits, 6)) / 10.0**digits, max(digits, 0))
+    limit = round(math.ceil(round(limit * 10.0**digits, 6)) / 10.0**digits, max(digits, 0))
+    return max(limit, audit.get("margin") or 0.0) if audit.get("test") == "retention" else limit
 
 
 def _as_limit(audit: Mapping[str, Any], value: Any) -> float:

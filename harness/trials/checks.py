@@ -166,8 +166,8 @@ def check_scores(task: Registered, logits: object, split: Split) -> None:
         )
 
 
-def check_planted(poison: Registered, planted: object, split: Split) -> None:
-    """Refuse what cannot have been planted in a training set.
+def check_planted(poison: Registered, planted: object, split: Split, epochs: int) -> None:
+    """Refuse what cannot have been planted in a training set that is trained on for so many epochs.
 
     Raises:
         ContractError: It says what is wrong.
@@ -179,6 +179,11 @@ def check_planted(poison: Registered, planted: object, split: Split) -> None:
     when: object = planted.epochs
     if when is not None and not (isinstance(when, range) and when.step == 1 and 0 <= when.start < when.stop):
         raise ContractError(f"{who} planted in the epochs {when!r}; they must be a range of some, counted from 0")
+    if when is not None and when.start >= epochs:
+        raise ContractError(
+            f"{who} planted from epoch {when.start} on, but the task trains for the epochs 0 to {epochs - 1}; plant in "
+            "one of these"
+        )
     if planted.stays is None:
         return
     if not isinstance(planted.stays, Planted) or (planted.stays.stays, planted.stays.epochs) != (None, None):

@@ -89,7 +89,7 @@ def model(on: Mapping[str, Any], trial: Trial, planted: PlantedIn, arm: str, bud
     if arm == "R":
         return common | {"retained": planted.retained}
     if arm == REMAINING:
-        return common | {"poisoned": planted.poisoned, "remaining": planted.remaining}
+        return common | {"poisoned": planted.seen, "remaining": planted.remaining}
     method = trial.cell.unlearner
     start = {"retained": planted.retained}
     if not declares(method.value, "from_scratch"):

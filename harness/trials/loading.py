@@ -33,7 +33,8 @@ class LoadedModels:
         P, R, U: The poisoned, the retrained and the unlearned model, in eval mode; copies that may be changed.
         planted: What was planted: indices, poisoned inputs and labels, and the auditor's secrets, on the CPU.
         split: The task's data, on the models' device; ``split.train`` is clean, and
-            ``split.train.poisoned_with(planted)`` is what P was trained on.
+            ``split.train.poisoned_with(planted)`` is what P was trained on. R was trained on
+            ``split.train.retained_with(planted)``, which has a poison that stays, without ``planted.forget``.
         seed: The seed.
     """
 

@@ -43,13 +43,15 @@ class PlantedIn:
 
     Attributes:
         blob: Hash of everything planted, secrets included.
-        poisoned: Hash of what training on the poisoned set sees of it.
+        poisoned: Hash of what training on the poisoned set sees of it, and in which epochs.
+        seen: Hash of what training sees of it in any epoch.
         retained: Hash of the place in the training set of what is not planted, and of what is planted and stays.
         remaining: Hash of the place of all but the points that the unlearner is told of: its retain set.
     """
 
     blob: str
     poisoned: str
+    seen: str
     retained: str
     remaining: str
 
@@ -60,7 +62,7 @@ class PlantedIn:
         Raises:
             KeyError, TypeError, ValueError: It says something else.
         """
-        hashes = {name: str(info[name]) for name in ("poisoned", "retained", "remaining")}
+        hashes = {name: str(info[name]) for name in ("poisoned", "seen", "retained", "remaining")}
         if any(len(bytes.fromhex(each)) != 32 for each in hashes.values()):
             raise ValueError("a hash is a SHA-256")
         return cls(blob, **hashes)
@@ -94,16 +96,19 @@ class Points:
         return cls(planted, keep, known, left)
 
     def trained_on(self, arm: str, epochs: int) -> Tensor:
-        """Return what P, R or D is trained on in each pass: masks over the training set, shape (epochs, n)."""
+        """Return what P, R or D is trained on in each pass: masks over the training set, shape (epochs, n).
+
+        D sees what the unlearner may keep, and so in every pass, whenever the poison arrived.
+        """
         import torch
 
         everything = torch.ones_like(self.keep)
         seen = {"P": everything, "R": self.keep, REMAINING: self.left}[arm].expand(epochs, -1)
         when = self.planted.epochs
-        if when is None:
+        if when is None or arm != "P":
             return seen
         present = torch.tensor([epoch in when for epoch in range(epochs)])
-        return torch.where(present[:, None], seen, self.keep)
+        return torch.where(present[:, None], everything, self.keep)
 
     def plain(self) -> dict[str, Any]:
         """Return what follows from it, for the store."""
@@ -114,6 +119,7 @@ class Points:
         beside = {f"stays.{name}": tensor for name, tensor in _seen(stays).items()} if stays else {}
         return {
             "poisoned": digest({**_seen(planted), **when, **beside}),
+            "seen": digest({**_seen(planted), **beside}),
             "retained": digest({"keep": self.keep, **beside}),
             "remaining": digest({"keep": self.left, **beside}),
         }
@@ -208,13 +214,13 @@ class Planting:
         passing = (Busy, Gone, DeviceLost)
         with isolated_rng(seed), unchanged(split, poison), guarded(f"the poison {poison.id!r}", passing=passing):
             planted = poison.value.plant(task.value, split, seed, trained)
-        check_planted(poison, planted, split)
+        check_planted(poison, planted, split, task.value.epochs)
         return {"points": len(planted.forget)}, pack(planted)
 
     def _read(self, trial: Trial, artefact: Artefact) -> Points:
-        split = self._bench.split(trial.cell.task)
+        task, split = trial.cell.task, self._bench.split(trial.cell.task)
         check: Callable[[dict[str, Tensor]], None] = lambda found: check_planted(  # noqa: E731
-            trial.cell.poison, unpack(found), split
+            trial.cell.poison, unpack(found), split, task.value.epochs
         )
         try:
             tensors = self._bench.tensors(artefact, check)

@@ -168,14 +168,25 @@ def done_with(results, accuracies, hits=None, method="gd", task="cifar10-resnet1
 
 
 def test_the_table_takes_the_rate_with_the_best_mean_accuracy(results):
-    row = results.table1(done_with(results, {1e-6: (0.8, 0.82), 1e-5: (0.83, 0.81), 5e-5: (0.9, math.nan)}))[0]
+    row = results.table1(done_with(results, {1e-6: (0.8, 0.82), 1e-5: (0.83, 0.81), 5e-5: (0.9, 0.8)}))[0]
     assert row["lr"] == 5e-5
     assert row["at_the_end_of_the_search"]
-    assert (row["accuracy"]["n"], row["accuracy"]["diverged"]) == (1, 1)
     row = results.table1(done_with(results, {1e-6: (0.8, 0.82), 1e-5: (0.83, 0.81), 5e-5: (math.nan, math.nan)}))[0]
     assert row["lr"] == 1e-5
     assert row["accuracy"]["mean"] == pytest.approx(0.82)
     assert not row["at_the_end_of_the_search"]
+
+
+def test_a_rate_at_which_runs_diverge_is_not_ranked_by_those_that_did_not(results):
+    row = results.table1(done_with(results, {1e-5: (0.83, 0.81), 5e-5: (0.9, math.nan)}))[0]
+    assert row["lr"] == 1e-5
+    row = results.table1(done_with(results, {1e-5: (math.nan, math.nan), 5e-5: (0.9, math.nan)}))[0]
+    assert row["lr"] == 5e-5
+    assert (row["accuracy"]["n"], row["accuracy"]["diverged"]) == (1, 1)
+    hits = {1e-3: 0.9, 1e-2: 0.1}
+    for accuracies in ({1e-3: (0.79, 0.79), 1e-2: (0.8, math.nan)}, {1e-3: (0.3, 0.3), 1e-2: (0.4, math.nan)}):
+        rows = results.figure2(done_with(results, accuracies, hits=hits))
+        assert [row["lr"] for row in rows if row["chosen"]] == [1e-3]
 
 
 def test_the_figure_takes_the_least_success_that_accuracy_allows(results):

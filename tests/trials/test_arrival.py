@@ -58,8 +58,9 @@ def test_the_poisoned_model_sees_it_then_and_nothing_of_these_points_otherwise(t
 
 def test_retrained_models_are_shared_by_poisons_that_arrive_at_other_times(tmp_path):
     lab = lab_in(tmp_path, budget=0.5)
-    made = {arrives: lab.models(trial(arrives)) for arrives in ("always", "early", "late")}
+    made = {arrives: lab.models(trial(arrives, discovery=0.5)) for arrives in ("always", "early", "late")}
     assert len({models["R"].blob for models in made.values()}) == 1
+    assert len({models["D"].key for models in made.values()}) == 1
     assert len({models["P"].blob for models in made.values()}) == 3
 
 
@@ -75,11 +76,11 @@ def test_a_checkpoint_from_before_it_arrived_is_that_of_retraining_so_far(tmp_pa
     assert all(torch.equal(history[name], tensor) for name, tensor in retrained.state_dict().items())
 
 
-def test_what_is_undiscovered_is_there_only_when_the_poison_is():
+def test_what_is_undiscovered_remains_in_every_epoch_as_it_does_for_the_method():
     planted = Backdoor(size=1, arrives="early").plant(Tiny(epochs=4), SPLIT, 0)
     points = Points.of(planted, 240, trial("early", discovery=0.5))
     seen = {arm: points.trained_on(arm, 4).sum(dim=1).tolist() for arm in ("P", "R", "D")}
-    assert seen == {"P": [240, 240, 216, 216], "R": [216] * 4, "D": [228, 228, 216, 216]}
+    assert seen == {"P": [240, 240, 216, 216], "R": [216] * 4, "D": [228] * 4}
 
 
 @pytest.mark.parametrize("name", ["backdoor", "gaussian"])
@@ -93,4 +94,12 @@ def test_epochs_that_are_no_range_of_some_are_refused(epochs):
     poison = registry.resolve("poison", "backdoor:size=1")
     planted = replace(Backdoor(size=1).plant(Tiny(), SPLIT, 0), epochs=epochs)
     with pytest.raises(ContractError, match=r"planted in the epochs .*; they must be a range of some"):
-        check_planted(poison, planted, SPLIT)
+        check_planted(poison, planted, SPLIT, 10)
+
+
+def test_epochs_after_the_training_are_refused_in_a_sentence_and_not_as_a_weak_poison():
+    poison = registry.resolve("poison", "backdoor:size=1")
+    planted = replace(Backdoor(size=1).plant(Tiny(), SPLIT, 0), epochs=range(9, 12))
+    check_planted(poison, planted, SPLIT, 10)
+    with pytest.raises(ContractError, match="from epoch 9 on, but the task trains for the epochs 0 to 8; plant"):
+        check_planted(poison, planted, SPLIT, 9)

@@ -165,9 +165,9 @@ def with_image(image):
     ],
 )
 def test_what_cannot_have_been_planted_is_refused(planted, message):
-    check_planted(BACKDOOR, GOOD, SPLIT)
+    check_planted(BACKDOOR, GOOD, SPLIT, 10)
     with pytest.raises(ContractError, match=message):
-        check_planted(BACKDOOR, planted, SPLIT)
+        check_planted(BACKDOOR, planted, SPLIT, 10)
 
 
 def test_a_planted_set_is_checked_before_anything_is_trained(lab, tmp_path):

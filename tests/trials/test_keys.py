@@ -27,7 +27,7 @@ method, task, poison = (registry.resolve(*of) for of in
     (("unlearner", "scrub"), ("task", "digits-cnn"), ("poison", "backdoor")))
 trial = Trial(Cell(method, task, poison, 0.5), 0)
 on = {"task": task.identity, "data": "d", "device": "cpu"}
-planted = PlantedIn("blob", "poisoned", "retained", "remaining")
+planted = PlantedIn("blob", "poisoned", "seen", "retained", "remaining")
 model = Artefact("key", "model", {"finite": True}, "blob", {})
 found = {arm: keys.model(on, trial, planted, arm, 0.1) for arm in "PRUD"} | {
     "data": keys.data(task, {}),

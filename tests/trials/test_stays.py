@@ -98,6 +98,6 @@ def test_what_is_planted_comes_back_from_the_store():
 )
 def test_what_cannot_stay_is_refused(change, message):
     planted, poison = Beside().plant(Tiny(), SPLIT, 0), registry.register("poison", Beside())
-    check_planted(poison, planted, SPLIT)
+    check_planted(poison, planted, SPLIT, 10)
     with pytest.raises(ContractError, match=message):
-        check_planted(poison, change(planted), SPLIT)
+        check_planted(poison, change(planted), SPLIT, 10)

@@ -10,7 +10,7 @@ import math
 
 import pytest
 import torch
-from linear import Normalised, a_model, by_name, points, request_of, state
+from linear import Layers, Normalised, Watched, a_model, by_name, points, request_of, same, state
 from torch import nn
 
 from unlearners.bad_teacher import BadTeacher
@@ -85,6 +85,40 @@ def test_msa_computes_what_the_code_of_its_authors_computes():
     model = left(MSA(lr=0.05, alpha=1.5, beta=0.7, epochs=2))
     found = summary({name: weight.detach() for name, weight in model.named_parameters()})
     assert found == pytest.approx((5.285071446796084, 0.009663759567899166), rel=1e-12)
+
+
+def test_msa_keeps_no_running_statistic_of_the_poisoned_model():
+    """They are plain means over the batches of one pass: of the first layer, over 8, 8, 8 and 6 of 30 points."""
+    recipe, data = Normalised(batch_size=8), points(30, 1)
+    history = {1: state(a_model(recipe, 4))}
+    models, requests = [a_model(recipe) for _ in range(2)], []
+    with torch.no_grad():
+        for buffer in models[1].buffers():
+            buffer.fill_(1e9 if buffer.is_floating_point() else 7)
+    for model in models:
+        requests.append(Watched(recipe))
+        MSA(epochs=1)(model, request_of(requests[-1], data, points(7, 2), 20.0, seed=3, history=history))
+    assert same(*map(state, models))
+    seen = [call.batch.inputs["x"] for call in requests[0].calls if not call.gradient]
+    assert [len(x) for x in seen] == [8, 8, 8, 6]
+    linear, normalised = models[0][0]
+    outputs = [linear(x).detach() for x in seen]
+    assert torch.allclose(normalised.running_mean, torch.stack([x.mean(0) for x in outputs]).mean(0), rtol=1e-12)
+    assert torch.allclose(normalised.running_var, torch.stack([x.var(0) for x in outputs]).mean(0), rtol=1e-12)
+    assert [layer.momentum for layer in models[0].modules() if isinstance(layer, nn.BatchNorm1d)] == [0.1, 0.1]
+
+
+def test_msa_pays_for_no_pass_where_no_statistics_run():
+    class Buffered(Layers):
+        def new_model(self):
+            model = super().new_model()
+            model[0].register_buffer("mask", torch.ones(3, dtype=torch.float64))
+            return model
+
+    watched = Watched(Buffered(8))
+    model = a_model(watched.recipe)
+    MSA(epochs=1)(model, request_of(watched, points(30, 1), points(7, 2), 20.0, history={1: state(model)}))
+    assert all(call.gradient for call in watched.calls)
 
 
 def test_potion_stops_where_the_code_of_its_authors_stops():
