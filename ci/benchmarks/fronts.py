@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.judging.yardsticks import beyond
 from harness.report.document import write_text
 from harness.report.fronts import JOINT
 from harness.report.svg import Scale, drawing, mark, number, palette, path, style, words
@@ -52,7 +53,7 @@ def front(settings: Sequence[Mapping[str, Any]], budget: float) -> list[tuple[fl
 def shown(settings: Sequence[Mapping[str, Any]], budget: float) -> list[Mapping[str, Any]]:
     """Return the settings that were measured to the end, within the budget."""
     whole = [each for each in settings if not each["given_up"] and None not in (each["left"], each["accuracy"])]
-    return [each for each in whole if each["cost"] <= budget * (1 + 1e-6)]
+    return [each for each in whole if not beyond(each["shares"], budget)]
 
 
 def panel(method: Mapping[str, Any], document: Mapping[str, Any], left: float, top: float) -> list[str]:

@@ -85,9 +85,9 @@ def plain_of(tried: Tried) -> dict[str, Any]:
     }
 
 
-def _score(score: Score) -> dict[str, float | None]:
+def _score(score: Score) -> dict[str, Any]:
     of = {"left": score.left, "accuracy": score.accuracy, "error": score.error, "cost": score.cost}
-    return {name: _finite(number) for name, number in of.items()}
+    return {name: _finite(number) for name, number in of.items()} | {"shares": dict(score.shares)}
 
 
 def _finite(x: float) -> float | None:

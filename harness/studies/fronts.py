@@ -11,6 +11,7 @@ from typing import Any
 from harness.api import Measure
 from harness.cells import Cell, Registered, traces_of
 from harness.judging.claims import UTILITY
+from harness.judging.yardsticks import COUNTED, beyond, shares
 from harness.trials.lab import TrialResult
 
 #: Where a front is read: the accuracy that may be lost against retraining, in shares of 1.
@@ -34,14 +35,15 @@ class Score:
         exact: Mean score of each trace that is judged by an exact null, in standard deviations.
         accuracy: Accuracy against retraining, mean difference in shares of 1; minus infinity if it diverged.
         error: Standard error of that.
-        cost: Examples, the largest fraction of those of retraining.
+        shares: Largest share of retraining's compute, by yardstick. CPU time is there once all seeds are measured: it
+            is noisy, and on its first seed a method also pays for what it imports.
     """
 
     traces: Mapping[str, float]
     exact: Mapping[str, float]
     accuracy: float
     error: float
-    cost: float
+    shares: Mapping[str, float]
 
     @property
     def left(self) -> float:
@@ -49,9 +51,14 @@ class Score:
         return max(self.traces.values(), default=math.inf)
 
     @property
+    def cost(self) -> float:
+        """The share of retraining's compute that the method is said to have used, as in an audit."""
+        return max((self.shares[name] for name in COUNTED if name in self.shares), default=math.inf)
+
+    @property
     def plain(self) -> dict[str, Any]:
         """The same in plain values."""
-        return {**vars(self), "traces": dict(self.traces), "exact": dict(self.exact)}
+        return {**vars(self), "traces": dict(self.traces), "exact": dict(self.exact), "shares": dict(self.shares)}
 
 
 @dataclass(frozen=True)
@@ -90,8 +97,14 @@ class Tried:
         return worst(self.scores)
 
 
-def score_of(cell: Cell, results: Sequence[TrialResult]) -> Score:
-    """Return what a setting does to one poison, from its trials."""
+def score_of(cell: Cell, results: Sequence[TrialResult], timed: bool) -> Score:
+    """Return what a setting does to one poison, from its trials.
+
+    Args:
+        cell: What was tried.
+        results: Of its trials, seed by seed.
+        timed: Whether CPU time counts.
+    """
     main, *further = traces_of(cell.poison)
     traces, exact = {}, {}
     for trace in (main, *further):
@@ -107,7 +120,10 @@ def score_of(cell: Cell, results: Sequence[TrialResult]) -> Score:
         lost = [arms["U"].value - arms["R"].value for arms in read]
         accuracy = fmean(lost) if math.isfinite(sum(lost)) else -math.inf
         error = stdev(lost) / math.sqrt(len(lost)) if len(lost) > 1 and math.isfinite(accuracy) else 0.0
-    return Score(traces, exact, accuracy, error, max(each.cost["fractions"]["examples"] for each in results))
+    used = shares([each.cost for each in results])
+    if not timed:
+        used.pop("cpu_seconds", None)
+    return Score(traces, exact, accuracy, error, used)
 
 
 def name_of(trace: Measure) -> str:
@@ -151,15 +167,23 @@ def certainly_left(p: Sequence[float], u: Sequence[float]) -> float | None:
 def worst(scores: Mapping[str, Score]) -> Score:
     """Return what a setting does to several poisons at the worst: the most left, the lowest accuracy, the dearest."""
     if not scores:
-        return Score({}, {}, -math.inf, 0.0, math.inf)
+        return Score({}, {}, -math.inf, 0.0, {})
     lowest = min(scores.values(), key=lambda each: each.accuracy)
     left = {poison: each.left for poison, each in scores.items()}
-    return Score(left, {}, lowest.accuracy, lowest.error, max(each.cost for each in scores.values()))
+    used: dict[str, float] = {}
+    for each in scores.values():
+        used |= {name: max(share, used.get(name, 0.0)) for name, share in each.shares.items()}
+    return Score(left, {}, lowest.accuracy, lowest.error, used)
 
 
 def affordable(score: Score, budget: float) -> bool:
-    """Return whether a setting keeps to the budget, a fraction of retraining, and leaves a model that can be read."""
-    return score.cost <= budget * (1 + 1e-6) and math.isfinite(score.left + score.accuracy)
+    """Return whether a setting keeps to the budget by every yardstick of an audit, and leaves a model that can be read.
+
+    Args:
+        score: What it does.
+        budget: A fraction of retraining.
+    """
+    return not beyond(score.shares, budget) and math.isfinite(score.left + score.accuracy)
 
 
 def goals(score: Score, budget: float) -> tuple[float, float]:

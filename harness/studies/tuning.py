@@ -18,6 +18,7 @@ from harness import registry
 from harness.api import DeviceLost, UnlearningError
 from harness.cells import Cell, Registered, Trial
 from harness.importing import raised
+from harness.judging.yardsticks import YARDSTICKS, beyond
 from harness.store.artefacts import Busy, Lock, key_of, patiently
 from harness.studies.fronts import Score, Tried, choose, finalists, goals, hopeless, score_of, worst
 from harness.studies.pilot import PILOT_SEED
@@ -35,7 +36,7 @@ FINALISTS = 10
 #: neighbours is seen, and a search may be made longer: no setting depends on how many there will be.
 RANDOM_FIRST, RANDOM_EVERY = 10, 3
 #: Part of a search's key; a new number begins all searches anew, after a change of the rules here or in `fronts`.
-RULES = 2
+RULES = 3
 
 What = Literal["setting", "final"]
 
@@ -285,7 +286,7 @@ class Tuning:
                 results[cell].append(result := patiently(partial(self.lab.run, Trial(cell, seed))))
                 for arm in result.cost["built"]:
                     built[arm] = built.get(arm, 0) + 1
-            yield {cell.poison.id: score_of(cell, results[cell]) for cell in cells}
+            yield {cell.poison.id: score_of(cell, results[cell], timed=seed == seeds[-1]) for cell in cells}
 
     def _hopeless(self, history: Sequence[Mapping[str, Score]]) -> str:
         """Return why a setting is given up after its first seeds; ``""`` if it may yet be on a front.
@@ -294,8 +295,8 @@ class Tuning:
         """
         seeds, budget = len(history), self.lab.budget
         scores, score = history[-1], worst(history[-1])
-        if score.cost > budget * (1 + 1e-6):
-            return "beyond the budget"
+        if dear := beyond(score.shares, budget):
+            return f"beyond the budget ({', '.join(YARDSTICKS[name].title for name in dear)})"
         others = [each.history[seeds - 1] for each in self._tried() if len(each.history) >= seeds]
         if not hopeless(score, map(worst, others), seeds, budget):
             return ""

@@ -22,9 +22,12 @@ MARGIN, BUDGET = 0.01, 0.1
 
 
 def tried(number, backdoor, gaussian, accuracy, *, final=False, given_up="", z=0.5):
+    used = {"examples": 0.1}
     scores = {
-        "backdoor": Score({"success": backdoor}, {}, accuracy, 0.001, 0.1),
-        "gaussian": Score({"mean": gaussian, "second moment": 0.0}, {"second moment": z}, accuracy + 0.001, 0.001, 0.1),
+        "backdoor": Score({"success": backdoor}, {}, accuracy, 0.001, used),
+        "gaussian": Score(
+            {"mean": gaussian, "second moment": 0.0}, {"second moment": z}, accuracy + 0.001, 0.001, used
+        ),
     }
     setting = registry.resolve("unlearner", f"gd:lr={0.1 + number / 100:g}")
     return Tried(number, final, setting, [scores], 1 if given_up else 5, given_up, {"U": 10, "P": 1}, 30.0)
@@ -59,7 +62,8 @@ def test_the_fronts_hold_what_was_found():
     assert [p["left"] for p in method["fronts"]["backdoor"]] == [0.9, 0.1, 0.1, 0.0, 0.0]
     assert [p["left"] for p in method["fronts"]["gaussian"]] == [0.8, 0.3, 0.3, 0.1, 0.1]
     assert "again" not in method["fronts"][JOINT][0]  # it was no finalist
-    assert method["fronts"][JOINT][1]["again"] == {"left": 0.35, "accuracy": -0.007, "error": 0.001, "cost": 0.1}
+    again = {"left": 0.35, "accuracy": -0.007, "error": 0.001, "cost": 0.1, "shares": {"examples": 0.1}}
+    assert method["fronts"][JOINT][1]["again"] == again
     assert method["chosen"] == "gd:lr=0.11"
     assert method["tried"][5]["left"] is None
     assert [each["number"] for each in method["tried"]] == list(range(6))

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -61,6 +62,26 @@ class Kinds:
             model = request.new_model()
             fit(request, model, request.batches("retain", request.epochs))
         return request.new_model() if self.kind == "wrecked" else model
+
+
+@dataclass(frozen=True)
+class Dear:
+    """Descends on a twentieth of the budget's examples; slowly, it takes CPU time beside."""
+
+    way: Annotated[str, Search(choices=("lean", "slow"))] = "lean"
+
+    reads_forget: ClassVar[bool] = False
+
+    def __call__(self, model, request):
+        optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+        for batch in request.batches("retain", examples=request.affordable() // 20):
+            optimizer.zero_grad()
+            request.loss(model, batch).backward()
+            optimizer.step()
+        end = time.process_time() + 0.3 * (self.way == "slow")
+        while time.process_time() < end:
+            pass
+        return model
 
 
 def opened(store, **options):

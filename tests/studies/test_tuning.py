@@ -121,8 +121,19 @@ def test_what_is_far_from_the_front_is_given_up_early(tmp_path):
 
 def test_what_spends_too_much_is_given_up_at_once(lab):
     tuned, (first, *_) = search(lab, 4, "doses:Dose:share=0.8")
-    assert (first.given_up, len(first.history)) == ("beyond the budget", 1)
+    assert (first.given_up, len(first.history)) == ("beyond the budget (examples)", 1)
     assert tuned.chosen.setting.fields["share"] in (0.2, 0.5)
+
+
+def test_cpu_time_counts_as_in_an_audit(lab):
+    tuned, _ = search(lab, 3, "doses:Dear:way=slow")
+    ways = {}
+    for tried in tuned.tried:
+        ways.setdefault(tried.setting.fields["way"], []).append(tried)
+    assert not any(each.given_up for each in ways["slow"])  # it is judged once all seeds are there
+    assert all("cpu_seconds" in each.score.shares for each in ways["slow"])
+    assert {each.setting.fields["way"] for each in tuned.finals} == {"lean"}
+    assert tuned.chosen.setting.fields["way"] == "lean"
 
 
 def test_a_method_that_refuses_everything_is_said_to(lab):
