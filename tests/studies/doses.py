@@ -36,6 +36,8 @@ class Dose:
             calls.write_text(calls.read_text() + ".")
             if len(calls.read_text()) == 12:
                 os.kill(os.getpid(), signal.SIGKILL)
+        if self.fixed == 9 and self.lr == 0.1:
+            os.kill(os.getpid(), signal.SIGKILL)
         if self.share > 0.9:
             raise UnlearningError("too large a share")
         examples = int(request.affordable() * (self.share if self.share < 0.8 else 1.5))
@@ -44,6 +46,29 @@ class Dose:
             optimizer.zero_grad()
             request.loss(model, batch).backward()
             optimizer.step()
+        return model
+
+
+@dataclass(frozen=True)
+class Fails:
+    """Raises an error of a kind from its third call on; leaves the model as it is."""
+
+    lr: Annotated[float, Search(1e-3, 1.0, log=True)] = 0.1
+    kind: str = "none"
+
+    asked: ClassVar[dict[float, int]] = {}
+
+    def __call__(self, model, request):
+        self.asked[self.lr] = self.asked.get(self.lr, 0) + 1
+        if self.asked[self.lr] >= 3 and self.lr == 0.1:
+            if self.kind == "disk":
+                raise OSError(28, "No space left on device")
+            if self.kind == "memory":
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+            if self.kind == "ctrl-c":
+                raise KeyboardInterrupt
+            if self.kind == "own":
+                raise ValueError("no")
         return model
 
 
