@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from harness.api import Measure
 from harness.cells import Cell, Registered, traces_of
 from harness.judging.claims import UTILITY
 from harness.judging.yardsticks import COUNTED, beyond, shares
@@ -30,8 +29,9 @@ class Score:
     """What a setting does to one poison, or to all of them at the worst, on the seeds that it was tried on.
 
     Attributes:
-        traces: Size of the share of each trace that is left, or exceeded beyond retraining; infinite if the model
-            diverged. Of an exact null it is the share that is left for certain, see `certainly_left`.
+        traces: Size of the share of each trace that is left, or exceeded beyond retraining, by label; infinite if the
+            model diverged. Of an exact null it is the share that is left for certain, see `certainly_left`. A trace of
+            which nothing is known is missing.
         exact: Mean score of each trace that is judged by an exact null, in standard deviations.
         accuracy: Accuracy against retraining, mean difference in shares of 1; minus infinity if it diverged.
         error: Standard error of that.
@@ -47,7 +47,7 @@ class Score:
 
     @property
     def left(self) -> float:
-        """The trace of which most is left: all of them must go."""
+        """The trace of which most is left: all of them must go; infinite if nothing is known of any."""
         return max(self.traces.values(), default=math.inf)
 
     @property
@@ -111,9 +111,9 @@ def score_of(cell: Cell, results: Sequence[TrialResult], timed: bool) -> Score:
         p, r, u = ([_value(each, arm, "" if trace is main else trace.name) for each in results] for arm in "PRU")
         share = certainly_left(p, u) if trace.test == "exact-null" else _share_left(p, r, u)
         if trace.test == "exact-null":
-            exact[name_of(trace)] = fmean(u)
+            exact[trace.label] = fmean(u)
         if share is not None:
-            traces[name_of(trace)] = share
+            traces[trace.label] = share
     accuracy = error = 0.0
     if UTILITY.applies(cell):
         read = [each.readings[UTILITY.name] for each in results]
@@ -124,11 +124,6 @@ def score_of(cell: Cell, results: Sequence[TrialResult], timed: bool) -> Score:
     if not timed:
         used.pop("cpu_seconds", None)
     return Score(traces, exact, accuracy, error, used)
-
-
-def name_of(trace: Measure) -> str:
-    """Return what a trace is called in a table."""
-    return trace.short or trace.title
 
 
 def _value(result: TrialResult, arm: str, trace: str) -> float:
@@ -165,11 +160,14 @@ def certainly_left(p: Sequence[float], u: Sequence[float]) -> float | None:
 
 
 def worst(scores: Mapping[str, Score]) -> Score:
-    """Return what a setting does to several poisons at the worst: the most left, the lowest accuracy, the dearest."""
+    """Return what a setting does to several poisons at the worst: the most left, the lowest accuracy, the dearest.
+
+    A poison of which nothing is known has no say in what is left.
+    """
     if not scores:
         return Score({}, {}, -math.inf, 0.0, {})
     lowest = min(scores.values(), key=lambda each: each.accuracy)
-    left = {poison: each.left for poison, each in scores.items()}
+    left = {poison: each.left for poison, each in scores.items() if each.traces}
     used: dict[str, float] = {}
     for each in scores.values():
         used |= {name: max(share, used.get(name, 0.0)) for name, share in each.shares.items()}
@@ -183,7 +181,8 @@ def affordable(score: Score, budget: float) -> bool:
         score: What it does.
         budget: A fraction of retraining.
     """
-    return not beyond(score.shares, budget) and math.isfinite(score.left + score.accuracy)
+    readable = math.isfinite(score.accuracy) and (math.isfinite(score.left) or not score.traces)
+    return readable and not beyond(score.shares, budget)
 
 
 def goals(score: Score, budget: float) -> tuple[float, float]:
@@ -218,6 +217,8 @@ def hopeless(score: Score, others: Iterable[Score], seeds: int, budget: float) -
     others = [each for each in others if affordable(each, budget)]
     if floor is None:
         return any(each.accuracy > at_best for each in others)
+    if not score.traces:
+        return False
     least = min((each.left for each in others if each.accuracy >= -floor), default=math.inf)
     return least < score.left - CHANCE_LEFT / math.sqrt(seeds)
 

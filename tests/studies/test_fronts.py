@@ -1,7 +1,8 @@
 """The front of poison left against accuracy, and the choice from it: arithmetic, by hand and by brute force."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from harness import registry
 from harness.api import Reading
-from harness.cells import Cell
+from harness.cells import Cell, traces_of
 from harness.studies.fronts import (
     FLOORS,
     UNKNOWN,
@@ -176,6 +177,24 @@ def test_of_settings_below_every_floor_the_most_accurate_are_kept():
     assert hopeless(score(0.0, -0.2), [score(0.0, -0.189)], 1, BUDGET)
     every = [tried(i, 0.0, accuracy) for i, accuracy in enumerate((-0.2, -0.05, -0.1))]
     assert [each.number for each in finalists(every, 2, MARGIN, BUDGET)] == [1, 2]
+
+
+def test_a_poison_of_which_nothing_is_known_decides_nothing(cell):
+    weak = [result(P=(0.1, -0.1, 0.9), R=(0.1, 0.2, 0.95), U=(0.1, 0.3, 0.95))] * 2
+    first, *_ = (replace(trace, test="exact-null") for trace in traces_of(cell.poison))
+    poison = SimpleNamespace(measure=first)
+    found = score_of(replace(cell, poison=replace(cell.poison, value=poison)), weak, timed=True)
+    assert (found.traces, found.left) == ({}, math.inf)
+    assert affordable(replace(found, shares={"examples": 0.1}), BUDGET)
+    unknown = Score({}, {}, 0.0, 0.0, {"examples": 0.1})
+    assert not hopeless(unknown, [score(0.0, 0.0)], 4, BUDGET)
+    assert hopeless(replace(unknown, accuracy=-0.2), [score(0.0, 0.0)], 4, BUDGET)  # its accuracy is known
+    joint = worst({"weak": unknown, "strong": score(0.3, -0.002)})
+    assert (joint.left, joint.traces) == (0.3, {"strong": 0.3})
+    every = [Tried(i, True, Named(i), [{"weak": replace(unknown, accuracy=a)}], 5, "", {}, 1.0)
+             for i, a in enumerate((-0.004, -0.001))]  # fmt: skip
+    best, rule = choose(finalists(every, 2, MARGIN, BUDGET), MARGIN, BUDGET)
+    assert (best.number, "within the margin" in rule) == (1, True)
 
 
 # ---- fronts
