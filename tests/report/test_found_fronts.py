@@ -84,11 +84,23 @@ def test_the_table_is_read_without_the_documentation():
     rest = "\n".join(lines[7:])
     assert "chosen: gd:lr=0.11, the least poison left" in rest
     assert "mean 0.35, second moment 0.00 for certain (−1.2 sd); accuracy −0.6 pp" in rest
+    assert "cost 10 %, the best of 2 finalists on these seeds, so a little too good; audit it" in rest
     assert "warning: lr lies at the upper end of its range" in rest
     assert (
         "6 settings, 2 of them given up after 1 seeds in all; 70 unlearnings and 7 trainings, 4 min in one process"
         in rest
     )
+
+
+def test_a_poison_of_which_nothing_is_known_is_warned_of():
+    known, final = tuned(), tried(1, 0.2, 0.35, -0.007, final=True)
+    scores = {**final.scores, "gaussian": replace(final.scores["gaussian"], traces={})}
+    final = replace(final, history=[scores])
+    found = document(replace(known, finals=[final], chosen=final))
+    text = "\n".join(front_lines(found["methods"][0], found))
+    assert "warning: gaussian does not stand out in the poisoned models" in text
+    assert "poison left 0.20" in text
+    assert "warning: gaussian" not in "\n".join(front_lines(document(known)["methods"][0], document(known)))
 
 
 def test_a_floor_that_nothing_reaches_is_empty():
@@ -101,6 +113,7 @@ def test_the_chosen_settings_are_read_back(tmp_path):
     file.write_text(spec_lines(document(tuned(), tuned("short"))))
     assert [each.id for each in registry.resolve_all("unlearner", [f"@{file}"])] == ["gd:lr=0.11"]
     assert "6 settings of each method on seeds 1000 to 1004, the finalists on 1005 to 1014" in file.read_text()
+    assert "the best of 2 finalists on these seeds" in file.read_text()
 
 
 def test_a_setting_has_a_line():
@@ -139,6 +152,25 @@ def test_the_picture_has_a_panel_for_each_method(draw):
     assert len([p for p in root.iter(f"{space}path") if p.get("class") == "c-fail s"]) == 3
     assert "gd: 0.35 left at −0.7 pp." in root.find(f"{space}desc").text
     assert "| `gd` | 0.90 | 0.30, 0.35 | 0.30, 0.35 | 0.10, 0.20 | 0.10, 0.20 | `gd:lr=0.11` | 0.35, −0.7 pp |" in table
+
+
+def test_one_method_with_several_fields_is_told_apart(draw):
+    root, table = draw(document(tuned("gd"), tuned("gd:epochs=2")))
+    titles = [t.text for t in root.iter("{http://www.w3.org/2000/svg}text") if t.get("class") == "strong"][1:]
+    assert titles == ["gd", "gd:epochs=2"]
+    assert "| `gd:epochs=2` |" in table
+
+
+def test_a_chosen_setting_that_diverged_is_drawn_without_numbers(draw):
+    diverged = tried(5, math.inf, 0.0, -math.inf, final=True)
+    root, table = draw(document(replace(tuned(), finals=[diverged], chosen=diverged)))
+    assert "gd: ? left at ?." in root.find("{http://www.w3.org/2000/svg}desc").text
+    assert "`gd:lr=0.15` | ?, ? |" in table
+
+
+def test_a_method_that_two_files_have_is_refused(draw):
+    with pytest.raises(SystemExit, match="more than one of the files has gd: give each method once"):
+        draw(document(tuned(), tuned("ga")), document(tuned()))
 
 
 def test_searches_that_differ_are_not_drawn_together(draw):
