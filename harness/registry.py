@@ -270,9 +270,7 @@ def _check_traces(target: str, poison: Any) -> None:
     labels = [measure.label for measure in measures if isinstance(measure, Measure)]
     for label in labels:
         if labels.count(label) > 1:
-            raise SpecError(
-                f"the poison {target!r} has two traces called {label!r}; give each Measure its own short"
-            )
+            raise SpecError(f"the poison {target!r} has two traces called {label!r}; give each Measure its own short")
 
 
 def _configure(
