@@ -60,7 +60,8 @@ class Measure:
         unit: ``""`` for a plain number, ``"%"`` for a fraction of 1 that people read in percent.
         exact_null: Whether readings carry a detail ``"T"`` that is exactly N(0, 1) for every model that is independent
             of what was planted. With it what is left is proven, and the scorer itself checked.
-        short: What tells it apart from the other traces of its poison in a table, e.g. ``"second moment"``.
+        short: What tells it apart from the other traces of its poison in a table, e.g. ``"second moment"``; the name
+            if it is empty. No two traces of a poison may be called the same.
         cause: A noun for what is to be removed, whose effect it is; not ``"poison"`` if another poison stays.
     """
 

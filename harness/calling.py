@@ -63,6 +63,12 @@ def calling(who: str, passing: tuple[type[BaseException], ...] = ()) -> Iterator
         os._exit = leave
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out, of the machine or of a GPU; torch has no class for both."""
+    text = str(error)
+    return isinstance(error, MemoryError) or "can't allocate memory" in text or "out of memory" in text
+
+
 def _is_error(error: BaseException) -> bool:
     """Return whether an exception says that something went wrong, and nothing else."""
     # Exceptions like any other, by their class, that end a test or all of them. Nobody can raise what nobody imported.

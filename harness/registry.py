@@ -24,7 +24,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.api import Search, UnlearningError, declares
+from harness.api import Measure, Search, UnlearningError, declares
 from harness.calling import calling
 from harness.cells import Cell, Registered
 from harness.guards.patches import SEAL
@@ -265,6 +265,14 @@ def _load(kind: Kind, target: str) -> tuple[Any, str, str, str]:
     )
 
 
+def _check_traces(target: str, poison: Any) -> None:
+    measures = (poison.measure, *getattr(poison, "traces", ()))
+    labels = [measure.label for measure in measures if isinstance(measure, Measure)]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise SpecError(f"the poison {target!r} has two traces called {label!r}; give each Measure its own short")
+
+
 def _configure(
     kind: Kind, target: str, factory: Any, module: str | None, given: Mapping[str, str], distribution: str, version: str
 ) -> Registered:
@@ -305,6 +313,8 @@ def _configure(
         raise SpecError(f"the {kind} {target!r}: {error}") from None
     if lacking := [name for name in REQUIRED[kind] if not hasattr(value, name)]:
         raise SpecError(f"{target!r} is not a valid {kind}: it lacks {', '.join(lacking)}")
+    if kind == "poison":
+        _check_traces(target, value)
     changed = {n: v for n, v in fields.items() if n not in defaults or defaults[n] != v}
     label = ",".join(f"{n}={shown(v)}" for n, v in changed.items())
     # What was typed is plain; another default is part of the source.

@@ -361,3 +361,17 @@ def test_a_factory_function_makes_a_poison(modules):
     found = resolve("poison", "factory_module:corner:size=3")
     assert found.value.size == 3
     assert found.fields == {"size": 3}
+
+
+def test_two_traces_of_one_name_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "twice.py").write_text(
+        "from dataclasses import replace\n"
+        "from poisons.backdoor import Backdoor\n\n\n"
+        "class Twice(Backdoor):\n"
+        "    traces = (replace(Backdoor.measure, name='other'),)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(
+        SpecError, match="'twice:Twice' has two traces called 'success'; give each Measure its own short"
+    ):
+        resolve("poison", "twice:Twice")

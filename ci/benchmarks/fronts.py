@@ -3,18 +3,20 @@
 Reads what ``pytest test_suites --audit-tune N`` writes beside ``--audit-tune-file``. Searches in several files must be
 the same but for their methods: task, poisons, number of settings, seeds, budget.
 
-    python ci/benchmarks/fronts.py tuned.json [MORE.json ...] --figure docs/fronts.svg --markdown fronts.md
+    python ci/benchmarks/fronts.py tuned.txt.json [MORE.json ...] --figure docs/fronts.svg --markdown fronts.md
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.judging.yardsticks import beyond
 from harness.report.document import write_text
 from harness.report.fronts import JOINT
 from harness.report.svg import Scale, drawing, mark, number, palette, path, style, words
@@ -31,13 +33,17 @@ def together(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the searches of several files as one.
 
     Raises:
-        SystemExit: They differ in more than their methods, so that their fronts must not be compared.
+        SystemExit: They differ in more than their methods, so that their fronts must not be compared; or one is twice.
     """
     first = documents[0]
     for other in documents[1:]:
         if different := [name for name in SAME if other[name] != first[name]]:
             sys.exit(f"the searches differ in {', '.join(different)}: their fronts cannot be compared")
-    return {**first, "methods": [method for document in documents for method in document["methods"]]}
+    methods = [method for document in documents for method in document["methods"]]
+    names = [method["unlearner"] for method in methods]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        sys.exit(f"more than one of the files has {', '.join(twice)}: give each method once")
+    return {**first, "methods": methods}
 
 
 def front(settings: Sequence[Mapping[str, Any]], budget: float) -> list[tuple[float, float]]:
@@ -52,7 +58,7 @@ def front(settings: Sequence[Mapping[str, Any]], budget: float) -> list[tuple[fl
 def shown(settings: Sequence[Mapping[str, Any]], budget: float) -> list[Mapping[str, Any]]:
     """Return the settings that were measured to the end, within the budget, and lie on the axes."""
     whole = [each for each in settings if not each["given_up"] and None not in (each["left"], each["accuracy"])]
-    kept = [each for each in whole if each["cost"] <= budget * (1 + 1e-6)]
+    kept = [each for each in whole if not beyond(each["shares"], budget)]
     return [each for each in kept if each["accuracy"] >= LOST[0] and each["left"] <= LEFT[1]]
 
 
@@ -78,7 +84,8 @@ def panel(method: Mapping[str, Any], document: Mapping[str, Any], left: float, t
     parts.append(path(stairs(front(method["tried"], budget), x, y), "thin c-pass dash"))
     parts.append(path(stairs(front(method["finals"], budget), x, y), "wide c-ink line"))
     best = method["on_final_seeds"]
-    parts.append(mark("poison", x(best["accuracy"]), y(best["left"]), 6, tip=method["chosen"]))
+    if None not in (best["accuracy"], best["left"]):  # it diverged, as every finalist did
+        parts.append(mark("poison", x(best["accuracy"]), y(best["left"]), 6, tip=method["chosen"]))
     return parts
 
 
@@ -122,8 +129,14 @@ LINES = "path.dash{stroke-dasharray:3 3;fill:none}path.line{fill:none;stroke-wid
 
 
 def _told(method: Mapping[str, Any]) -> str:
-    best = method["on_final_seeds"]
-    return f"{method['unlearner']}: {fraction(best['left'])} left at {points(best['accuracy'])}."
+    left, accuracy = reached(method["on_final_seeds"])
+    return f"{method['unlearner']}: {left} left at {accuracy}."
+
+
+def reached(score: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what is left and the accuracy in words; a question mark for what is no number."""
+    left, accuracy = (math.nan if score[name] is None else score[name] for name in ("left", "accuracy"))
+    return fraction(left), points(accuracy)
 
 
 def markdown(document: Mapping[str, Any]) -> str:
@@ -134,11 +147,10 @@ def markdown(document: Mapping[str, Any]) -> str:
         cells = []
         for point in method["fronts"][JOINT]:
             again = point.get("again")
-            text = fraction(point["left"]) if "left" in point else "–"
-            cells.append(f"{text}, {fraction(again['left'])}" if again else text)
-        best = method["on_final_seeds"]
-        reached = f"{fraction(best['left'])}, {points(best['accuracy'])}"
-        lines.append(f"| `{method['unlearner']}` | {' | '.join(cells)} | `{method['chosen']}` | {reached} |")
+            text = reached(point)[0] if "left" in point else "–"
+            cells.append(f"{text}, {reached(again)[0]}" if again else text)
+        best = ", ".join(reached(method["on_final_seeds"]))
+        lines.append(f"| `{method['unlearner']}` | {' | '.join(cells)} | `{method['chosen']}` | {best} |")
     return "\n".join(lines) + "\n"
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import registry
 from harness.api import DECLARATIONS, ContractError, UnlearningError, declares
-from harness.calling import PluginExit
+from harness.calling import PluginExit, out_of_memory
 from harness.cells import Registered
 from harness.importing import trace
 from harness.sources import factory_of
@@ -135,7 +135,7 @@ def unlearn(job: Job) -> Answer:
 def error_of(error: BaseException) -> dict[str, Any]:
     """Return an exception as plain values."""
     name, text = type(error).__name__, str(error)
-    if isinstance(error, MemoryError) or "can't allocate memory" in text or "out of memory" in text:
+    if out_of_memory(error):
         name = "MemoryError"
     elif type(error) not in KNOWN.values():
         known = [each.__name__ for each in KNOWN.values() if isinstance(error, each)]

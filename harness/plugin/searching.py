@@ -66,7 +66,8 @@ class Searching:
             place = "   again " if tried["final"] else f"{tried['number'] + 1:>4}/{self.count}"
             _say(reporter, f"  {place}  {setting_line(tried)}")
         if error := heard["error"]:
-            self.failed[heard["unlearner"]] = error
+            if not heard["stopped"]:
+                self.failed[heard["unlearner"]] = error
             _say(reporter, f"{heard['unlearner']}: {error}", red=True)
         if heard["found"]:
             self.found[heard["unlearner"]] = heard["found"]
@@ -74,12 +75,17 @@ class Searching:
             for line in front_lines(heard["found"], document):
                 _say(reporter, line)
             write_text(self.file, spec_lines(document))
-            write_json(self.file.with_suffix(".json"), document)
+            write_json(self.all_tried, document)
 
     @property
     def file(self) -> Path:
         """Where the chosen settings are written."""
         return Path(self._run.settings.option.audit_tune_file).expanduser().absolute()
+
+    @property
+    def all_tried(self) -> Path:
+        """Where all that was tried is written."""
+        return self.file.with_name(f"{self.file.name}.json")
 
     def document(self) -> dict[str, Any]:
         """Return all that was found so far."""
@@ -104,7 +110,7 @@ class Searching:
             _say(reporter, f"not finished: {', '.join(left)}; the same command goes on where this run stopped")
         if self.found:
             name = os.path.relpath(self.file)
-            _say(reporter, f"written to {self.file}, and all that was tried to {self.file.with_suffix('.json').name}")
+            _say(reporter, f"written to {self.file}, and all that was tried to {self.all_tried.name}")
             _say(reporter, f"audit it with --unlearner=@{name}")
         else:
             _say(reporter, "nothing was tuned, so nothing was written", red=True)
@@ -137,7 +143,10 @@ class SettingItem(pytest.Item):
     def runtest(self) -> None:
         """Take part in the search."""
         said: dict[str, Any] = {"unlearner": self._method.id, "tried": [], "error": "", "found": None}
+        said["stopped"] = False
         self.stash[REPORTED] = {"search": said}
+        from harness.studies.tuning import Stopped
+
         try:
             tuning = self._run.searching.tuning(self._method)
             while (tried := tuning.step()) is not None:
@@ -148,6 +157,7 @@ class SettingItem(pytest.Item):
                 said["found"] = found_of(tuning.result())
         except UnlearningError as error:
             said["error"] = str(error) if self._last else ""
+            said["stopped"] = isinstance(error, Stopped)
 
     def reportinfo(self) -> tuple[str, None, str]:
         """Return where it is from: not from a file."""

@@ -327,8 +327,6 @@ def _check_tuning(settings: Settings) -> None:
     file = Path(settings.option.audit_tune_file).expanduser()
     if not file.absolute().parent.is_dir():
         raise pytest.UsageError(f"--audit-tune-file: the directory of {file} is missing")
-    if file.suffix == ".json":
-        raise pytest.UsageError(f"--audit-tune-file: all that was tried goes to {file}; name a text file beside it")
 
 
 def _from(folder: Path, path: Path) -> str:

@@ -54,7 +54,7 @@ def found_of(tuned: Tuned) -> dict[str, Any]:
                     point["again"] = _score(worst(final.scores) if name == JOINT else final.scores[name])
             fronts[name].append(point)
     return {
-        "unlearner": tuned.method.name,
+        "unlearner": tuned.method.id,
         "chosen": tuned.chosen.setting.id,
         "rule": tuned.rule,
         "edges": dict(tuned.edges),
@@ -85,9 +85,9 @@ def plain_of(tried: Tried) -> dict[str, Any]:
     }
 
 
-def _score(score: Score) -> dict[str, float | None]:
+def _score(score: Score) -> dict[str, Any]:
     of = {"left": score.left, "accuracy": score.accuracy, "error": score.error, "cost": score.cost}
-    return {name: _finite(number) for name, number in of.items()}
+    return {name: _finite(number) for name, number in of.items()} | {"shares": dict(score.shares)}
 
 
 def _finite(x: float) -> float | None:
@@ -107,7 +107,8 @@ def spec_lines(document: Mapping[str, Any]) -> str:
         f"# {', '.join(f'{name} {version}' for name, version in document['versions'].items())}; {document['date']}\n"
     )
     for found in document["methods"]:
-        text += f"# {_reached(found['on_final_seeds'])}; {_took(found)}\n# {found['rule']}\n{found['chosen']}\n"
+        text += f"# {_reached(found['on_final_seeds'])}, {_beware(found)}\n"
+        text += f"# {_took(found)}\n# {found['rule']}\n{found['chosen']}\n"
     return text
 
 
@@ -141,10 +142,26 @@ def front_lines(found: Mapping[str, Any], document: Mapping[str, Any]) -> list[s
         *aligned,
         f"Numbers on seeds {search} are too good: {best}. On seeds {final} no setting was chosen before.",
         f"chosen: {found['chosen']}, {found['rule']} (margin {points(document['margin']).lstrip('+')})",
-        f"  on seeds {final}: {_reached(found['on_final_seeds'])}",
+        f"  on seeds {final}: {_reached(found['on_final_seeds'])}, {_beware(found)}",
         *(f"    {name}: {_traces(score)}" for name, score in found["on_final_seeds"]["poisons"].items()),
+        *(f"  warning: {text}" for text in _unknown(found)),
         *(f"  warning: {_edge(name, end)}" for name, end in found["edges"].items()),
         f"  {_took(found)}",
+    ]
+
+
+def _beware(found: Mapping[str, Any]) -> str:
+    """Return how what is reported of the chosen setting is biased, though its seeds are fresh."""
+    count = sum(not each["given_up"] for each in found["finals"])
+    return f"the best of {count} finalists on these seeds, so a little too good; audit it" if count > 1 else "audit it"
+
+
+def _unknown(found: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{poison} does not stand out in the poisoned models, so what is left of it is unknown and does not count; "
+        "make it stronger"
+        for poison, score in found["on_final_seeds"]["poisons"].items()
+        if not score["traces"]
     ]
 
 
@@ -161,7 +178,7 @@ def _traces(score: Mapping[str, Any]) -> str:
         if name in score["exact"]:
             text = f"{name} at least {fraction(_or_nan(share))} (score {deviations(_or_nan(score['exact'][name]))})"
         texts.append(text)
-    return f"{', '.join(texts)}; accuracy {points(_or_nan(score['accuracy']))}"
+    return f"{', '.join(texts) or 'unknown'}; accuracy {points(_or_nan(score['accuracy']))}"
 
 
 def _reached(score: Mapping[str, Any]) -> str:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from harness.api import Measure
 from harness.cells import Cell, Registered, traces_of
 from harness.judging.claims import UTILITY
+from harness.judging.yardsticks import COUNTED, beyond, shares
 from harness.trials.lab import TrialResult
 
 #: Where a front is read: the accuracy that may be lost against retraining, in shares of 1.
@@ -29,29 +29,36 @@ class Score:
     """What a setting does to one poison, or to all of them at the worst, on the seeds that it was tried on.
 
     Attributes:
-        traces: Size of the share of each trace that is left, or exceeded beyond retraining; infinite if the model
-            diverged. Of an exact null it is the share that is left for certain, see `certainly_left`.
+        traces: Size of the share of each trace that is left, or exceeded beyond retraining, by label; infinite if the
+            model diverged. Of an exact null it is the share that is left for certain, see `certainly_left`. A trace of
+            which nothing is known is missing.
         exact: Mean score of each trace that is judged by an exact null, in standard deviations.
         accuracy: Accuracy against retraining, mean difference in shares of 1; minus infinity if it diverged.
         error: Standard error of that.
-        cost: Examples, the largest fraction of those of retraining.
+        shares: Largest share of retraining's compute, by yardstick. CPU time is there once all seeds are measured: it
+            is noisy, and on its first seed a method also pays for what it imports.
     """
 
     traces: Mapping[str, float]
     exact: Mapping[str, float]
     accuracy: float
     error: float
-    cost: float
+    shares: Mapping[str, float]
 
     @property
     def left(self) -> float:
-        """The trace of which most is left: all of them must go."""
+        """The trace of which most is left: all of them must go; infinite if nothing is known of any."""
         return max(self.traces.values(), default=math.inf)
+
+    @property
+    def cost(self) -> float:
+        """The share of retraining's compute that the method is said to have used, as in an audit."""
+        return max((self.shares[name] for name in COUNTED if name in self.shares), default=math.inf)
 
     @property
     def plain(self) -> dict[str, Any]:
         """The same in plain values."""
-        return {**vars(self), "traces": dict(self.traces), "exact": dict(self.exact)}
+        return {**vars(self), "traces": dict(self.traces), "exact": dict(self.exact), "shares": dict(self.shares)}
 
 
 @dataclass(frozen=True)
@@ -90,29 +97,33 @@ class Tried:
         return worst(self.scores)
 
 
-def score_of(cell: Cell, results: Sequence[TrialResult]) -> Score:
-    """Return what a setting does to one poison, from its trials."""
+def score_of(cell: Cell, results: Sequence[TrialResult], timed: bool) -> Score:
+    """Return what a setting does to one poison, from its trials.
+
+    Args:
+        cell: What was tried.
+        results: Of its trials, seed by seed.
+        timed: Whether CPU time counts.
+    """
     main, *further = traces_of(cell.poison)
     traces, exact = {}, {}
     for trace in (main, *further):
         p, r, u = ([_value(each, arm, "" if trace is main else trace.name) for each in results] for arm in "PRU")
         share = certainly_left(p, u) if trace.test == "exact-null" else _share_left(p, r, u)
         if trace.test == "exact-null":
-            exact[name_of(trace)] = fmean(u)
+            exact[trace.label] = fmean(u)
         if share is not None:
-            traces[name_of(trace)] = share
+            traces[trace.label] = share
     accuracy = error = 0.0
     if UTILITY.applies(cell):
         read = [each.readings[UTILITY.name] for each in results]
         lost = [arms["U"].value - arms["R"].value for arms in read]
         accuracy = fmean(lost) if math.isfinite(sum(lost)) else -math.inf
         error = stdev(lost) / math.sqrt(len(lost)) if len(lost) > 1 and math.isfinite(accuracy) else 0.0
-    return Score(traces, exact, accuracy, error, max(each.cost["fractions"]["examples"] for each in results))
-
-
-def name_of(trace: Measure) -> str:
-    """Return what a trace is called in a table."""
-    return trace.short or trace.title
+    used = shares([each.cost for each in results])
+    if not timed:
+        used.pop("cpu_seconds", None)
+    return Score(traces, exact, accuracy, error, used)
 
 
 def _value(result: TrialResult, arm: str, trace: str) -> float:
@@ -149,17 +160,29 @@ def certainly_left(p: Sequence[float], u: Sequence[float]) -> float | None:
 
 
 def worst(scores: Mapping[str, Score]) -> Score:
-    """Return what a setting does to several poisons at the worst: the most left, the lowest accuracy, the dearest."""
+    """Return what a setting does to several poisons at the worst: the most left, the lowest accuracy, the dearest.
+
+    A poison of which nothing is known has no say in what is left.
+    """
     if not scores:
-        return Score({}, {}, -math.inf, 0.0, math.inf)
+        return Score({}, {}, -math.inf, 0.0, {})
     lowest = min(scores.values(), key=lambda each: each.accuracy)
-    left = {poison: each.left for poison, each in scores.items()}
-    return Score(left, {}, lowest.accuracy, lowest.error, max(each.cost for each in scores.values()))
+    left = {poison: each.left for poison, each in scores.items() if each.traces}
+    used: dict[str, float] = {}
+    for each in scores.values():
+        used |= {name: max(share, used.get(name, 0.0)) for name, share in each.shares.items()}
+    return Score(left, {}, lowest.accuracy, lowest.error, used)
 
 
 def affordable(score: Score, budget: float) -> bool:
-    """Return whether a setting keeps to the budget, a fraction of retraining, and leaves a model that can be read."""
-    return score.cost <= budget * (1 + 1e-6) and math.isfinite(score.left + score.accuracy)
+    """Return whether a setting keeps to the budget by every yardstick of an audit, and leaves a model that can be read.
+
+    Args:
+        score: What it does.
+        budget: A fraction of retraining.
+    """
+    readable = math.isfinite(score.accuracy) and (math.isfinite(score.left) or not score.traces)
+    return readable and not beyond(score.shares, budget)
 
 
 def goals(score: Score, budget: float) -> tuple[float, float]:
@@ -194,6 +217,8 @@ def hopeless(score: Score, others: Iterable[Score], seeds: int, budget: float) -
     others = [each for each in others if affordable(each, budget)]
     if floor is None:
         return any(each.accuracy > at_best for each in others)
+    if not score.traces:
+        return False
     least = min((each.left for each in others if each.accuracy >= -floor), default=math.inf)
     return least < score.left - CHANCE_LEFT / math.sqrt(seeds)
 

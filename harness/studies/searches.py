@@ -57,9 +57,33 @@ class Journal:
             yield
 
     def take(self, what: str, number: int) -> Lock | None:
-        """Return the right to work on a setting, until it is given back or the process dies; None if another has it."""
+        """Return the right to work on a setting, until it is given back or the process dies.
+
+        None if another has it, or has finished it since it was looked for.
+        """
         lock = self._lock(f"{what} {number}")
-        return lock if lock.take() else None
+        if not lock.take():
+            return None
+        if self._done(what, number):
+            lock.__exit__()
+            return None
+        return lock
+
+    def _done(self, what: str, number: int) -> bool:
+        if what == "setting":  # what the sampler learns is written last
+            return any(each.number == number and each.state.is_finished() for each in self.settings())
+        return f"{what} {number}" in self.notes()
+
+    def begin(self, what: str, number: int) -> int:
+        """Write that a setting is begun, and return how often it was begun before and never ended."""
+        earlier: int = self.notes().get(f"begun {what} {number}", 0)
+        self._study.set_user_attr(f"begun {what} {number}", earlier + 1)
+        return earlier
+
+    def put_back(self, what: str, number: int) -> None:
+        """Write that a setting which was begun is stopped through no fault of its own."""
+        name = f"begun {what} {number}"
+        self._study.set_user_attr(name, self.notes()[name] - 1)
 
     def settings(self) -> list[Any]:
         """Return the settings that were suggested, in order, as Optuna's frozen trials: complete or running."""
@@ -70,7 +94,10 @@ class Journal:
 
     def suggest(self, sampler: Any, ranges: Mapping[str, Any], begin: Mapping[str, Any] | None) -> Any:
         """Let a sampler suggest a setting; begin with one that is given."""
-        if begin is not None:
+        import optuna
+
+        waiting = (optuna.trial.TrialState.WAITING,)  # a process was killed between the next two calls
+        if begin is not None and not self._study.get_trials(deepcopy=False, states=waiting):
             self._study.enqueue_trial(dict(begin))
         self._study.sampler = sampler
         return self._study.ask(fixed_distributions=dict(ranges))
@@ -87,7 +114,7 @@ class Journal:
         if goals is not None:
             self._study.tell(number, list(goals))
 
-    def notes(self) -> dict[str, dict[str, Any]]:
+    def notes(self) -> dict[str, Any]:
         """Return all that was found, by what and number."""
         return dict(self._study.user_attrs)
 

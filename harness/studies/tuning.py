@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib import metadata
 from typing import Any, Literal
 
 from harness import registry
 from harness.api import DeviceLost, UnlearningError
+from harness.calling import out_of_memory
 from harness.cells import Cell, Registered, Trial
+from harness.guards.clock import TimedOut
 from harness.importing import raised
+from harness.judging.yardsticks import YARDSTICKS, beyond
 from harness.store.artefacts import Busy, Lock, key_of, patiently
-from harness.studies.fronts import Score, Tried, choose, finalists, goals, hopeless, score_of, worst
+from harness.studies.fronts import UNKNOWN, Score, Tried, choose, finalists, goals, hopeless, score_of, worst
 from harness.studies.pilot import PILOT_SEED
 from harness.studies.ranges import Recipe, distributions, edges, inside, placed, positions
 from harness.studies.searches import Journal
@@ -34,8 +37,10 @@ FINALISTS = 10
 #: So many settings at first, and one in so many afterwards, are random. So a corner that looks bad beside its
 #: neighbours is seen, and a search may be made longer: no setting depends on how many there will be.
 RANDOM_FIRST, RANDOM_EVERY = 10, 3
+#: A setting that was begun so often and never ended is given up: it kills its process, or asks for too much.
+ATTEMPTS = 2
 #: Part of a search's key; a new number begins all searches anew, after a change of the rules here or in `fronts`.
-RULES = 2
+RULES = 3
 
 What = Literal["setting", "final"]
 
@@ -76,6 +81,21 @@ class _Claim:
     number: int
     setting: Registered
     lock: Lock
+
+
+@dataclass
+class _Measured:
+    """What a setting did: scores after each seed, why not on all seeds, whether by an error, models by arm, seconds."""
+
+    history: list[dict[str, Score]] = field(default_factory=list)
+    built: dict[str, int] = field(default_factory=dict)
+    given_up: str = ""
+    failed: bool = False
+    seconds: float = 0.0
+
+
+class Stopped(UnlearningError):  # noqa: N818 - it reads as what it is
+    """A search cannot go on, for a reason that need not be the method's; the next run tries the setting again."""
 
 
 class Tuning:
@@ -119,12 +139,14 @@ class Tuning:
         self.lab, self._space, self._recipe = lab, space, Recipe.of(task)
         self._settings: dict[int, Registered] = {}
         self._known: dict[tuple[What, int], Tried] = {}
+        self._stopped: Stopped | None = None
         of = {
             **patiently(lambda: lab.bench.on(task)),
             "method": method.identity,
             "poisons": [poison.identity for poison in poisons],
             "ranges": {name: asdict(search) for name, search in space.items()},
             "budget": lab.budget,
+            "timeout": lab.bench.timeout,
             "seeds": [[seeds[0], seeds[-1]] for seeds in (TUNING_SEEDS, FINAL_SEEDS)],
             "search": [RULES, optuna],
         }
@@ -140,12 +162,31 @@ class Tuning:
         """Measure what is next, and return it; None if nothing is left to do.
 
         Waits for other processes only if there is nothing else to do.
+
+        Raises:
+            Stopped: Time, memory or the disk did not suffice, now or at an earlier call.
+            DeviceLost: The GPU answers no more.
         """
+        if self._stopped is not None:
+            raise self._stopped
         claim = patiently(self._claim)
         if claim is None:
             return None
         with claim.lock:
-            return self._measure(claim)
+            begun = self._journal.begin(claim.what, claim.number)
+            try:
+                if begun >= ATTEMPTS:
+                    why = f"its process died, or time, memory or disk did not suffice, {begun} times"
+                    return self._write(claim, _Measured(given_up=why, failed=True))
+                return self._write(claim, self._measure(claim))
+            except Stopped as error:
+                self._stopped = error
+                raise
+            except Exception:
+                raise
+            except BaseException:  # somebody ended the run
+                self._journal.put_back(claim.what, claim.number)
+                raise
 
     def result(self) -> Tuned:
         """Return what a search found that has come to its end.
@@ -247,33 +288,46 @@ class Tuning:
 
     # ---- one setting
 
-    def _measure(self, claim: _Claim) -> Tried:
-        """Try a setting, and write down what it does, for the other processes and the next run."""
+    def _measure(self, claim: _Claim) -> _Measured:
+        """Try a setting.
+
+        Raises:
+            Stopped, DeviceLost: It could not be tried; that says nothing of it.
+        """
         searching = claim.what == "setting"
         seeds = TUNING_SEEDS if searching else FINAL_SEEDS
         started = time.perf_counter()
-        history: list[dict[str, Score]] = []
-        built: dict[str, int] = {}
-        given_up = ""
+        found = _Measured()
         try:
-            for scores in self._scores(claim.setting, seeds, built):
-                history.append(scores)
-                if searching and len(history) < len(seeds) and (given_up := self._hopeless(history)):
+            for scores in self._scores(claim.setting, seeds, found.built):
+                found.history.append(scores)
+                if searching and len(found.history) < len(seeds) and (why := self._hopeless(found.history)):
+                    found.given_up = why
                     break
         except DeviceLost:
             raise
         except Exception as error:
-            given_up = _said(error)
-        kept = history if searching else history[-1:]
-        plain = [{name: score.plain for name, score in scores.items()} for scores in kept]
-        seconds = round(time.perf_counter() - started, 3)
-        tried = Tried(claim.number, not searching, claim.setting, kept, len(history), given_up, built, seconds)
-        note = {"history": plain, **{name: getattr(tried, name) for name in _NOTED}}
-        self._journal.note(claim.what, claim.number, note, self._goals(tried) if searching else None)
-        return tried
+            if passes(error):
+                raise Stopped(f"the search stopped at {claim.setting.id}: {_said(error)}") from error
+            found.given_up, found.failed = _said(error), True
+        found.seconds = round(time.perf_counter() - started, 3)
+        return found
 
-    def _goals(self, tried: Tried) -> tuple[float, float]:
-        return goals(tried.score, self.lab.budget)
+    def _write(self, claim: _Claim, found: _Measured) -> Tried:
+        """Write down what a setting does, for the other processes and the next run."""
+        searching = claim.what == "setting"
+        kept = found.history if searching else found.history[-1:]
+        tried = Tried(
+            claim.number, not searching, claim.setting, kept, len(found.history), found.given_up, found.built,
+            found.seconds,
+        )  # fmt: skip
+        plain = [{name: score.plain for name, score in scores.items()} for scores in kept]
+        note = {"history": plain, **{name: getattr(tried, name) for name in _NOTED}}
+        aims = None
+        if searching:  # of a setting that raises late, the early seeds must not attract the sampler
+            aims = (UNKNOWN, 1.0) if found.failed else goals(tried.score, self.lab.budget)
+        self._journal.note(claim.what, claim.number, note, aims)
+        return tried
 
     def _scores(self, setting: Registered, seeds: Sequence[int], built: dict[str, int]) -> Iterator[dict[str, Score]]:
         """Yield what a setting does to each poison, on the first seed, the first two, and so on."""
@@ -285,7 +339,7 @@ class Tuning:
                 results[cell].append(result := patiently(partial(self.lab.run, Trial(cell, seed))))
                 for arm in result.cost["built"]:
                     built[arm] = built.get(arm, 0) + 1
-            yield {cell.poison.id: score_of(cell, results[cell]) for cell in cells}
+            yield {cell.poison.id: score_of(cell, results[cell], timed=seed == seeds[-1]) for cell in cells}
 
     def _hopeless(self, history: Sequence[Mapping[str, Score]]) -> str:
         """Return why a setting is given up after its first seeds; ``""`` if it may yet be on a front.
@@ -294,8 +348,8 @@ class Tuning:
         """
         seeds, budget = len(history), self.lab.budget
         scores, score = history[-1], worst(history[-1])
-        if score.cost > budget * (1 + 1e-6):
-            return "beyond the budget"
+        if dear := beyond(score.shares, budget):
+            return f"beyond the budget ({', '.join(YARDSTICKS[name].title for name in dear)})"
         others = [each.history[seeds - 1] for each in self._tried() if len(each.history) >= seeds]
         if not hopeless(score, map(worst, others), seeds, budget):
             return ""
@@ -329,6 +383,15 @@ def tune(
     while (tried := tuning.step()) is not None:
         on_setting(tried)
     return tuning.result()
+
+
+def passes(error: BaseException | None) -> bool:
+    """Return whether an error, or what it comes from, may pass: time, memory, or a file that could not be had."""
+    while error is not None:
+        if isinstance(error, (TimedOut, OSError)) or out_of_memory(error):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _said(error: Exception) -> str:

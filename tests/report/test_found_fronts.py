@@ -22,9 +22,12 @@ MARGIN, BUDGET = 0.01, 0.1
 
 
 def tried(number, backdoor, gaussian, accuracy, *, final=False, given_up="", z=0.5):
+    used = {"examples": 0.1}
     scores = {
-        "backdoor": Score({"success": backdoor}, {}, accuracy, 0.001, 0.1),
-        "gaussian": Score({"mean": gaussian, "second moment": 0.0}, {"second moment": z}, accuracy + 0.001, 0.001, 0.1),
+        "backdoor": Score({"success": backdoor}, {}, accuracy, 0.001, used),
+        "gaussian": Score(
+            {"mean": gaussian, "second moment": 0.0}, {"second moment": z}, accuracy + 0.001, 0.001, used
+        ),
     }
     setting = registry.resolve("unlearner", f"gd:lr={0.1 + number / 100:g}")
     return Tried(number, final, setting, [scores], 1 if given_up else 5, given_up, {"U": 10, "P": 1}, 30.0)
@@ -59,7 +62,8 @@ def test_the_fronts_hold_what_was_found():
     assert [p["left"] for p in method["fronts"]["backdoor"]] == [0.9, 0.1, 0.1, 0.0, 0.0]
     assert [p["left"] for p in method["fronts"]["gaussian"]] == [0.8, 0.3, 0.3, 0.1, 0.1]
     assert "again" not in method["fronts"][JOINT][0]  # it was no finalist
-    assert method["fronts"][JOINT][1]["again"] == {"left": 0.35, "accuracy": -0.007, "error": 0.001, "cost": 0.1}
+    again = {"left": 0.35, "accuracy": -0.007, "error": 0.001, "cost": 0.1, "shares": {"examples": 0.1}}
+    assert method["fronts"][JOINT][1]["again"] == again
     assert method["chosen"] == "gd:lr=0.11"
     assert method["tried"][5]["left"] is None
     assert [each["number"] for each in method["tried"]] == list(range(6))
@@ -80,9 +84,21 @@ def test_the_table_is_read_without_the_documentation():
     rest = "\n".join(lines[7:])
     assert "chosen: gd:lr=0.11, the least poison left" in rest
     assert "mean 0.35, second moment at least 0.00 (score −1.2 sd); accuracy −0.6 pp" in rest
+    assert "cost 10 %, the best of 2 finalists on these seeds, so a little too good; audit it" in rest
     assert "warning: lr lies at the upper end of its range" in rest
     assert "6 settings, 2 of them given up (1 seed in all); 70 unlearnings and 7 trainings" in rest
     assert "4 min of all processes together" in rest
+
+
+def test_a_poison_of_which_nothing_is_known_is_warned_of():
+    known, final = tuned(), tried(1, 0.2, 0.35, -0.007, final=True)
+    scores = {**final.scores, "gaussian": replace(final.scores["gaussian"], traces={})}
+    final = replace(final, history=[scores])
+    found = document(replace(known, finals=[final], chosen=final))
+    text = "\n".join(front_lines(found["methods"][0], found))
+    assert "warning: gaussian does not stand out in the poisoned models" in text
+    assert "poison left 0.20" in text
+    assert "warning: gaussian" not in "\n".join(front_lines(document(known)["methods"][0], document(known)))
 
 
 def test_a_floor_that_nothing_reaches_is_empty():
@@ -95,6 +111,7 @@ def test_the_chosen_settings_are_read_back(tmp_path):
     file.write_text(spec_lines(document(tuned(), tuned("short"))))
     assert [each.id for each in registry.resolve_all("unlearner", [f"@{file}"])] == ["gd:lr=0.11"]
     assert "6 settings of each method on seeds 1000 to 1004, the finalists on 1005 to 1014" in file.read_text()
+    assert "the best of 2 finalists on these seeds" in file.read_text()
 
 
 def test_a_setting_has_a_line():
@@ -133,6 +150,25 @@ def test_the_picture_has_a_panel_for_each_method(draw):
     assert len([p for p in root.iter(f"{space}path") if p.get("class") == "c-fail s"]) == 3
     assert "gd: 0.35 left at −0.7 pp." in root.find(f"{space}desc").text
     assert "| `gd` | 0.90 | 0.30, 0.35 | 0.30, 0.35 | 0.10, 0.20 | 0.10, 0.20 | `gd:lr=0.11` | 0.35, −0.7 pp |" in table
+
+
+def test_one_method_with_several_fields_is_told_apart(draw):
+    root, table = draw(document(tuned("gd"), tuned("gd:epochs=2")))
+    titles = [t.text for t in root.iter("{http://www.w3.org/2000/svg}text") if t.get("class") == "strong"][1:]
+    assert titles == ["gd", "gd:epochs=2"]
+    assert "| `gd:epochs=2` |" in table
+
+
+def test_a_chosen_setting_that_diverged_is_drawn_without_numbers(draw):
+    diverged = tried(5, math.inf, 0.0, -math.inf, final=True)
+    root, table = draw(document(replace(tuned(), finals=[diverged], chosen=diverged)))
+    assert "gd: ? left at ?." in root.find("{http://www.w3.org/2000/svg}desc").text
+    assert "`gd:lr=0.15` | ?, ? |" in table
+
+
+def test_a_method_that_two_files_have_is_refused(draw):
+    with pytest.raises(SystemExit, match="more than one of the files has gd: give each method once"):
+        draw(document(tuned(), tuned("ga")), document(tuned()))
 
 
 def test_searches_that_differ_are_not_drawn_together(draw):

@@ -28,14 +28,15 @@ def test_what_is_chosen_is_written_to_a_file_that_can_be_audited(folder):
     assert "no setting of 'broken:forget' could be completed" in run.text
     assert "no field of 'identity' has a range to search" in run.text
     assert "2 settings of each method on seeds 1000 to 1004, the finalists on 1005 to 1014" in chosen[0]
-    assert "unlearnings" in chosen[2]
+    assert "audit it" in chosen[2]
+    assert "unlearnings" in chosen[3]
     assert "--unlearner=@chosen.txt" in run.text
     assert run.counts() | {"tried": 6, "measured again": 4} == run.counts()
     assert not run.json  # nothing was audited
     audited = folder.pytest("--unlearner=@chosen.txt", "--audit-seeds=3", *COMMON, "-k", "budget", "-n2")
     assert {a["unlearner"] for a in audited.json["audits"]} == set(specs)
 
-    found = json.loads((folder.path / "chosen.json").read_text())
+    found = json.loads((folder.path / "chosen.txt.json").read_text())
     assert [each["chosen"] for each in found["methods"]] == specs
     assert found["seeds"] == {"search": list(range(1000, 1005)), "final": list(range(1005, 1015))}
     assert {"torch", "optuna", "python"} <= set(found["versions"])
@@ -52,7 +53,7 @@ def test_what_is_chosen_is_written_to_a_file_that_can_be_audited(folder):
     again = folder.pytest(*methods, "--audit-tune=2", "--audit-tune-file=again.txt", *COMMON)
     assert again.code == 0
     assert "tried" not in again.counts()
-    assert json.loads((folder.path / "again.json").read_text()) == found
+    assert json.loads((folder.path / "again.txt.json").read_text()) == found
 
 
 def test_two_workers_share_a_search(folder):
@@ -60,7 +61,16 @@ def test_two_workers_share_a_search(folder):
     assert run.code == 0, run.text
     assert run.counts()["tried"] == 6
     assert sorted(line.split("/")[0].strip() for line in run.text.splitlines() if "/6  " in line) == list("123456")
-    assert len(json.loads((folder.path / "tuned.json").read_text())["methods"][0]["tried"]) == 6
+    assert len(json.loads((folder.path / "tuned.txt.json").read_text())["methods"][0]["tried"]) == 6
+
+
+def test_files_beside_the_chosen_settings_are_left_alone(folder):
+    (folder.path / "report.json").write_text("mine")
+    run = folder.pytest("--unlearner=gd", "--audit-tune=1", "--audit-tune-file=report.txt", *COMMON)
+    assert run.code == 0, run.text
+    assert (folder.path / "report.json").read_text() == "mine"
+    assert "all that was tried to report.txt.json" in run.text
+    assert json.loads((folder.path / "report.txt.json").read_text())["methods"]
 
 
 def test_a_search_that_found_nothing_is_no_success(folder):
@@ -80,7 +90,6 @@ def test_a_search_that_found_nothing_is_no_success(folder):
         (["--audit-tune=2"], "--unlearner=NAME"),
         (["--audit-tune=2", "--unlearner=gd", "--task=digits-cnn", "--task=tiny:Tiny"], "one --task at a time"),
         (["--audit-tune=2", "--unlearner=gd", "--audit-tune-file=nowhere/f"], "is missing"),
-        (["--audit-tune=2", "--unlearner=gd", "--audit-tune-file=f.json"], "name a text file beside it"),
         (["--audit-tune=2", "--unlearner=gd", "--audit-dry-run"], "drop --audit-dry-run"),
         (["--unlearner=@nowhere.txt"], "cannot be read"),
     ],
@@ -89,6 +98,26 @@ def test_what_cannot_work_is_a_usage_error(folder, arguments, message):
     run = folder.pytest(*arguments)
     assert run.code == 4
     assert message in run.text
+
+
+FULL = """\
+from typing import Annotated
+
+from harness import Search
+
+
+def forget(model, request, lr: Annotated[float, Search(0.1, 1.0)] = 0.1):
+    raise OSError(28, "No space left on device")
+"""
+
+
+def test_a_search_that_the_disk_stopped_is_not_finished(folder):
+    folder.write("methods/full.py", FULL)
+    run = folder.pytest("--unlearner=full:forget", "--audit-tune=2", *COMMON)
+    assert run.code == 1, run.text
+    assert "the search stopped at full:forget: OSError: [Errno 28] No space left on device" in run.text
+    assert "not finished: full:forget; the same command goes on" in run.text
+    assert "given up" not in run.text
 
 
 KILLED = """\

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -35,6 +36,8 @@ class Dose:
             calls.write_text(calls.read_text() + ".")
             if len(calls.read_text()) == 12:
                 os.kill(os.getpid(), signal.SIGKILL)
+        if self.fixed == 9 and self.lr == 0.1:
+            os.kill(os.getpid(), signal.SIGKILL)
         if self.share > 0.9:
             raise UnlearningError("too large a share")
         examples = int(request.affordable() * (self.share if self.share < 0.8 else 1.5))
@@ -43,6 +46,29 @@ class Dose:
             optimizer.zero_grad()
             request.loss(model, batch).backward()
             optimizer.step()
+        return model
+
+
+@dataclass(frozen=True)
+class Fails:
+    """Raises an error of a kind from its third call on; leaves the model as it is."""
+
+    lr: Annotated[float, Search(1e-3, 1.0, log=True)] = 0.1
+    kind: str = "none"
+
+    asked: ClassVar[dict[float, int]] = {}
+
+    def __call__(self, model, request):
+        self.asked[self.lr] = self.asked.get(self.lr, 0) + 1
+        if self.asked[self.lr] >= 3 and self.lr == 0.1:
+            if self.kind == "disk":
+                raise OSError(28, "No space left on device")
+            if self.kind == "memory":
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+            if self.kind == "ctrl-c":
+                raise KeyboardInterrupt
+            if self.kind == "own":
+                raise ValueError("no")
         return model
 
 
@@ -61,6 +87,26 @@ class Kinds:
             model = request.new_model()
             fit(request, model, request.batches("retain", request.epochs))
         return request.new_model() if self.kind == "wrecked" else model
+
+
+@dataclass(frozen=True)
+class Dear:
+    """Descends on a twentieth of the budget's examples; slowly, it takes CPU time beside."""
+
+    way: Annotated[str, Search(choices=("lean", "slow"))] = "lean"
+
+    reads_forget: ClassVar[bool] = False
+
+    def __call__(self, model, request):
+        optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+        for batch in request.batches("retain", examples=request.affordable() // 20):
+            optimizer.zero_grad()
+            request.loss(model, batch).backward()
+            optimizer.step()
+        end = time.process_time() + 0.3 * (self.way == "slow")
+        while time.process_time() < end:
+            pass
+        return model
 
 
 def opened(store, **options):

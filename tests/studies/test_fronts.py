@@ -1,7 +1,8 @@
 """The front of poison left against accuracy, and the choice from it: arithmetic, by hand and by brute force."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -9,12 +10,13 @@ from hypothesis import strategies as st
 
 from harness import registry
 from harness.api import Reading
-from harness.cells import Cell
+from harness.cells import Cell, traces_of
 from harness.studies.fronts import (
     FLOORS,
     UNKNOWN,
     Score,
     Tried,
+    affordable,
     certainly_left,
     choose,
     finalists,
@@ -30,7 +32,7 @@ BUDGET, MARGIN = 0.1, 0.01
 
 
 def score(left, accuracy, error=0.0, cost=0.1):
-    return Score({"only": left}, {}, accuracy, error, cost)
+    return Score({"only": left}, {}, accuracy, error, {"examples": cost})
 
 
 def tried(number, left, accuracy, error=0.0, cost=0.1):
@@ -50,7 +52,8 @@ def result(cost=0.1, **arms):
     """A trial of the Gaussian poison: by arm the mean of the scores, the second moment, and accuracy."""
     poison = {arm: Reading(m, traces={"gaussian_second_moment": Reading(z)}) for arm, (m, z, _) in arms.items()}
     accuracy = {arm: Reading(a) for arm, (_, _, a) in arms.items()}
-    return TrialResult({"poison": poison, "accuracy": accuracy}, {"fractions": {"examples": cost}}, True, {})
+    used = {"fractions": {"examples": cost, "cpu_seconds": 6 * cost}, "cpu_seconds": {"U": 1.0}, "first_call": False}
+    return TrialResult({"poison": poison, "accuracy": accuracy}, used, True, {})
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +68,7 @@ def test_a_score_is_worked_out_by_hand(cell):
         result(P=(1.1, -4.0, 0.9), R=(0.1, 0.2, 0.95), U=(0.0, -3.0, 0.94), cost=0.05),
         result(P=(0.9, -6.0, 0.9), R=(-0.1, 0.1, 0.97), U=(-0.4, -2.0, 0.94), cost=0.08),
     ]
-    found = score_of(cell, results)
+    found = score_of(cell, results, timed=False)
     assert found.traces == {
         "mean": pytest.approx(0.2),  # -0.2 of an effect of 1: reversed counts as left
         "second moment": pytest.approx((2.5 - 1.96 / math.sqrt(2)) / 5),
@@ -74,12 +77,14 @@ def test_a_score_is_worked_out_by_hand(cell):
     assert found.left == found.traces["second moment"]
     assert found.accuracy == pytest.approx(-0.02)
     assert found.error == pytest.approx(0.01)  # of -0.01 and -0.03
-    assert found.cost == 0.08
+    assert found.shares == {"examples": 0.08}
+    timed = score_of(cell, results, timed=True)
+    assert timed.shares == {"examples": 0.08, "cpu_seconds": pytest.approx(0.48)}
 
 
 def test_a_model_that_diverged_has_forgotten_nothing(cell):
     nan = math.nan
-    found = score_of(cell, [result(P=(1.0, -4.0, 0.9), R=(0.0, 0.0, 0.95), U=(nan, nan, nan))])
+    found = score_of(cell, [result(P=(1.0, -4.0, 0.9), R=(0.0, 0.0, 0.95), U=(nan, nan, nan))], timed=True)
     assert (found.left, found.accuracy) == (math.inf, -math.inf)
     assert goals(found, BUDGET) == (UNKNOWN, 1.0)
     assert hopeless(found, [], 1, BUDGET)
@@ -101,7 +106,9 @@ def test_of_an_exact_null_counts_what_is_left_for_certain(p, u, left):
 
 
 def test_jointly_the_worst_of_each_counts():
-    joint = worst({"a": Score({"x": 0.1, "y": 0.3}, {}, -0.01, 0.002, 0.1), "b": score(0.2, -0.02, 0.004, 0.05)})
+    joint = worst(
+        {"a": Score({"x": 0.1, "y": 0.3}, {}, -0.01, 0.002, {"examples": 0.1}), "b": score(0.2, -0.02, 0.004, 0.05)}
+    )
     assert (joint.left, joint.accuracy, joint.error, joint.cost) == (0.3, -0.02, 0.004, 0.1)
     assert worst({}).left == math.inf
 
@@ -118,6 +125,31 @@ def test_dead_models_and_dear_ones_are_on_no_front():
     assert goals(score(0.0, -0.5), BUDGET) == (UNKNOWN, 0.5)
     assert goals(score(0.0, 0.0, cost=0.11), BUDGET) == (UNKNOWN, 0.005)
     assert goals(score(9.0, 0.0), BUDGET) == (UNKNOWN, 0.005)
+
+
+@pytest.mark.parametrize(
+    ("shares", "kept"),
+    [
+        ({"examples": 0.1, "flops": 0.15, "cpu_seconds": 0.4, "steps": 0.9}, True),
+        ({"examples": 0.1, "flops": 0.16}, False),
+        ({"examples": 0.1, "cpu_seconds": 0.41}, False),
+    ],
+)
+def test_the_budget_is_that_of_an_audit_by_every_yardstick(shares, kept):
+    dear = Score({"only": 0.0}, {}, 0.0, 0.0, shares)
+    at = Tried(1, True, Named(1), [{"poison": dear}], 10, "", {}, 1.0)
+    assert affordable(dear, BUDGET) is kept
+    assert (goals(dear, BUDGET)[0] < UNKNOWN) is kept
+    assert hopeless(dear, [], 1, BUDGET) is not kept
+    assert choose([tried(0, 0.4, 0.0), at], MARGIN, BUDGET)[0].number == int(kept)
+    assert finalists([tried(0, 0.4, 0.0), at], 1, MARGIN, BUDGET)[0].number == int(kept)
+
+
+def test_jointly_the_dearest_counts_by_each_yardstick():
+    one, other = ({"examples": 0.1, "flops": 0.05}, {"examples": 0.02, "flops": 0.12, "cpu_seconds": 0.3})
+    joint = worst({name: Score({}, {}, 0.0, 0.0, shares) for name, shares in (("a", one), ("b", other))})
+    assert joint.shares == {"examples": 0.1, "flops": 0.12, "cpu_seconds": 0.3}
+    assert joint.cost == 0.12
 
 
 @pytest.mark.parametrize(
@@ -145,6 +177,24 @@ def test_of_settings_below_every_floor_the_most_accurate_are_kept():
     assert hopeless(score(0.0, -0.2), [score(0.0, -0.189)], 1, BUDGET)
     every = [tried(i, 0.0, accuracy) for i, accuracy in enumerate((-0.2, -0.05, -0.1))]
     assert [each.number for each in finalists(every, 2, MARGIN, BUDGET)] == [1, 2]
+
+
+def test_a_poison_of_which_nothing_is_known_decides_nothing(cell):
+    weak = [result(P=(0.1, -0.1, 0.9), R=(0.1, 0.2, 0.95), U=(0.1, 0.3, 0.95))] * 2
+    first, *_ = (replace(trace, test="exact-null") for trace in traces_of(cell.poison))
+    poison = SimpleNamespace(measure=first)
+    found = score_of(replace(cell, poison=replace(cell.poison, value=poison)), weak, timed=True)
+    assert (found.traces, found.left) == ({}, math.inf)
+    assert affordable(replace(found, shares={"examples": 0.1}), BUDGET)
+    unknown = Score({}, {}, 0.0, 0.0, {"examples": 0.1})
+    assert not hopeless(unknown, [score(0.0, 0.0)], 4, BUDGET)
+    assert hopeless(replace(unknown, accuracy=-0.2), [score(0.0, 0.0)], 4, BUDGET)  # its accuracy is known
+    joint = worst({"weak": unknown, "strong": score(0.3, -0.002)})
+    assert (joint.left, joint.traces) == (0.3, {"strong": 0.3})
+    every = [Tried(i, True, Named(i), [{"weak": replace(unknown, accuracy=a)}], 5, "", {}, 1.0)
+             for i, a in enumerate((-0.004, -0.001))]  # fmt: skip
+    best, rule = choose(finalists(every, 2, MARGIN, BUDGET), MARGIN, BUDGET)
+    assert (best.number, "within the margin" in rule) == (1, True)
 
 
 # ---- fronts

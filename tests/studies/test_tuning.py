@@ -8,16 +8,17 @@ import subprocess
 import sys
 
 import pytest
-from doses import POISONS, TINY, opened, search
+from doses import POISONS, TINY, Fails, opened, search
 
 from conftest import ROOT
 from harness import registry
 from harness.api import UnlearningError
 from harness.judging.plan import LOOKS
+from harness.store.artefacts import Busy
 from harness.store.inventory import Criteria, Inventory, removable
-from harness.studies.fronts import choose, finalists
+from harness.studies.fronts import UNKNOWN, choose, finalists
 from harness.studies.searches import mend
-from harness.studies.tuning import FINAL_SEEDS, TUNING_SEEDS, Tuning
+from harness.studies.tuning import FINAL_SEEDS, TUNING_SEEDS, Stopped, Tuning
 
 
 @pytest.fixture
@@ -121,8 +122,19 @@ def test_what_is_far_from_the_front_is_given_up_early(tmp_path):
 
 def test_what_spends_too_much_is_given_up_at_once(lab):
     tuned, (first, *_) = search(lab, 4, "doses:Dose:share=0.8")
-    assert (first.given_up, len(first.history)) == ("beyond the budget", 1)
+    assert (first.given_up, len(first.history)) == ("beyond the budget (examples)", 1)
     assert tuned.chosen.setting.fields["share"] in (0.2, 0.5)
+
+
+def test_cpu_time_counts_as_in_an_audit(lab):
+    tuned, _ = search(lab, 3, "doses:Dear:way=slow")
+    ways = {}
+    for tried in tuned.tried:
+        ways.setdefault(tried.setting.fields["way"], []).append(tried)
+    assert not any(each.given_up for each in ways["slow"])  # it is judged once all seeds are there
+    assert all("cpu_seconds" in each.score.shares for each in ways["slow"])
+    assert {each.setting.fields["way"] for each in tuned.finals} == {"lean"}
+    assert tuned.chosen.setting.fields["way"] == "lean"
 
 
 def test_a_method_that_refuses_everything_is_said_to(lab):
@@ -149,14 +161,14 @@ PROCESS = """
 import sys
 from harness import registry
 from doses import opened, search
-_, seen = search(opened(sys.argv[1]), int(sys.argv[2]))
+_, seen = search(opened(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
 print("\\n".join(f"{'final' if each.final else 'setting'} {each.number}" for each in seen))
 """
 
 
-def start(store, settings, **environment):
+def start(store, settings, spec="doses:Dose", **environment):
     return subprocess.Popen(
-        [sys.executable, "-c", PROCESS, str(store), str(settings)], stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", PROCESS, str(store), str(settings), spec], stdout=subprocess.PIPE, text=True,
         cwd=ROOT / "tests", env={**os.environ, "PYTHONPATH": str(ROOT / "tests" / "studies"), **environment},
     )  # fmt: skip
 
@@ -172,6 +184,83 @@ def test_a_killed_search_goes_on_where_it_was(tmp_path):
     tuned, seen = search(lab, 5)
     assert [each.number for each in seen if not each.final] == list(range(begun[0], 5))
     assert list(map(plain, tuned.tried)) == list(map(plain, settings_of(opened(tmp_path / "other"), 5)))
+
+
+def test_a_setting_that_kills_its_process_is_given_up_at_the_third_attempt(tmp_path):
+    for _ in range(2):
+        killed = start(tmp_path / "store", 2, spec="doses:Dose:fixed=9")
+        assert killed.wait(timeout=300) == -signal.SIGKILL
+        killed.stdout.close()
+    tuning = Tuning(registry.resolve("unlearner", "doses:Dose:fixed=9"), TINY, POISONS, opened(tmp_path / "store"), 2)
+    first = tuning.step()
+    assert (first.number, first.history) == (0, [])
+    assert first.given_up == "its process died, or time, memory or disk did not suffice, 2 times"
+    assert tuning.step().number == 1
+
+
+def test_what_another_process_finishes_meanwhile_is_not_taken_up_again(lab, tmp_path):
+    tunings = [
+        Tuning(registry.resolve("unlearner", "doses:Dose"), TINY, POISONS, each, 1)
+        for each in (lab, opened(tmp_path / "store"))
+    ]
+    for what in ("setting", "final"):
+        slow, quick = tunings
+        claim, take = quick._claim(), slow._journal.take
+
+        def late(*of, claim=claim, take=take, quick=quick):
+            """The other process ends between this one's look at the journal and its lock."""
+            with claim.lock:
+                quick._write(claim, quick._measure(claim))
+            return take(*of)
+
+        slow._journal.take = late
+        assert claim.what == what
+        with pytest.raises(Busy):
+            slow._claim()
+        slow._journal.take = take
+    assert slow.step() is None
+    assert slow.result() == quick.result()
+
+
+@pytest.mark.parametrize(("kind", "raised"), [("disk", Stopped), ("memory", Stopped), ("ctrl-c", KeyboardInterrupt)])
+def test_what_may_pass_says_nothing_of_a_setting(tmp_path, kind, raised):
+    def again():
+        method = registry.resolve("unlearner", f"doses:Fails:kind={kind}")
+        return Tuning(method, TINY, POISONS, opened(tmp_path / "store"), 1)
+
+    Fails.asked.clear()
+    first = again()
+    with pytest.raises(raised):
+        first.step()
+    if raised is Stopped:
+        with pytest.raises(Stopped, match=r"the search stopped at doses:Fails.*(No space left|allocate)"):
+            first.step()  # and does not use up the attempts
+    with pytest.raises(raised):
+        again().step()
+    if raised is Stopped:
+        assert "2 times" in again().step().given_up
+    else:
+        Fails.asked[0.1] = -100
+        assert not again().step().given_up
+
+
+def test_of_a_setting_that_raises_late_the_sampler_learns_nothing_good(lab):
+    Fails.asked.clear()
+    tuning = Tuning(registry.resolve("unlearner", "doses:Fails:kind=own"), TINY, POISONS, lab, 1)
+    tried = tuning.step()
+    assert tried.given_up.startswith("ValueError: no")
+    assert 0 < len(tried.history) < 5
+    assert tuning._journal.settings()[0].values == [UNKNOWN, 1.0]
+
+
+def test_a_kill_before_the_first_setting_does_not_try_it_twice(lab):
+    tuning = Tuning(registry.resolve("unlearner", "doses:Dose"), TINY, POISONS, lab, 3)
+    at = {"lr": 0.1, "share": 0.5, "passes": 1}
+    tuning._journal._study.enqueue_trial(at)  # and here it was killed
+    claims = [tuning._claim() for _ in range(3)]  # each holds its lock
+    settings = [claim.setting for claim in claims]
+    assert settings[0].fields["lr"] == 0.1
+    assert len(set(settings)) == 3
 
 
 def test_several_processes_share_a_search(tmp_path):
