@@ -7,12 +7,13 @@ reference code: mehrdadsaberi/MSA_unlearning at commit 906bdd4, src/tv_unlearn.p
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from harness import Search
 from unlearners._budget import affordable, enough
+from unlearners._running import renew
 from unlearners._steps import descend
 from unlearners._trained import Trained, check
 
@@ -110,18 +111,3 @@ class MSA(Trained):
         copied = copy.deepcopy(model)
         copied.load_state_dict(dict(start))
         return descend(request, copied, batches, len(batches), self, lambda batch: request.loss(copied, batch))
-
-
-def renew(request: ForgetRequest, model: nn.Module, layers: Sequence[Any], batch_size: int | None) -> None:
-    """Make the running statistics of these layers plain means over the batches of one pass over the retain set."""
-    import torch
-
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # a moving average would keep a part of what it was reset to
-    with torch.no_grad():
-        for batch in request.batches("retain", batch_size=batch_size):
-            request.logits(model, batch)
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
