@@ -208,7 +208,7 @@ def listed(kind):
 @pytest.mark.parametrize(
     ("kind", "spec", "message"),
     [
-        ("unlearner", "undoo", f"unknown unlearner 'undoo'; did you mean undo? ({listed('unlearner')})"),
+        ("unlearner", "l1sparse", f"unknown unlearner 'l1sparse'; did you mean l1_sparse? ({listed('unlearner')})"),
         ("poison", "backdor", f"unknown poison 'backdor'; did you mean backdoor? ({listed('poison')})"),
         ("task", "zzz", f"unknown task 'zzz' ({listed('task')})"),
         ("unlearner", "", "unknown unlearner '' (available: "),
