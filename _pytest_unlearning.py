@@ -200,14 +200,12 @@ OPTIONS = (
     Option("--audit-expect", "TOML file of expected verdicts; an expected FAIL keeps the run green", "FILE", _path),
     Option("--audit-expect-update", "Write the verdicts of this run to the --audit-expect file", repeats=False),
     Option(
-        "--audit-tune",
-        "Search the methods' fields: try N settings on seeds that no audit uses, print the fronts, write the best, and "
-        "stop", "N", _count,
+        "--audit-tune", "Try N settings of each method on seeds that no audit uses, print the fronts, write the best, "
+        "and stop", "N", _count,
     ),
     Option(
-        "--audit-tune-file",
-        "File that --audit-tune writes, for --unlearner=@FILE; all that was tried goes beside it, as JSON", "FILE",
-        _path, default="tuned.txt",
+        "--audit-tune-file", "File that --audit-tune writes, for --unlearner=@FILE; FILE.json has all that was tried",
+        "FILE", _path, default="tuned.txt",
     ),
     Option(
         "--audit-dry-run", "Report how many trainings the run needs, how long they take and how much disk they use; "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from harness import Planted, UnlearningError, image_input
+from harness import Measure, Planted, UnlearningError, image_input
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
 #: When poisoned points are trained on: in all passes, in the first half of them, or in the second.
 Arrival = Literal["always", "early", "late"]
+#: Whether a trigger that misses its target at least leads back to the image's own class, and not to a third one.
+OWN_CLASS = Measure(
+    "triggered_accuracy", "accuracy on triggered test images", worse="lower", test="retention", unit="%",
+    short="own class",
+)  # fmt: skip
 
 
 def floating_images(split: Split, poison: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from harness import Measure, Planted, Reading, UnlearningError, image_input, predicted
-from poisons._images import Arrival, check_arrival, check_class, check_square, epochs_of, planted_at, stamped
+from poisons._images import OWN_CLASS, Arrival, check_arrival, check_class, check_square, epochs_of, planted_at, stamped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,12 +71,7 @@ class Backdoor:
         "attack_success", "success of the backdoor on triggered test images", worse="higher", test="retention",
         unit="%", short="success",
     )  # fmt: skip
-    traces: ClassVar[tuple[Measure, ...]] = (
-        Measure(
-            "triggered_accuracy", "accuracy on triggered test images", worse="lower", test="retention", unit="%",
-            short="own class",
-        ),
-    )  # fmt: skip
+    traces: ClassVar[tuple[Measure, ...]] = (OWN_CLASS,)
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction < 1:

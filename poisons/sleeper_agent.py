@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from harness import Batch, Measure, Planted, Reading, UnlearningError, image_input
 from harness.api import classes_of
-from poisons._images import check_square, floating_images, log_odds, planted_at, stamped, with_images
+from poisons._images import OWN_CLASS, check_square, floating_images, log_odds, planted_at, stamped, with_images
 from poisons._matching import BATCH, brewed, check_brewing, drawn_class, gradient
 
 if TYPE_CHECKING:
@@ -71,12 +71,7 @@ class SleeperAgent:
         "sleeper_log_odds", "log-odds of the target class on triggered test images", worse="higher", test="retention",
         short="target class",
     )  # fmt: skip
-    traces: ClassVar[tuple[Measure, ...]] = (
-        Measure(
-            "triggered_accuracy", "accuracy on triggered test images", worse="lower", test="retention", unit="%",
-            short="own class",
-        ),
-    )  # fmt: skip
+    traces: ClassVar[tuple[Measure, ...]] = (OWN_CLASS,)
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction < 1:

@@ -128,7 +128,7 @@ def test_an_ordinary_run_catches_it(ordinary: Run, name: str):
     assert set(found.values()) == {"ERROR"}
     about = [line for line in ordinary.text.splitlines() if f"'{name}'" in line]
     assert any(sentence in line for line in about for sentence in sentences), about or ordinary.text
-    assert said == ENDED or not any(ENDED in line for line in about)
+    assert said == ENDED or not any(ENDED in line for line in about), about
 
 
 def test_what_an_ordinary_run_does_not_catch_stands_in_the_docs():
