@@ -7,6 +7,8 @@ several sizes, and says which of these copies would be refused. What is stored i
 
     python ci/benchmarks/nearness.py --store DIR [--blocks 24] [--first-seed 0] [--tasks digits-cnn digits-mlp]
         [--methods all identity short] [--size 16] [--data DIR] [--json FILE]
+
+FILE keeps what it says of other tasks.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ def main() -> None:
                     rows[measure].append(ratio)
             show(task.id, found[task.id], block + 1)
             if options.json:
-                options.json.write_text(json.dumps(document(options, found), indent=1) + "\n", encoding="utf-8")
+                write(options, task.id, found[task.id], block + 1)
 
 
 def block_of(lab: Lab, cells: list[Cell], seeds: range) -> Iterator[tuple[str, dict[str, float]]]:
@@ -107,11 +109,14 @@ def show(task: str, rows: dict[str, dict[str, list[float]]], blocks: int) -> Non
         print(f"  {name:20s} {said}{'  refused' if caught else ''}", flush=True)
 
 
-def document(options: argparse.Namespace, found: dict[str, Any]) -> dict[str, Any]:
-    """Return what is written: the ratios by task, method and measure, one for each poison of each block."""
+def write(options: argparse.Namespace, task: str, ratios: dict[str, Any], blocks: int) -> None:
+    """Write the ratios of a task by method and measure, one for each poison of each block."""
+    before = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}
     place = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
-    asked = {"blocks": options.blocks, "first_seed": options.first_seed, "size": options.size}
-    return {"versions": versions(), **place, **asked, "limits": dict(NEAR), "ratios": found}
+    asked = {"blocks": blocks, "first_seed": options.first_seed, "size": options.size, "poisons": options.poisons}
+    entry = {"versions": versions(), **place, **asked, "limits": dict(NEAR), "ratios": ratios}
+    text = json.dumps({**before, task: entry}, indent=1)
+    options.json.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ def main() -> None:
         "cold_over_bare": statistics.median(r["cold"] / r["bare"] for r in rounds),
         "warm_over_cold": statistics.median(r["warm"] / r["cold"] for r in rounds),
         "counting_over_cold": statistics.median(r["counting"] / r["cold"] for r in rounds),
-        "contract_each": statistics.median(r["contract_each"] for r in rounds),
+        "contract_each": rounds[0]["contract_each"],  # a process does not examine a method twice
         "models_trained": sum(len(t["cost"]["built"]) for t in document["trials"]),
         "rounds": rounds,
         "methods": list(options.unlearner),
@@ -137,8 +137,8 @@ def main() -> None:
         "machine": f"{platform.machine()}, 1 thread, CPU",
         "versions": versions(),
     }
-    print(f"cold audit over bare training: {figures['cold_over_bare']:.3f} (at most 1.05)")
-    print(f"warm audit over cold audit:    {figures['warm_over_cold']:.3f} (at most 0.2)")
+    print(f"cold audit over bare training: {figures['cold_over_bare']:.3f}")
+    print(f"warm audit over cold audit:    {figures['warm_over_cold']:.3f}")
     print(f"counting operations, of a cold audit: {figures['counting_over_cold']:.3f} (at most 0.03)")
     print(f"contract, CPU seconds a method: {figures['contract_each']:.1f}")
     if options.json:
