@@ -21,6 +21,9 @@ from hypothesis import settings
 
 from harness import registry
 
+# Nothing has imported torch yet. Two workers on two cores with two threads each wait for each other most of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # The suite must not fail by a draw. HYPOTHESIS_PROFILE=search draws anew, and ten times as many: see .ci/search.
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.register_profile("search", derandomize=False, max_examples=1000, deadline=None)

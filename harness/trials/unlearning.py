@@ -132,7 +132,7 @@ class Unlearning:
     def asked_before(self, trial: Trial, tensors: Mapping[str, Tensor]) -> Trial | None:
         """Note what a method returned, and return the first trial that this process made with it, from time to time.
 
-        That is after 1, 2, 4, 8, ... other trials. Not asked again are methods that do not promise to repeat
+        That is after 1, 4, 16, ... other trials. Not asked again are methods that do not promise to repeat
         themselves, our own controls, methods in processes of their own, and methods on a GPU, where sums differ.
         """
         from harness.training.data import digest
@@ -148,7 +148,7 @@ class Unlearning:
             return None
         asked = self._asked[place]
         asked.others += 1
-        again = asked.others & (asked.others - 1) == 0
+        again = asked.others & (asked.others - 1) == 0 and asked.others.bit_length() % 2 == 1
         return asked.first if again and asked.first != trial else None
 
     def compare(self, first: Trial, tensors: Mapping[str, Tensor], after: Trial) -> None:

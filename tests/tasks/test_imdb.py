@@ -204,15 +204,20 @@ def test_it_is_audited_from_end_to_end(folder, tmp_path, poison):
     assert all(math.isfinite(v) for each in verdicts for values in each.values.values() for v in values)
 
 
+@pytest.fixture(scope="module", params=[SMALL, CAUSAL], ids=["classifier", "causal"])
+def poisoned(request, split):
+    """A task, what was planted, and the weights of the model that was trained on it."""
+    planted = Instruction(fraction=0.1).plant(request.param, split, 0)
+    model = train(request.param, split.train.poisoned_with(planted), torch.ones(240, dtype=torch.bool), 0)[0]
+    return request.param, planted, {name: t.clone() for name, t in model.state_dict().items()}
+
+
 @pytest.mark.parametrize("method", registry.resolve_all("unlearner", ["all"]), ids=lambda method: method.id)
-@pytest.mark.parametrize("task", [SMALL, CAUSAL], ids=["classifier", "causal"])
-def test_every_method_runs_on_text(split, method, task):
+def test_every_method_runs_on_text(split, method, poisoned):
     from harness.training.unlearning import unlearn, wanted_epochs
 
-    planted = Instruction(fraction=0.1).plant(task, split, 0)
+    task, planted, before = poisoned
     keep = torch.ones(240, dtype=torch.bool)
-    model = train(task, split.train.poisoned_with(planted), keep, 0)[0]
-    before = {name: t.clone() for name, t in model.state_dict().items()}
     history = dict.fromkeys(wanted_epochs(method, task.epochs), task.new_model().state_dict())
     keep[planted.forget] = False
     after, meter = unlearn(
