@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from harness.studies.audit import audit
     from harness.studies.pilot import plan_study
     from harness.training.data import Batches, Data, Split, forget_block
-    from harness.training.loop import fit
+    from harness.training.loop import descend, fit
     from harness.training.seeds import derive
     from harness.trials.loading import load_models
 
@@ -51,6 +51,7 @@ LAZY = {
     "Verdict": "judging.verdict",
     "audit": "studies.audit",
     "derive": "training.seeds",
+    "descend": "training.loop",
     "examine": "contract.examination",
     "fit": "training.loop",
     "forget_block": "training.data",
@@ -81,6 +82,7 @@ __all__ = [
     "Verdict",
     "audit",
     "derive",
+    "descend",
     "examine",
     "fit",
     "forget_block",

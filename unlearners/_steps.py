@@ -57,21 +57,17 @@ def descend(
     Args:
         request: Provides the recipe's optimiser.
         model: The model; changed in place and returned.
-        batches: What ``loss`` is called with, one per step.
+        batches: What ``loss`` is called with, one per step, as in `harness.descend`.
         steps: Number of batches.
         method: Provides the optimiser and the rate of the first step.
         loss: The loss of a batch, a scalar.
         before_step: Called between the backward pass and the step.
         schedule: From the optimiser and the steps to the course of the rate.
     """
+    import harness
+
     optimizer = optimizer_of(request, model, method)
-    decay = schedule(optimizer, steps)
-    for batch in batches:
-        optimizer.zero_grad(set_to_none=True)
-        loss(batch).backward()
-        before_step()
-        optimizer.step()
-        decay.step()
+    harness.descend(optimizer, batches, loss, schedule(optimizer, steps), before_step)
     return model
 
 

@@ -6,7 +6,6 @@ code: OPTML-Group/Unlearn-Sparse at commit 80ba55d, ``FT_l1`` in unlearn/FT.py.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -54,13 +53,16 @@ class L1Sparse(Trained):
 
     def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
         """Return the model after further training."""
+        import torch
+
         batches = retained(request, self)
         passes = -(-len(batches) // batches.per_epoch)
-        step = itertools.count()
+        falling = [self.gamma * (1 - step // batches.per_epoch / passes) for step in range(len(batches))]
 
-        def loss(batch: Batch) -> Tensor:
-            gamma = self.gamma * (1 - next(step) // batches.per_epoch / passes)
+        def loss(step: tuple[Batch, Tensor]) -> Tensor:
+            batch, gamma = step
             size = sum(parameter.abs().sum() for parameter in model.parameters() if parameter.requires_grad)
             return request.loss(model, batch) + gamma * size
 
-        return descend(request, model, batches, len(batches), self, loss)
+        steps = zip(batches, torch.tensor(falling, device=request.device), strict=True)
+        return descend(request, model, steps, len(batches), self, loss)

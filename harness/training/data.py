@@ -147,12 +147,19 @@ class Batches:
         return sum(batch_count(size, self.batch_size) for size in self._sizes)
 
     def __iter__(self) -> Iterator[Batch]:
+        return map(self.at, self.indices())
+
+    def indices(self) -> Iterator[Tensor]:
+        """Yield the index of each batch into the data set, on its device."""
         for size, keep in zip(self._sizes, self.keep.expand(self.epochs, -1), strict=False):
             order = torch.randperm(len(self.data), generator=self.generator)
             order = order[keep[order]][:size].to(self.data.device)
-            for index in self._grouped(order):
-                batch = self.data.batch(index)
-                yield batch if self.augment is None else self.augment(batch)
+            yield from self._grouped(order)
+
+    def at(self, index: Tensor) -> Batch:
+        """Return the batch of an index, augmented."""
+        batch = self.data.batch(index)
+        return batch if self.augment is None else self.augment(batch)
 
     def _grouped(self, order: Tensor) -> Sequence[Tensor]:
         """Return the batches of a pass, from the order that was drawn."""

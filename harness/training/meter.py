@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from types import FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -62,8 +62,15 @@ class Meter:
         """Floating-point operations of matrix products, convolutions and attention, a product and its sum as two."""
         return self._operations.total
 
+    def add_flops(self, flops: int) -> None:
+        """Count so many operations more."""
+        if self._counts_operations:
+            self._operations.total += flops
+
     def __enter__(self) -> Meter:
         self._open = ExitStack()
+        _meters.append(self)
+        self._open.callback(lambda: _meters.remove(self))
         self._await_call()
         self._open.callback(lambda: self._hook.remove())
         self._open.callback(register_optimizer_step_pre_hook(self._step_begins).remove)
@@ -113,6 +120,33 @@ class Meter:
 
     def _backward(self, cost: float) -> None:
         self.examples += cost * 2 / 3
+
+
+_meters: list[Meter] = []  # those that are entered
+
+
+class Counts(NamedTuple):
+    """What a meter counts."""
+
+    examples: float
+    steps: int
+    flops: int
+
+
+def counted() -> list[Counts]:
+    """Return what each meter that is entered has counted so far."""
+    return [Counts(each.examples, each.steps, each.flops) for each in _meters]
+
+
+def count_again(before: Sequence[Counts], after: Sequence[Counts]) -> None:
+    """Have the meters that are entered count once more what they counted meanwhile.
+
+    Whoever replays a step runs none of the hooks by which it is counted.
+    """
+    for each, then, now in zip(_meters, before, after, strict=True):
+        each.examples += now.examples - then.examples
+        each.steps += now.steps - then.steps
+        each.add_flops(now.flops - then.flops)
 
 
 def _batch(values: tuple[Any, ...]) -> int | None:

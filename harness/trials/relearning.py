@@ -18,6 +18,7 @@ import torch
 
 from harness.api import Batch, Reading
 from harness.training.data import Data
+from harness.training.loop import descend
 from harness.training.seeds import derive
 
 if TYPE_CHECKING:
@@ -85,10 +86,8 @@ def _after(
     optimizer = task.optimizer(model)
     for group in optimizer.param_groups:
         group["lr"] *= RATE
-    for batch in _batches(task, retain, forget, torch.Generator().manual_seed(seed)):
-        optimizer.zero_grad(set_to_none=True)
-        task.criterion(task.logits(model, batch), batch).backward()
-        optimizer.step()
+    batches = _batches(task, retain, forget, torch.Generator().manual_seed(seed))
+    descend(optimizer, batches, lambda batch: task.criterion(task.logits(model, batch), batch))
     return probe(model.eval())
 
 
