@@ -169,6 +169,11 @@ OPTIONS = (
         "SECONDS", _checked("a number in (0, inf)", lambda x: 0 < x < float("inf"), float), recorded=True,
     ),
     Option(
+        "--audit-group",
+        "Models that are trained side by side, K at a time. Without this option, as many as are fastest on a GPU, and "
+        "1 on a CPU", "K", _checked("an integer of at least 1", lambda x: x >= 1, int),
+    ),
+    Option(
         "--audit-discovery",
         "Fraction of the poisoned points that the method is given as its forget set; the others stay in its retain set",
         "F", _checked("a number in (0, 1]", lambda x: 0 < x <= 1, float), default=1.0, recorded=True,

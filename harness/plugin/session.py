@@ -173,6 +173,7 @@ class Session:
         return functools.partial(
             Lab.open, str(settings.store), data=settings.folder, device=settings.option.audit_device,
             budget=settings.budget, run=self.run_id, timeout=settings.option.audit_timeout,
+            group=settings.option.audit_group,
         )  # fmt: skip
 
     @cached_property

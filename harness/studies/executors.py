@@ -10,6 +10,7 @@ from harness.cells import Cell, Trial
 
 if TYPE_CHECKING:
     from harness.trials.lab import TrialResult
+    from harness.trials.models import Soon
 
 
 class Executor(Protocol):
@@ -25,7 +26,7 @@ class Executor(Protocol):
     def made_on(self) -> str:
         """Class of the device that models are made on, ``"cpu"`` or ``"cuda"``."""
 
-    def will_need(self, cells: Iterable[Cell]) -> None: ...
+    def will_need(self, cells: Iterable[Cell], soon: Soon = tuple) -> None: ...
     def run(self, trial: Trial) -> TrialResult: ...
     def unlearn(self, trial: Trial) -> None: ...
     def relearned(self, trial: Trial) -> dict[str, Reading]: ...

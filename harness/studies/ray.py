@@ -154,7 +154,7 @@ class Ray:
     def made_on(self) -> str:
         return "cuda" if self._gpus else "cpu"
 
-    def will_need(self, cells: Iterable[Cell]) -> None:
+    def will_need(self, cells: Iterable[Cell], soon: object = None) -> None:
         self._cells = (*self._cells, *cells)
         self._setup = None
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from harness.trials.pace import Pace
+
 #: Called with (trial, what is being trained, passes done, passes in all).
 Show = Callable[[Trial, str, int, int], None]
 
@@ -36,6 +38,7 @@ class Bench:
         made_on: Kind of the device that artefacts were made on, to read them elsewhere; None for ``kind``.
         share: Part of the GPU's memory that this process may fill, in (0, 1].
         timeout: Seconds that an unlearner has; None for a multiple of what training took.
+        group: Models that are trained side by side; None for as many as are best.
     """
 
     def __init__(
@@ -48,16 +51,19 @@ class Bench:
         made_on: str | None = None,
         share: float = 1.0,
         timeout: float | None = None,
+        group: int | None = None,
     ) -> None:
         self.store = store
         self.kind = kind
         self.budget = budget
         self.timeout = timeout
+        self.group = 1 if group is None and kind == "cpu" else group
         self.show = show
         self.made_on = made_on or kind
         self._share = share
         self._found: Cache[str, Artefact] = Cache(4096)
         self._in_memory: Cache[tuple[Registered, str], nn.Module] = Cache(6)
+        self._paces: Cache[Registered, Pace] = Cache(16)
         self._datasets = Datasets(store, folder, lambda: self.device)
         self.split = self._datasets.split
 
@@ -69,6 +75,16 @@ class Bench:
     def on(self, task: Registered) -> dict[str, Any]:
         """Return what every artefact of a task depends on: the task, its data, the kind of device."""
         return {"task": task.identity, "data": self._datasets.fingerprint(task), "device": self.made_on}
+
+    def pace(self, task: Registered) -> Pace:
+        """Return how fast a task trains here; measured once in a process."""
+
+        def measured() -> Pace:
+            from harness.trials.pace import pace_of
+
+            return pace_of(task.value, self.split(task).train, self.group, self._share)
+
+        return self._paces.get(task, measured)
 
     def obtain(
         self,

@@ -29,7 +29,10 @@ HERE = Path(__file__).resolve().parent.parent
 #: Our code, by what it makes: modules by their place below ``harness``. Every module of ``training`` is in one group.
 GROUPS: Mapping[str, tuple[str, ...]] = {
     # P, R, what is planted; and U, together with the second group.
-    "training": ("training/data", "training/seeds", "training/loop", "training/isolation", "training/clock"),
+    "training": (
+        "training/data", "training/seeds", "training/loop", "training/engine", "training/isolation", "training/clock",
+    ),
+    "recording": ("training/graphs",),  # on a GPU alone
     "unlearning": ("training/meter", "training/operations", "training/roundtrip", "training/unlearning"),
     "planting": ("trials/planting",),  # which of the planted points are handed over, and hashes of that
     "accuracy": ("trials/accuracy",),
@@ -44,6 +47,11 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 def made_by(*groups: str) -> dict[str, Any]:
     """Return the torch and the groups of our code that make an artefact, as its record names them."""
     return {"torch": torch_version(), "code": {group: code_of(group) for group in groups}}
+
+
+def _trained(on: Mapping[str, Any], *groups: str) -> dict[str, Any]:
+    """As `made_by`, of what is trained on a kind of device."""
+    return made_by("training", *(["recording"] if on["device"] == "cuda" else []), *groups)
 
 
 @functools.cache
@@ -64,7 +72,7 @@ def planted(on: Mapping[str, Any], trial: Trial) -> dict[str, Any]:
         on: Here and below: the task, the hash of its data and the kind of device, as `Bench.on` gives them.
         trial: The trial.
     """
-    return {**on, "poison": trial.cell.poison.identity, "seed": trial.seed} | made_by("training")
+    return {**on, "poison": trial.cell.poison.identity, "seed": trial.seed} | _trained(on)
 
 
 def told(on: Mapping[str, Any], trial: Trial, blob: str) -> dict[str, Any]:
@@ -74,7 +82,7 @@ def told(on: Mapping[str, Any], trial: Trial, blob: str) -> dict[str, Any]:
 
 def surrogate(on: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Return what a model depends on that an attacker trained on clean data."""
-    return {**on, "surrogate": seed} | made_by("training")
+    return {**on, "surrogate": seed} | _trained(on)
 
 
 def model(on: Mapping[str, Any], trial: Trial, planted: PlantedIn, arm: str, budget: float) -> dict[str, Any]:
@@ -83,7 +91,7 @@ def model(on: Mapping[str, Any], trial: Trial, planted: PlantedIn, arm: str, bud
     R never depends on the unlearner, nor on the poison beyond the points that it took. Nor does a method that works
     from scratch, unless undiscovered poison is left in what it is given.
     """
-    common = {**on, "seed": trial.seed} | made_by("training")
+    common = {**on, "seed": trial.seed} | _trained(on)
     if arm == "P":
         return common | {"poisoned": planted.poisoned}
     if arm == "R":
@@ -96,7 +104,7 @@ def model(on: Mapping[str, Any], trial: Trial, planted: PlantedIn, arm: str, bud
         start |= {"poisoned": planted.poisoned}
     if trial.cell.discovery < 1:
         start |= {"poisoned": planted.poisoned, "remaining": planted.remaining}
-    return common | start | {"method": method.identity, "budget": budget} | made_by("training", "unlearning")
+    return common | start | {"method": method.identity, "budget": budget} | _trained(on, "unlearning")
 
 
 def poison(on: Mapping[str, Any], trial: Trial, planted: PlantedIn, model: Artefact) -> dict[str, Any]:
@@ -118,7 +126,7 @@ def nearness(on: Mapping[str, Any], model: Artefact, retrained: Artefact) -> dic
 def relearning(on: Mapping[str, Any], trial: Trial, planted: PlantedIn, model: Artefact) -> dict[str, Any]:
     """Return what the reading of the poison's measure after relearning depends on."""
     of = {"measure": "relearning", "poison": trial.cell.poison.identity, "seed": trial.seed}
-    return _reading(on, model) | of | {"planted": planted.blob} | made_by("training", "relearning")
+    return _reading(on, model) | of | {"planted": planted.blob} | _trained(on, "relearning")
 
 
 def heuristics(

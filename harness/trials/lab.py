@@ -97,6 +97,7 @@ class Lab:
         share: float = 1.0,
         made_on: str | None = None,
         timeout: float | None = None,
+        group: int | None = None,
     ) -> Lab:
         """Return a lab over a store.
 
@@ -112,6 +113,7 @@ class Lab:
                 None for the device at hand.
             timeout: Seconds that an unlearner has; None for `harness.trials.models.PATIENCE` times the training of P,
                 at least a minute.
+            group: Models that are trained side by side; None for 1 on a CPU, and on a GPU as many as are best.
 
         Raises:
             UnlearningError: A path is empty, the store cannot be opened, or the device cannot be used.
@@ -120,7 +122,7 @@ class Lab:
         if data == "":
             raise UnlearningError("the path of the data sets is empty; write one, or leave it out")
         place = Store(default_root() if store is None else store, run or new_run("python"))
-        return cls(Bench(place, kind, budget, Path(data) if data else None, show, made_on, share, timeout))
+        return cls(Bench(place, kind, budget, Path(data) if data else None, show, made_on, share, timeout, group))
 
     @property
     def store(self) -> Store:
@@ -257,28 +259,20 @@ class Lab:
         """Return what one training takes, by timing a few steps: seconds and bytes of the stored model."""
         import torch
 
-        from harness.training.clock import now
         from harness.training.data import batch_count
         from harness.training.isolation import isolated_rng
-        from harness.training.loop import fit
 
         recipe: Any = task.value
         train = self.split(task).train
         threads = torch.get_num_threads()
         torch.set_num_threads(recipe.threads)
         try:
+            pace = self.bench.pace(task)
             with isolated_rng(0):
-                model = recipe.new_model().to(self.device)
-                size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-                batch = train.batch(torch.arange(min(recipe.batch_size, len(train))))
-                steps = [batch] * 3  # the first pays for what is set up once
-                fit(recipe, model, steps)
-                started = now()
-                fit(recipe, model, steps)
-                seconds = (now() - started) / len(steps)
+                size = sum(t.numel() * t.element_size() for t in recipe.new_model().state_dict().values())
         finally:
             torch.set_num_threads(threads)
-        return seconds * recipe.epochs * batch_count(len(train), recipe.batch_size), size
+        return pace.together_seconds * recipe.epochs * batch_count(len(train), recipe.batch_size), size
 
     def _result(self, trial: Trial, arms: Mapping[str, _Arm], near: Mapping[str, Mapping[str, float]]) -> TrialResult:
         def here(artefact: Artefact) -> bool:
@@ -287,7 +281,7 @@ class Lab:
         models = {arm: of.model for arm, of in arms.items()}
         retrained = REMAINING if REMAINING in arms else "R"
         trained, used = models[retrained].info, models["U"].info
-        seconds = {arm: artefact.made["seconds"] for arm, artefact in models.items()} | {"U": used["seconds"]}
+        seconds = {arm: artefact.info["seconds"] for arm, artefact in models.items()}
         fractions = {name: used[name] / trained[name] for name in ("examples", "steps", "cpu_seconds") if trained[name]}
         if used["flops_per_example"]:  # none are counted of controls, nor of a model without a product
             fractions["flops"] = used["flops"] / (used["flops_per_example"] * trained["examples"])

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from harness.api import DeviceLost, declares
 from harness.cells import ARMS, REMAINING, Cell, Registered, Trial
 from harness.guards.guard import guarded
 from harness.isolated import method as isolation
-from harness.store.artefacts import Artefact, Busy, Gone, Make, ask_all, has_tensors, key_of
+from harness.store.artefacts import Artefact, Busy, Gone, Lock, Make, ask_all, has_tensors, key_of
 from harness.trials import keys
 from harness.trials.bench import Bench
 from harness.trials.planting import Planting
@@ -20,8 +22,12 @@ from harness.trials.unlearning import Unlearning
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from harness.training.loop import OnEpoch
+    from harness.training.loop import Job, OnEpoch
 
+#: Returns trials.
+Soon = Callable[[], Iterable[Trial]]
+#: What a model cost, in plain values, and its tensors.
+Made = tuple[dict[str, Any], "dict[str, Tensor]"]
 #: Times that the training of P took, in which a method must end, and the seconds that it has at least.
 PATIENCE, SHORTEST = 20, 60
 
@@ -41,12 +47,19 @@ class Models:
         self._bench = bench
         self._planting = planting
         self._cells: list[Cell] = []
+        self._soon: Soon = tuple
         self._surviving: set[Registered] = set()  # tasks whose models are what their state dicts say
         self.unlearning = Unlearning(bench, planting)
 
-    def will_need(self, cells: Iterable[Cell]) -> None:
-        """Have checkpoints of P kept that the cells' methods want, while P is trained."""
+    def will_need(self, cells: Iterable[Cell], soon: Soon = tuple) -> None:
+        """Have checkpoints of P kept that the cells' methods want, while P is trained.
+
+        Args:
+            cells: The cells.
+            soon: Called for the trials that come next, in order: their models may be trained side by side.
+        """
         self._cells += cells
+        self._soon = soon
 
     def key(self, trial: Trial, arm: str) -> str:
         """Return the key of an arm's model."""
@@ -79,25 +92,45 @@ class Models:
         on = self._bench.on(trial.cell.task)
         return keys.model(on, trial, self._planting.of(trial), arm, self._bench.budget)
 
-    def _trained(self, trial: Trial, arm: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Train P, R or D. Those of a seed share initialisation and order: common random numbers."""
-        from harness.training.loop import is_finite
+    def _trained(self, trial: Trial, arm: str) -> Made:
+        """Train P, R or D, and what will be asked for soon and can be trained beside it.
 
-        wanted = self._wanted(trial.cell.task) if arm == "P" else set()
+        Those of a seed share initialisation and order: common random numbers.
+        """
         if any(cell.unlearner.isolated for cell in self._cells):
             isolation.warm()
+        with ExitStack() as locks:
+            beside = self._beside(trial, arm, locks)
+            first, *others = self._fit([(trial, arm), *((each, of) for each, of, _ in beside)])
+            for (each, of, lock), made in zip(beside, others, strict=True):
+                self._bench.obtain("model", self._determinants(each, of), lambda m=made: m, each, _is_trained, lock)
+        return first
 
-        def on_epoch(model: nn.Module, done: int, of: int) -> None:
-            self._bench.show(trial, arm, done, of)
-            if done in wanted:  # on the way, so that no method has it trained again
-                with contextlib.suppress(Busy):
-                    self._checkpoint(trial, done, lambda: ({}, model.state_dict()))
+    def _beside(self, trial: Trial, arm: str, locks: ExitStack) -> list[tuple[Trial, str, Lock]]:
+        """Return the models that are best trained with another one: soon needed, not stored, and in nobody's hands."""
+        size = self._bench.pace(trial.cell.task).together if self._bench.group != 1 else 1
+        found: list[tuple[Trial, str, Lock]] = []
+        taken = {self.key(trial, arm)}
+        for each, of in self._trained_soon(trial.cell.task) if size > 1 else ():
+            if len(found) + 1 == size:
+                break
+            try:
+                key = self.key(each, of)
+            except Exception:  # being planted elsewhere, or a plugin's error, which the trial itself raises again
+                continue
+            if key in taken or self.stored(each, of) is not None:
+                continue
+            lock = locks.enter_context(self._bench.store.lock(key))
+            if lock.take() and self.stored(each, of) is None:
+                taken.add(key)
+                found.append((each, of, lock))
+        return found
 
-        info, model = self._fit(trial, arm, on_epoch)
-        if trial.cell.task not in self._surviving:
-            self.unlearning.check(trial, model, f"the task {trial.cell.task.id!r}", "trained")
-            self._surviving.add(trial.cell.task)
-        return {**info, "finite": is_finite(model)}, model.state_dict()
+    def _trained_soon(self, task: Registered) -> Iterator[tuple[Trial, str]]:
+        for trial in self._soon():
+            crafted = getattr(trial.cell.poison.value, "crafted", False)
+            if trial.cell.task == task and (not crafted or self._planting.is_stored(trial)):
+                yield from ((trial, arm) for arm in arms_of(trial.cell) if arm != "U")
 
     def _wanted(self, task: Registered) -> set[int]:
         from harness.training.unlearning import wanted_epochs
@@ -109,32 +142,73 @@ class Models:
                     wanted.update(wanted_epochs(cell.unlearner, task.value.epochs))
         return wanted
 
-    def _fit(
-        self, trial: Trial, arm: str, on_epoch: OnEpoch, stop: int | None = None
-    ) -> tuple[dict[str, Any], nn.Module]:
-        from harness.training.clock import worked
-        from harness.training.data import batch_count
-        from harness.training.loop import train
+    def _fit(self, group: Sequence[tuple[Trial, str]], stop: int | None = None, show: str = "") -> list[Made]:
+        """Train models of one task side by side.
 
-        task: Any = trial.cell.task.value
+        Args:
+            group: At least one trial with one of its arms.
+            stop: Passes after which they end, on the schedule of them all.
+            show: What is said to be trained; ``""`` for what it is.
+        """
+        from harness.training.clock import now, worked
+        from harness.training.data import batch_count
+        from harness.training.loop import is_finite, train_all
+
+        registered = group[0][0].cell.task
+        task: Any = registered.value
         # Before the clock runs: torch sets up on the first step what no training shall pay for.
-        self.unlearning.flops_per_example(trial.cell.task)
-        points, clean = self._planting.points(trial), self._bench.split(trial.cell.task).train
-        data = clean.retained_with(points.planted) if arm == "R" else clean.poisoned_with(points.planted)
-        keep = points.trained_on(arm, task.epochs)
+        self.unlearning.flops_per_example(registered)
+        jobs = [self._job(trial, arm, stop) for trial, arm in group]
+        show = show or group[0][1] + (f" and {len(group) - 1} more" if len(group) > 1 else "")
+        jobs[0] = replace(jobs[0], on_epoch=self._showing(group[0][0], show, jobs[0].on_epoch))
         on_gpu = self._bench.kind == "cuda"
-        started = worked(on_gpu)
-        with guarded(f"the task {trial.cell.task.id!r}", passing=(Busy, DeviceLost, Gone)):
-            model, examples = train(task, data, keep, trial.seed, on_epoch, stop)
-        steps = sum(batch_count(size, task.batch_size) for size in keep.sum(dim=1).tolist())
-        return {"examples": examples, "steps": steps, "cpu_seconds": worked(on_gpu) - started}, model
+        started, began = worked(on_gpu), now()
+        with guarded(f"the task {registered.id!r}", passing=(Busy, DeviceLost, Gone)):
+            trained = train_all(task, jobs)
+        spent, seconds = worked(on_gpu) - started, now() - began
+        steps = [sum(batch_count(size, task.batch_size) for size in job.keep.sum(dim=1).tolist()) for job in jobs]
+        if registered not in self._surviving and stop is None:
+            self.unlearning.check(group[0][0], trained[0][0], f"the task {registered.id!r}", "trained")
+            self._surviving.add(registered)
+        made: list[Made] = []
+        for (model, examples), own in zip(trained, steps, strict=True):
+            # On a GPU what methods are held against: each step called, as those of most methods are.
+            cpu_seconds = own * self._bench.pace(registered).called if on_gpu else spent * own / sum(steps)
+            info = {"examples": examples, "steps": own, "cpu_seconds": cpu_seconds}
+            info |= {"seconds": seconds * own / sum(steps), "finite": is_finite(model)}
+            made.append((info, model.state_dict()))
+        return made
+
+    def _job(self, trial: Trial, arm: str, stop: int | None) -> Job:
+        from harness.training.loop import Job
+
+        task = trial.cell.task
+        points, clean = self._planting.points(trial), self._bench.split(task).train
+        data = clean.retained_with(points.planted) if arm == "R" else clean.poisoned_with(points.planted)
+        keep = points.trained_on(arm, task.value.epochs)
+        wanted = self._wanted(task) if arm == "P" and stop is None else set()
+
+        def on_epoch(model: nn.Module, done: int, of: int) -> None:
+            if done in wanted:  # on the way, so that no method has it trained again
+                with contextlib.suppress(Busy):
+                    self._checkpoint(trial, done, lambda: ({}, model.state_dict()))
+
+        return Job(data, keep, trial.seed, on_epoch, stop)
+
+    def _showing(self, trial: Trial, what: str, on_epoch: OnEpoch | None) -> OnEpoch:
+        def told(model: nn.Module, done: int, of: int) -> None:
+            self._bench.show(trial, what, done, of)
+            if on_epoch is not None:
+                on_epoch(model, done, of)
+
+        return told
 
     def _checkpoint(self, trial: Trial, epoch: int, make: Make | None = None) -> Artefact:
         """Return P as it was after an epoch; if it was not kept, P is trained again up to there."""
 
-        def again() -> tuple[dict[str, Any], dict[str, Tensor]]:
-            show: OnEpoch = lambda _, done, of: self._bench.show(trial, "P again", done, of)  # noqa: E731
-            return {}, self._fit(trial, "P", show, stop=epoch)[1].state_dict()
+        def again() -> Made:
+            ((_, tensors),) = self._fit([(trial, "P")], epoch, "P again")
+            return {}, tensors
 
         of = self._determinants(trial, "P") | {"epoch": epoch}
         return self._bench.obtain("model", of, make or again, trial, has_tensors)
@@ -155,7 +229,7 @@ class Models:
             history[epoch] = {name: tensor.to(self._bench.device) for name, tensor in tensors.items()}
         return history
 
-    def _unlearned(self, trial: Trial, arm: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def _unlearned(self, trial: Trial, arm: str) -> Made:
         self._bench.show(trial, arm, 0, 1)
         made = self._made(trial)
         first = self.unlearning.asked_before(trial, made[1])
@@ -164,12 +238,12 @@ class Models:
                 self.unlearning.compare(first, self._made(first)[1], trial)
         return made
 
-    def _made(self, trial: Trial) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def _made(self, trial: Trial) -> Made:
         poisoned: Mapping[str, Tensor] = {}
         trained = self.of(trial, "P")
         if not declares(trial.cell.unlearner.value, "from_scratch"):
             poisoned = self._bench.model(trial.cell.task, trained).state_dict()
-        patience = max(SHORTEST, PATIENCE * float(trained.made["seconds"]))
+        patience = max(SHORTEST, PATIENCE * float(trained.info["seconds"]))
         return self.unlearning.make(trial, poisoned, self._history(trial), self._bench.timeout or patience)
 
 
@@ -186,8 +260,8 @@ def _is_unlearned(artefact: Artefact) -> None:
 
 
 def _is_trained(artefact: Artefact) -> None:
-    _is_model(artefact, artefact.made["seconds"])
-    if not min(artefact.info["examples"], artefact.info["steps"], artefact.made["seconds"]) > 0:
+    _is_model(artefact, artefact.info["seconds"])
+    if not min(artefact.info["examples"], artefact.info["steps"], artefact.info["seconds"]) > 0:
         raise ValueError("what others are measured against must be positive")
 
 

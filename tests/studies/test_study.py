@@ -39,7 +39,7 @@ class Drawn:
         self.ran = []
         self.requests = 0
 
-    def will_need(self, cells):
+    def will_need(self, cells, soon):
         pass
 
     def _busy(self, trial):
