@@ -1,0 +1,194 @@
+"""Models that are trained side by side: which ones, once each, and none the other way for it."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections import Counter
+
+import pytest
+from labs import BACKDOOR, GAUSSIAN, GD, IDENTITY, REWIND, TINY, lab_in, method, trial
+
+from harness.cells import Cell
+from harness.judging.plan import Plan
+from harness.store.artefacts import patiently
+from harness.studies.study import Study
+from harness.trials import models
+from harness.trials.pace import pace_of
+
+CELLS = [Cell(GD, TINY, poison) for poison in (BACKDOOR, GAUSSIAN)]
+TRIALS = [trial(GD, poison, seed) for seed in range(3) for poison in (BACKDOOR, GAUSSIAN)]
+
+
+def blobs(lab):
+    """Return the weights of P and R by trial."""
+    return {(of.id, arm): lab.models(of)[arm].blob for of in TRIALS for arm in "PR"}
+
+
+@pytest.fixture
+def groups(monkeypatch):
+    """Collect what is trained at a time."""
+    seen = []
+    fit = models.Models._fit
+
+    def watched(self, group, *args, **kwargs):
+        seen.append([(of.id, arm) for of, arm in group])
+        return fit(self, group, *args, **kwargs)
+
+    monkeypatch.setattr(models.Models, "_fit", watched)
+    return seen
+
+
+@pytest.mark.parametrize("size", [2, 5, 40])
+def test_weights_do_not_depend_on_the_group(size, tmp_path, groups):
+    alone = lab_in(tmp_path / "alone")
+    alone.will_need(CELLS, lambda: TRIALS)
+    wanted = blobs(alone)
+    assert {len(group) for group in groups} == {1}
+    groups.clear()
+    together = lab_in(tmp_path / "together", group=size)
+    together.will_need(CELLS, lambda: TRIALS)
+    assert blobs(together) == wanted
+    trained = Counter(each for group in groups for each in group)
+    assert set(trained.values()) == {1}
+    assert len(trained) == len(set(wanted.values())) == 9  # the poisons of a seed share R
+    assert max(map(len, groups)) == min(size, 9)
+
+
+def test_a_study_says_what_comes_next(tmp_path, groups):
+    """Only what the next look certainly needs: an audit may be decided before the seeds after that."""
+    lab = lab_in(tmp_path, group=40)
+    study = Study([Cell(IDENTITY, TINY, BACKDOOR)], lab, Plan(8), 0.2)
+    study.verdict(study.cells[0], "poison")
+    assert len(groups[0]) == 6
+    assert {of.rpartition("-")[2] for of, _ in groups[0]} <= {of.id.rpartition("-")[2] for of in study.trials}
+
+
+def test_costs_are_those_of_one(tmp_path):
+    alone, together = lab_in(tmp_path / "alone"), lab_in(tmp_path / "together", group=4)
+    for lab in (alone, together):
+        lab.will_need(CELLS, lambda: TRIALS)
+    for of in TRIALS[:2]:
+        one, several = alone.models(of), together.models(of)
+        for arm in "PR":
+            assert {name: several[arm].info[name] for name in ("examples", "steps")} == {
+                name: one[arm].info[name] for name in ("examples", "steps")
+            }
+            assert 0.2 < several[arm].info["cpu_seconds"] / one[arm].info["cpu_seconds"] < 5
+
+
+def test_what_somebody_else_makes_is_left_out(tmp_path, groups):
+    lab = lab_in(tmp_path, group=40)
+    lab.will_need(CELLS, lambda: TRIALS)
+    with lab.store.lock(lab._models.key(TRIALS[2], "P")) as lock:
+        assert lock.take()
+        lab.models(TRIALS[0])
+    assert (TRIALS[2].id, "P") not in groups[0]
+    assert len(groups[0]) == 8
+    lab.models(TRIALS[2])
+    assert groups[1] == [(TRIALS[2].id, "P")]
+
+
+def test_a_poison_that_raises_for_another_seed_stops_nobody(tmp_path, groups, monkeypatch):
+    lab = lab_in(tmp_path, group=40)
+    lab.will_need(CELLS, lambda: TRIALS)
+    plant = type(BACKDOOR.value).plant
+
+    def fragile(self, task, split, seed, surrogate=None):
+        if fragile.planted:
+            raise RuntimeError("not this seed")
+        fragile.planted += 1
+        return plant(self, task, split, seed, surrogate)
+
+    fragile.planted = 0
+    monkeypatch.setattr(type(BACKDOOR.value), "plant", fragile)
+    lab.models(TRIALS[0])
+    assert groups[0][0] == (TRIALS[0].id, "P")
+    assert not any("backdoor" in of for of, _ in groups[0][2:])
+    with pytest.raises(RuntimeError, match="not this seed"):
+        lab.models(TRIALS[2])
+
+
+def test_checkpoints_are_kept_of_every_member(tmp_path, groups):
+    lab = lab_in(tmp_path, group=40)
+    wants = [trial(REWIND, BACKDOOR, seed) for seed in range(3)]
+    lab.will_need([wants[0].cell], lambda: wants)
+    for each in wants:
+        lab.models(each)
+    assert len(groups) == 1  # none was trained again to have them
+
+
+def test_a_method_that_raises_loses_no_trained_model(tmp_path, groups):
+    def fails(model, request):
+        raise RuntimeError("no")
+
+    failing = [trial(method(fails), BACKDOOR, seed) for seed in range(3)]
+    lab = lab_in(tmp_path, group=40)
+    lab.will_need([failing[0].cell], lambda: failing)
+    with pytest.raises(RuntimeError, match="no"):
+        lab.models(failing[0])
+    assert len(groups) == 1
+    assert {arm for each in failing for arm in lab.stored(each)[1]} == {"P", "R"}
+    assert all(len(lab.stored(each)[1]) == 2 for each in failing)
+
+
+def train(folder, started=None, slow=False):
+    fit = models.Models._fit
+
+    def noted(self, group, *args, **kwargs):
+        with (folder / f"{os.getpid()}.trained").open("a") as file:
+            file.writelines(f"{of.cell.poison.id if arm == 'P' else ''} {of.seed} {arm}\n" for of, arm in group)
+        return fit(self, group, *args, **kwargs)
+
+    models.Models._fit = noted
+    lab = lab_in(folder, run=f"run-{os.getpid()}", group=4)
+    if slow:
+
+        def show(of, what, done, epochs):
+            started.set()
+            time.sleep(0.2)
+
+        lab.bench.show = show
+    lab.will_need(CELLS, lambda: TRIALS)
+    for of in TRIALS:
+        patiently(lambda of=of: lab.models(of))
+
+
+def test_a_kill_loses_the_group_in_hand_and_no_other(tmp_path, groups):
+    context = multiprocessing.get_context("spawn")
+    started = context.Event()
+    process = context.Process(target=train, args=(tmp_path, started, True))
+    process.start()
+    assert started.wait(60)
+    lab = lab_in(tmp_path, group=4)
+    while not lab.stored(TRIALS[1])[1]:  # the first group is stored
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    kept = {(of.id, arm) for of in TRIALS for arm in lab.stored(of)[1]}
+    assert kept
+    lab.will_need(CELLS, lambda: TRIALS)
+    blobs(lab)
+    trained = {each for group in groups for each in group}
+    assert trained
+    assert not trained & kept
+
+
+def test_two_runs_at_once_make_each_model_once(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=train, args=(tmp_path,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    trained = [line for file in tmp_path.glob("*.trained") for line in file.read_text().splitlines()]
+    assert len(trained) == len(set(trained)) == 9
+
+
+def test_pace_on_a_cpu_trains_one_at_a_time(tmp_path):
+    split = TINY.value.load(None)
+    pace = pace_of(TINY.value, split.train)
+    assert pace.together == 1
+    assert 0 < pace.called == pace.together_seconds
+    assert pace_of(TINY.value, split.train, most=3).together == 3
