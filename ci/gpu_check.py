@@ -1,16 +1,20 @@
-"""Is a machine with a GPU fit for audits at full scale? Meant for under ten minutes; JSON with what was found.
+"""Is a machine with a GPU fit for audits at full scale? Four minutes and the audit's own; JSON with what was found.
 
-    python ci/gpu_check.py [--data DIR] [--json FILE]            on a machine with a GPU
-    python ci/gpu_check.py --device cpu --quick                  the same code in miniature, anywhere
+    python ci/gpu_check.py [--data DIR] [--json FILE]                  on a machine with a GPU
+    python ci/gpu_check.py --part audit --minutes 8 [--store DIR]      a longer audit; what is stored is not made again
+    python ci/gpu_check.py --device cpu --quick                        the same code in miniature, anywhere
 
 Parts, each on its own; one that fails is recorded with its error, the others go on, and the exit code is 1:
 
     tests       the tests of the harness that take a device (tests/runs/test_ci_scripts.py -k on_device)
     matmul      bf16 matrix products: the rate that the device reaches, in TFLOP/s
-    throughput  training of cifar10-resnet18: images/s, and its operations as a fraction of that rate
+    together    is a model that is trained beside others the one that it is alone?
+    digits      seconds of a training of digits-cnn: steps called, recorded, and recorded for several models at once
+    throughput  training of cifar10-resnet18, likewise: images/s, memory, operations as a fraction of that rate
     language    fine-tuning of a GPT-2 of 355M parameters, of random weights: tokens/s, memory, the same fraction
     brew        one targeted poison: seconds of crafting, and whether it keeps to its radius
-    audit       pytest test_suites on CIFAR-10 at reduced scale, gd against a Gaussian poison
+    audit       pytest test_suites on CIFAR-10: scrub, gd, neggrad_plus and short against three poisons, with as many
+                epochs as --minutes allow at the speed that was measured
 
 Without --data images and reviews are generated, in the layout of the data sets, and easy to tell apart: good for time
 and for whether things run, not for accuracy. On a CPU the figures say nothing of a GPU; the JSON says that it was one.
@@ -19,6 +23,7 @@ and for whether things run, not for accuracy. On a CPU the figures say nothing o
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -38,13 +43,18 @@ from reproduce.machine import describe
 
 from harness import registry
 from harness.api import UnlearningError
-from harness.training.loop import fit, train
+from harness.training.data import batch_count
+from harness.training.graphs import recorder
+from harness.training.loop import Job, fit, train, train_all
 from harness.training.meter import Meter
 from harness.training.seeds import derive
 from harness.trials.devices import device_of, kind_of_device
+from harness.trials.pace import pace_of, step_seconds
 
 ROOT = Path(__file__).resolve().parent.parent
 YARDSTICKS = ("examples", "flops", "cpu_seconds")
+AUDITED = ("scrub", "gd", "neggrad_plus", "short")
+SEEDS = 5
 
 
 @dataclass(frozen=True)
@@ -56,10 +66,11 @@ class Size:
         images: Training images, and a fifth as many to test on.
         width: Channels of the network's first stage.
         batch_size: Examples per step.
-        timed_epochs: Passes that the throughput is taken over.
+        groups: Models side by side that are timed.
         epochs: Passes of a training in `brew`, whose surrogate must have learnt something.
         steps: Steps of the brew.
-        audit_epochs: Passes of a training in `audit`.
+        digits: The task of `digits` and `together`.
+        language_steps: Steps that `language` times.
         reviews: Training reviews, and a fifth as many to test on.
         gpt2: Fields of the language model.
     """
@@ -68,10 +79,11 @@ class Size:
     images: int
     width: int
     batch_size: int
-    timed_epochs: int
+    groups: tuple[int, ...]
     epochs: int
     steps: int
-    audit_epochs: int
+    digits: str
+    language_steps: int
     reviews: int
     gpt2: str
 
@@ -81,14 +93,21 @@ class Size:
         fields |= {"batch_size": self.batch_size}
         return "cifar10-resnet18:" + ",".join(f"{name}={value}" for name, value in fields.items())
 
+    @property
+    def targeted(self) -> str:
+        """The spec of the poison that is crafted."""
+        return f"targeted:fraction=0.015,eps=0.0627,steps={self.steps},surrogates=1,targets=2"
+
 
 LARGE = Size(
-    matrix=8192, images=10_000, width=64, batch_size=128, timed_epochs=3, epochs=5, steps=50, audit_epochs=6,
-    reviews=2_000, gpt2="layers=24,width=1024,heads=16,vocabulary=50257,length=512,batch_size=16",
+    matrix=8192, images=10_000, width=64, batch_size=128, groups=(1, 2, 4, 8), epochs=5, steps=50,
+    digits="digits-cnn", language_steps=40, reviews=2_000,
+    gpt2="layers=24,width=1024,heads=16,vocabulary=50257,length=512,batch_size=16",
 )  # fmt: skip
 QUICK = Size(
-    matrix=256, images=100, width=2, batch_size=25, timed_epochs=1, epochs=8, steps=2, audit_epochs=2,
-    reviews=50, gpt2="layers=1,width=16,heads=2,vocabulary=300,length=32,batch_size=10",
+    matrix=256, images=100, width=2, batch_size=25, groups=(1, 2), epochs=8, steps=2,
+    digits="digits-cnn:epochs=1", language_steps=2, reviews=50,
+    gpt2="layers=1,width=16,heads=2,vocabulary=300,length=32,batch_size=10",
 )  # fmt: skip
 
 
@@ -101,14 +120,20 @@ class Bench:
         size: How large.
         data: Folder with the data set in ``cifar10``.
         scratch: A folder that is removed afterwards.
+        minutes: What the audit's trainings may take.
+        store: Where it keeps its models.
         rate: FLOP/s of matrix products in bf16, once `matmul` measured it.
+        images_per_second: Of training, all models together, once `throughput` measured it.
     """
 
     device: torch.device
     size: Size
     data: Path
     scratch: Path
+    minutes: float
+    store: Path
     rate: float | None = None
+    images_per_second: float | None = None
 
 
 def tests(bench: Bench) -> dict[str, Any]:
@@ -136,35 +161,82 @@ def matmul(bench: Bench) -> dict[str, Any]:
     return {"size": n, "bf16_tflops": bench.rate / 1e12}
 
 
+def together(bench: Bench) -> dict[str, Any]:
+    """Train models side by side and each alone, and compare their weights."""
+    found = {}
+    for spec in (bench.size.digits, bench.size.task(1)):
+        task: Any = registry.resolve("task", spec).value
+        data = task.load(bench.data).to(bench.device).train
+        everything = torch.ones(len(data), dtype=torch.bool)
+        less = everything.clone()
+        less[: len(data) // 10] = False
+        jobs = [Job(data, everything, 0), Job(data, less, 0), Job(data, everything, 1)]
+        alone = [train_all(task, [job])[0][0] for job in jobs]
+        beside = [model for model, _ in train_all(task, jobs)]
+        again = train_all(task, jobs[:1])[0][0]
+        found[spec] = {
+            "largest_difference": max(_difference(a, b) for a, b in zip(alone, beside, strict=True)),
+            "of_the_same_training_repeated": _difference(alone[0], again),
+            "of_another_seed": _difference(alone[0], alone[2]),
+        }
+    return found
+
+
+def _difference(model: torch.nn.Module, other: torch.nn.Module) -> float:
+    return max(
+        float((a - b).abs().max()) for a, b in zip(model.parameters(), other.parameters(), strict=True) if a.numel()
+    )
+
+
+def digits(bench: Bench) -> dict[str, Any]:
+    """Time trainings of the smallest task, whose kernels are so short that all depends on how they are launched."""
+    task: Any = registry.resolve("task", bench.size.digits).value
+    data = task.load(None).to(bench.device).train
+    steps = task.epochs * batch_count(len(data), task.batch_size)
+    record = recorder(bench.device)
+    found = {"called": steps * step_seconds(task, data, 1, None)}
+    for k in sorted({*bench.size.groups, 4 * max(bench.size.groups)}):
+        found[f"recorded_{k}"] = steps * step_seconds(task, data, k, record) / k
+    pace = pace_of(task, data)
+    everything = torch.ones(len(data), dtype=torch.bool)
+    jobs = [Job(data, everything, seed) for seed in range(pace.together)]
+    started = _now(bench)
+    train_all(task, jobs)
+    return {
+        "seconds_of_a_training": found,
+        "best_group": pace.together,
+        "seconds_of_a_whole_training_in_it": (_now(bench) - started) / len(jobs),
+    }
+
+
 def throughput(bench: Bench) -> dict[str, Any]:
     """Train by the harness's own loop, data on the device, augmentation included."""
     task: Any = registry.resolve("task", bench.size.task(bench.size.epochs)).value
-    train = task.load(bench.data).to(bench.device).train
+    data = task.load(bench.data).to(bench.device).train
     model = task.new_model().to(bench.device)
-    batch = train.batch(torch.arange(task.batch_size))
     with Meter(model) as meter:
-        fit(task, model, [batch])
-
-    def batches(epochs: int) -> Any:
-        return train.batches(task.batch_size, epochs, torch.Generator().manual_seed(0), augment=task.augment)
-
-    fit(task, model, batches(1))
-    if bench.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    started = _now(bench)
-    images = fit(task, model, batches(bench.size.timed_epochs))
-    per_second = images / (_now(bench) - started)
+        fit(task, model, [data.batch(torch.arange(task.batch_size))])
     flops = meter.flops / task.batch_size
+    rows = {}
+    for k in (0, *bench.size.groups):
+        if bench.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        seconds = step_seconds(task, data, max(1, k), recorder(bench.device) if k else None)
+        rate = max(1, k) * task.batch_size / seconds
+        rows[f"recorded_{k}" if k else "called"] = {
+            "images_per_second": rate,
+            "of_matmul_rate": rate * flops / bench.rate if bench.rate else None,
+            "peak_bytes": torch.cuda.max_memory_allocated() if bench.device.type == "cuda" else None,
+        }
+    bench.images_per_second = max(row["images_per_second"] for row in rows.values())
     full = registry.resolve("task", "cifar10-resnet18").value
+    whole = full.epochs * full.train_size / bench.images_per_second / 60
     return {
-        "images_per_second": per_second,
+        **rows,
         "gflop_per_image": flops / 1e9,
-        "tflops": per_second * flops / 1e12,
-        "of_matmul_rate": per_second * flops / bench.rate if bench.rate else None,
         "width": task.width,
         "batch_size": task.batch_size,
-        "minutes_of_a_full_training": full.epochs * full.train_size / per_second / 60 if task.width == 64 else None,
-        "peak_bytes": torch.cuda.max_memory_allocated() if bench.device.type == "cuda" else None,
+        "minutes_of_a_full_training": whole if task.width == 64 else None,
     }
 
 
@@ -177,18 +249,19 @@ def language(bench: Bench) -> dict[str, Any]:
     with Meter(model) as meter:
         fit(task, model, [batch])
     per_token = meter.flops / int(batch.inputs["length"].max()) / len(batch)
-    fit(task, model, [batch] * 3)
+    batches = train.batches(task.batch_size, 1, torch.Generator().manual_seed(0))
+    steps = list(itertools.islice(batches, bench.size.language_steps))
+    fit(task, model, steps)  # each length is recorded when it first comes
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     started = _now(bench)
-    fit(task, model, train.batches(task.batch_size, 1, torch.Generator().manual_seed(0)))
+    fit(task, model, steps)
     seconds = _now(bench) - started
-    rate = int(train.inputs["length"].sum()) / seconds
+    rate = sum(int(step.inputs["length"].sum()) for step in steps) / seconds
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "tokens_per_second": rate,
-        "seconds_of_the_pass": seconds,
-        "reviews": len(train),
+        "steps": len(steps),
         "mean_length": train.inputs["length"].double().mean().item(),
         "tflops": rate * per_token / 1e12,
         "of_matmul_rate": rate * per_token / bench.rate if bench.rate else None,
@@ -200,8 +273,7 @@ def brew(bench: Bench) -> dict[str, Any]:
     """Craft one targeted poison and check that it keeps to its radius and can be measured; no victim is trained."""
     task: Any = registry.resolve("task", bench.size.task(bench.size.epochs)).value
     steps = bench.size.steps
-    spec = f"targeted:fraction=0.015,eps=0.0627,steps={steps},surrogates=1,targets=2"
-    poison: Any = registry.resolve("poison", spec).value
+    poison: Any = registry.resolve("poison", bench.size.targeted).value
     split = task.load(bench.data).to(bench.device)
     everything = torch.ones(len(split.train), dtype=torch.bool)
     trained = _now(bench)
@@ -224,37 +296,55 @@ def brew(bench: Bench) -> dict[str, Any]:
 
 
 def audit(bench: Bench) -> dict[str, Any]:
-    """Audit gd on CIFAR-10 at reduced scale; what the verdicts are does not matter here, that there are some does."""
+    """Audit methods on CIFAR-10 with as many epochs as the minutes allow, at most the recipe's own hundred."""
+    n, poisons = bench.size.images, ("gaussian:fraction=0.1,sd=0.14", "backdoor:fraction=0.1", bench.size.targeted)
+    # On each seed P of each poison; R, R' and a short training for both sizes of retain set that the poisons have; and
+    # as much again for methods, measures, and what cannot be made side by side.
+    examples = SEEDS * (len(poisons) + 2 * 2.1) * 2 * n
+    rate = bench.images_per_second or throughput(bench)["called"]["images_per_second"]
+    epochs = max(2, min(100, int(60 * bench.minutes * rate / examples)))
     result = bench.scratch / "audit.json"
+    suites = [str(ROOT / "test_suites" / f"test_{name}.py") for name in ("forgetting", "utility", "budget")]
+    started = time.perf_counter()
     done = _pytest(
-        bench, str(ROOT / "test_suites" / "test_forgetting.py"), str(ROOT / "test_suites" / "test_budget.py"),
-        f"--task={bench.size.task(bench.size.audit_epochs)}", "--unlearner=gd", "--poison=gaussian:sd=0.14",
-        "--audit-seeds=3", "--audit-budget=0.5",
-        f"--audit-data={bench.data}", f"--audit-store={bench.scratch / 'store'}", f"--audit-json={result}",
-        f"--audit-device={bench.device.type}", "-q", "-n0",
+        bench, *suites, f"--task={bench.size.task(epochs)}",
+        *(f"--unlearner={name}" for name in AUDITED), *(f"--poison={spec}" for spec in poisons),
+        f"--audit-seeds={SEEDS}", f"--audit-data={bench.data}", f"--audit-store={bench.store}",
+        f"--audit-json={result}", f"--audit-device={bench.device.type}", "-q", "-n0",
+        limit=60 * (3 * bench.minutes + 10),
     )  # fmt: skip
     if done.returncode not in (0, 1) or not result.exists():
         raise RuntimeError(f"pytest ended with {done.returncode}:\n{_tail(done)}")
     found = json.loads(result.read_text(encoding="utf-8"))
-    verdicts = {each["measure"]: each["verdict"] for each in found["audits"]}
-    _require(bool(verdicts) and "ERROR" not in verdicts.values(), f"verdicts {verdicts}:\n{_tail(done)}")
-    costs = [trial["cost"] for trial in found["trials"] if trial["cost"] and trial["unlearner"] == "gd"]
+    verdicts: dict[str, dict[str, Any]] = {}
+    for each in found["audits"]:
+        of = verdicts.setdefault(f"{each['unlearner']} {each['poison']}", {})
+        of[each["claim"]] = {name: each[name] for name in ("verdict", "reason", "estimate", "interval")}
+    every = {claim["verdict"] for of in verdicts.values() for claim in of.values()}
+    _require(bool(every) and "ERROR" not in every, f"verdicts {sorted(every)}:\n{_tail(done)}")
+    costs = [trial["cost"] for trial in found["trials"] if trial["cost"] and trial["unlearner"] in AUDITED]
     fractions = {name: [cost["fractions"][name] for cost in costs if name in cost["fractions"]] for name in YARDSTICKS}
     return {
+        "epochs": epochs,
+        "images": n,
+        "seconds": time.perf_counter() - started,
+        "models_trained": sum(len(trial["cost"]["built"]) for trial in found["trials"] if trial["cost"]),
         "verdicts": verdicts,
         "device": found["run"]["device"],
         "fraction_of_retraining": {name: max(values, default=None) for name, values in fractions.items()},
     }
 
 
-PARTS: tuple[Callable[[Bench], dict[str, Any]], ...] = (tests, matmul, throughput, language, brew, audit)
+PARTS: tuple[Callable[[Bench], dict[str, Any]], ...] = (
+    tests, matmul, together, digits, throughput, language, brew, audit,
+)  # fmt: skip
 
 
-def _pytest(bench: Bench, *arguments: str) -> subprocess.CompletedProcess[str]:
+def _pytest(bench: Bench, *arguments: str, limit: float = 600) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": ""} if bench.device.type == "cpu" else {})}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--color=no", *arguments]
     return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=limit, check=False
     )  # fmt: skip
 
 
@@ -339,12 +429,23 @@ def parse() -> argparse.Namespace:
     add("--quick", action="store_true", help="everything much smaller, to see whether it runs")
     add("--part", action="append", choices=names, help="this part only; repeats")
     add("--data", metavar="DIR", type=_folder, help="CIFAR-10 in DIR/cifar10, IMDb in DIR/imdb; default generated")
+    add(
+        "--minutes", metavar="M", type=_minutes, default=2.0, help="what the audit may take, about; default %(default)s"
+    )
+    add("--store", metavar="DIR", type=Path, help="keep the audit's models here, to go on later; default nowhere")
     add("--json", metavar="FILE", type=Path, help="write what was found to this file")
     options = parser.parse_args()
     options.part = options.part or names
     if options.json is not None and not options.json.resolve().parent.is_dir():
         parser.error(f"--json: there is no directory for {options.json}")
     return options
+
+
+def _minutes(text: str) -> float:
+    minutes = float(text)
+    if not 0 < minutes < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no number of minutes")
+    return minutes
 
 
 def _folder(text: str) -> Path:
@@ -367,9 +468,11 @@ def main() -> int:
     started = time.time()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        if options.data is None and set(options.part) & {"throughput", "language", "brew", "audit"}:
+        if options.data is None and set(options.part) - {"tests", "matmul", "digits"}:
             generate(folder, size)
-        parts = check(Bench(device, size, options.data or folder, folder), options.part)
+        store = (options.store or folder / "store").resolve()
+        bench = Bench(device, size, options.data or folder, folder, options.minutes, store)
+        parts = check(bench, options.part)
     document = {
         "schema": 1,
         "ok": all(part["ok"] for part in parts),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from harness import ForgetRequest
+    from harness.training.loop import Fitting
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,15 @@ class Retrain:
 
     def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
         """Return a model that never saw the forget set."""
-        from harness import fit
+        fitting = self.begin(request)
+        fitting.finish()
+        return fitting.model
 
-        model = request.new_model()
-        fit(request, model, request.batches("retain", request.epochs))
-        return model
+    def begin(self, request: ForgetRequest) -> Fitting:
+        """Return the training that is to be finished: several can be, side by side."""
+        from harness.training.loop import Fitting
+
+        return Fitting(request, request.new_model(), request.batches("retain", request.epochs))
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class L1Sparse(Trained):
         def loss(step: tuple[Batch, Tensor]) -> Tensor:
             batch, gamma = step
             size = sum(parameter.abs().sum() for parameter in model.parameters() if parameter.requires_grad)
-            return request.loss(model, batch) + gamma * size
+            return request.loss(model, batch) + gamma.to(size) * size
 
-        steps = zip(batches, torch.tensor(falling, device=request.device), strict=True)
+        steps = zip(batches, torch.tensor(falling, dtype=torch.float64, device=request.device), strict=True)
         return descend(request, model, steps, len(batches), self, loss)

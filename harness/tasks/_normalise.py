@@ -20,8 +20,10 @@ class Normalise(nn.Module):
     def __init__(self, memory_format: torch.memory_format) -> None:
         super().__init__()
         self.memory_format = memory_format
+        for name, of_channels in (("mean", MEAN), ("sd", SD)):  # no part of what is stored
+            self.register_buffer(name, torch.tensor(of_channels).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return images of mean 0 and standard deviation 1 from pixels in [0, 1], shape (batch, 3, height, width)."""
-        mean, sd = (torch.tensor(x, device=images.device).view(1, 3, 1, 1) for x in (MEAN, SD))
-        return ((images - mean) / sd).contiguous(memory_format=self.memory_format)
+        pixels = (images - self.get_buffer("mean")) / self.get_buffer("sd")
+        return pixels.contiguous(memory_format=self.memory_format)

@@ -173,9 +173,11 @@ class IMDbGPT2:
         import torch
 
         tokens, length = batch.inputs["tokens"], batch.inputs["length"]
+        longest = int(length.max()) if batch.longest is None else batch.longest
         if self.head == "causal":
+            before = tokens.shape[1]
             tokens, length = self._asked(batch)
-        longest = int(length.max())
+            longest += tokens.shape[1] - before
         offset = self._offset(model, batch, longest)
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=tokens.is_cuda):
             scores: Tensor = model(tokens[:, :longest], length, offset)
@@ -195,7 +197,7 @@ class IMDbGPT2:
         import torch
 
         tokens, length = batch.inputs["tokens"], batch.inputs["length"]
-        longest = int(length.max())
+        longest = int(length.max()) if batch.longest is None else batch.longest
         offset = self._offset(model, batch, longest)
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=tokens.is_cuda):
             scores: Tensor = model.following(tokens[:, :longest], length, offset)  # type: ignore[operator]

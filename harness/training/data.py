@@ -18,6 +18,10 @@ from harness.training.seeds import derive
 
 #: Batches that examples of like length are sorted into at a time.
 POOL = 32
+#: Lengths that batches are padded to on a GPU.
+BUCKETS = 8
+#: What a batch is made of: its index into the data set, and the length of its longest example, where they have one.
+Item = tuple[Tensor, int | None]
 
 
 class Data(Dataset[tuple[dict[str, Tensor], Tensor]]):
@@ -51,10 +55,15 @@ class Data(Dataset[tuple[dict[str, Tensor], Tensor]]):
         index = index.to(self.device)
         return Data({name: t[index] for name, t in self.inputs.items()}, self.labels[index])
 
-    def batch(self, index: Tensor) -> Batch:
-        """Return the examples at an int64 index as a batch."""
+    def batch(self, index: Tensor, longest: int | None = None) -> Batch:
+        """Return the examples at an int64 index as a batch, of which the longest is at most so long."""
         index = index.to(self.device)
-        return Batch({name: t[index] for name, t in self.inputs.items()}, self.labels[index], index)
+        return Batch({name: t[index] for name, t in self.inputs.items()}, self.labels[index], index, longest)
+
+    @cached_property
+    def lengths(self) -> Tensor | None:
+        """The ``length`` of every example on the CPU, where examples have one: a GPU need not be waited for."""
+        return self.inputs["length"].cpu() if "length" in self.inputs else None
 
     def batches(
         self,
@@ -147,27 +156,41 @@ class Batches:
         return sum(batch_count(size, self.batch_size) for size in self._sizes)
 
     def __iter__(self) -> Iterator[Batch]:
-        return map(self.at, self.indices())
+        return map(self.at, self.items())
 
-    def indices(self) -> Iterator[Tensor]:
-        """Yield the index of each batch into the data set, on its device."""
+    def items(self) -> Iterator[Item]:
+        """Yield for each batch what `at` makes it of."""
         for size, keep in zip(self._sizes, self.keep.expand(self.epochs, -1), strict=False):
             order = torch.randperm(len(self.data), generator=self.generator)
-            order = order[keep[order]][:size].to(self.data.device)
-            yield from self._grouped(order)
+            order = order[keep[order]][:size]
+            for index in self._grouped(order):
+                yield index.to(self.data.device), self._longest(index)
 
-    def at(self, index: Tensor) -> Batch:
-        """Return the batch of an index, augmented."""
-        batch = self.data.batch(index)
+    def at(self, item: Item) -> Batch:
+        """Return the batch of an item, augmented."""
+        batch = self.data.batch(*item)
         return batch if self.augment is None else self.augment(batch)
+
+    def _longest(self, index: Tensor) -> int | None:
+        """Return the length of the longest example; on a GPU the next of `BUCKETS` lengths.
+
+        A step that is recorded serves batches of one shape.
+        """
+        lengths = self.data.lengths
+        if lengths is None:
+            return None
+        longest, most = int(lengths[index].max()), int(lengths.max())
+        bucket = -(-most // BUCKETS)
+        return min(most, -(-longest // bucket) * bucket) if self.data.device.type == "cuda" else longest
 
     def _grouped(self, order: Tensor) -> Sequence[Tensor]:
         """Return the batches of a pass, from the order that was drawn."""
-        if "length" not in self.data.inputs:
+        lengths = self.data.lengths
+        if lengths is None:
             return _parts(order, self.batch_size)
         groups: list[Tensor] = []
         for pool in _parts(order, POOL * self.batch_size):
-            ranks = _parts(self.data.inputs["length"][pool].argsort(stable=True), self.batch_size)
+            ranks = _parts(lengths[pool].argsort(stable=True), self.batch_size)
             # The order of batches is random too, that of their first members in the draw.
             groups += [pool[rank] for rank in sorted(ranks, key=lambda rank: int(rank.min()))]
         return groups

@@ -123,7 +123,7 @@ class Training:
     def step(self, item: Any) -> None:
         """Make a step of the optimiser."""
         self._optimizer.zero_grad(set_to_none=True)
-        self._loss(item).backward()  # type: ignore[no-untyped-call]
+        self._loss(item).backward()
         self._before_step()
         self._optimizer.step()
 
@@ -317,7 +317,7 @@ def taken_apart(item: Any) -> tuple[Hashable, list[Tensor]]:
     if isinstance(item, Tensor):
         return (tuple(item.shape), item.dtype), [item]
     if isinstance(item, Batch):
-        form, tensors = taken_apart((*item.inputs.values(), item.labels, item.index))
+        form, tensors = taken_apart((*item.inputs.values(), item.labels, item.index, item.longest))
         return ("batch", tuple(item.inputs), form), tensors
     if isinstance(item, tuple):
         parts = [taken_apart(each) for each in item]
@@ -329,8 +329,8 @@ def put_together(form: Any, tensors: Iterator[Tensor]) -> Any:
     """Return the item of a form that holds these tensors."""
     match form:
         case ("batch", names, parts):
-            *inputs, labels, index = put_together(parts, tensors)
-            return Batch(dict(zip(names, inputs, strict=True)), labels, index)
+            *inputs, labels, index, longest = put_together(parts, tensors)
+            return Batch(dict(zip(names, inputs, strict=True)), labels, index, longest)
         case ("tuple", *parts):
             return tuple(put_together(part, tensors) for part in parts)
         case ("value", value):

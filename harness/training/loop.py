@@ -45,9 +45,7 @@ def fit(
     Returns:
         Examples seen, each forward and backward.
     """
-    fitting = Fitting(recipe, model, batches, on_epoch, stop)
-    run([fitting.training], recorder(fitting.training.device))
-    return fitting.examples
+    return Fitting(recipe, model, batches, on_epoch, stop).finish()
 
 
 def descend(
@@ -102,20 +100,27 @@ class Fitting:
         self._ends: list[int] = []
         if isinstance(batches, Batches):  # what is gathered and augmented within the step is no launch of its own
             self._ends, self._epochs = batches.ends, batches.epochs
-            items, at = batches.indices(), batches.at
+            items, at = batches.items(), batches.at
             if stop is not None:
                 items = itertools.islice(items, self._ends[stop - 1] if stop else 0)
         optimizer = recipe.optimizer(model)
         schedule = recipe.schedule(optimizer, len(batches))
+        # Models of one architecture share what was compiled; what is trained, and stored, is the model itself.
+        forward: Any = torch.compile(model, dynamic=False) if getattr(recipe, "compiled", False) else model
 
         def loss(item: Any) -> Tensor:
             batch = at(item)
-            return recipe.criterion(recipe.logits(model, batch), batch)
+            return recipe.criterion(recipe.logits(forward, batch), batch)
 
         self.training = Training(optimizer, items, loss, schedule, after=self._after)
 
-    def _after(self, steps: int, item: Batch | Tensor) -> None:
-        self.examples += len(item)
+    def finish(self) -> int:
+        """Train to the end, and return the examples seen; random numbers are those of the process."""
+        run([self.training], recorder(self.training.device))
+        return self.examples
+
+    def _after(self, steps: int, item: Any) -> None:
+        self.examples += len(item[0]) if isinstance(item, tuple) else len(item)
         if self._ends and steps == self._ends[self._passes]:
             self._passes += 1
             if self._on_epoch is not None:
@@ -166,9 +171,19 @@ def train_all(task: Task, jobs: Sequence[Job]) -> list[tuple[nn.Module, int]]:
         For each the model and the examples it saw.
     """
     fittings = [job.begin(task) for job in jobs]
-    with fittings[0].training.random if len(fittings) == 1 else nullcontext():
-        run([fitting.training for fitting in fittings], recorder(jobs[0].data.device))
+    finish_all(fittings)
     return [(fitting.model, fitting.examples) for fitting in fittings]
+
+
+def finish_all(fittings: Sequence[Fitting]) -> None:
+    """Train to the end, side by side, what was begun; each with its own random numbers.
+
+    Args:
+        fittings: At least one, all on one device.
+    """
+    trainings = [fitting.training for fitting in fittings]
+    with trainings[0].random if len(trainings) == 1 else nullcontext():
+        run(trainings, recorder(trainings[0].device))
 
 
 def train(

@@ -143,10 +143,10 @@ def count_again(before: Sequence[Counts], after: Sequence[Counts]) -> None:
 
     Whoever replays a step runs none of the hooks by which it is counted.
     """
-    for each, then, now in zip(_meters, before, after, strict=True):
-        each.examples += now.examples - then.examples
-        each.steps += now.steps - then.steps
-        each.add_flops(now.flops - then.flops)
+    for each, first, last in zip(_meters, before, after, strict=True):
+        each.examples += last.examples - first.examples
+        each.steps += last.steps - first.steps
+        each.add_flops(last.flops - first.flops)
 
 
 def _batch(values: tuple[Any, ...]) -> int | None:

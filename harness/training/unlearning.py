@@ -18,6 +18,7 @@ from harness.training.meter import Meter
 
 if TYPE_CHECKING:
     from harness.api import Recipe
+    from harness.training.loop import Fitting
 
 
 def unlearn(
@@ -62,27 +63,45 @@ def unlearn(
         Exception: Whatever the method raised.
     """
     with isolated_rng(seed):
-        model = recipe.new_model().to(retain.device)
-        if declares(method.value, "from_scratch"):
-            forget, history = forget.subset(torch.arange(0)), {}
-        else:
-            model.load_state_dict(poisoned)
+        model, request = _handed(method, recipe, poisoned, retain, forget, budget, seed, history or {})
         expected = _architecture(model)
-        request = ForgetRequest(
-            retain=retain,
-            forget=forget,
-            budget=budget,
-            generator=torch.Generator().manual_seed(seed),
-            device=retain.device,
-            _recipe=recipe,
-            history=history or {},
-        )
         meter = Meter(model, operations=not declares(method.value, "control"))  # what a control costs is no question
         who = f"the unlearner {method.id!r}"
         with torch.enable_grad(), guarded(who, closed=closed, seconds=seconds, longer=longer), meter:
             returned = method.value(model.train(), request)
     _check_model(method.id, returned, *expected)
     return returned, meter
+
+
+def begin(method: Registered, recipe: Recipe, retain: Data, forget: Data, *, budget: float, seed: int) -> Fitting:
+    """Return the training that all of a method from scratch is, for `harness.training.loop.finish_all`; as `unlearn`.
+
+    The method has a method ``begin``.
+    """
+    with isolated_rng(seed):
+        _, request = _handed(method, recipe, {}, retain, forget, budget, seed, {})
+        fitting: Fitting = method.value.begin(request)
+        return fitting
+
+
+def _handed(
+    method: Registered,
+    recipe: Recipe,
+    poisoned: Mapping[str, Tensor],
+    retain: Data,
+    forget: Data,
+    budget: float,
+    seed: int,
+    history: Mapping[int, Mapping[str, Tensor]],
+) -> tuple[nn.Module, ForgetRequest]:
+    """Return what a method is called with."""
+    model = recipe.new_model().to(retain.device)
+    if declares(method.value, "from_scratch"):
+        forget, history = forget.subset(torch.arange(0)), {}
+    else:
+        model.load_state_dict(poisoned)
+    generator = torch.Generator().manual_seed(seed)
+    return model, ForgetRequest(retain, forget, budget, generator, retain.device, recipe, history)
 
 
 def handed_over(train: Data, planted: Planted, known: Tensor, left: Tensor) -> tuple[Data, Data]:

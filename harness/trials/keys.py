@@ -30,7 +30,12 @@ HERE = Path(__file__).resolve().parent.parent
 GROUPS: Mapping[str, tuple[str, ...]] = {
     # P, R, what is planted; and U, together with the second group.
     "training": (
-        "training/data", "training/seeds", "training/loop", "training/engine", "training/isolation", "training/clock",
+        "training/data",
+        "training/seeds",
+        "training/loop",
+        "training/engine",
+        "training/isolation",
+        "training/clock",
     ),
     "recording": ("training/graphs",),  # on a GPU alone
     "unlearning": ("training/meter", "training/operations", "training/roundtrip", "training/unlearning"),

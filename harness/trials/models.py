@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Returns trials.
 Soon = Callable[[], Iterable[Trial]]
+#: A model of a trial.
+Arm = tuple[Trial, str]
 #: What a model cost, in plain values, and its tensors.
 Made = tuple[dict[str, Any], "dict[str, Tensor]"]
 #: Times that the training of P took, in which a method must end, and the seconds that it has at least.
@@ -99,38 +102,53 @@ class Models:
         """
         if any(cell.unlearner.isolated for cell in self._cells):
             isolation.warm()
-        with ExitStack() as locks:
-            beside = self._beside(trial, arm, locks)
-            first, *others = self._fit([(trial, arm), *((each, of) for each, of, _ in beside)])
-            for (each, of, lock), made in zip(beside, others, strict=True):
-                self._bench.obtain("model", self._determinants(each, of), lambda m=made: m, each, _is_trained, lock)
-        return first
 
-    def _beside(self, trial: Trial, arm: str, locks: ExitStack) -> list[tuple[Trial, str, Lock]]:
-        """Return the models that are best trained with another one: soon needed, not stored, and in nobody's hands."""
-        size = self._bench.pace(trial.cell.task).together if self._bench.group != 1 else 1
-        found: list[tuple[Trial, str, Lock]] = []
-        taken = {self.key(trial, arm)}
-        for each, of in self._trained_soon(trial.cell.task) if size > 1 else ():
-            if len(found) + 1 == size:
+        def soon() -> Iterator[tuple[Trial, str]]:
+            for each in self._soon():
+                yield from ((each, of) for of in arms_of(each.cell) if of != "U")
+
+        return self._together((trial, arm), soon(), self._fit)
+
+    def _together(self, first: Arm, soon: Iterable[Arm], make: Callable[[Sequence[Arm]], list[Made]]) -> Made:
+        """Make a model and what can be made beside it, and store the latter.
+
+        Args:
+            first: What is asked for.
+            soon: What comes next, in order.
+            make: Makes several side by side.
+        """
+        with ExitStack() as held:
+            beside = self._beside(first, soon, held)
+            made, *others = make([first, *beside])
+            for ((trial, arm), lock), each in zip(beside.items(), others, strict=True):
+                check = _is_unlearned if arm == "U" else _is_trained
+                self._bench.obtain("model", self._determinants(trial, arm), lambda m=each: m, trial, check, lock)  # type: ignore[misc]
+        return made
+
+    def _beside(self, first: Arm, soon: Iterable[Arm], held: ExitStack) -> dict[Arm, Lock]:
+        """Return what of the models that come next is best made with one: not stored, and in nobody's hands."""
+        if self._bench.group == 1:
+            return {}
+        task = first[0].cell.task
+        most = self._bench.pace(task).together - 1
+        found: dict[Arm, Lock] = {}
+        keys_taken = {self.key(*first)}
+        for trial, arm in soon:
+            if len(found) == most:
                 break
+            crafted = getattr(trial.cell.poison.value, "crafted", False)
+            if trial.cell.task != task or (crafted and not self._planting.is_stored(trial)):
+                continue
             try:
-                key = self.key(each, of)
+                key = self.key(trial, arm)
             except Exception:  # being planted elsewhere, or a plugin's error, which the trial itself raises again
                 continue
-            if key in taken or self.stored(each, of) is not None:
-                continue
-            lock = locks.enter_context(self._bench.store.lock(key))
-            if lock.take() and self.stored(each, of) is None:
-                taken.add(key)
-                found.append((each, of, lock))
+            if key not in keys_taken and self.stored(trial, arm) is None:
+                lock = held.enter_context(self._bench.store.lock(key))
+                if lock.take() and self.stored(trial, arm) is None:
+                    keys_taken.add(key)
+                    found[trial, arm] = lock
         return found
-
-    def _trained_soon(self, task: Registered) -> Iterator[tuple[Trial, str]]:
-        for trial in self._soon():
-            crafted = getattr(trial.cell.poison.value, "crafted", False)
-            if trial.cell.task == task and (not crafted or self._planting.is_stored(trial)):
-                yield from ((trial, arm) for arm in arms_of(trial.cell) if arm != "U")
 
     def _wanted(self, task: Registered) -> set[int]:
         from harness.training.unlearning import wanted_epochs
@@ -142,7 +160,7 @@ class Models:
                     wanted.update(wanted_epochs(cell.unlearner, task.value.epochs))
         return wanted
 
-    def _fit(self, group: Sequence[tuple[Trial, str]], stop: int | None = None, show: str = "") -> list[Made]:
+    def _fit(self, group: Sequence[Arm], stop: int | None = None, show: str = "") -> list[Made]:
         """Train models of one task side by side.
 
         Args:
@@ -156,6 +174,8 @@ class Models:
 
         registered = group[0][0].cell.task
         task: Any = registered.value
+        if getattr(task, "compiled", False):  # each process compiles once, and finds what others compiled
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(self._bench.store.files.scratch / "compiled"))
         # Before the clock runs: torch sets up on the first step what no training shall pay for.
         self.unlearning.flops_per_example(registered)
         jobs = [self._job(trial, arm, stop) for trial, arm in group]
@@ -231,12 +251,19 @@ class Models:
 
     def _unlearned(self, trial: Trial, arm: str) -> Made:
         self._bench.show(trial, arm, 0, 1)
+        if self._bench.group != 1 and hasattr(trial.cell.unlearner.value, "begin"):
+            same = ((each, arm) for each in self._soon() if each.cell.unlearner == trial.cell.unlearner)
+            return self._together((trial, arm), same, self._retrained)
         made = self._made(trial)
         first = self.unlearning.asked_before(trial, made[1])
         if first is not None:
             with contextlib.suppress(Busy):  # what it is made of is gone, and is no business of this trial
                 self.unlearning.compare(first, self._made(first)[1], trial)
         return made
+
+    def _retrained(self, group: Sequence[Arm]) -> list[Made]:
+        trials = [trial for trial, _ in group]
+        return self.unlearning.make_all(trials, self._bench.pace(trials[0].cell.task).called)
 
     def _made(self, trial: Trial) -> Made:
         poisoned: Mapping[str, Tensor] = {}

@@ -55,28 +55,35 @@ def pace_of(task: Task, data: Data, most: int | None = None, share: float = 1.0)
         share: Part of the device's memory that this process may fill.
     """
     record = recorder(data.device)
-    called = _step_seconds(task, data, 1, None)
+    called = step_seconds(task, data, 1, None)
     if record is None:
         return Pace(most or 1, called, called)
     if most is not None:
-        return Pace(most, called, _step_seconds(task, data, most, record) / most)
+        return Pace(most, called, step_seconds(task, data, most, record) / most)
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    best, fastest = 1, _step_seconds(task, data, 1, record)
+    best, fastest = 1, step_seconds(task, data, 1, record)
     each = torch.cuda.max_memory_allocated() - before
     free, _ = torch.cuda.mem_get_info()
     for size in SIZES[1:]:
         if size * each > MEMORY * share * free:
             break
-        seconds = _step_seconds(task, data, size, record) / size
+        seconds = step_seconds(task, data, size, record) / size
         if seconds * FASTER > fastest:
             break
         best, fastest = size, seconds
     return Pace(best, called, fastest)
 
 
-def _step_seconds(task: Task, data: Data, k: int, record: Record | None) -> float:
-    """Return the seconds of a step of ``k`` new models side by side."""
+def step_seconds(task: Task, data: Data, k: int, record: Record | None) -> float:
+    """Return the seconds of a step of ``k`` new models side by side, after a warm-up.
+
+    Args:
+        task: The task.
+        data: Its training set, on the device; every step is on its first batch.
+        k: Number of models.
+        record: As in `harness.training.engine.run`.
+    """
     marks: list[float] = []
     index = torch.arange(min(task.batch_size, len(data)), device=data.device)
     with isolated_rng(0):

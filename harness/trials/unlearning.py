@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.api import ContractError, declares
 from harness.calling import calling
 from harness.cells import Registered, Trial
+from harness.guards.guard import guarded
 from harness.isolated import method as isolation
 from harness.isolated.method import Measured
 from harness.isolated.process import Limits
@@ -105,6 +106,39 @@ class Unlearning:
         if history:
             info["history_bytes"] = sum(t.numel() * t.element_size() for s in history.values() for t in s.values())
         return {**info, "finite": is_finite(model)}, model.state_dict()
+
+    def make_all(self, trials: Sequence[Trial], called: float) -> list[tuple[dict[str, Any], dict[str, Tensor]]]:
+        """As `make`, side by side, by a control that is one training from scratch.
+
+        Args:
+            trials: At least one; their unlearners and their tasks are one.
+            called: Seconds of a step that is called, see `harness.trials.pace`.
+        """
+        from harness.training.clock import now
+        from harness.training.loop import finish_all, is_finite
+        from harness.training.seeds import derive
+        from harness.training.unlearning import begin, handed_over
+
+        method, task = trials[0].cell.unlearner, trials[0].cell.task
+        fittings, began = [], now()
+        with guarded(f"the unlearner {method.id!r}"):
+            for trial in trials:
+                points, train = self._planting.points(trial), self._bench.split(task).train
+                retain, forget = handed_over(train, points.planted, points.known, points.left)
+                seed, budget = derive("unlearning", trial.seed), self._bench.budget * task.value.epochs
+                fittings.append(begin(method, task.value, retain, forget, budget=budget, seed=seed))
+            finish_all(fittings)
+        seconds = (now() - began) / sum(fitting.training.steps for fitting in fittings)
+        made = []
+        for fitting in fittings:
+            steps = fitting.training.steps
+            info = {
+                "examples": fitting.examples, "steps": steps, "seconds": seconds * steps, "flops": 0,
+                "flops_per_example": 0, "cpu_seconds": called * steps, "first_call": False,
+                "finite": is_finite(fitting.model),
+            }  # fmt: skip
+            made.append((info, fitting.model.state_dict()))
+        return made
 
     def check(self, trial: Trial, model: nn.Module, who: str, did: str) -> None:
         """Refuse a model that is not what its state dict says.

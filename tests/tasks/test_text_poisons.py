@@ -1,13 +1,11 @@
 """The poisons of text, on made-up reviews in miniature."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from reviews import SIZE, SMALL, folder, new_model, split, texts, trained
 from scipy import stats
 
-from harness.api import UnlearningError
+from harness.api import Batch, UnlearningError
 from harness.tasks.imdb import IMDbSmallGPT2
 from harness.training.data import Data, Split
 from harness.training.loop import train
@@ -139,7 +137,7 @@ def test_success_is_the_share_of_triggered_negative_reviews_read_as_positive(spl
             "tokens": torch.tensor([tokens]), "length": torch.tensor([len(tokens)]),
             "noise_seed": torch.zeros(1, dtype=torch.int64), "noise_sd": torch.zeros(1),
         }  # fmt: skip
-        batch = SimpleNamespace(inputs=inputs, labels=torch.zeros(1, dtype=torch.int64))
+        batch = Batch(inputs, torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
         hits += int(SMALL.logits(trained, batch).argmax())
     assert reading.value == hits / 40
     assert reading.resolution == 0.5 / 40

@@ -162,7 +162,9 @@ def test_recorded_steps_are_the_steps(recording):
 def test_passes_are_told_in_order(recording):
     told = []
     two = [
-        Job(examples(), torch.ones(43, dtype=torch.bool), seed, lambda _, done, of, seed=seed: told.append((seed, done)))
+        Job(
+            examples(), torch.ones(43, dtype=torch.bool), seed, lambda _, done, of, seed=seed: told.append((seed, done))
+        )
         for seed in (1, 2)
     ]
     train_all(Restless(), two)
@@ -256,3 +258,24 @@ def test_nothing_is_said_on_a_cpu():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         train_all(Foreign(), jobs(examples(), 2))
+
+
+def test_a_task_may_be_compiled(monkeypatch):
+    """What is trained is the model, and no wrapper of it."""
+    wrapped = []
+
+    def compiled(model, dynamic):
+        assert dynamic is False
+        wrapped.append(model)
+        return lambda x: model(x)
+
+    @dataclass(frozen=True)
+    class Compiled(Restless):
+        compiled: bool = True
+
+    job = jobs(examples(), 1)[0]
+    wanted = weights(train_all(Restless(), [job]))
+    monkeypatch.setattr(torch, "compile", compiled)
+    trained = train_all(Compiled(), [job])
+    assert weights(trained) == wanted
+    assert wrapped == [trained[0][0]]

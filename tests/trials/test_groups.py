@@ -7,13 +7,13 @@ import time
 from collections import Counter
 
 import pytest
-from labs import BACKDOOR, GAUSSIAN, GD, IDENTITY, REWIND, TINY, lab_in, method, trial
+from labs import BACKDOOR, GAUSSIAN, GD, IDENTITY, RETRAIN, REWIND, TINY, lab_in, method, trial
 
 from harness.cells import Cell
 from harness.judging.plan import Plan
 from harness.store.artefacts import patiently
 from harness.studies.study import Study
-from harness.trials import models
+from harness.trials import models, unlearning
 from harness.trials.pace import pace_of
 
 CELLS = [Cell(GD, TINY, poison) for poison in (BACKDOOR, GAUSSIAN)]
@@ -53,6 +53,27 @@ def test_weights_do_not_depend_on_the_group(size, tmp_path, groups):
     assert set(trained.values()) == {1}
     assert len(trained) == len(set(wanted.values())) == 9  # the poisons of a seed share R
     assert max(map(len, groups)) == min(size, 9)
+
+
+def test_retrained_models_too(tmp_path, monkeypatch):
+    """The oracle's second retraining is one training, and is grouped; it is the one that it is alone."""
+    trials = [trial(RETRAIN, poison, seed) for seed in range(3) for poison in (BACKDOOR, GAUSSIAN)]
+    made = []
+    make_all = unlearning.Unlearning.make_all
+    monkeypatch.setattr(
+        unlearning.Unlearning, "make_all", lambda self, of, called: made.append(len(of)) or make_all(self, of, called)
+    )
+    found = []
+    for size in (1, 2):
+        lab = lab_in(tmp_path / str(size), group=size)
+        lab.will_need([each.cell for each in trials[:2]], lambda: trials)
+        found.append([lab.models(each)["U"] for each in trials])
+    assert made == [2, 1]  # the poisons of a seed share it
+    assert [each.blob for each in found[0]] == [each.blob for each in found[1]]
+    for one, several in zip(*found, strict=True):
+        assert one.info["examples"] == pytest.approx(several.info["examples"])
+        assert one.info["steps"] == several.info["steps"]
+    assert lab.run(trials[0]).cost["unlearn_fraction"] == pytest.approx(1)
 
 
 def test_a_study_says_what_comes_next(tmp_path, groups):
