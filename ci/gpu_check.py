@@ -53,8 +53,6 @@ from harness.trials.pace import pace_of, step_seconds
 
 ROOT = Path(__file__).resolve().parent.parent
 YARDSTICKS = ("examples", "flops", "cpu_seconds")
-AUDITED = ("scrub", "gd", "neggrad_plus", "short")
-SEEDS = 5
 
 
 @dataclass(frozen=True)
@@ -71,6 +69,7 @@ class Size:
         steps: Steps of the brew.
         digits: The task of `digits` and `together`.
         language_steps: Steps that `language` times.
+        methods, poisons, seeds: What `audit` audits.
         reviews: Training reviews, and a fifth as many to test on.
         gpt2: Fields of the language model.
     """
@@ -84,6 +83,9 @@ class Size:
     steps: int
     digits: str
     language_steps: int
+    methods: tuple[str, ...]
+    poisons: tuple[str, ...]
+    seeds: int
     reviews: int
     gpt2: str
 
@@ -93,20 +95,21 @@ class Size:
         fields |= {"batch_size": self.batch_size}
         return "cifar10-resnet18:" + ",".join(f"{name}={value}" for name, value in fields.items())
 
-    @property
-    def targeted(self) -> str:
-        """The spec of the poison that is crafted."""
-        return f"targeted:fraction=0.015,eps=0.0627,steps={self.steps},surrogates=1,targets=2"
+
+def targeted(steps: int) -> str:
+    """Return the spec of the poison that is crafted."""
+    return f"targeted:fraction=0.015,eps=0.0627,steps={steps},surrogates=1,targets=2"
 
 
 LARGE = Size(
     matrix=8192, images=10_000, width=64, batch_size=128, groups=(1, 2, 4, 8), epochs=5, steps=50,
-    digits="digits-cnn", language_steps=40, reviews=2_000,
+    digits="digits-cnn", language_steps=40, reviews=2_000, methods=("scrub", "gd", "neggrad_plus", "short"), seeds=5,
+    poisons=("gaussian:fraction=0.1,sd=0.14", "backdoor:fraction=0.1", targeted(50)),
     gpt2="layers=24,width=1024,heads=16,vocabulary=50257,length=512,batch_size=16",
 )  # fmt: skip
 QUICK = Size(
     matrix=256, images=100, width=2, batch_size=25, groups=(1, 2), epochs=8, steps=2,
-    digits="digits-cnn:epochs=1", language_steps=2, reviews=50,
+    digits="digits-cnn:epochs=1", language_steps=2, reviews=50, methods=("gd",), poisons=("gaussian:sd=0.14",), seeds=3,
     gpt2="layers=1,width=16,heads=2,vocabulary=300,length=32,batch_size=10",
 )  # fmt: skip
 
@@ -184,7 +187,9 @@ def together(bench: Bench) -> dict[str, Any]:
 
 def _difference(model: torch.nn.Module, other: torch.nn.Module) -> float:
     return max(
-        float((a - b).abs().max()) for a, b in zip(model.parameters(), other.parameters(), strict=True) if a.numel()
+        float((a - b).detach().abs().max())
+        for a, b in zip(model.parameters(), other.parameters(), strict=True)
+        if a.numel()
     )
 
 
@@ -273,7 +278,7 @@ def brew(bench: Bench) -> dict[str, Any]:
     """Craft one targeted poison and check that it keeps to its radius and can be measured; no victim is trained."""
     task: Any = registry.resolve("task", bench.size.task(bench.size.epochs)).value
     steps = bench.size.steps
-    poison: Any = registry.resolve("poison", bench.size.targeted).value
+    poison: Any = registry.resolve("poison", targeted(steps)).value
     split = task.load(bench.data).to(bench.device)
     everything = torch.ones(len(split.train), dtype=torch.bool)
     trained = _now(bench)
@@ -297,19 +302,19 @@ def brew(bench: Bench) -> dict[str, Any]:
 
 def audit(bench: Bench) -> dict[str, Any]:
     """Audit methods on CIFAR-10 with as many epochs as the minutes allow, at most the recipe's own hundred."""
-    n, poisons = bench.size.images, ("gaussian:fraction=0.1,sd=0.14", "backdoor:fraction=0.1", bench.size.targeted)
+    size, n = bench.size, bench.size.images
     # On each seed P of each poison; R, R' and a short training for both sizes of retain set that the poisons have; and
     # as much again for methods, measures, and what cannot be made side by side.
-    examples = SEEDS * (len(poisons) + 2 * 2.1) * 2 * n
+    examples = size.seeds * (len(size.poisons) + 2 * 2.1) * 2 * n
     rate = bench.images_per_second or throughput(bench)["called"]["images_per_second"]
-    epochs = max(2, min(100, int(60 * bench.minutes * rate / examples)))
+    epochs = max(size.epochs, min(100, int(60 * bench.minutes * rate / examples)))
     result = bench.scratch / "audit.json"
     suites = [str(ROOT / "test_suites" / f"test_{name}.py") for name in ("forgetting", "utility", "budget")]
     started = time.perf_counter()
     done = _pytest(
         bench, *suites, f"--task={bench.size.task(epochs)}",
-        *(f"--unlearner={name}" for name in AUDITED), *(f"--poison={spec}" for spec in poisons),
-        f"--audit-seeds={SEEDS}", f"--audit-data={bench.data}", f"--audit-store={bench.store}",
+        *(f"--unlearner={name}" for name in size.methods), *(f"--poison={spec}" for spec in size.poisons),
+        f"--audit-seeds={size.seeds}", f"--audit-data={bench.data}", f"--audit-store={bench.store}",
         f"--audit-json={result}", f"--audit-device={bench.device.type}", "-q", "-n0",
         limit=60 * (3 * bench.minutes + 10),
     )  # fmt: skip
@@ -322,7 +327,7 @@ def audit(bench: Bench) -> dict[str, Any]:
         of[each["claim"]] = {name: each[name] for name in ("verdict", "reason", "estimate", "interval")}
     every = {claim["verdict"] for of in verdicts.values() for claim in of.values()}
     _require(bool(every) and "ERROR" not in every, f"verdicts {sorted(every)}:\n{_tail(done)}")
-    costs = [trial["cost"] for trial in found["trials"] if trial["cost"] and trial["unlearner"] in AUDITED]
+    costs = [trial["cost"] for trial in found["trials"] if trial["cost"] and trial["unlearner"] in size.methods]
     fractions = {name: [cost["fractions"][name] for cost in costs if name in cost["fractions"]] for name in YARDSTICKS}
     return {
         "epochs": epochs,

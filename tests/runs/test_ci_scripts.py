@@ -22,13 +22,16 @@ from harness.trials.lab import Lab
 FIXTURES = (script,)
 
 
+PARTS = ("together", "digits", "throughput", "language", "brew", "audit")
+
+
 # ---- the check of a machine
 
 
 def test_the_check_runs_on_the_cpu_and_says_that_it_did(script, tmp_path):
     # The part that runs these tests is left out: they run here anyway.
-    parts = [f"--part={name}" for name in ("matmul", "throughput", "language", "brew", "audit")]
-    done = script(GPU_CHECK, "--device=cpu", "--quick", "--json=check.json", *parts)
+    parts = [f"--part={name}" for name in ("matmul", *PARTS)]
+    done = script(GPU_CHECK, "--device=cpu", "--quick", "--json=check.json", "--minutes=0.01", *parts)
     assert done.code == 0, done.out + done.err
     found = json.loads((tmp_path / "check.json").read_text())
     assert found["ok"]
@@ -36,15 +39,22 @@ def test_the_check_runs_on_the_cpu_and_says_that_it_did(script, tmp_path):
     assert "measured on the CPU" in found["note"]
     assert found["quick"]
     by_name = {part["name"]: part["result"] for part in found["parts"]}
-    assert list(by_name) == ["matmul", "throughput", "language", "brew", "audit"]
+    assert list(by_name) == ["matmul", *PARTS]
+    for found in by_name["together"].values():
+        assert found["largest_difference"] == found["of_the_same_training_repeated"] == 0 < found["of_another_seed"]
+    assert by_name["digits"]["best_group"] == 1
+    assert set(by_name["digits"]["seconds_of_a_training"]) == {"called", "recorded_1", "recorded_2", "recorded_8"}
     assert by_name["language"]["tokens_per_second"] > 0
     assert by_name["language"]["of_matmul_rate"] > 0
     assert by_name["matmul"]["bf16_tflops"] > 0
-    assert by_name["throughput"]["of_matmul_rate"] > 0
-    assert by_name["throughput"]["images_per_second"] > 0
+    for way in ("called", "recorded_1", "recorded_2"):
+        assert by_name["throughput"][way]["of_matmul_rate"] > 0
+        assert by_name["throughput"][way]["images_per_second"] > 0
     assert 0 < by_name["brew"]["largest_change"] <= 0.0628
-    assert set(by_name["audit"]["verdicts"]) == {"gaussian_score", "cost"}
-    assert by_name["audit"]["fraction_of_retraining"]["examples"] == pytest.approx(0.5)
+    ((cell, claims),) = by_name["audit"]["verdicts"].items()
+    assert cell.startswith("gd gaussian")
+    assert set(claims) == {"poison", "accuracy", "cost"}
+    assert by_name["audit"]["fraction_of_retraining"]["examples"] == pytest.approx(0.1, abs=0.01)
 
 
 def test_a_part_that_fails_is_recorded_and_the_others_go_on(script, tmp_path):
