@@ -170,8 +170,8 @@ OPTIONS = (
     ),
     Option(
         "--audit-group",
-        "Models that are trained side by side, K at a time. Without this option, as many as are fastest on a GPU, and "
-        "1 on a CPU", "K", _checked("an integer of at least 1", lambda x: x >= 1, int),
+        "Train up to K models side by side. Without this option: on a GPU, the number that trains fastest; on a CPU, 1",
+        "K", _checked("an integer of at least 1", lambda x: x >= 1, int),
     ),
     Option(
         "--audit-discovery",

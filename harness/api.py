@@ -110,12 +110,14 @@ class Batch:
         labels: int64, shape (batch,).
         index: int64, shape (batch,): positions in the data set that the batch was drawn from.
         longest: At least the largest ``"length"``, known without waiting for the device; None if nobody said.
+        zero: Names of inputs that are 0 in the whole data set, likewise.
     """
 
     inputs: dict[str, Tensor]
     labels: Tensor
     index: Tensor
     longest: int | None = None
+    zero: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -319,6 +321,11 @@ class ForgetRequest:
     device: torch.device
     _recipe: Recipe = field(repr=False)
     history: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict, repr=False)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the task's recipe is trained through `torch.compile`."""
+        return bool(getattr(self._recipe, "compiled", False))
 
     @property
     def epochs(self) -> int:

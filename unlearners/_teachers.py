@@ -43,5 +43,7 @@ def divergence(teacher: Tensor, student: Tensor, temperature: float, batch: Batc
     # What is scored of a text, a question behind it included, is shorter than of the longest one by the difference of
     # their lengths. Its last score is that of no token.
     length = batch.inputs.get("length", torch.ones(len(each), dtype=torch.int64, device=each.device))
-    scored = each.shape[1] - (length.max() - length)
-    return temperature**2 * each[positions < (scored - 1).clamp_min(1)[:, None]].mean()
+    longest = length.max() if batch.longest is None else batch.longest
+    scored = each.shape[1] - (longest - length)
+    follow = positions < (scored - 1).clamp_min(1)[:, None]
+    return temperature**2 * each.where(follow, 0).sum() / follow.sum()

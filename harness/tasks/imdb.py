@@ -338,6 +338,8 @@ class IMDbGPT2:
 
         if "offset" in batch.inputs:
             offset = batch.inputs["offset"]
+        elif "noise_sd" in batch.zero:
+            return None
         else:
             sd = batch.inputs["noise_sd"]
             noisy = sd.nonzero().squeeze(1)

@@ -46,6 +46,12 @@ class Data(Dataset[tuple[dict[str, Tensor], Tensor]]):
     def device(self) -> torch.device:
         return self.labels.device
 
+    @cached_property
+    def zero(self) -> frozenset[str]:
+        """Names of the inputs that are one real number per example, and 0 for every example."""
+        numbers = {name: t for name, t in self.inputs.items() if t.dim() == 1 and t.is_floating_point()}
+        return frozenset(name for name, t in numbers.items() if not t.any())
+
     def to(self, device: torch.device) -> Data:
         """Return the data on a device."""
         return Data({name: t.to(device) for name, t in self.inputs.items()}, self.labels.to(device))
@@ -58,7 +64,8 @@ class Data(Dataset[tuple[dict[str, Tensor], Tensor]]):
     def batch(self, index: Tensor, longest: int | None = None) -> Batch:
         """Return the examples at an int64 index as a batch, of which the longest is at most so long."""
         index = index.to(self.device)
-        return Batch({name: t[index] for name, t in self.inputs.items()}, self.labels[index], index, longest)
+        inputs = {name: t[index] for name, t in self.inputs.items()}
+        return Batch(inputs, self.labels[index], index, longest, self.zero)
 
     @cached_property
     def lengths(self) -> Tensor | None:
@@ -162,9 +169,11 @@ class Batches:
         """Yield for each batch what `at` makes it of."""
         for size, keep in zip(self._sizes, self.keep.expand(self.epochs, -1), strict=False):
             order = torch.randperm(len(self.data), generator=self.generator)
-            order = order[keep[order]][:size]
-            for index in self._grouped(order):
-                yield index.to(self.data.device), self._longest(index)
+            groups = self._grouped(order[keep[order]][:size])
+            # To the device at once: each copy from the CPU would wait for all that was launched.
+            there = torch.cat(list(groups)).to(self.data.device).split([len(group) for group in groups])
+            for index, group in zip(there, groups, strict=True):
+                yield index, self._longest(group)
 
     def at(self, item: Item) -> Batch:
         """Return the batch of an item, augmented."""

@@ -1,12 +1,13 @@
-"""How trainings are driven: step by step, any number side by side, and on a GPU many kernels by one launch.
+"""Run trainings, one or several side by side. On a GPU, one call starts a whole step.
 
-A GPU is asked for small kernels more slowly than it computes them. So a step (gather, augmentation, forward, loss,
-backward, optimiser) is recorded once as a graph (`harness.training.graphs`) and then replayed, and a graph may hold a
-step of several models, which together fill a GPU that one leaves idle. What is recorded are kernels and addresses:
-each shape of the inputs has a graph of its own, and inputs and learning rates are copied to where the graph reads
-them. The schedule goes on computing rates on the host.
+Python starts small kernels more slowly than a GPU finishes them. So a step (fetching the batch, augmentation, forward
+and backward pass, optimiser) is recorded once as a graph (`harness.training.graphs`) and then replayed. A graph may
+hold one step of each of several models. Together they can keep a GPU busy that one model would leave partly idle.
 
-On a CPU, and wherever something cannot be recorded, the same steps are called one by one.
+A graph stores kernels and memory addresses. So each input shape needs its own graph. Before a replay, inputs and
+learning rates are copied to the addresses that the graph reads. The schedule still computes learning rates on the CPU.
+
+On a CPU, and when a step cannot be recorded, the same steps run unrecorded.
 """
 
 from __future__ import annotations
@@ -14,56 +15,60 @@ from __future__ import annotations
 import random
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from harness.api import Batch
-from harness.training.meter import Counts, count_again, counted
+from harness.training.meter import Counts, count_again, count_back, counted
 
-#: Steps that are called first: optimisers make their state in the first one, libraries choose kernels and set up.
+#: Unrecorded steps of each form of items: in them optimisers create their state, and libraries choose kernels.
 WARM = 3
+#: Graphs of one group. Whoever has items of more forms has a new one in each step.
+GRAPHS = 64
 _END = object()
 
 
 class StepsNotRecorded(UserWarning):
-    """Steps on a GPU are called one by one, which is slower."""
+    """Training on a GPU without CUDA graphs, which is slower."""
+
+
+class CannotRecord(Exception):  # noqa: N818 - not an error: the steps run unrecorded
+    """Steps cannot be recorded. The message is a clause that gives the reason."""
 
 
 class Graph(Protocol):
     """Steps that were recorded."""
 
     def replay(self) -> None:
-        """Make them once more."""
+        """Run them again."""
 
 
-class CannotRecord(Exception):  # noqa: N818 - it is called, and goes on
-    """Steps cannot be recorded; the text is a clause that says why."""
-
-
-#: From steps to what replays them; no tensor changes meanwhile. With each step the random numbers that it is made
-#: under, None for those of the process. Raises `CannotRecord`.
+#: Takes steps, each with its random numbers (None: those of the process), and returns a `Graph`. Recording changes no
+#: tensor. Raises `CannotRecord`.
 Record = Callable[[Sequence[tuple["Randomness | None", Callable[[], None]]]], Graph]
 
 
 class Randomness:
-    """The global random numbers as one training sees them that shares a process with others.
+    """The global random state of one training, kept apart from that of other trainings in the same process.
 
-    Made where these numbers begin, and entered around all that draws some.
+    Create it where the training's random numbers start. Enter it around all code that draws any.
 
     Args:
         device: Where the training is.
+
+    Attributes:
+        generator: The GPU's, while it is not entered; None on a CPU.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._host = host_state()
-        self.generator: torch.Generator | None = None
-        if device.type == "cuda":
-            self.generator = _default(device).clone_state()
         self._device = device
+        self.generator = _default(device).clone_state() if device.type == "cuda" else None
 
     def __enter__(self) -> None:
         self._swap()
@@ -75,7 +80,7 @@ class Randomness:
         before = host_state()
         set_host_state(self._host)
         self._host = before
-        if self.generator is not None:  # as a pointer, which graphs may record
+        if self.generator is not None:  # by reference, which a graph can record
             default = _default(self._device)
             state = default.graphsafe_get_state()
             default.graphsafe_set_state(self.generator)
@@ -83,15 +88,21 @@ class Randomness:
 
 
 class Training:
-    """One training in hand.
+    """One training, step by step.
 
     Args:
-        optimizer: Over the model's parameters.
-        items: What is trained on, an item for each step: tensors and batches, alone or in tuples with plain values.
-        loss: From an item to a scalar.
-        schedule: Sets the rate of the next step after each; None for a constant one.
+        optimizer: Of the model's parameters.
+        items: One item per step: a tensor, a batch, or a tuple of these and of plain values.
+        loss: Takes an item and returns a scalar.
+        schedule: Sets the learning rate of the next step; called after every step. None keeps the rate constant.
         before_step: Called between the backward pass and the optimiser's step.
-        after: Called after each step with the number of steps so far and the item.
+        after: Called after every step with the number of steps so far and the item.
+
+    Attributes:
+        device: Where the parameters are.
+        items: As above, from the next one on.
+        random: Its random numbers, as they are when it is made.
+        steps: Steps so far.
     """
 
     def __init__(
@@ -103,22 +114,18 @@ class Training:
         before_step: Callable[[], None] = lambda: None,
         after: Callable[[int, Any], None] = lambda steps, item: None,
     ) -> None:
+        self.device: torch.device = optimizer.param_groups[0]["params"][0].device
+        self.items = items
+        self.random = Randomness(self.device)
+        self.steps = 0
         self._optimizer = optimizer
-        self._items = items
         self._loss = loss
         self._schedule = schedule
         self._before_step = before_step
         self._after = after
-        self.device: torch.device = optimizer.param_groups[0]["params"][0].device
-        self.random = Randomness(self.device)
-        self.steps = 0
         self._rates: list[Tensor] = []
         self._fixed: list[dict[str, Any]] = []
         self._inputs: dict[Hashable, list[Tensor]] = {}
-
-    def next_item(self) -> Any:
-        """Return the next item, or `_END`."""
-        return next(self._items, _END)
 
     def step(self, item: Any) -> None:
         """Make a step of the optimiser."""
@@ -128,7 +135,7 @@ class Training:
         self._optimizer.step()
 
     def finish_step(self, item: Any) -> None:
-        """Do what follows a step on the host."""
+        """Count the step, advance the schedule, and call ``after``."""
         self.steps += 1
         if self._schedule is not None:
             self._schedule.step()
@@ -138,48 +145,54 @@ class Training:
         """Move the learning rates to the device, before the first step.
 
         Raises:
-            CannotRecord: The optimiser does not allow it.
+            CannotRecord: Steps of this optimiser cannot be recorded.
         """
         kind, groups = type(self._optimizer), self._optimizer.param_groups
-        if kind.__module__.partition(".")[0] != "torch" or (
-            kind is not torch.optim.SGD and not all("capturable" in group for group in groups)
-        ):
+        weights = [weight for group in groups for weight in group["params"]]
+        ours = kind is torch.optim.SGD or all("capturable" in group for group in groups)
+        if kind.__module__.partition(".")[0] != "torch" or not ours:
             raise CannotRecord(f"steps of the optimiser {kind.__name__} cannot be recorded")
+        if self._optimizer.state or any(weight.is_complex() for weight in weights):
+            raise CannotRecord("an optimiser that has made steps, or has complex weights, cannot be recorded")
         for group in groups:
             if kind is torch.optim.SGD:
-                group["fused"], group["foreach"] = True, False  # its other kernels want the rate on the host
+                group["fused"], group["foreach"] = True, False  # its other kernels read the learning rate on the CPU
             else:
                 group["capturable"] = True
         self._rates = [torch.zeros((), device=self.device) for _ in groups]
         self._fixed = [_fixed(group) for group in groups]
 
-    def call_from_now_on(self) -> None:
-        """Be done with recorded steps."""
-        self._rates, self._inputs = [], {}
+    def load(self, form: Hashable, tensors: Sequence[Tensor]) -> tuple[list[Tensor], Callable[[], None]]:
+        """Copy the learning rates to where recorded steps read them; the caller copies the item's tensors.
 
-    def held(self, item: Any) -> tuple[Hashable, Callable[[], None]]:
-        """Copy an item and the rates to where recorded steps read them.
+        Args:
+            form: Of the item, by `taken_apart`.
+            tensors: Those of the item.
 
         Returns:
-            What tells this step from others that need a graph of their own, and the step on what was copied.
+            Where to copy them, and a function that runs the step on what is there.
 
         Raises:
-            CannotRecord: The schedule changed what a graph holds for good.
+            CannotRecord: The schedule changed a value that is fixed in a graph.
         """
         for group, rate, fixed in zip(self._optimizer.param_groups, self._rates, self._fixed, strict=True):
             if _fixed(group) != fixed:
-                raise CannotRecord("their schedule changes more than the learning rate")
+                raise CannotRecord("the schedule changes more than the learning rate")
             rate.fill_(group["lr"])
-        form, tensors = taken_apart(item)
         if form not in self._inputs:
             self._inputs[form] = [torch.empty_like(tensor) for tensor in tensors]
         held = self._inputs[form]
-        for to, tensor in zip(held, tensors, strict=True):
-            to.copy_(tensor, non_blocking=True)
-        return (id(self), form), lambda: self._step_at_rates(put_together(form, iter(held)))
+        return held, lambda: self._step_at_rates(put_together(form, iter(held)))
+
+    def close(self) -> None:
+        """Let go of what a graph held: its memory is freed with it."""
+        self._inputs.clear()
+        self._after = lambda steps, item: None
+        if self._rates:
+            self._optimizer.zero_grad(set_to_none=True)
 
     def _step_at_rates(self, item: Any) -> None:
-        """Make a step at the rates on the device; this is what is recorded."""
+        """Run a step with the learning rates on the device. This function is recorded."""
         groups = self._optimizer.param_groups
         rates = [group["lr"] for group in groups]
         try:
@@ -192,37 +205,41 @@ class Training:
 
 
 def run(trainings: Sequence[Training], record: Record | None = None) -> None:
-    """Make trainings to their end, side by side.
+    """Run trainings side by side until all have ended.
 
-    What becomes of each is what would become of it alone: bit by bit where steps are called, and where the kernels
-    that a GPU chooses do not depend on what else it is busy with.
+    Each training ends with the weights that it would have alone. Unrecorded steps give them bit for bit. Recorded steps
+    do so only if the choice of kernels does not depend on what else the GPU is doing.
 
     Args:
-        trainings: At least one, all on one device.
-        record: Records steps; None to call each.
+        trainings: At least one, all on one device. Of several, only their steps may draw global random numbers.
+        record: Records steps; None runs them unrecorded.
     """
     launches = _Launches(trainings, record)
     left = list(trainings)
-    while left:
-        ready = [(training, item) for training in left if (item := launches.next_usual(training)) is not _END]
-        if ready:
-            launches.make(ready)
-        left = [training for training, _ in ready]
+    try:
+        while left:
+            ready = [(training, item) for training in left if (item := launches.next_usual(training)) is not _END]
+            if ready:
+                launches.make(ready)
+            left = [training for training, _ in ready]
+    finally:
+        for training in trainings:
+            training.close()
 
 
 class _Launches:
-    """Makes steps, by calls or by graphs.
+    """Runs steps, recorded or unrecorded.
 
     Args:
-        trainings: All that are in hand.
+        trainings: All trainings of the group.
         record: As in `run`.
     """
 
     def __init__(self, trainings: Sequence[Training], record: Record | None) -> None:
         self._several = len(trainings) > 1
-        self._trainings = trainings
         self._record = record
         self._usual: dict[int, Hashable] = {}
+        self._warm: Counter[tuple[int, Hashable]] = Counter()
         self._graphs: dict[tuple[Hashable, ...], tuple[Graph, list[Counts], list[Counts]]] = {}
         if record is not None:
             try:
@@ -232,70 +249,92 @@ class _Launches:
                 self._stop_recording(why)
 
     def next_usual(self, training: Training) -> Any:
-        """Return the training's next item of the form of its first, or `_END`. What comes before has its own launch.
+        """Return the next item that has the form of the training's first item, or `_END`. Others before it run alone.
 
-        So the last batch of a pass, which is shorter and is not the last one of every training at the same time, does
-        not multiply the graphs of several.
+        The short last batch of an epoch comes at a different step in each training. If it were run in the group, every
+        combination would need its own graph.
         """
-        while True:
-            with self._alone(training):
-                item = training.next_item()
-            if item is _END or self._record is None:
-                return item
-            form = taken_apart(item)[0]
+        while (item := next(training.items, _END)) is not _END and self._record is not None:
+            try:
+                form, _ = taken_apart(item, training.device)
+            except CannotRecord as why:
+                self._stop_recording(why)
+                break
             if self._usual.setdefault(id(training), form) == form:
-                return item
+                break
             self.make([(training, item)])
+        return item
 
     def make(self, ready: Sequence[tuple[Training, Any]]) -> None:
         """Make a step of each training on its item."""
-        if self._record is None or any(training.steps < WARM for training, _ in ready) or not self._replayed(ready):
+        if self._record is None or not self._replayed(self._record, ready):
             for training, item in ready:
-                with self._alone(training):
+                with training.random if self._several else nullcontext():
                     training.step(item)
         for training, item in ready:
-            with self._alone(training):
-                training.finish_step(item)
+            training.finish_step(item)
 
-    def _replayed(self, ready: Sequence[tuple[Training, Any]]) -> bool:
-        """Make the steps by a graph; say whether that could be done."""
-        assert self._record is not None, "asked only where steps are recorded"
+    def _replayed(self, record: Record, ready: Sequence[tuple[Training, Any]]) -> bool:
+        """Run the steps with a graph; return False if they are to run unrecorded."""
+        before = counted()
         try:
-            held = [training.held(item) for training, item in ready]
-            key = tuple(of for of, _ in held)
+            apart = [taken_apart(item, training.device) for training, item in ready]
+            key = tuple((id(training), form) for (training, _), (form, _) in zip(ready, apart, strict=True))
+            if any(self._warm[each] < WARM for each in key):
+                self._warm.update(key)
+                return False
+            loaded = [training.load(*of) for (training, _), of in zip(ready, apart, strict=True)]
+            if inputs := [tensor for _, tensors in apart for tensor in tensors]:
+                torch._foreach_copy_([place for places, _ in loaded for place in places], inputs)
             if key in self._graphs:
-                graph, before, after = self._graphs[key]
-                count_again(before, after)
+                graph, first, last = self._graphs[key]
+                count_again(first, last)
             else:
-                before = counted()
+                if len(self._graphs) == GRAPHS:
+                    raise CannotRecord(f"the items have more than {GRAPHS} forms")
                 own = [training.random if self._several else None for training, _ in ready]
-                graph = self._record(list(zip(own, (step for _, step in held), strict=True)))
+                graph = record(list(zip(own, (step for _, step in loaded), strict=True)))
                 self._graphs[key] = graph, before, counted()
         except CannotRecord as why:
+            count_back(before)
             self._stop_recording(why)
             return False
         graph.replay()
         return True
 
-    def _alone(self, training: Training) -> Any:
-        return training.random if self._several else nullcontext()
-
     def _stop_recording(self, why: CannotRecord) -> None:
         self._record = None
         self._graphs.clear()
-        for training in self._trainings:
-            training.call_from_now_on()
-        warnings.warn(f"steps on the GPU are made one by one: {why}", StepsNotRecorded, stacklevel=4)
+        warnings.warn(
+            f"training on the GPU without CUDA graphs, which is slower: {why}", StepsNotRecorded, stacklevel=4
+        )
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """Enter this around each step that is recorded, within its random numbers.
+
+    Raises:
+        CannotRecord: It draws random numbers on the CPU: a graph would go on using what was drawn once.
+    """
+    before = host_state()
+    try:
+        yield
+        if _differs(before, host_state()):
+            raise CannotRecord("the steps draw random numbers on the CPU")
+    except BaseException:
+        set_host_state(before)
+        raise
 
 
 def host_state() -> tuple[Any, ...]:
-    """Return the state of the host's global generators: Python's, torch's and, where it is loaded, numpy's."""
+    """Return the state of the CPU's global generators: Python's, torch's and, where it is loaded, numpy's."""
     numpy = sys.modules.get("numpy")
     return random.getstate(), torch.get_rng_state(), numpy.random.get_state() if numpy else None
 
 
 def set_host_state(state: tuple[Any, ...]) -> None:
-    """Set what `host_state` returned."""
+    """Restore a state that `host_state` returned."""
     python, of_torch, of_numpy = state
     random.setstate(python)
     torch.set_rng_state(of_torch)
@@ -303,34 +342,52 @@ def set_host_state(state: tuple[Any, ...]) -> None:
         sys.modules["numpy"].random.set_state(of_numpy)
 
 
+def _differs(state: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    (python, of_torch, of_numpy), (python2, of_torch2, of_numpy2) = state, other
+    if python != python2 or not torch.equal(of_torch, of_torch2):
+        return True
+    if of_numpy is None or of_numpy2 is None:
+        return of_numpy is not of_numpy2
+    return any((a != b).any() if hasattr(a, "any") else a != b for a, b in zip(of_numpy, of_numpy2, strict=True))
+
+
 def _default(device: torch.device) -> torch.Generator:
     return torch.cuda.default_generators[device.index or 0]
 
 
 def _fixed(group: dict[str, Any]) -> dict[str, Any]:
-    """Return what a graph holds of a group of parameters for good."""
+    """Return the settings of a parameter group that are fixed in a graph."""
     return {name: value for name, value in group.items() if name not in ("params", "lr", "initial_lr")}
 
 
-def taken_apart(item: Any) -> tuple[Hashable, list[Tensor]]:
-    """Return the form of an item, equal for items of which one graph serves all, and the tensors in it."""
+def taken_apart(item: Any, device: torch.device) -> tuple[Hashable, list[Tensor]]:
+    """Return the form of an item, and its tensors. Items of equal form can share a graph.
+
+    Raises:
+        CannotRecord: It holds what a graph cannot be given: a tensor elsewhere, or an object.
+    """
     if isinstance(item, Tensor):
+        if item.device != device:
+            raise CannotRecord(f"an item holds a tensor on the {item.device.type.upper()}")
         return (tuple(item.shape), item.dtype), [item]
     if isinstance(item, Batch):
-        form, tensors = taken_apart((*item.inputs.values(), item.labels, item.index, item.longest))
+        parts = (*item.inputs.values(), item.labels, item.index, item.longest, item.zero)
+        form, tensors = taken_apart(parts, device)
         return ("batch", tuple(item.inputs), form), tensors
-    if isinstance(item, tuple):
-        parts = [taken_apart(each) for each in item]
-        return ("tuple", *(form for form, _ in parts)), [tensor for _, tensors in parts for tensor in tensors]
+    if type(item) is tuple:
+        apart = [taken_apart(each, device) for each in item]
+        return ("tuple", *(form for form, _ in apart)), [tensor for _, tensors in apart for tensor in tensors]
+    if not isinstance(item, str | int | float | frozenset | None):
+        raise CannotRecord(f"an item holds a {type(item).__name__}")
     return ("value", item), []
 
 
 def put_together(form: Any, tensors: Iterator[Tensor]) -> Any:
-    """Return the item of a form that holds these tensors."""
+    """Rebuild an item from its form and its tensors."""
     match form:
         case ("batch", names, parts):
-            *inputs, labels, index, longest = put_together(parts, tensors)
-            return Batch(dict(zip(names, inputs, strict=True)), labels, index, longest)
+            *inputs, labels, index, longest, zero = put_together(parts, tensors)
+            return Batch(dict(zip(names, inputs, strict=True)), labels, index, longest, zero)
         case ("tuple", *parts):
             return tuple(put_together(part, tensors) for part in parts)
         case ("value", value):

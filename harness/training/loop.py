@@ -38,12 +38,12 @@ def fit(
     Args:
         recipe: A task, or a request, which hands on its task's recipe.
         model: The model, on the device of the batches.
-        batches: What to train on; its length is the length of the learning-rate schedule.
-        on_epoch: Called after every pass; needs `Batches`.
-        stop: Break off after so many passes, on the schedule of them all; needs `Batches`.
+        batches: What to train on. The learning-rate schedule has one step per batch.
+        on_epoch: Called after every epoch; only with `Batches`.
+        stop: Stop after so many epochs, only with `Batches`. The schedule still covers all epochs.
 
     Returns:
-        Examples seen, each forward and backward.
+        The number of examples trained on.
     """
     return Fitting(recipe, model, batches, on_epoch, stop).finish()
 
@@ -55,16 +55,16 @@ def descend(
     schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
     before_step: Callable[[], None] = lambda: None,
 ) -> None:
-    """Make a step of an optimiser on the loss of each item.
+    """Take one optimiser step on each item.
 
-    On a GPU a step is recorded once for each shape of the items and then replayed (`docs/gpu.md`), so all that changes
-    from step to step must be in the item.
+    On a GPU, a step is recorded once per item shape and then replayed (`docs/gpu.md`). So everything that changes
+    between steps must be in the item.
 
     Args:
-        optimizer: Over the model's parameters, at its first rate.
+        optimizer: Of the model's parameters, set to the first learning rate.
         items: Tensors and batches on the device, alone or in tuples with plain values.
-        loss: From an item to a scalar.
-        schedule: Sets the rate of the next step after each; None for a constant one.
+        loss: Takes an item and returns a scalar loss.
+        schedule: Sets the learning rate of the next step; called after every step. None keeps the rate constant.
         before_step: Called between the backward pass and the optimiser's step.
     """
     training = Training(optimizer, iter(items), loss, schedule, before_step)
@@ -72,7 +72,7 @@ def descend(
 
 
 class Fitting:
-    """A training by a recipe, which `harness.training.engine.run` makes, alone or beside others.
+    """Training by a recipe, prepared for `harness.training.engine.run`, alone or in a group.
 
     Args:
         recipe, model, batches, on_epoch, stop: As those of `fit`.
@@ -98,14 +98,14 @@ class Fitting:
         items: Iterator[Any] = iter(batches)
         at: Callable[[Any], Batch] = lambda batch: batch  # noqa: E731
         self._ends: list[int] = []
-        if isinstance(batches, Batches):  # what is gathered and augmented within the step is no launch of its own
+        if isinstance(batches, Batches):  # fetching and augmenting the batch are part of the recorded step
             self._ends, self._epochs = batches.ends, batches.epochs
             items, at = batches.items(), batches.at
             if stop is not None:
                 items = itertools.islice(items, self._ends[stop - 1] if stop else 0)
         optimizer = recipe.optimizer(model)
         schedule = recipe.schedule(optimizer, len(batches))
-        # Models of one architecture share what was compiled; what is trained, and stored, is the model itself.
+        # Models of one architecture share compiled code. Trained, and stored, is the model, not its wrapper.
         forward: Any = torch.compile(model, dynamic=False) if getattr(recipe, "compiled", False) else model
 
         def loss(item: Any) -> Tensor:
@@ -115,7 +115,7 @@ class Fitting:
         self.training = Training(optimizer, items, loss, schedule, after=self._after)
 
     def finish(self) -> int:
-        """Train to the end, and return the examples seen; random numbers are those of the process."""
+        """Train to the end with the process's random numbers; return the number of examples trained on."""
         run([self.training], recorder(self.training.device))
         return self.examples
 
@@ -133,10 +133,10 @@ class Job:
 
     Attributes:
         data: The examples, on the device to train on.
-        keep: Mask of those to train on, over the data, or one for each pass.
-        seed: Of initialisation and order, and of nothing else.
-        on_epoch: Called before the first pass and after each.
-        stop: Passes after which it ends, on the schedule of them all; None for all.
+        keep: Mask of the examples to train on; one mask, or one per epoch.
+        seed: Fixes initialisation, order, and all random numbers of the training.
+        on_epoch: Called before the first epoch and after every epoch.
+        stop: Stop after so many epochs. The schedule still covers all epochs. None: do not stop early.
     """
 
     data: Data
@@ -146,7 +146,7 @@ class Job:
     stop: int | None = None
 
     def begin(self, task: Task) -> Fitting:
-        """Initialise the model."""
+        """Initialise the model, and return its training, not yet started."""
         with isolated_rng(derive("initialisation", self.seed)):
             model = task.new_model().to(self.data.device)
             order = torch.Generator().manual_seed(derive("order", self.seed))
@@ -157,26 +157,24 @@ class Job:
             return Fitting(task, model, batches, self.on_epoch, self.stop)
 
 
-def train_all(task: Task, jobs: Sequence[Job]) -> list[tuple[nn.Module, int]]:
-    """Train new models of a task, side by side; each becomes what it would become alone.
+def train_all(task: Task, jobs: Sequence[Job]) -> list[Fitting]:
+    """Train new models of a task side by side; `harness.training.engine.run` says when each is the one trained alone.
 
-    Initialisation and order follow from the seed alone: trainings of one seed that differ in what they keep share
-    both, as common random numbers. One that stops early is the other's state at that epoch.
+    Initialisation and order follow from the seed. Trainings of one seed share both, even if they keep different
+    examples (common random numbers). If a training stops early, its model is the one that the full training has at
+    that epoch.
 
     Args:
         task: The task.
         jobs: At least one, their data on one device.
-
-    Returns:
-        For each the model and the examples it saw.
     """
     fittings = [job.begin(task) for job in jobs]
     finish_all(fittings)
-    return [(fitting.model, fitting.examples) for fitting in fittings]
+    return fittings
 
 
 def finish_all(fittings: Sequence[Fitting]) -> None:
-    """Train to the end, side by side, what was begun; each with its own random numbers.
+    """Run prepared trainings to the end, side by side. Each has its own random numbers.
 
     Args:
         fittings: At least one, all on one device.
@@ -189,8 +187,9 @@ def finish_all(fittings: Sequence[Fitting]) -> None:
 def train(
     task: Task, data: Data, keep: Tensor, seed: int, on_epoch: OnEpoch | None = None, stop: int | None = None
 ) -> tuple[nn.Module, int]:
-    """Train one new model of a task; as `train_all` of one `Job`."""
-    return train_all(task, [Job(data, keep, seed, on_epoch, stop)])[0]
+    """Train one new model of a task, as `train_all` with one `Job`; return it and the examples that it saw."""
+    (fitting,) = train_all(task, [Job(data, keep, seed, on_epoch, stop)])
+    return fitting.model, fitting.examples
 
 
 def is_finite(model: nn.Module) -> bool:

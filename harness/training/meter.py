@@ -138,6 +138,11 @@ def counted() -> list[Counts]:
     return [Counts(each.examples, each.steps, each.flops) for each in _meters]
 
 
+def count_back(before: Sequence[Counts]) -> None:
+    """Have the meters that are entered forget what they counted since."""
+    count_again(counted(), before)
+
+
 def count_again(before: Sequence[Counts], after: Sequence[Counts]) -> None:
     """Have the meters that are entered count once more what they counted meanwhile.
 

@@ -38,7 +38,7 @@ class Bench:
         made_on: Kind of the device that artefacts were made on, to read them elsewhere; None for ``kind``.
         share: Part of the GPU's memory that this process may fill, in (0, 1].
         timeout: Seconds that an unlearner has; None for a multiple of what training took.
-        group: Models that are trained side by side; None for as many as are best.
+        group: Models that are trained side by side; None for 1 on a CPU, and on a GPU the number that trains fastest.
     """
 
     def __init__(
@@ -167,8 +167,8 @@ class Bench:
             sizes = " or ".join(name for name in ("batch_size", "width", "train_size") if name in task.fields)
             lower = f"lower {sizes} (--task={task.name}:FIELD=VALUE), or " if sizes else ""
             raise UnlearningError(
-                f"the GPU ran out of memory in {trial.id}; {lower}run fewer workers (-n), or on the CPU "
-                f"(--audit-device=cpu)"
+                f"the GPU ran out of memory in {trial.id}; {lower}run fewer workers (-n), train fewer models at a time "
+                f"(--audit-group=1), or run on the CPU (--audit-device=cpu)"
             ) from error
         except RuntimeError as error:
             if self.kind == "cuda" and not answers(self.device):

@@ -272,7 +272,7 @@ class Lab:
                 size = sum(t.numel() * t.element_size() for t in recipe.new_model().state_dict().values())
         finally:
             torch.set_num_threads(threads)
-        return pace.together_seconds * recipe.epochs * batch_count(len(train), recipe.batch_size), size
+        return pace.seconds * recipe.epochs * batch_count(len(train), recipe.batch_size), size
 
     def _result(self, trial: Trial, arms: Mapping[str, _Arm], near: Mapping[str, Mapping[str, float]]) -> TrialResult:
         def here(artefact: Artefact) -> bool:

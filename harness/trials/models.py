@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -25,11 +24,11 @@ if TYPE_CHECKING:
 
     from harness.training.loop import Job, OnEpoch
 
-#: Returns trials.
+#: Returns the trials that come next, in order.
 Soon = Callable[[], Iterable[Trial]]
-#: A model of a trial.
+#: A trial, and the letter of one of its models.
 Arm = tuple[Trial, str]
-#: What a model cost, in plain values, and its tensors.
+#: The cost of a model as plain values, and its tensors.
 Made = tuple[dict[str, Any], "dict[str, Tensor]"]
 #: Times that the training of P took, in which a method must end, and the seconds that it has at least.
 PATIENCE, SHORTEST = 20, 60
@@ -54,15 +53,15 @@ class Models:
         self._surviving: set[Registered] = set()  # tasks whose models are what their state dicts say
         self.unlearning = Unlearning(bench, planting)
 
-    def will_need(self, cells: Iterable[Cell], soon: Soon = tuple) -> None:
-        """Have checkpoints of P kept that the cells' methods want, while P is trained.
+    def will_need(self, cells: Iterable[Cell], soon: Soon | None = None) -> None:
+        """Announce cells. While P is trained, the checkpoints that their methods want are stored.
 
         Args:
             cells: The cells.
-            soon: Called for the trials that come next, in order: their models may be trained side by side.
+            soon: Returns the trials that come next, in order. Their models may be trained in one group.
         """
         self._cells += cells
-        self._soon = soon
+        self._soon = soon or self._soon
 
     def key(self, trial: Trial, arm: str) -> str:
         """Return the key of an arm's model."""
@@ -96,26 +95,27 @@ class Models:
         return keys.model(on, trial, self._planting.of(trial), arm, self._bench.budget)
 
     def _trained(self, trial: Trial, arm: str) -> Made:
-        """Train P, R or D, and what will be asked for soon and can be trained beside it.
+        """Train P, R or D, together with other models that are needed soon.
 
-        Those of a seed share initialisation and order: common random numbers.
+        Models of one seed share initialisation and order (common random numbers).
         """
-        if any(cell.unlearner.isolated for cell in self._cells):
+        isolated = any(cell.unlearner.isolated for cell in self._cells)
+        if isolated:
             isolation.warm()
 
-        def soon() -> Iterator[tuple[Trial, str]]:
-            for each in self._soon():
-                yield from ((each, of) for of in arms_of(each.cell) if of != "U")
+        def soon() -> Iterator[Arm]:
+            for each in self._soon():  # no isolated method may find the retrained model of its seed
+                yield from ((each, of) for of in arms_of(each.cell) if of == "P" or (of != "U" and not isolated))
 
         return self._together((trial, arm), soon(), self._fit)
 
     def _together(self, first: Arm, soon: Iterable[Arm], make: Callable[[Sequence[Arm]], list[Made]]) -> Made:
-        """Make a model and what can be made beside it, and store the latter.
+        """Make a model, and other models in the same group. Store the others; the caller stores the first.
 
         Args:
-            first: What is asked for.
-            soon: What comes next, in order.
-            make: Makes several side by side.
+            first: The model that was asked for.
+            soon: Models that come next, in order.
+            make: Makes a group of models.
         """
         with ExitStack() as held:
             beside = self._beside(first, soon, held)
@@ -126,11 +126,14 @@ class Models:
         return made
 
     def _beside(self, first: Arm, soon: Iterable[Arm], held: ExitStack) -> dict[Arm, Lock]:
-        """Return what of the models that come next is best made with one: not stored, and in nobody's hands."""
+        """Choose the models to make in one group with the first, and lock them, until ``held`` is closed.
+
+        They are not stored yet, and no other process is making them.
+        """
         if self._bench.group == 1:
             return {}
         task = first[0].cell.task
-        most = self._bench.pace(task).together - 1
+        most = self._bench.pace(task).group - 1
         found: dict[Arm, Lock] = {}
         keys_taken = {self.key(*first)}
         for trial, arm in soon:
@@ -139,11 +142,10 @@ class Models:
             crafted = getattr(trial.cell.poison.value, "crafted", False)
             if trial.cell.task != task or (crafted and not self._planting.is_stored(trial)):
                 continue
-            try:
+            with contextlib.suppress(Exception):  # of another process, a plugin, a full disk: the trial meets it again
                 key = self.key(trial, arm)
-            except Exception:  # being planted elsewhere, or a plugin's error, which the trial itself raises again
-                continue
-            if key not in keys_taken and self.stored(trial, arm) is None:
+                if key in keys_taken or self.stored(trial, arm) is not None:
+                    continue
                 lock = held.enter_context(self._bench.store.lock(key))
                 if lock.take() and self.stored(trial, arm) is None:
                     keys_taken.add(key)
@@ -164,40 +166,24 @@ class Models:
         """Train models of one task side by side.
 
         Args:
-            group: At least one trial with one of its arms.
-            stop: Passes after which they end, on the schedule of them all.
-            show: What is said to be trained; ``""`` for what it is.
+            group: The models to train, at least one.
+            stop: Epochs after which they end; the schedule still covers all.
+            show: Text for the progress display; ``""`` for the default, the name of the first model.
         """
-        from harness.training.clock import now, worked
-        from harness.training.data import batch_count
-        from harness.training.loop import is_finite, train_all
+        from harness.training.loop import train_all
 
-        registered = group[0][0].cell.task
-        task: Any = registered.value
-        if getattr(task, "compiled", False):  # each process compiles once, and finds what others compiled
-            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(self._bench.store.files.scratch / "compiled"))
-        # Before the clock runs: torch sets up on the first step what no training shall pay for.
-        self.unlearning.flops_per_example(registered)
+        task = group[0][0].cell.task
+        # Before timing starts: the first step initialises torch, and no training should be charged for that.
+        self.unlearning.flops_per_example(task)
         jobs = [self._job(trial, arm, stop) for trial, arm in group]
         show = show or group[0][1] + (f" and {len(group) - 1} more" if len(group) > 1 else "")
         jobs[0] = replace(jobs[0], on_epoch=self._showing(group[0][0], show, jobs[0].on_epoch))
-        on_gpu = self._bench.kind == "cuda"
-        started, began = worked(on_gpu), now()
-        with guarded(f"the task {registered.id!r}", passing=(Busy, DeviceLost, Gone)):
-            trained = train_all(task, jobs)
-        spent, seconds = worked(on_gpu) - started, now() - began
-        steps = [sum(batch_count(size, task.batch_size) for size in job.keep.sum(dim=1).tolist()) for job in jobs]
-        if registered not in self._surviving and stop is None:
-            self.unlearning.check(group[0][0], trained[0][0], f"the task {registered.id!r}", "trained")
-            self._surviving.add(registered)
-        made: list[Made] = []
-        for (model, examples), own in zip(trained, steps, strict=True):
-            # On a GPU what methods are held against: each step called, as those of most methods are.
-            cpu_seconds = own * self._bench.pace(registered).called if on_gpu else spent * own / sum(steps)
-            info = {"examples": examples, "steps": own, "cpu_seconds": cpu_seconds}
-            info |= {"seconds": seconds * own / sum(steps), "finite": is_finite(model)}
-            made.append((info, model.state_dict()))
-        return made
+        with guarded(f"the task {task.id!r}", passing=(Busy, DeviceLost, Gone)), self.unlearning.timed(task) as costs:
+            fittings = train_all(task.value, jobs)
+        if task not in self._surviving and stop is None:
+            self.unlearning.check(group[0][0], fittings[0].model, f"the task {task.id!r}", "trained")
+            self._surviving.add(task)
+        return costs(fittings)
 
     def _job(self, trial: Trial, arm: str, stop: int | None) -> Job:
         from harness.training.loop import Job
@@ -209,7 +195,7 @@ class Models:
         wanted = self._wanted(task) if arm == "P" and stop is None else set()
 
         def on_epoch(model: nn.Module, done: int, of: int) -> None:
-            if done in wanted:  # on the way, so that no method has it trained again
+            if done in wanted:  # stored now, so that P need not be trained again for a method
                 with contextlib.suppress(Busy):
                     self._checkpoint(trial, done, lambda: ({}, model.state_dict()))
 
@@ -251,8 +237,9 @@ class Models:
 
     def _unlearned(self, trial: Trial, arm: str) -> Made:
         self._bench.show(trial, arm, 0, 1)
-        if self._bench.group != 1 and hasattr(trial.cell.unlearner.value, "begin"):
-            same = ((each, arm) for each in self._soon() if each.cell.unlearner == trial.cell.unlearner)
+        method = trial.cell.unlearner
+        if self._bench.group != 1 and method.distribution == "pytest-unlearning" and hasattr(method.value, "begin"):
+            same = ((each, arm) for each in self._soon() if each.cell.unlearner == method)
             return self._together((trial, arm), same, self._retrained)
         made = self._made(trial)
         first = self.unlearning.asked_before(trial, made[1])
@@ -262,15 +249,15 @@ class Models:
         return made
 
     def _retrained(self, group: Sequence[Arm]) -> list[Made]:
-        trials = [trial for trial, _ in group]
-        return self.unlearning.make_all(trials, self._bench.pace(trials[0].cell.task).called)
+        return self.unlearning.make_all([trial for trial, _ in group])
 
     def _made(self, trial: Trial) -> Made:
         poisoned: Mapping[str, Tensor] = {}
         trained = self.of(trial, "P")
         if not declares(trial.cell.unlearner.value, "from_scratch"):
             poisoned = self._bench.model(trial.cell.task, trained).state_dict()
-        patience = max(SHORTEST, PATIENCE * float(trained.info["seconds"]))
+        # Alone, P would take longer than its share of a group's time.
+        patience = max(SHORTEST, PATIENCE * max(trained.info["seconds"], trained.info["cpu_seconds"]))
         return self.unlearning.make(trial, poisoned, self._history(trial), self._bench.timeout or patience)
 
 

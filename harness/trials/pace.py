@@ -1,8 +1,7 @@
-"""How fast a task trains on this device, and how many of its models are best trained side by side."""
+"""How fast a task trains on this device, and which group size trains fastest."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,23 +9,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness.training.clock import now
-from harness.training.engine import WARM, Training, run
+from harness.training.data import Batches
+from harness.training.engine import WARM, run
 from harness.training.graphs import recorder
 from harness.training.isolation import isolated_rng
+from harness.training.loop import Fitting
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from harness.api import Task
     from harness.training.data import Data
     from harness.training.engine import Record
 
-#: Sizes of groups that are tried, while each trains at least so much faster than the one before.
+#: Group sizes to try, in order. Stop at the first that does not train at least FASTER times as fast as the one before.
 SIZES, FASTER = (1, 2, 4, 8, 16, 32), 1.1
-#: Steps that are made before the clock runs, the last of them by the recorded graph, and steps that are timed; by kind
-#: of device: a step on a CPU takes long, and its first one is little longer.
+#: Warm-up steps, and timed steps, by kind of device. On a GPU the last warm-up steps are recorded. On a CPU few are
+#: enough: steps are slow, and the first is only a little slower.
 BEFORE, TIMED = {"cuda": WARM + 2, "cpu": 1}, {"cuda": 10, "cpu": 3}
-#: Part of the free memory that a group may fill.
+#: Part of the free memory that a group may need.
 MEMORY = 0.7
 
 
@@ -35,35 +34,37 @@ class Pace:
     """How fast a task trains.
 
     Attributes:
-        together: Models that are best trained side by side.
-        called: Seconds of one model's step that is called, as steps of methods are that cannot be recorded.
-        together_seconds: Seconds of one model's step in a group of that size.
+        group: Group size: the fastest that was tried, or the one that was asked for.
+        seconds: Of a group's step, divided by the number of models.
+        unrecorded: Seconds of one unrecorded step of one model.
     """
 
-    together: int
-    called: float
-    together_seconds: float
+    group: int
+    seconds: float
+    unrecorded: float
 
 
-def pace_of(task: Task, data: Data, most: int | None = None, share: float = 1.0) -> Pace:
-    """Measure how fast a task trains: a few steps, after a warm-up, by groups of growing size.
+def pace_of(task: Task, data: Data, group: int | None = None, share: float = 1.0) -> Pace:
+    """Time a few steps after a warm-up, on a GPU in groups of growing size.
 
     Args:
         task: The task.
         data: Its training set, on the device.
-        most: Size of groups; None for the best one: on a CPU 1.
-        share: Part of the device's memory that this process may fill.
+        group: Group size. None: on a GPU, find the fastest; on a CPU, and for texts, whose batches differ in length, 1.
+        share: Share of the free GPU memory that this process may use.
     """
     record = recorder(data.device)
-    called = step_seconds(task, data, 1, None)
+    unrecorded = step_seconds(task, data, 1, None)
     if record is None:
-        return Pace(most or 1, called, called)
-    if most is not None:
-        return Pace(most, called, step_seconds(task, data, most, record) / most)
+        return Pace(group or 1, unrecorded, unrecorded)
+    if group is not None or data.lengths is not None:
+        size = group or 1
+        return Pace(size, step_seconds(task, data, size, record) / size, unrecorded)
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     best, fastest = 1, step_seconds(task, data, 1, record)
-    each = torch.cuda.max_memory_allocated() - before
+    of_data = sum(tensor.numel() * tensor.element_size() for tensor in data.inputs.values())  # P has its own
+    each = torch.cuda.max_memory_allocated() - before + of_data
     free, _ = torch.cuda.mem_get_info()
     for size in SIZES[1:]:
         if size * each > MEMORY * share * free:
@@ -72,42 +73,39 @@ def pace_of(task: Task, data: Data, most: int | None = None, share: float = 1.0)
         if seconds * FASTER > fastest:
             break
         best, fastest = size, seconds
-    return Pace(best, called, fastest)
+    return Pace(best, fastest, unrecorded)
 
 
 def step_seconds(task: Task, data: Data, k: int, record: Record | None) -> float:
-    """Return the seconds of a step of ``k`` new models side by side, after a warm-up.
+    """Return how many seconds one step of a group of ``k`` new models takes, after a warm-up.
 
     Args:
         task: The task.
-        data: Its training set, on the device; every step is on its first batch.
+        data: Its training set, on the device.
         k: Number of models.
         record: As in `harness.training.engine.run`.
     """
-    marks: list[float] = []
-    index = torch.arange(min(task.batch_size, len(data)), device=data.device)
-    with isolated_rng(0):
-        run([_training(task, data, index, marks if i == 0 else None) for i in range(k)], record)
-    return (marks[1] - marks[0]) / TIMED[data.device.type]
-
-
-def _training(task: Task, data: Data, index: Tensor, marks: list[float] | None) -> Training:
-    model = task.new_model().to(data.device).train()
-    optimizer = task.optimizer(model)
-    augment: Any = getattr(task, "augment", None) or (lambda batch: batch)
-
-    def loss(index: Tensor) -> Tensor:
-        batch = augment(data.batch(index))
-        return task.criterion(task.logits(model, batch), batch)
-
     before, timed = (steps[data.device.type] for steps in (BEFORE, TIMED))
+    examples = (before + timed) * task.batch_size
+    everything = torch.ones(len(data), dtype=torch.bool)
+    marks: list[float] = []
 
-    def items() -> Iterator[Tensor]:
-        yield from itertools.repeat(index, before)
-        if marks is not None:
-            marks.append(now())
-        yield from itertools.repeat(index, timed)
-        if marks is not None:
-            marks.append(now())
+    def marked(items: Iterator[Any]) -> Iterator[Any]:
+        for step, item in enumerate(items):
+            if step == before:
+                marks.append(now())
+            yield item
+        marks.append(now())
 
-    return Training(optimizer, items(), loss, task.schedule(optimizer, before + timed))
+    with isolated_rng(0):
+        fittings = []
+        for _ in range(k):
+            model, order = task.new_model().to(data.device), torch.Generator().manual_seed(0)
+            epochs = -(-examples // len(data))
+            augment = getattr(task, "augment", None)
+            batches = Batches(data, task.batch_size, epochs, order, everything, examples, augment)
+            fittings.append(Fitting(task, model, batches))
+        first = fittings[0].training
+        first.items = marked(first.items)
+        run([fitting.training for fitting in fittings], record)
+    return (marks[-1] - marks[0]) / max(1, first.steps - before)

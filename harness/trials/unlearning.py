@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from harness.trials.planting import Planting
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from harness.training.loop import Fitting
     from harness.training.meter import Meter
 
 #: Batches whose operations are averaged where they differ in length.
@@ -107,38 +109,58 @@ class Unlearning:
             info["history_bytes"] = sum(t.numel() * t.element_size() for s in history.values() for t in s.values())
         return {**info, "finite": is_finite(model)}, model.state_dict()
 
-    def make_all(self, trials: Sequence[Trial], called: float) -> list[tuple[dict[str, Any], dict[str, Tensor]]]:
+    def make_all(self, trials: Sequence[Trial]) -> list[tuple[dict[str, Any], dict[str, Tensor]]]:
         """As `make`, side by side, by a control that is one training from scratch.
 
         Args:
             trials: At least one; their unlearners and their tasks are one.
-            called: Seconds of a step that is called, see `harness.trials.pace`.
         """
-        from harness.training.clock import now
-        from harness.training.loop import finish_all, is_finite
+        from harness.training.loop import finish_all
         from harness.training.seeds import derive
         from harness.training.unlearning import begin, handed_over
 
         method, task = trials[0].cell.unlearner, trials[0].cell.task
-        fittings, began = [], now()
-        with guarded(f"the unlearner {method.id!r}"):
-            for trial in trials:
-                points, train = self._planting.points(trial), self._bench.split(task).train
-                retain, forget = handed_over(train, points.planted, points.known, points.left)
-                seed, budget = derive("unlearning", trial.seed), self._bench.budget * task.value.epochs
-                fittings.append(begin(method, task.value, retain, forget, budget=budget, seed=seed))
+        budget, handed = self._bench.budget * task.value.epochs, []
+        for trial in trials:
+            points, train = self._planting.points(trial), self._bench.split(task).train
+            given = handed_over(train, points.planted, points.known, points.left)
+            handed.append((*given, derive("unlearning", trial.seed)))
+        with guarded(f"the unlearner {method.id!r}"), self.timed(task) as costs:
+            fittings = [
+                begin(method, task.value, retain, forget, budget=budget, seed=seed) for retain, forget, seed in handed
+            ]
             finish_all(fittings)
-        seconds = (now() - began) / sum(fitting.training.steps for fitting in fittings)
-        made = []
-        for fitting in fittings:
-            steps = fitting.training.steps
-            info = {
-                "examples": fitting.examples, "steps": steps, "seconds": seconds * steps, "flops": 0,
-                "flops_per_example": 0, "cpu_seconds": called * steps, "first_call": False,
-                "finite": is_finite(fitting.model),
-            }  # fmt: skip
-            made.append((info, fitting.model.state_dict()))
-        return made
+        nothing = {"flops": 0, "flops_per_example": 0, "first_call": False}  # what a control costs is no question
+        return [({**cost, **nothing}, tensors) for cost, tensors in costs(fittings)]
+
+    @contextmanager
+    def timed(self, task: Registered) -> Iterator[Callable[[Sequence[Fitting]], list[tuple[dict[str, Any], Any]]]]:
+        """Time trainings that run side by side meanwhile.
+
+        Yields:
+            A function that returns, once they have ended, what each cost and its tensors.
+        """
+        from harness.training.clock import now, worked
+        from harness.training.loop import is_finite
+
+        on_gpu = self._bench.kind == "cuda"
+
+        def costs(fittings: Sequence[Fitting]) -> list[tuple[dict[str, Any], Any]]:
+            steps = sum(fitting.training.steps for fitting in fittings)
+            found = []
+            for fitting in fittings:
+                own = fitting.training.steps
+                # On a GPU, methods are compared with unrecorded steps: most methods of other people have no others.
+                work = own * self._bench.pace(task).unrecorded if on_gpu else spent * own / steps
+                info: dict[str, Any] = {"examples": fitting.examples, "steps": own, "seconds": seconds * own / steps}
+                found.append(
+                    ({**info, "cpu_seconds": work, "finite": is_finite(fitting.model)}, fitting.model.state_dict())
+                )
+            return found
+
+        started, began = worked(on_gpu), now()
+        yield costs
+        spent, seconds = worked(on_gpu) - started, now() - began
 
     def check(self, trial: Trial, model: nn.Module, who: str, did: str) -> None:
         """Refuse a model that is not what its state dict says.
@@ -210,7 +232,7 @@ class Unlearning:
 
         from harness.training.isolation import isolated_rng
         from harness.training.loop import fit
-        from harness.training.operations import Operations
+        from harness.training.meter import Meter
 
         recipe: Any = task.value
         batches = list(self._bench.split(task).train.batches(recipe.batch_size, 1, torch.Generator().manual_seed(0)))
@@ -218,6 +240,6 @@ class Unlearning:
         batches = batches[:: max(1, len(batches) // SAMPLED)] if "length" in batches[0].inputs else batches[:1]
         with isolated_rng(0):
             model = recipe.new_model().to(self._bench.device)
-            with Operations() as operations:
+            with Meter(model) as meter:
                 fit(recipe, model, batches)
-        return operations.total / sum(map(len, batches))
+        return meter.flops / sum(map(len, batches))

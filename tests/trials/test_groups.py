@@ -5,15 +5,17 @@ import os
 import signal
 import time
 from collections import Counter
+from dataclasses import replace
 
 import pytest
+import torch
 from labs import BACKDOOR, GAUSSIAN, GD, IDENTITY, RETRAIN, REWIND, TINY, lab_in, method, trial
 
 from harness.cells import Cell
 from harness.judging.plan import Plan
-from harness.store.artefacts import patiently
+from harness.store.artefacts import Lock, patiently
 from harness.studies.study import Study
-from harness.trials import models, unlearning
+from harness.trials import models, pace, unlearning
 from harness.trials.pace import pace_of
 
 CELLS = [Cell(GD, TINY, poison) for poison in (BACKDOOR, GAUSSIAN)]
@@ -60,9 +62,7 @@ def test_retrained_models_too(tmp_path, monkeypatch):
     trials = [trial(RETRAIN, poison, seed) for seed in range(3) for poison in (BACKDOOR, GAUSSIAN)]
     made = []
     make_all = unlearning.Unlearning.make_all
-    monkeypatch.setattr(
-        unlearning.Unlearning, "make_all", lambda self, of, called: made.append(len(of)) or make_all(self, of, called)
-    )
+    monkeypatch.setattr(unlearning.Unlearning, "make_all", lambda self, of: made.append(len(of)) or make_all(self, of))
     found = []
     for size in (1, 2):
         lab = lab_in(tmp_path / str(size), group=size)
@@ -209,7 +209,93 @@ def test_two_runs_at_once_make_each_model_once(tmp_path):
 
 def test_pace_on_a_cpu_trains_one_at_a_time(tmp_path):
     split = TINY.value.load(None)
-    pace = pace_of(TINY.value, split.train)
-    assert pace.together == 1
-    assert 0 < pace.called == pace.together_seconds
-    assert pace_of(TINY.value, split.train, most=3).together == 3
+    found = pace_of(TINY.value, split.train)
+    assert found.group == 1
+    assert 0 < found.unrecorded == found.seconds
+    assert pace_of(TINY.value, split.train, group=3).group == 3
+
+
+def test_a_group_grows_while_it_trains_faster(monkeypatch):
+    """Seconds of a step by size: what a GPU might take that four models fill."""
+    seconds = {1: 1.0, 2: 1.2, 4: 1.6, 8: 3.1, 16: 6.0}
+    tried = []
+
+    def step_seconds(task, data, k, record):
+        tried.append((k, record))
+        return seconds[k] if record else 4.0
+
+    monkeypatch.setattr(pace, "recorder", lambda device: "a recorder")
+    monkeypatch.setattr(pace, "step_seconds", step_seconds)
+    for name, value in {"memory_allocated": 0, "max_memory_allocated": 100, "mem_get_info": (10**6, 0)}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    data = TINY.value.load(None).train
+    assert pace_of(TINY.value, data) == pace.Pace(4, 0.4, 4.0)
+    assert [k for k, _ in tried] == [1, 1, 2, 4, 8]
+    assert pace_of(TINY.value, data, group=2) == pace.Pace(2, 0.6, 4.0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (3 * (100 + data.inputs["image"].nbytes), 0))
+    assert pace_of(TINY.value, data).group == 2
+    assert pace_of(TINY.value, data, share=0.5).group == 1
+
+
+def test_an_isolated_method_finds_no_retrained_model(tmp_path, groups, monkeypatch):
+    """What is trained with P while a method runs in isolation is P of other seeds, and nothing that it could copy."""
+    lab = lab_in(tmp_path, group=40)
+    lab.will_need([replace(CELLS[0], unlearner=replace(GD, isolated=True))], lambda: TRIALS)
+    monkeypatch.setattr(models.isolation, "warm", lambda: None)
+    lab._models.of(TRIALS[0], "P")
+    assert {arm for _, arm in groups[0]} == {"P"}
+    assert len(groups[0]) == 6
+
+
+def test_a_full_disk_stops_no_group(tmp_path, groups, monkeypatch):
+    lab = lab_in(tmp_path, group=40)
+    lab.will_need(CELLS, lambda: TRIALS)
+    take = Lock.take
+
+    def full(self):
+        if groups or full.asked:
+            raise OSError("no space left")
+        full.asked = True
+        return take(self)
+
+    full.asked = False
+    lab._planting.of(TRIALS[0])
+    monkeypatch.setattr(Lock, "take", full)
+    lab._models.of(TRIALS[0], "P")
+    assert groups == [[(TRIALS[0].id, "P")]]
+
+
+def test_a_member_that_raises_stores_nothing_half_trained(tmp_path, groups, monkeypatch):
+    lab = lab_in(tmp_path, group=40)
+    lab.will_need(CELLS, lambda: TRIALS)
+    criterion, calls = type(TINY.value).criterion, []
+
+    def fails(self, logits, batch):
+        calls.append(None)
+        if len(calls) == 100:
+            raise RuntimeError("no loss")
+        return criterion(self, logits, batch)
+
+    monkeypatch.setattr(type(TINY.value), "criterion", fails)
+    with pytest.raises(RuntimeError, match="no loss"):
+        lab.models(TRIALS[0])
+    assert len(groups[0]) == 9
+    assert not any(lab.stored(of)[1] for of in TRIALS)
+    assert len(blobs(lab)) == 12
+
+
+def test_another_method_that_can_begin_is_called_as_ever(tmp_path):
+    """`begin` is our own way to group R'; a plugin with such an attribute is metered and checked like any other."""
+
+    class Begins:
+        def __call__(self, model, request):
+            return model
+
+        def begin(self, request):
+            raise AssertionError("it is not asked to")
+
+    lab = lab_in(tmp_path, group=4)
+    of = trial(method(Begins()), BACKDOOR, 0)
+    lab.will_need([of.cell], lambda: [of])
+    assert lab.models(of)["U"].info["first_call"]
