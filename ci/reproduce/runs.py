@@ -97,7 +97,7 @@ class Work:
         self.errors: dict[Run, str] = {}
         self.trained: set[tuple[str, str, int]] = set()
         self._lab = lab
-        lab.will_need(dict.fromkeys(run.trial.cell for run in runs))
+        lab.will_need(dict.fromkeys(run.trial.cell for run in runs), self._soon)
         self._runs = runs
         self._say = say
         self._begun = self._said = time.monotonic()
@@ -171,6 +171,10 @@ class Work:
             names = {"P": "poisoned model", "R": "full retraining"}
             what = f"{names.get(arm, arm)}, {trial.cell.poison.id}, seed {trial.seed}"
             self._line(f"{what}: pass {done} of {of}")
+
+    def _soon(self) -> Iterator[Trial]:
+        """Yield the trials that are not done, in order: their models may be trained in one group."""
+        return iter(dict.fromkeys(run.trial for run in self._runs if run not in self._results))
 
     def _do(self, run: Run) -> None:
         self._allow(run)
