@@ -160,6 +160,7 @@ class Examination:
             copied(self._never_called) if variant == "again" else self.method,
             recipe, problem.checkpoints[-1], retain, forget,
             budget=self.budget, seed=case.seed, history=history, seconds=SECONDS,
+            operations=False,
         )  # fmt: skip
         run.examples = meter.examples
         run.optimised = meter.steps > 0 or any(p.grad is not None for p in run.model.parameters())

@@ -34,6 +34,7 @@ def unlearn(
     seconds: float | None = None,
     closed: tuple[str, ...] = (),
     longer: str = "",
+    operations: bool = True,
 ) -> tuple[nn.Module, Meter]:
     """Have a method remove the forget set from a model.
 
@@ -52,6 +53,7 @@ def unlearn(
         seconds: The time it has, or None.
         closed: Folders of which it must neither read nor write anything.
         longer: What the error that it took longer says beside that, such as the seed and how to give it longer.
+        operations: Whether the meter counts floating-point operations, which slows small models down.
 
     Returns:
         What the method returned, and what it cost.
@@ -65,7 +67,8 @@ def unlearn(
     with isolated_rng(seed):
         model, request = _handed(method, recipe, poisoned, retain, forget, budget, seed, history or {})
         expected = _architecture(model)
-        meter = Meter(model, operations=not declares(method.value, "control"))  # what a control costs is no question
+        # What a control costs is no question.
+        meter = Meter(model, operations=operations and not declares(method.value, "control"))
         who = f"the unlearner {method.id!r}"
         with torch.enable_grad(), guarded(who, closed=closed, seconds=seconds, longer=longer), meter:
             returned = method.value(model.train(), request)
