@@ -21,9 +21,6 @@ from hypothesis import settings
 
 from harness import registry
 
-# Nothing has imported torch yet. Two workers on two cores with two threads each wait for each other most of the time.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 # The suite must not fail by a draw. HYPOTHESIS_PROFILE=search draws anew, and ten times as many: see .ci/search.
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.register_profile("search", derandomize=False, max_examples=1000, deadline=None)
@@ -46,6 +43,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if here in item.path.parents:
             own = item.get_closest_marker("filterwarnings")
             item.add_marker(pytest.mark.filterwarnings(*STRICT, *(own.args if own else ())), append=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Compute on one thread: two workers of two threads each, on two cores, wait for each other most of the time."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 @dataclass

@@ -146,7 +146,7 @@ class Unlearning:
         on_gpu = self._bench.kind == "cuda"
 
         def costs(fittings: Sequence[Fitting]) -> list[tuple[dict[str, Any], Any]]:
-            steps = sum(fitting.training.steps for fitting in fittings)
+            steps = max(1, sum(fitting.training.steps for fitting in fittings))
             found = []
             for fitting in fittings:
                 own = fitting.training.steps

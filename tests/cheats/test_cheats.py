@@ -40,7 +40,7 @@ CAUGHT = {
     "ends:ends_the_process": ENDED,
     "ends:skips_as_unittest": ENDED,
     "ends:says_that_another_is_at_it": ENDED,
-    "copies:from_frames": COPIED,
+    "copies:from_frames": (*COPIED, "raising Gone"),  # where what it asks a lab for is not in memory
     "copies:from_the_garbage_collector": COPIED,
     "copies:from_the_store": TOUCHED,
     "copies:from_the_store_unseen": TOUCHED,
@@ -128,7 +128,7 @@ def test_an_ordinary_run_catches_it(ordinary: Run, name: str):
     assert set(found.values()) == {"ERROR"}
     about = [line for line in ordinary.text.splitlines() if f"'{name}'" in line]
     assert any(sentence in line for line in about for sentence in sentences), about or ordinary.text
-    assert said == ENDED or not any(ENDED in line for line in about), about
+    assert said == ENDED or not any(ENDED in line and "raising Gone" not in line for line in about), about
 
 
 def test_what_an_ordinary_run_does_not_catch_stands_in_the_docs():

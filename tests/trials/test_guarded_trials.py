@@ -61,7 +61,7 @@ def test_the_first_request_is_asked_again_now_and_then(lab):
     of = method(counts)
     for seed in range(6):
         lab.run(trial(of, seed=seed))
-    assert len(asked) == 6 + 3, "after the first, the second and the fourth other trial"
+    assert len(asked) == 6 + 2, "after the first and the fourth other trial"
     draws = method(lambda model, request: asked.append(request) or descend(model, request), "draws")
     draws.value.repeatable = False
     before = len(asked)
