@@ -47,7 +47,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Compute on one thread: two workers of two threads each, on two cores, wait for each other most of the time."""
+    """Compute on one thread.
+
+    Two workers of two threads each, on two cores, wait for each other most of the time; and sums depend on the number
+    of threads: an L1 penalty turns round where a weight crosses 0.
+    """
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
 

@@ -108,7 +108,7 @@ class Study:
         return Status.NOT_NEEDED if all(each.closed for each in progress) else Status.AHEAD
 
     def needed(self) -> Iterator[Trial]:
-        """Yield the trials that are needed now, in the order in which they are worked on."""
+        """Yield the trials that are needed now, in order."""
         return (trial for trial in self.trials if self.status(trial) is Status.NEEDED)
 
     def work(self, trial: Trial) -> Status:

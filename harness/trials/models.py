@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: Returns the trials that come next, in order.
 Soon = Callable[[], Iterable[Trial]]
 #: A trial, and the letter of one of its models.
-Arm = tuple[Trial, str]
+Needed = tuple[Trial, str]
 #: The cost of a model as plain values, and its tensors.
 Made = tuple[dict[str, Any], "dict[str, Tensor]"]
 #: Times that the training of P took, in which a method must end, and the seconds that it has at least.
@@ -99,17 +99,16 @@ class Models:
 
         Models of one seed share initialisation and order (common random numbers).
         """
-        isolated = any(cell.unlearner.isolated for cell in self._cells)
-        if isolated:
+        if self._isolated:
             isolation.warm()
 
-        def soon() -> Iterator[Arm]:
+        def soon() -> Iterator[Needed]:
             for each in self._soon():  # no isolated method may find the retrained model of its seed
-                yield from ((each, of) for of in arms_of(each.cell) if of == "P" or (of != "U" and not isolated))
+                yield from ((each, of) for of in arms_of(each.cell) if of == "P" or (of != "U" and not self._isolated))
 
         return self._together((trial, arm), soon(), self._fit)
 
-    def _together(self, first: Arm, soon: Iterable[Arm], make: Callable[[Sequence[Arm]], list[Made]]) -> Made:
+    def _together(self, first: Needed, soon: Iterable[Needed], make: Callable[[Sequence[Needed]], list[Made]]) -> Made:
         """Make a model, and other models in the same group. Store the others; the caller stores the first.
 
         Args:
@@ -125,7 +124,7 @@ class Models:
                 self._bench.obtain("model", self._determinants(trial, arm), lambda m=each: m, trial, check, lock)  # type: ignore[misc]
         return made
 
-    def _beside(self, first: Arm, soon: Iterable[Arm], held: ExitStack) -> dict[Arm, Lock]:
+    def _beside(self, first: Needed, soon: Iterable[Needed], held: ExitStack) -> dict[Needed, Lock]:
         """Choose the models to make in one group with the first, and lock them, until ``held`` is closed.
 
         They are not stored yet, and no other process is making them.
@@ -134,7 +133,7 @@ class Models:
             return {}
         task = first[0].cell.task
         most = self._bench.pace(task).group - 1
-        found: dict[Arm, Lock] = {}
+        found: dict[Needed, Lock] = {}
         keys_taken = {self.key(*first)}
         for trial, arm in soon:
             if len(found) == most:
@@ -152,6 +151,10 @@ class Models:
                     found[trial, arm] = lock
         return found
 
+    @property
+    def _isolated(self) -> bool:
+        return any(cell.unlearner.isolated for cell in self._cells)
+
     def _wanted(self, task: Registered) -> set[int]:
         from harness.training.unlearning import wanted_epochs
 
@@ -162,7 +165,7 @@ class Models:
                     wanted.update(wanted_epochs(cell.unlearner, task.value.epochs))
         return wanted
 
-    def _fit(self, group: Sequence[Arm], stop: int | None = None, show: str = "") -> list[Made]:
+    def _fit(self, group: Sequence[Needed], stop: int | None = None, show: str = "") -> list[Made]:
         """Train models of one task side by side.
 
         Args:
@@ -239,7 +242,8 @@ class Models:
         self._bench.show(trial, arm, 0, 1)
         method = trial.cell.unlearner
         if self._bench.group != 1 and method.distribution == "pytest-unlearning" and hasattr(method.value, "begin"):
-            same = ((each, arm) for each in self._soon() if each.cell.unlearner == method)
+            later = () if self._isolated else self._soon()
+            same = ((each, arm) for each in later if each.cell.unlearner == method)
             return self._together((trial, arm), same, self._retrained)
         made = self._made(trial)
         first = self.unlearning.asked_before(trial, made[1])
@@ -248,7 +252,7 @@ class Models:
                 self.unlearning.compare(first, self._made(first)[1], trial)
         return made
 
-    def _retrained(self, group: Sequence[Arm]) -> list[Made]:
+    def _retrained(self, group: Sequence[Needed]) -> list[Made]:
         return self.unlearning.make_all([trial for trial, _ in group])
 
     def _made(self, trial: Trial) -> Made:

@@ -106,14 +106,6 @@ def weights(trained) -> list[tuple[str, int]]:
     return [(digest(fitting.model.state_dict()), fitting.examples) for fitting in trained]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def recording(monkeypatch):
     """Have every training recorded, as if it were on a GPU."""

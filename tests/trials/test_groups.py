@@ -246,6 +246,10 @@ def test_an_isolated_method_finds_no_retrained_model(tmp_path, groups, monkeypat
     lab._models.of(TRIALS[0], "P")
     assert {arm for _, arm in groups[0]} == {"P"}
     assert len(groups[0]) == 6
+    again = [trial(RETRAIN, BACKDOOR, seed) for seed in range(3)]
+    lab.will_need([], lambda: again)
+    lab._models.of(again[0], "U")
+    assert [lab._models.stored(each, "U") is not None for each in again] == [True, False, False]
 
 
 def test_a_full_disk_stops_no_group(tmp_path, groups, monkeypatch):

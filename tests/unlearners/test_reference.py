@@ -74,15 +74,6 @@ THEIRS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Sum in the order in which the numbers were made: an L1 penalty turns round where a weight crosses 0."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize(("method", "theirs"), THEIRS, ids=[by_name(method) for method, _ in THEIRS])
 def test_a_method_leaves_what_the_code_of_its_authors_leaves(method, theirs):
     """The largest difference of a weight or running statistic was 8.3e-16."""
