@@ -169,9 +169,8 @@ OPTIONS = (
         "SECONDS", _checked("a number in (0, inf)", lambda x: 0 < x < float("inf"), float), recorded=True,
     ),
     Option(
-        "--audit-group",
-        "Train up to K models side by side. Without this option: on a GPU, the number that trains fastest; on a CPU, 1",
-        "K", _checked("an integer of at least 1", lambda x: x >= 1, int),
+        "--audit-group", "Train up to K models side by side. Without this option: on a GPU, the number that trains "
+        "fastest; on a CPU, 1", "K", _checked("an integer of at least 1", lambda x: x >= 1, int),
     ),
     Option(
         "--audit-discovery",
@@ -196,10 +195,8 @@ OPTIONS = (
         repeats=False,
     ),
     Option(
-        "--audit-executor",
-        "Where trials run: 'local', in pytest's own processes; 'ray', on the Ray cluster of RAY_ADDRESS or on a local "
-        "one; or 'ray://HOST:PORT'",
-        "local|ray[://...]", default="local",
+        "--audit-executor", "Where trials run: 'local', in pytest's own processes; 'ray', on the Ray cluster of "
+        "RAY_ADDRESS or on a local one; or 'ray://HOST:PORT'", "local|ray[://...]", default="local",
     ),
     Option("--audit-inconclusive", "What INCONCLUSIVE does to a run", default="fail", choices=("fail", "warn")),
     Option("--audit-expect", "TOML file of expected verdicts; an expected FAIL keeps the run green", "FILE", _path),

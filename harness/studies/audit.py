@@ -39,6 +39,7 @@ def audit(
     device: str = DEFAULTS["device"],
     isolated: bool = False,
     timeout: float | None = DEFAULTS["timeout"],
+    group: int | None = DEFAULTS["group"],
 ) -> list[Verdict]:
     """Audit an unlearner: plant poisons, let it remove them, and judge the result against retraining.
 
@@ -61,6 +62,8 @@ def audit(
         isolated: Whether to run the method in a process of its own, which has its request and nothing else. It must
             then be a spec.
         timeout: Seconds that the unlearner has each time; None for 20 times what training took, at least a minute.
+        group: Models that are trained side by side, at most; None for 1 on a CPU, and on a GPU the number that trains
+            fastest.
 
     Returns:
         For each poison the verdicts on the poison, on accuracy and on the budget.
@@ -70,8 +73,8 @@ def audit(
         ValueError: A number is out of range.
         Exception: Whatever the unlearner raised.
     """
-    if not 0 <= tolerance < 1 or not budget > 0:
-        raise ValueError("tolerance must lie in [0, 1) and budget must be positive")
+    if not 0 <= tolerance < 1 or not budget > 0 or (group is not None and group < 1):
+        raise ValueError("tolerance must lie in [0, 1), budget must be positive, and group at least 1")
     resolve = isolation.method if isolated else registry.method
     method = resolve(unlearner)
     drawn = _drawn(seeds_from, method, resolve(unlearner)) if seeds_from is not None else ()
@@ -80,7 +83,7 @@ def audit(
         raise ValueError(sentence)
     poisons = [poison] if isinstance(poison, str) else poison or ()
     cells = registry.cells([method], [registry.resolve("task", task)], poisons, discovery)
-    lab = Lab.open(store, data=data, device=device, budget=budget, timeout=timeout)
+    lab = Lab.open(store, data=data, device=device, budget=budget, timeout=timeout, group=group)
     if isolated:
         isolation.require_separate(cells)
         places = {"the store": lab.store.files.scratch, "the directory of data sets": Path(data) if data else None}

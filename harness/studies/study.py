@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
@@ -75,7 +75,7 @@ class Study:
     def __init__(self, cells: Sequence[Cell], lab: Executor, plan: Plan, tolerance: float) -> None:
         self.cells = tuple(cells)
         self.lab = lab
-        lab.will_need(self.cells, self.needed)
+        lab.will_need(self.cells, lambda: (each for each in self.trials if self.status(each) is Status.NEEDED))
         self.plan = plan
         self.limits = Limits(tolerance, lab.budget)
         self._results: dict[Trial, TrialResult] = {}
@@ -106,10 +106,6 @@ class Study:
         if any(trial.seed in self.plan.numbers(each.horizon) and each.error is None for each in progress):
             return Status.NEEDED
         return Status.NOT_NEEDED if all(each.closed for each in progress) else Status.AHEAD
-
-    def needed(self) -> Iterator[Trial]:
-        """Yield the trials that are needed now, in order."""
-        return (trial for trial in self.trials if self.status(trial) is Status.NEEDED)
 
     def work(self, trial: Trial) -> Status:
         """Work until the trial is done or known not to be needed.
