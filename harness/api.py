@@ -191,6 +191,10 @@ class Task(Recipe, Protocol):
     def load(self, folder: Path | None) -> Split:
         """Return the data, from a directory of data sets or, if that is None, from wherever they come."""
 
+    # Optional: ``train(data, seed) -> nn.Module``, a training loop of its own, which replaces the recipe's. It returns
+    # a trained model, whose state dict a model of `new_model` can load. The recipe then serves methods that train by
+    # steps, no checkpoints can be had, and compute is measured in CPU time alone.
+
     # Optional: ``files(folder) -> Mapping[str, str] | None``, without torch. All that decides what `load` returns: each
     # file by name, with its hash (or size and time of change), and libraries with versions; None if it cannot say. If
     # the same is said again, the data are not loaded only to be hashed.
@@ -243,15 +247,17 @@ class Poison(Protocol):
 #: ``(model, request) -> model``. A plain function will do; in-tree methods are small frozen dataclasses. What it
 #: declares of itself, as attributes, all optional (`declares` has the defaults):
 #:
-#: ``reads_forget``  bool: the forget set has a say in the result; False for methods that train on the retain set alone
+#: ``reads_forget``  bool: the forget set has a say in the result; False for methods that train on the retain set alone,
+#:                   None if nobody knows
 #: ``repeatable``    bool: the same request and seed give the same weights, bit by bit, on a CPU
 #: ``from_scratch``  bool: it uses neither the model nor the forget set (see `ForgetRequest`)
 #: ``history``       callable, epochs of the recipe -> epochs: whose checkpoints of the poisoned model it wants
 #: ``modality``      str: the only kind of inputs it can serve
-#: ``wraps``         callable: what it adapts, whose source is then part of the method's
+#: ``wraps``         callable, or a tuple of them: what it adapts, whose source is then part of the method's
 #: ``control``       bool: it is no part of ``--unlearner=all``
 #: ``depends_on``    tuple of str: files and folders, relative to its file, and modules that no import names; stored
 #:                   results are used again only if these are unchanged. Tasks and poisons may declare it, too
+#: ``needs_task``    bool: it serves no other models than those of its own task, on which the contract is then examined
 #: ``certifies``     (epsilon, delta): how close, by a proof of its own, its result is to what it would make of a
 #:                   retrained model; held against what is proven to be left
 Unlearner = Callable[["nn.Module", "ForgetRequest"], "nn.Module"]
@@ -266,6 +272,7 @@ DECLARATIONS: dict[str, Any] = {
     "wraps": None,
     "control": False,
     "depends_on": (),
+    "needs_task": False,
     "certifies": None,
 }
 
@@ -326,6 +333,26 @@ class ForgetRequest:
     def compiled(self) -> bool:
         """Whether the task's recipe is trained through `torch.compile`."""
         return bool(getattr(self._recipe, "compiled", False))
+
+    def trained_anew(self, share: float = 1.0) -> nn.Module | None:
+        """Train a new model on the retain set with the task's own training loop.
+
+        Args:
+            share: Of the retain set that is trained on, drawn at random, in (0, 1].
+
+        Returns:
+            The model; None if the task has no loop of its own, and trains by its recipe.
+        """
+        import torch
+
+        train = getattr(self._recipe, "train", None)
+        if train is None:
+            return None
+        n = len(self.retain)
+        order = torch.randperm(n, generator=self.generator)[: max(1, round(share * n))]
+        seed = int(torch.randint(2**62, (), generator=self.generator))
+        model: nn.Module = train(self.retain.subset(order.sort().values), seed)
+        return model
 
     @property
     def epochs(self) -> int:

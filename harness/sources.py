@@ -20,7 +20,7 @@ from harness.specs import SpecError
 ROOT = Path(__file__).resolve().parent.parent
 IN_TREE = ("harness", "unlearners", "poisons")
 #: Our own modules that are plugins. The rest of `harness` stands in the keys of what it makes: `harness.trials.keys`.
-PLUGINS = re.compile(r"harness\.(tasks|adapters)(\..*)?")
+PLUGINS = re.compile(r"harness\.(tasks|adapters|pipelines)(\..*)?")
 #: Names of "files" in which code was typed.
 TYPED = re.compile(r"<(stdin|input|console|ipython-input.*|python-input.*)>")
 
@@ -193,11 +193,20 @@ def source_with_adapted(owner: Any, value: Any, named: str = "") -> str:
         SpecError: What it declares to depend on is missing.
     """
     depends_on = declares(value, "depends_on") or declares(owner, "depends_on")
-    source = source_of(owner, named, (depends_on,) if isinstance(depends_on, str) else tuple(depends_on))
+    files = (depends_on,) if isinstance(depends_on, str) else tuple(depends_on)
+    adapted = adapted_by(value)
+    if not adapted:
+        return source_of(owner, named, files)
+    # What an adapter depends on lies beside what it adapts.
+    parts = [source_of(owner, named), source_of(factory_of(adapted[0]), depends_on=files)]
+    parts += [source_with_adapted(factory_of(each), each) for each in adapted]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def adapted_by(value: Any) -> tuple[Any, ...]:
+    """Return the functions that an object adapts, none for most."""
     adapted = declares(value, "wraps")
-    if adapted is None:
-        return source
-    return hashlib.sha256((source + source_with_adapted(factory_of(adapted), adapted)).encode()).hexdigest()
+    return () if adapted is None else adapted if isinstance(adapted, tuple) else (adapted,)
 
 
 def source_of(owner: Any, named: str = "", depends_on: tuple[str, ...] = ()) -> str:

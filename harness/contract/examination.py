@@ -19,13 +19,13 @@ def examine(clause: Clause) -> None:
         NotExamined: Nothing could be said, because the method raised or is for other inputs than images.
     """
     modality = declares(clause.method.value, "modality")
-    if modality not in (None, "image"):
+    if clause.task is None and modality not in (None, "image"):
         raise NotExamined(f"it serves only {modality} tasks, and the contract is checked on images")
     store = clause.store
     if store is None:
         _check(clause)
         return
-    of = keys.contract(clause.method, clause.line, clause.budget, clause.epochs)
+    of = keys.contract(clause.method, clause.line, clause.budget, clause.epochs, clause.task)
     found = patiently(lambda: store.obtain("contract", of, lambda: (_found(clause), None), str(clause), _is_found))
     if found.info["broken"]:
         raise BrokenContract(clause.line, found.info["broken"], found.info["request"])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from _pytest_unlearning import DEFAULTS
 from harness.api import ContractError, Planted, Reading, UnlearningError
 from harness.cells import ARMS, REMAINING, Registered, Trial
-from harness.judging.yardsticks import COUNTED
+from harness.judging.yardsticks import counted_in
 from harness.store.artefacts import Artefact, Gone, Store, ask_all, default_root, patiently
 from harness.trials.bench import Bench, Show
 from harness.trials.devices import kind_of_device
@@ -46,7 +46,8 @@ class TrialResult:
             poisoned points were handed over).
         cost: ``train_examples`` (of the retraining on what the unlearner keeps: R, or D where there is one),
             ``unlearn_examples``; ``fractions`` of that retraining by yardstick (`YARDSTICKS`; without ``flops`` where
-            none are counted); ``unlearn_fraction``, the larger one of ``examples`` and ``flops``;
+            none are counted; ``cpu_seconds`` alone for a task with a training loop of its own);
+            ``unlearn_fraction``, the largest one that is counted (`counted_in`);
             ``first_call``, whether the process had not called the method before; ``history_bytes``, of the checkpoints
             that the method was handed; ``seconds`` and ``cpu_seconds`` by arm; and ``built``: the arms that this run
             trained on behalf of this very trial.
@@ -261,12 +262,16 @@ class Lab:
 
         from harness.training.data import batch_count
         from harness.training.isolation import isolated_rng
+        from harness.training.loop import has_own_loop
+        from harness.trials.pace import own_seconds
 
         recipe: Any = task.value
         train = self.split(task).train
         threads = torch.get_num_threads()
         torch.set_num_threads(recipe.threads)
         try:
+            if has_own_loop(recipe):
+                return own_seconds(recipe, train), 0
             pace = self.bench.pace(task)
             with isolated_rng(0):
                 size = sum(t.numel() * t.element_size() for t in recipe.new_model().state_dict().values())
@@ -288,7 +293,7 @@ class Lab:
         cost = {
             "train_examples": trained["examples"],
             "unlearn_examples": round(used["examples"], 3),
-            "unlearn_fraction": max(fractions[name] for name in COUNTED if name in fractions),
+            "unlearn_fraction": max(fractions[name] for name in counted_in(fractions)),
             "fractions": fractions,
             "first_call": used["first_call"],
             "history_bytes": used.get("history_bytes", 0),

@@ -76,6 +76,15 @@ def pace_of(task: Task, data: Data, group: int | None = None, share: float = 1.0
     return Pace(best, fastest, unrecorded)
 
 
+def own_seconds(task: Any, data: Data) -> float:
+    """Return about how many seconds a task's own training loop takes, by the time that a tenth of the data takes."""
+    few = data.subset(torch.arange(max(2, len(data) // 10)))
+    with isolated_rng(0):
+        began = now()
+        task.train(few, 0)
+        return (now() - began) * len(data) / len(few)
+
+
 def step_seconds(task: Task, data: Data, k: int, record: Record | None) -> float:
     """Return how many seconds one step of a group of ``k`` new models takes, after a warm-up.
 

@@ -1,0 +1,152 @@
+"""A pipeline's own removal, a function or a command, as an unlearner."""
+
+from __future__ import annotations
+
+import io
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import harness.pipelines.formats as formats
+from harness.api import UnlearningError
+from harness.pipelines.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from harness.api import ForgetRequest
+
+#: What a command may name, in braces.
+PLACES = ("model", "ids", "retain", "forget", "out")
+#: Lines of a command's output that are shown if it fails.
+SHOWN = 15
+
+
+class Removal:
+    """A removal that knows models and rows as the pipeline does.
+
+    On the command line ``--unlearner=pipeline.py:remove``. It needs a pipeline as its task.
+
+    Args:
+        remove: Either ``remove(model, retain, forget) -> model``, with rows of the kind that the pipeline loads. Or a
+            command with places in braces: ``{model}``, the file of the model; ``{ids}``, a text file with the places in
+            the training set of the rows to remove, from 0, one per line; ``{retain}`` and ``{forget}``, the rows
+            themselves, CSV for a DataFrame, ``.npz`` with ``inputs`` and ``labels`` for arrays, tensors and pictures;
+            ``{out}``, where the command must put its model.
+
+    Raises:
+        UnlearningError: It is neither.
+    """
+
+    def __init__(self, remove: Callable[..., Any] | str, name: str = "remove") -> None:
+        if isinstance(remove, str):
+            _check_command(remove, name)
+        elif not callable(remove):
+            raise UnlearningError(f"{name} must be a function or a command, not {type(remove).__name__}")
+        self._remove, self._name = remove, name
+        # A function may draw fresh random numbers, and may retrain on what is kept; nobody knows what a command does.
+        self.repeatable = False
+        self.reads_forget = getattr(remove, "reads_forget", None)
+        self.needs_task = True
+
+    @classmethod
+    def of_module(cls, module: ModuleType, file: str, attribute: str) -> Removal:
+        """Return the removal that a module defines.
+
+        Raises:
+            UnlearningError: It defines none under that name.
+        """
+        if not hasattr(module, attribute):
+            raise UnlearningError(f"{file} has no {attribute!r}, a function or a command; see docs/pipeline.md")
+        found = cls(getattr(module, attribute), attribute)
+        found.depends_on = getattr(module, "depends_on", ())
+        return found
+
+    depends_on: Any = ()
+
+    @property
+    def wraps(self) -> Callable[..., Any] | None:
+        """The function; its source is part of the method's."""
+        return None if isinstance(self._remove, str) else self._remove
+
+    @property
+    def identified_by(self) -> dict[str, Any]:
+        """The command, if it is one."""
+        return {"command": self._remove} if isinstance(self._remove, str) else {}
+
+    def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
+        """Return what the removal made of the model.
+
+        Raises:
+            UnlearningError: The task is no pipeline, or the command failed.
+        """
+        pipeline = request._recipe
+        if not isinstance(pipeline, Pipeline):
+            raise UnlearningError(f"{self._name} is the removal of a pipeline; audit it on --task=PIPELINE.py")
+        if isinstance(self._remove, str):
+            return pipeline.wrapped(self._run(model, request, pipeline), "the command").to(request.device)
+        retain, forget = (pipeline.rows(data, labelled=True) for data in (request.retain, request.forget))
+        returned = self._remove(pipeline.unwrapped(model), retain, forget)
+        return pipeline.wrapped(returned, f"{self._name}()").to(request.device)
+
+    def _run(self, model: nn.Module, request: ForgetRequest, pipeline: Pipeline) -> Any:
+        command = str(self._remove)
+        with tempfile.TemporaryDirectory(prefix="removal-") as folder:
+            places = {each: Path(folder) / each for each in PLACES}
+            pipeline.write(pipeline.unwrapped(model), places["model"])
+            ids = request.forget.inputs[formats.ROW].tolist()
+            places["ids"].write_text("".join(f"{each}\n" for each in ids))
+            for each, data in (("retain", request.retain), ("forget", request.forget)):
+                if f"{{{each}}}" in command:
+                    places[each] = _written(places[each], pipeline.rows(data, labelled=True))
+            words = [word.format(**{each: str(path) for each, path in places.items()}) for word in shlex.split(command)]
+            try:
+                done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+            except OSError as error:
+                raise UnlearningError(f"the command {words[0]!r} cannot be run: {error}") from None
+            output = "\n".join(done.stdout.splitlines()[-SHOWN:])
+            if done.returncode:
+                raise UnlearningError(
+                    f"the command {words[0]!r} ended with {done.returncode}; its output ends:\n{output}"
+                )
+            if not places["out"].is_file():
+                raise UnlearningError(f"the command {words[0]!r} wrote no model to {{out}}; its output ends:\n{output}")
+            try:
+                return pipeline.read(places["out"])
+            except Exception as error:
+                what = f"{type(error).__name__}: {error}"
+                raise UnlearningError(f"what the command {words[0]!r} wrote to {{out}} is no model: {what}") from error
+
+
+def _check_command(command: str, name: str) -> None:
+    try:
+        words = shlex.split(command)
+        named = dict.fromkeys(PLACES, "")
+        for word in words:
+            word.format(**named)
+    except (ValueError, KeyError, IndexError) as error:
+        raise UnlearningError(
+            f"the command {name} = {command!r} cannot be read ({error}); it may name {{{'}, {'.join(PLACES)}}}"
+        ) from None
+    if "{model}" not in command or "{out}" not in command:
+        raise UnlearningError(f"the command {name} = {command!r} must name {{model}} and {{out}}")
+
+
+def _written(path: Path, rows: Any) -> Path:
+    """Write rows to a file, and return it."""
+    import numpy as np
+
+    if hasattr(rows, "to_csv"):
+        path = path.with_suffix(".csv")
+        rows.to_csv(path, index=False)
+        return path
+    if isinstance(rows, tuple):
+        inputs, labels = (each.cpu().numpy() if hasattr(each, "cpu") else np.asarray(each) for each in rows)
+        with io.FileIO(path.with_suffix(".npz"), "w") as file:
+            np.savez(file, inputs=inputs, labels=labels)
+        return path.with_suffix(".npz")
+    raise UnlearningError(f"rows of {type(rows).__name__} cannot be written to a file; name {{ids}} in the command")

@@ -1,0 +1,68 @@
+"""What a recall drill says, in sentences, from its JSON result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness.report.document import methods
+from harness.report.words import percent
+
+#: What is planted beside the source, by the name of its poison.
+PLANTED = {
+    "backdoor": "a backdoor (a white square on pictures, all labelled as one class)",
+    "table-backdoor": "a backdoor (rare values in a few columns, all labelled as one class)",
+    "source": "wrong labels",
+}
+
+
+def drill_lines(document: Mapping[str, Any], source: str, name: str, rows: int, of: int) -> list[str]:
+    """Return what a drill found, line by line.
+
+    Args:
+        document: The JSON result of its audits.
+        source: Spec of the poison that is the source itself.
+        name: What people call the source.
+        rows: Its rows.
+        of: Rows of the training set.
+    """
+    lines = []
+    for method in methods(document):
+        for cell in method.cells:
+            audits = {audit["claim"]: audit for audit in cell.audits}
+            left = _left(audits["poison"]) if "poison" in audits else "was not judged"
+            if cell.poison == source:
+                lines.append(f"Recalling source {name} ({rows:,} rows, {percent(rows / of)}): {left}.")
+            else:
+                kind = PLANTED.get(cell.poison.partition(":")[0], cell.poison)
+                lines.append(f"With {kind} in as many rows: {left}.")
+        lines += _beside([audit for cell in method.cells for audit in cell.audits])
+    return lines
+
+
+def _left(audit: Mapping[str, Any]) -> str:
+    """Return what a removal leaves, after the name of what was to be removed."""
+    verdict, reason, estimate = audit["verdict"], audit.get("reason"), audit.get("estimate")
+    if reason == "no-bite":
+        return f"nothing to judge; models trained with it and without it are alike (n = {len(audit['seeds'])})"
+    if not isinstance(estimate, float) or not math.isfinite(estimate):
+        return f"{verdict} ({reason})"
+    low, high = audit["interval"]
+    span = f"interval {percent(low)} to {percent(high)}, n = {len(audit['seeds'])}"
+    if estimate < 0:
+        return f"the removal goes {percent(-estimate)} of what it taught beyond retraining ({span}): {verdict}"
+    return f"the removal leaves {percent(estimate)} of what it taught ({span}): {verdict}"
+
+
+def _beside(audits: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the lines on what the removal costs, in accuracy and in compute."""
+    lines = []
+    for claim, says in (("accuracy", "Accuracy against retraining"), ("cost", "Compute of the removal, of retraining")):
+        own = [audit for audit in audits if audit["claim"] == claim and isinstance(audit.get("estimate"), float)]
+        if own:
+            worst = min(own, key=lambda audit: ("FAIL", "INCONCLUSIVE", "PASS").index(audit["verdict"]))
+            share = worst["estimate"]
+            shown = percent(share) if claim == "cost" else f"{100 * share:+.1f} points"
+            lines.append(f"{says}: {shown} at worst: {worst['verdict']}.")
+    return lines

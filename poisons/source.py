@@ -1,0 +1,155 @@
+"""Source: rows that a team names, or a random draw, planted as they are or with a wrong label.
+
+It asks what a team asks that must take a source back out of its model: does the model still know these rows? Nothing is
+made up: the rows are the training set's own. What a model knows of them is read as in membership inference by class
+(Carlini, Chien, Nasr, Song, Terzis and Tramèr, "Membership Inference Attacks From First Principles", arXiv 2112.03570,
+score a row by the log-odds of its label): by where their log-odds stand among those of test rows.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from harness import Measure, Planted, Reading, UnlearningError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from harness import Split, Surrogate, Task
+
+
+@dataclass(frozen=True)
+class Source:
+    """Plant rows of the training set as they are, or mislabelled.
+
+    The rows are named by one of: ``column`` and ``value``, ``rows``, or ``fraction``. Named rows are the same on every
+    seed, and seeds differ by the training alone.
+
+    The measure: for each row, the log-odds log p - log(1 - p) of the label that it was trained with, and the share of
+    the test rows of the row's own class whose log-odds of that label are lower, ties as a half; the mean over the rows,
+    in [0, 1]. For a model that never saw them it is near 0.5 if the rows are like the test rows. It need not be, since
+    it is compared with retrained models. No scaling of the scores changes it.
+
+    Attributes:
+        column, value: Rows whose column has this value, which may have the wildcards ``*`` and ``?``; on a task that
+            has columns, as a pipeline of tables has.
+        rows: Path of a text file with places in the training set, from 0, one per line.
+        fraction: Share of the training set, drawn at random from the seed, in (0, 1).
+        mislabelled: Whether each row gets a wrong label, drawn evenly from the other classes.
+
+    Raises:
+        ValueError: The rows are named in no way, or in more than one.
+    """
+
+    column: str = ""
+    value: str = ""
+    rows: str = ""
+    fraction: float = 0.0
+    mislabelled: bool = False
+
+    modality: ClassVar[None] = None
+    measure: ClassVar[Measure] = Measure(
+        "source_rank", "standing of the source's rows among test rows", worse="higher", test="retention", short="rows",
+        cause="source",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        if bool(self.column) != bool(self.value):
+            raise ValueError("column and value go together: source:column=vendor,value=acme")
+        if sum(map(bool, (self.column, self.rows, self.fraction))) != 1:
+            raise ValueError("name the rows in one way: column and value, rows=FILE, or fraction")
+        if self.fraction and not 0 < self.fraction < 1:
+            raise ValueError(f"fraction must lie in (0, 1), not {self.fraction}")
+
+    def plant(self, task: Task, split: Split, seed: int, surrogate: Surrogate | None = None) -> Planted:
+        """Return the rows.
+
+        Raises:
+            UnlearningError: The rows cannot be found, or are none or all.
+        """
+        import torch
+
+        from harness import derive
+
+        forget = self._named(task, split, seed)
+        points = split.train.subset(forget)
+        labels = points.labels.cpu()
+        if self.mislabelled:
+            generator = torch.Generator().manual_seed(derive("source", seed))
+            labels = (labels + torch.randint(1, split.classes, labels.shape, generator=generator)) % split.classes
+        return Planted(forget, {name: tensor.cpu() for name, tensor in points.inputs.items()}, labels)
+
+    def probe(self, model: nn.Module, planted: Planted, task: Task, split: Split) -> Reading:
+        """Return where the rows stand; a detail is the share that is put in the class that they were trained with."""
+        import torch
+
+        points, trained = split.train.subset(planted.forget), planted.labels
+        with torch.no_grad():
+            ours = torch.cat([task.logits(model, batch) for batch in points.chunks()]).double().cpu()
+            theirs = torch.cat([task.logits(model, batch) for batch in split.test.chunks()]).double().cpu()
+        if not bool(ours.isfinite().all() and theirs.isfinite().all()):
+            return Reading(float("nan"))
+        own, tested = points.labels.cpu(), split.test.labels.cpu()
+        shares = torch.full(own.shape, float("nan"), dtype=torch.float64)
+        for label, trained_as in set(zip(own.tolist(), trained.tolist(), strict=True)):
+            others = log_odds(theirs[tested == label], trained_as)
+            if not len(others):
+                raise UnlearningError(
+                    f"the test set has no rows of the class {label}, with which the source is compared"
+                )
+            here = (own == label) & (trained == trained_as)
+            found = log_odds(ours[here], trained_as)[:, None]
+            shares[here] = ((others < found).double() + (others == found).double() / 2).mean(dim=1)
+        right = float((ours.argmax(1) == trained).double().mean())
+        return Reading(float(shares.mean()), details={"put_as_trained": right})
+
+    def _named(self, task: Task, split: Split, seed: int) -> Tensor:
+        """Return the ascending places of the rows."""
+        import torch
+
+        from harness import forget_block
+
+        n = len(split.train)
+        if self.fraction:
+            return forget_block(n, self.fraction, seed)
+        if self.rows:
+            places = _read(Path(self.rows), n)
+        else:
+            column = getattr(task, "column", None)
+            if column is None:
+                raise UnlearningError("the task has no columns; name the source by a file: source:rows=FILE")
+            found = [str(value) for value in column(self.column)]
+            places = [place for place, each in enumerate(found) if fnmatch.fnmatchcase(each, self.value)]
+            if not places:
+                some = ", ".join(sorted(set(found))[:5])
+                raise UnlearningError(f"no row has {self.column}={self.value} (values: {some}, ...)")
+        if len(places) >= n:
+            raise UnlearningError("the source is the whole training set; some rows must be left to keep")
+        return torch.tensor(places)
+
+
+def _read(file: Path, n: int) -> list[int]:
+    """Return the ascending places that a file lists.
+
+    Raises:
+        UnlearningError: It cannot be read, or lists something else.
+    """
+    try:
+        words = file.read_text().split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnlearningError(f"the file of row numbers {file} cannot be read: {error}") from None
+    wrong = next((word for word in words if not word.isdecimal() or int(word) >= n), None)
+    if wrong is not None or not words:
+        what = f"has {wrong!r}" if wrong is not None else "is empty"
+        raise UnlearningError(f"{file} {what}; it must list places in the training set, 0 to {n - 1}, one per line")
+    return sorted(set(map(int, words)))
+
+
+def log_odds(scores: Tensor, label: int) -> Tensor:
+    """Return log p - log(1 - p) of a class, shape (n,), from scores of shape (n, classes)."""
+    import torch
+
+    return scores[:, label] - torch.cat([scores[:, :label], scores[:, label + 1 :]], dim=1).logsumexp(dim=1)
