@@ -43,6 +43,8 @@ def add_drill(subparsers: Any) -> None:
                         "source, in place of those that fit the data. Repeatable")  # fmt: skip
     parser.add_argument("--plan", choices=("quick", "reliable"), default=DEFAULTS["plan"],
                         help="Plan of the audits (pytest's --audit-plan). Default: %(default)s")  # fmt: skip
+    parser.add_argument("--budget", metavar="SHARE", help="Compute that the removal may use, as a share of retraining's "
+                        "(pytest's --audit-budget). Without it, compute is not judged")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="Print what the drill would take, and train nothing")
     parser.add_argument("--store", metavar="PATH", help="Where trained models are kept (pytest's --audit-store)")
     parser.add_argument("--report", metavar="DIR", help="Folder for an HTML report and the JSON result")
@@ -75,6 +77,7 @@ def run(options: argparse.Namespace) -> int:
         command += [f"--task={options.pipeline}", f"--unlearner={method}", *(f"--poison={each}" for each in specs)]
         command += [f"--audit-plan={options.plan}", f"--audit-json={result}"]
         command += [] if options.report is None else [f"--audit-html={report / 'report.html'}"]
+        command += ["-k", "not test_budget"] if options.budget is None else [f"--audit-budget={options.budget}"]
         command += [] if options.store is None else [f"--audit-store={options.store}"]
         command += [] if options.workers is None else ["-n", options.workers]
         command += ["--audit-dry-run"] if options.dry_run else []

@@ -138,7 +138,8 @@ def budget_verdict(
     fractions = tuple(cost["unlearn_fraction"] for cost in costs)
     found = shares(costs)
     retraining = [cost["fractions"]["examples"] for cost in oracle if "examples" in cost["fractions"]]
-    outcome, reason = judge_budget(found, criterion.margin, retraining)
+    worked = median(cost["cpu_seconds"].get(REMAINING, cost["cpu_seconds"]["R"]) for cost in costs)
+    outcome, reason = judge_budget(found, criterion.margin, retraining, worked)
     return Verdict(
         **_names(cell),
         measure=criterion.measure,

@@ -5,6 +5,8 @@ A poison changes tensors. The functions of a pipeline are handed rows of the kin
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -55,6 +57,9 @@ class Rows(Protocol):
             UnlearningError: There is no such column.
         """
 
+    def rest(self) -> bytes:
+        """Return a hash of what the rows hold beside ``inputs`` and labels; nothing if that is all."""
+
 
 def rows_of(loaded: Any, label: str, features: Sequence[str] | None) -> Rows:
     """Return what was loaded, as rows.
@@ -100,9 +105,10 @@ class _Held:
     labels: np.ndarray
 
     def column(self, name: str) -> Sequence[Any]:
-        raise UnlearningError(
-            f"the rows have no column {name!r}; name the source by a file of row numbers, or by a function"
-        )
+        raise UnlearningError(f"the rows have no column {name!r}; name the source by a file of row numbers")
+
+    def rest(self) -> bytes:
+        return b""
 
 
 class Arrays(_Held):
@@ -180,6 +186,14 @@ class Frame(_Held):
         values: list[Any] = self._frame[name].tolist()
         return values
 
+    def rest(self) -> bytes:
+        from pandas.util import hash_pandas_object
+
+        others = self._frame.drop(columns=[*self._features, self._label])
+        return hashlib.sha256(
+            repr(list(self._frame.columns)).encode() + hash_pandas_object(others).values.tobytes()
+        ).digest()
+
 
 class Records(_Held):
     """A ``datasets.Dataset`` with a column of labels, which stays where it is."""
@@ -208,6 +222,12 @@ class Records(_Held):
         values: list[Any] = self._records[name][:]
         return values
 
+    def rest(self) -> bytes:
+        sha = hashlib.sha256()
+        for row in self._records.with_format(None):
+            sha.update(pickle.dumps(row))
+        return sha.digest()
+
 
 class Items(_Held):
     """A torch data set of (inputs, label) pairs, which stays where it is."""
@@ -226,6 +246,12 @@ class Items(_Held):
         if labels is not None:
             return Relabelled(self._items, rows.tolist(), labels.tolist())
         return default_collate([_pair(self._items[i])[0] for i in rows.tolist()])
+
+    def rest(self) -> bytes:
+        sha = hashlib.sha256()
+        for place in range(len(self._items)):
+            sha.update(pickle.dumps(_pair(self._items[place])[0]))
+        return sha.digest()
 
 
 def _pair(item: Any) -> tuple[Any, Any]:

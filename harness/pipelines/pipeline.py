@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 FUNCTIONS = ("predict", "model", "optimizer", "save_model", "load_model")
 SETTINGS: Mapping[str, Any] = {
     "label": "label", "features": None, "margin": 0.01, "poisons": None, "epochs": 10, "batch_size": 64, "threads": 1,
-    "kind": None, "depends_on": (),
+    "kind": None, "version": None, "depends_on": (),
 }  # fmt: skip
 #: Poisons that fit each kind of data, at the share of the training set that a drill plants.
 FITTING: Mapping[str, tuple[str, ...]] = {
@@ -66,6 +68,7 @@ class Pipeline:
         epochs, batch_size: Of methods that train by steps.
         threads: CPU threads of a training.
         kind: ``"image"``, ``"table"`` or ``"rows"``, to list audits without loading the data; None to look at them.
+        version: Text that is changed when the data change; None to look at every row, once in every process.
         depends_on: Files, folders and modules that no import of the module names.
 
     Raises:
@@ -173,7 +176,11 @@ class Pipeline:
             return Data({**rows.inputs, **places}, labels)
 
         train, test = self._sets
-        return Split.of(data(train, 0), data(test, len(train.labels)))
+        split = Split.of(data(train, 0), data(test, len(train.labels)))
+        version = self._settings["version"]
+        rest = b"".join(rows.rest() for rows in self._sets) if version is None else str(version).encode()
+        names = repr(self.classes).encode()
+        return replace(split, fingerprint=hashlib.sha256(split.fingerprint.encode() + names + rest).hexdigest())
 
     def rows(self, data: Data | Batch, labelled: bool) -> Any:
         """Return rows of the kind that ``load`` returned.

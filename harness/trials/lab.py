@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -53,12 +53,14 @@ class TrialResult:
             trained on behalf of this very trial.
         made_here: Whether this run made anything for it, measures included.
         nearness: How far U and P are from the nearest retrained model, by arm and measure (`harness.trials.nearness`).
+        blobs: Hash of the weights, by arm.
     """
 
     readings: Mapping[str, Mapping[str, Reading]]
     cost: Mapping[str, Any]
     made_here: bool
     nearness: Mapping[str, Mapping[str, float]]
+    blobs: Mapping[str, str] = field(default_factory=dict)
 
 
 class Lab:
@@ -306,7 +308,8 @@ class Lab:
             "accuracy": {arm: of.accuracy[0] for arm, of in arms.items()},
         }
         made = [artefact for of in arms.values() for artefact in (of.model, of.poison[1], of.accuracy[1])]
-        return TrialResult(readings, cost, any(map(here, made)), near)
+        blobs = {arm: str(model.blob) for arm, model in models.items()}
+        return TrialResult(readings, cost, any(map(here, made)), near, blobs)
 
 
 def new_run(name: str) -> str:
