@@ -32,7 +32,7 @@ from torch import nn
 
 from harness import Data, Task, derive, fit, forget_block, registry
 from harness.canaries import Secret, candidates, judge, plant
-from harness.canaries.judgement import tests_of
+from harness.canaries.judgement import guesses_of
 from harness.canaries.secret import toss
 from harness.report.document import versions, write_text
 from harness.report.svg import Scale, drawing, mark, palette, path, style, words
@@ -80,7 +80,7 @@ def null(draws: int, fresh: int) -> dict[str, Any]:
         hits = []
         for draw in range(draws):
             coins = dict(zip(sorted(losses), toss(f"null {draw}", len(losses)), strict=True))
-            tests = tests_of([coins[name] for name in ranks], ALPHA, DELTA)
+            tests = guesses_of([coins[name] for name in ranks], ALPHA, DELTA)
             hits.append(max(test.epsilon for test in tests) > 0)
     others = []
     for seed in range(FIRST_SEED + 1, FIRST_SEED + 1 + fresh):
@@ -214,7 +214,7 @@ def read_pictures(folder: Path) -> tuple[Data, list[str]]:
 def figure(found: Mapping[str, Any]) -> str:
     """Return the figure: means over seeds, and the range from the smallest to the largest."""
     numbers = list(found["epsilon"]["P"])
-    left, right, top, bottom, width = 48, 470, 44, 270, 700
+    left, right, top, bottom, width = 48, 470, 44, 270, 724
     most = max(max(of) for arm in found["epsilon"].values() for of in arm.values())
     x, y = Scale(-0.3, len(numbers) - 0.7, left, right), Scale(0, 1.05 * most, bottom, top)
     parts = [f'<rect width="{width}" height="{bottom + 74}" fill="#fff"/>']

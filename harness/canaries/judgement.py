@@ -151,14 +151,14 @@ def judge(
     # Equal losses stay in the order of the ids, on which the coins do not depend.
     ranked = sorted(secret.canaries, key=lambda canary: losses[canary.id])
     ranking = tuple(canary.planted for canary in ranked)
-    tests = tests_of(ranking, alpha, delta)
+    tests = guesses_of(ranking, alpha, delta)
     return Judgement(
         len(ranking), sum(ranking), alpha, delta, max(test.epsilon for test in tests),
         max(test.source_epsilon for test in tests), tests, ranking, secret.commitment, commitment is not None,
     )  # fmt: skip
 
 
-def tests_of(ranking: Sequence[bool], alpha: float, delta: float) -> tuple[Guesses, ...]:
+def guesses_of(ranking: Sequence[bool], alpha: float, delta: float) -> tuple[Guesses, ...]:
     """Return all declared tests, each at its part of alpha.
 
     Args:

@@ -73,9 +73,10 @@ def plant(
         places = rows.write(beside_out, [(after.choice(members), made[i]) for i in inside])
         at = dict(zip(inside, places, strict=True))
         canaries = tuple(Canary(ids[i], coins[i], at.get(i), made[i]) for i in range(number))
+        known = asdict(columns) | {"source": columns.source and list(columns.source)}
         found = Secret(
             drawn, rows.kind, dict(rows.details), {"name": data.name, "sha256": sha256(data)},
-            {"name": out.name, "sha256": sha256(beside_out)}, asdict(columns), canaries,
+            {"name": out.name, "sha256": sha256(beside_out)}, known, canaries,
         )  # fmt: skip
         content = _text(found)
         Local(secret.parent).write(secret.name, content)

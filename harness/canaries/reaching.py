@@ -73,7 +73,7 @@ def _examined(loss: Tensor, weights: Sequence[nn.Parameter]) -> tuple[str, Tenso
     if loss.dim():
         raise UnlearningError(f"the loss of a canary must be a scalar, not of shape {tuple(loss.shape)}; take its mean")
     if not loss.isfinite():
-        return f"its loss is {float(loss)}, as if all its labels were masked", nothing
+        return f"its loss is {float(loss.detach())}, as if all its labels were masked", nothing
     if not loss.requires_grad:
         return "its loss depends on no layer that is trained; the others are frozen", nothing
     found = torch.autograd.grad(loss, weights, allow_unused=True)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from harness.canaries import Judgement
+from harness.canaries.judgement import DISCLAIMER
 from harness.report.svg import Scale, drawing, palette, path, style, words
-
-if TYPE_CHECKING:
-    from harness.canaries import Judgement
 
 LEFT, RIGHT, TOP, TALL, GAP = 84, 676, 44, 34, 14
 WIDTH = RIGHT + 12
@@ -19,7 +16,7 @@ def ranking_file(judgement: Judgement) -> str:
     half = judgement.best.made // 2
     ends = ("guessed out", "guessed in") if judgement.best.reverse else ("guessed in", "guessed out")
     bottom = TOP + 2 * TALL + GAP
-    parts = [f'<rect width="{WIDTH}" height="{bottom + 44}" fill="#fff"/>']
+    parts = [f'<rect width="{WIDTH}" height="{bottom + 68}" fill="#fff"/>']
     for name, low, high in ((ends[0], 0, half), (ends[1], judgement.canaries - half, judgement.canaries)):
         left, right = x(low), x(high)
         parts.append(f'<rect class="band" x="{left:.1f}" y="{TOP - 6}" width="{right - left:.1f}" '
@@ -31,6 +28,7 @@ def ranking_file(judgement: Judgement) -> str:
         parts.append(path("".join(marks), f"c-{colour} thin"))
     parts.append(words(LEFT, bottom + 28, "← most like a member (lowest loss)", "start", "soft"))
     parts.append(words(RIGHT, bottom + 28, "least like a member (highest loss) →", "end", "soft"))
-    body = drawing(WIDTH, bottom + 44, "canaries", f"{judgement.canaries} canaries in the order of their scores",
+    parts.append(words(LEFT, bottom + 52, DISCLAIMER, classes="soft"))
+    body = drawing(WIDTH, bottom + 68, "canaries", f"{judgement.canaries} canaries in the order of their scores",
                    " ".join(judgement.sentences()), parts)  # fmt: skip
     return body.replace("<title ", f"<style>svg{{{palette()}}}{style()}</style><title ", 1) + "\n"
