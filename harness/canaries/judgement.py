@@ -139,9 +139,13 @@ def judge(
         delta: In [0, 1).
 
     Raises:
-        UnlearningError: The secret was changed, or the scores are not one number for each canary, in one sentence.
-        ValueError: ``alpha`` or ``delta`` is out of range.
+        UnlearningError: The secret was changed, the scores are not one number for each canary, or ``alpha`` or
+            ``delta`` is out of range, in one sentence.
     """
+    if not 0 < alpha < 1:
+        raise UnlearningError(f"alpha must be in (0, 1), not {alpha:g}")
+    if not 0 <= delta < 1:
+        raise UnlearningError(f"delta must be in [0, 1), not {delta:g}")
     secret = secret if isinstance(secret, Secret) else Secret.read(secret)
     if commitment is not None:
         secret.check(commitment)

@@ -114,9 +114,6 @@ def _candidates(options: argparse.Namespace) -> None:
 
 
 def _judge(options: argparse.Namespace) -> int:
-    for name in ("alpha", "delta"):
-        if not 0 < getattr(options, name) < 1:
-            raise UnlearningError(f"--{name} must be in (0, 1), not {getattr(options, name):g}")
     for target in (options.json, options.figure):
         if target is not None and not target.absolute().parent.is_dir():
             raise UnlearningError(f"the directory of {target} is missing; make it first")

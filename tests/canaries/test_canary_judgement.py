@@ -12,7 +12,7 @@ from scipy import stats
 
 from harness.api import UnlearningError
 from harness.canaries import Canary, Secret, judge
-from harness.canaries.judgement import SHARES, read_scores, guesses_of
+from harness.canaries.judgement import SHARES, guesses_of, read_scores
 from harness.canaries.secret import toss
 from harness.statistics import one_run_eps
 

@@ -93,7 +93,9 @@ def test_a_single_weight_matrix_does_not_confuse_many_canaries():
 @pytest.fixture(scope="module")
 def trainer_of(tmp_path_factory):
     """Return a maker of trainers: a tiny GPT-2 that learns the planted texts, one token a word."""
-    datasets, transformers = pytest.importorskip("datasets"), pytest.importorskip("transformers")
+    import datasets
+    import transformers
+
     folder = tmp_path_factory.mktemp("trainer")
     plant(jsonl_file(folder / "d.jsonl"), folder / "o.jsonl", folder / "secret.json", number=20, text="text", seed=1)
     from pandas import read_json

@@ -91,8 +91,8 @@ def test_scores_that_are_higher_for_members(planted, tmp_path, capsys):
     ("arguments", "sentence"),
     [
         (("--commitment", "beef"), "this is not the list that was sealed"),
-        (("--alpha", "5"), "--alpha must be in (0, 1), not 5"),
-        (("--delta", "0"), "--delta must be in (0, 1), not 0"),
+        (("--alpha", "5"), "alpha must be in (0, 1), not 5"),
+        (("--delta", "1"), "delta must be in [0, 1), not 1"),
         (("--json", "no/such/found.json"), "no/such/found.json is missing; make it first"),
     ],
 )
