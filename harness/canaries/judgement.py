@@ -104,7 +104,7 @@ class Judgement:
         if best.reverse:
             several = [
                 f"Guessed the other way round, {found}; {proven}: the removal overshot, and the canaries stand out.",
-                "If the scores are no losses, but higher for members, repeat with --higher-means-member.",
+                "This is also what scores of the wrong direction look like; see --higher-means-member.",
             ]
         else:
             several = [f"{found}; {proven}: what the source taught is still there."]

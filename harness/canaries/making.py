@@ -34,7 +34,7 @@ from harness.canaries.tables import MISSING, Row, Rows, is_missing
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-#: Draws for one canary that is like no other, before it is given up.
+#: Draws for one canary that is like no other, before the search stops.
 ATTEMPTS = 100
 #: Least number of distinct words in a column of texts, and the range of words in a text.
 FEWEST_WORDS, SHORTEST, LONGEST = 20, 8, 40
@@ -109,12 +109,13 @@ def _resampled(rows: Rows, source: Sequence[int], column: str, rng: random.Rando
 
     def draw() -> Any:
         value = rows.value(rng.choice(source), column)
-        return scrambled(value, rng) if column in rows.pictures else value
+        return scrambled(value, rng) if column in rows.pictures and value is not None else value
 
     return draw
 
 
 def _same(value: Any) -> Any:
+    """Return what it is given; bound to a value, it draws this value every time."""
     return value
 
 
@@ -126,7 +127,7 @@ def _labels(column: str, values: Sequence[Any], rng: random.Random) -> Callable[
         raise UnlearningError(f"the column {column!r} holds {wrong!r}; labels must be texts or numbers")
     labels = sorted(set(found), key=repr)
     if len(labels) < 2:
-        raise UnlearningError(f"the column {column!r} has {len(labels)} label; a random label needs at least two")
+        raise UnlearningError(f"the column {column!r} has fewer than two labels; a random label needs at least two")
     return partial(rng.choice, labels)
 
 

@@ -65,30 +65,36 @@ def plant(
     drawn = str(secrets.randbits(256)) if seed is None else str(seed)
     made = make(rows, members, columns, number, stream(drawn, "rows"))
     coins, after = toss(drawn, number), stream(drawn, "places")
-    width = len(str(number - 1))
-    ids = [f"c{i:0{width}}" for i in range(number)]
-    beside_out = beside(out)
+    temporary = beside(out)
     try:
-        inside = [i for i in range(number) if coins[i]]
-        places = rows.write(beside_out, [(after.choice(members), made[i]) for i in inside])
-        at = dict(zip(inside, places, strict=True))
-        canaries = tuple(Canary(ids[i], coins[i], at.get(i), made[i]) for i in range(number))
+        placed = {i: (after.choice(members), made[i]) for i in range(number) if coins[i]}
+        places = dict(zip(placed, rows.write(temporary, list(placed.values())), strict=True))
+        width = len(str(number - 1))
+        canaries = tuple(Canary(f"c{i:0{width}}", coins[i], places.get(i), made[i]) for i in range(number))
         known = asdict(columns) | {"source": columns.source and list(columns.source)}
         found = Secret(
             drawn, rows.kind, dict(rows.details), {"name": data.name, "sha256": sha256(data)},
-            {"name": out.name, "sha256": sha256(beside_out)}, known, canaries,
+            {"name": out.name, "sha256": sha256(temporary)}, known, canaries,
         )  # fmt: skip
-        content = _text(found)
-        Local(secret.parent).write(secret.name, content)
-        secret.chmod(0o600)
-        try:
-            os.rename(beside_out, out)
-        except BaseException:
-            secret.unlink()  # a list of canaries that were planted nowhere
-            raise
+        _finish(found, secret, temporary, out)
     finally:
-        remove(beside_out)
+        remove(temporary)
     return found
+
+
+def _finish(found: Secret, secret: Path, temporary: Path, out: Path) -> None:
+    """Write the secret and put the data in their place: both, or neither."""
+    try:
+        content = json.dumps(found.document, indent=1) + "\n"
+    except TypeError as error:
+        raise UnlearningError(f"the data hold values that JSON has no type for ({error}); convert them first") from None
+    Local(secret.parent).write(secret.name, content.encode())
+    try:
+        secret.chmod(0o600)
+        os.rename(temporary, out)
+    except BaseException:
+        secret.unlink()  # a list of canaries that were planted nowhere
+        raise
 
 
 def open_rows(data: Path) -> Rows:
@@ -121,6 +127,8 @@ def _columns(
     Raises:
         UnlearningError: A column is missing or named twice, none is to be learned, or the source has no rows.
     """
+    if "canary" in rows.columns:
+        raise UnlearningError(f"{data} has a column 'canary', which is to hold the ids of canaries; rename it")
     label = "class" if label is None and rows.kind == "pictures" else label
     name, equals, wanted = (source or "").partition("=")
     if source is not None and not equals:
@@ -176,10 +184,3 @@ def remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
-
-
-def _text(secret: Secret) -> bytes:
-    try:
-        return (json.dumps(secret.document, indent=1, ensure_ascii=False) + "\n").encode()
-    except TypeError as error:
-        raise UnlearningError(f"the data hold values that JSON has no type for ({error}); convert them first") from None

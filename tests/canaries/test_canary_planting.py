@@ -226,10 +226,30 @@ def test_bad_options_are_refused_and_nothing_is_written(table, options, sentence
     assert os.listdir(table.parent) == ["data.csv"]
 
 
+def test_a_column_named_canary_is_refused(table):
+    table.write_text(table.read_text().replace("vendor,", "canary,", 1))
+    with pytest.raises(UnlearningError, match="has a column 'canary', which is to hold the ids of canaries; rename it"):
+        planted(table, source=None)
+
+
+def test_values_without_a_json_type_are_refused(tmp_path):
+    import datetime
+
+    import datasets
+
+    from harness.canaries.pictures import save
+
+    days = [{"day": datetime.date(2026, 1, 1 + i % 28), "x": i % 7, "y": i % 2} for i in range(40)]
+    save(datasets.Dataset.from_list(days), tmp_path / "data")
+    with pytest.raises(UnlearningError, match="the data hold values that JSON has no type for"):
+        plant(tmp_path / "data", tmp_path / "out", tmp_path / "s.json", number=20, label="y")
+    assert os.listdir(tmp_path) == ["data"]
+
+
 def test_one_label_and_few_values_are_refused(tmp_path):
     path = tmp_path / "data.csv"
     path.write_text("a,b,y,one\n" + "".join(f"{i % 2},{i % 3},{i % 2},x\n" for i in range(40)))
-    with pytest.raises(UnlearningError, match="the column 'one' has 1 label; a random label needs at least two"):
+    with pytest.raises(UnlearningError, match="the column 'one' has fewer than two labels"):
         plant(path, tmp_path / "o.csv", tmp_path / "s.json", number=20, label="one")
     with pytest.raises(UnlearningError, match="the source has too few different values: they make 0 new rows, not 20"):
         plant(path, tmp_path / "o.csv", tmp_path / "s.json", number=20, label="y")
