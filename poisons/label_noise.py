@@ -36,6 +36,9 @@ class LabelNoise:
     one, divided by the standard deviation of the point's scores, mean over the mislabelled points. So a method that
     makes these points look like nothing has not removed the noise.
 
+    Where classes overlap, labels of all classes at random can raise this margin, and then no method passes. Mislabel
+    most of one class there, such as ``fraction=0.9,of=0``.
+
     Deviation from the source: it counts how many mislabelled points are put in their own class. This share is reported
     beside, with that of the wrong class. On digits both hardly move, since few wrong labels are learned by heart.
 
