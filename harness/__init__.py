@@ -24,7 +24,7 @@ from harness.api import (
     Task,
     UnlearningError,
 )
-from harness.conventions import image_input, predicted
+from harness.conventions import main_input, predicted
 
 __version__ = "0.1.0"
 
@@ -86,8 +86,8 @@ __all__ = [
     "examine",
     "fit",
     "forget_block",
-    "image_input",
     "load_models",
+    "main_input",
     "parametrize_with_audits",
     "picture",
     "plan_study",

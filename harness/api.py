@@ -177,7 +177,8 @@ class Task(Recipe, Protocol):
     """What is learned: data, model and training recipe. In-tree tasks are frozen dataclasses.
 
     Attributes:
-        modality: What the inputs are (``"image"``, ``"text"``); poisons and unlearners say what they support.
+        modality: What the inputs are (``"image"``, ``"table"``, ``"text"``); poisons and unlearners declare which they
+            serve.
         poisons: Specs of the poisons that bite on it, at the strengths to audit, in its units; default of ``--poison``.
         utility_margin: Accuracy, as a share of 1, that may be lost against retraining.
         threads: CPU threads of a training: they change float sums, and no verdict may depend on the number of workers.
@@ -222,14 +223,14 @@ class Poison(Protocol):
     """How training data are corrupted, and the measure that shows whether the corruption still acts.
 
     Attributes:
-        modality: The modality it corrupts.
+        modality: The modality that it serves, a tuple of several, or None for any (`serves`).
         measure: What :meth:`probe` reads.
         traces: Optional: further measures, by retention or as an exact null. A method must remove all of them.
         crafted: Whether planting takes long, as it does where surrogates are trained; a forecast then plants nothing.
             False for those that do not say.
     """
 
-    modality: ClassVar[str]
+    modality: ClassVar[str | tuple[str, ...] | None]
     measure: ClassVar[Measure]
 
     def plant(self, task: Task, split: Split, seed: int, surrogate: Surrogate) -> Planted:
@@ -252,7 +253,7 @@ class Poison(Protocol):
 #: ``repeatable``    bool: the same request and seed give the same weights, bit by bit, on a CPU
 #: ``from_scratch``  bool: it uses neither the model nor the forget set (see `ForgetRequest`)
 #: ``history``       callable, epochs of the recipe -> epochs: whose checkpoints of the poisoned model it wants
-#: ``modality``      str: the only kind of inputs it can serve
+#: ``modality``      str or tuple of str: the only kinds of inputs that it can serve
 #: ``wraps``         callable, or a tuple of them: what it adapts, whose source is then part of the method's
 #: ``control``       bool: it is no part of ``--unlearner=all``
 #: ``depends_on``    tuple of str: files and folders, relative to its file, and modules that no import names; stored
@@ -280,6 +281,12 @@ DECLARATIONS: dict[str, Any] = {
 def declares(method: Any, name: str) -> Any:
     """Return what a plugin declares of itself, one of `DECLARATIONS`, or the default."""
     return getattr(method, name, DECLARATIONS[name])
+
+
+def serves(plugin: Any, modality: str) -> bool:
+    """Return whether a poison or an unlearner works on tasks of a modality: on those that it declares, else on any."""
+    declared = declares(plugin, "modality")
+    return declared is None or modality in ((declared,) if isinstance(declared, str) else declared)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.api import Measure, Search, UnlearningError, declares
+from harness.api import Measure, Search, UnlearningError, declares, serves
 from harness.calling import calling
 from harness.cells import Cell, Registered
 from harness.guards.patches import SEAL
@@ -144,7 +144,7 @@ def _from_files(kind: Kind, specs: Iterable[str]) -> Iterator[str]:
 def cells(
     methods: Sequence[Registered], tasks: Sequence[Registered], poisons: Sequence[str] = (), discovery: float = 1.0
 ) -> list[Cell]:
-    """Return every method on every task with every poison of the task's modality.
+    """Return every method on every task with every poison that serves the task's modality.
 
     Args:
         methods: The unlearners.
@@ -159,12 +159,12 @@ def cells(
     found = []
     for task in tasks:
         offered = _poisons_of(task, poisons)
-        fitting = [poison for poison in offered if poison.value.modality in (None, task.value.modality)]
+        modality = task.value.modality
+        fitting = [poison for poison in offered if serves(poison.value, modality)]
         if not fitting:
             names = ", ".join(poison.id for poison in offered) or "none"
-            raise SpecError(f"no poison fits the {task.value.modality} task {task.id!r} (given: {names})")
-        modality = task.value.modality
-        serving = [method for method in methods if declares(method.value, "modality") in (None, modality)]
+            raise SpecError(f"no poison fits the {modality} task {task.id!r} (given: {names})")
+        serving = [method for method in methods if serves(method.value, modality)]
         found += [Cell(method, task, poison, discovery) for method in serving for poison in fitting]
     if not found:
         modalities = " or ".join(sorted({task.value.modality for task in tasks}))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from harness import Measure, Planted, Reading, UnlearningError
+from poisons._points import log_odds
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -52,8 +53,8 @@ class Source:
 
     modality: ClassVar[None] = None
     measure: ClassVar[Measure] = Measure(
-        "source_rank", "standing of the source's rows among test rows", worse="higher", test="retention", short="rows",
-        cause="source",
+        "source_rank", "standing of the source's rows among test rows", worse="higher", test="retention",
+        short="rows", cause="source",
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -101,7 +102,7 @@ class Source:
                     f"the test set has no rows of the class {label}, with which the source is compared"
                 )
             here = (own == label) & (trained == trained_as)
-            found = log_odds(ours[here], trained_as)[:, None]
+            found = log_odds(ours[here], trained_as, "source")[:, None]
             shares[here] = ((others < found).double() + (others == found).double() / 2).mean(dim=1)
         right = float((ours.argmax(1) == trained).double().mean())
         return Reading(float(shares.mean()), details={"put_as_trained": right})
@@ -146,10 +147,3 @@ def _read(file: Path, n: int) -> list[int]:
         what = f"has {wrong!r}" if wrong is not None else "is empty"
         raise UnlearningError(f"{file} {what}; it must list places in the training set, 0 to {n - 1}, one per line")
     return sorted(set(map(int, words)))
-
-
-def log_odds(scores: Tensor, label: int) -> Tensor:
-    """Return log p - log(1 - p) of a class, shape (n,), from scores of shape (n, classes)."""
-    import torch
-
-    return scores[:, label] - torch.cat([scores[:, :label], scores[:, label + 1 :]], dim=1).logsumexp(dim=1)
