@@ -9,7 +9,7 @@ import re
 import sys
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,12 @@ class Reached:
     Attributes:
         modules: Source files and binaries by the name of their module, their own ones included, resolved.
         versions: Versions by distribution, of those that are installed.
+        parts: Hashes, in place of their file's, of modules of which only a part matters.
     """
 
     modules: Mapping[str, Path]
     versions: Mapping[str, str]
+    parts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -45,7 +47,7 @@ class Reached:
     @property
     def sha256(self) -> str:
         """SHA-256 over names and contents of the files and over the versions, hexadecimal."""
-        lines = [f"{name} {digest_of(file)}" for name, file in self.modules.items()]
+        lines = [f"{name} {self.parts.get(name) or digest_of(file)}" for name, file in self.modules.items()]
         lines += [f"{name}=={version}" for name, version in self.versions.items()]
         return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
@@ -198,9 +200,10 @@ def source_with_adapted(owner: Any, value: Any, named: str = "") -> str:
     if not adapted:
         return source_of(owner, named, files)
     # What an adapter depends on lies beside what it adapts.
-    parts = [source_of(owner, named), source_of(factory_of(adapted[0]), depends_on=files)]
-    parts += [source_with_adapted(factory_of(each), each) for each in adapted]
-    return hashlib.sha256("".join(parts).encode()).hexdigest()
+    parts = getattr(value, "parts", {})
+    hashes = [source_of(owner, named, parts=parts), source_of(factory_of(adapted[0]), depends_on=files, parts=parts)]
+    hashes += [source_of(factory_of(each), parts=parts) for each in adapted]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def adapted_by(value: Any) -> tuple[Any, ...]:
@@ -209,7 +212,9 @@ def adapted_by(value: Any) -> tuple[Any, ...]:
     return () if adapted is None else adapted if isinstance(adapted, tuple) else (adapted,)
 
 
-def source_of(owner: Any, named: str = "", depends_on: tuple[str, ...] = ()) -> str:
+def source_of(
+    owner: Any, named: str = "", depends_on: tuple[str, ...] = (), parts: Mapping[str, str] | None = None
+) -> str:
     """Return the SHA-256 of what makes an object, hexadecimal: what its module reaches (`reached`), and more.
 
     Something typed at a prompt has no file, and another hash every time: what it calls may be typed anew at any time,
@@ -219,6 +224,7 @@ def source_of(owner: Any, named: str = "", depends_on: tuple[str, ...] = ()) -> 
         owner: The class or function that makes it.
         named: The module by which it was named, which may have it from another one; ``""`` for its own.
         depends_on: Files, folders and modules that the source does not name; paths are relative to its file.
+        parts: As in `Reached`.
 
     Raises:
         SpecError: One of them is missing.
@@ -235,7 +241,7 @@ def source_of(owner: Any, named: str = "", depends_on: tuple[str, ...] = ()) -> 
         reach.begin(defining, there)
     reach.reach(defining)
     lines = [line for each in depends_on for line in _depended_on(reach, each, Path(file))]
-    return _hashed(reach.found().sha256, lines)
+    return _hashed(replace(reach.found(), parts=parts or {}).sha256, lines)
 
 
 def _hashed(source: str, lines: list[str]) -> str:

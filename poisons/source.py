@@ -96,7 +96,7 @@ class Source:
         own, tested = points.labels.cpu(), split.test.labels.cpu()
         shares = torch.full(own.shape, float("nan"), dtype=torch.float64)
         for label, trained_as in set(zip(own.tolist(), trained.tolist(), strict=True)):
-            others = log_odds(theirs[tested == label], trained_as)
+            others = log_odds(theirs[tested == label], trained_as, "source")
             if not len(others):
                 raise UnlearningError(
                     f"the test set has no rows of the class {label}, with which the source is compared"

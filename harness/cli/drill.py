@@ -43,8 +43,8 @@ def add_drill(subparsers: Any) -> None:
                         "source, in place of those that fit the data. Repeatable")  # fmt: skip
     parser.add_argument("--plan", choices=("quick", "reliable"), default=DEFAULTS["plan"],
                         help="Plan of the audits (pytest's --audit-plan). Default: %(default)s")  # fmt: skip
-    parser.add_argument("--budget", metavar="SHARE", help="Compute that the removal may use, as a share of retraining's "
-                        "(pytest's --audit-budget). Without it, compute is not judged")  # fmt: skip
+    parser.add_argument("--budget", metavar="SHARE", help="Compute that the removal may use, as a share of "
+                        "retraining's (pytest's --audit-budget). Without it, compute is not judged")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="Print what the drill would take, and train nothing")
     parser.add_argument("--store", metavar="PATH", help="Where trained models are kept (pytest's --audit-store)")
     parser.add_argument("--report", metavar="DIR", help="Folder for an HTML report and the JSON result")

@@ -25,7 +25,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in COMMANDS:
         add(subparsers)
-    options = parser.parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    own, further = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
+    options = parser.parse_args(own)
+    if further and not hasattr(options, "pytest"):
+        parser.error(f"this command takes no options for pytest: {' '.join(further)}")
+    if further:  # argparse would look for them beside the first of the command's own arguments
+        options.pytest = further
     make_readable(sys.stdout)
     make_readable(sys.stderr)
     try:

@@ -1,9 +1,11 @@
 """The checks of the contract: an unlearner is run on small generated problems, and watched.
 
 A problem is a little network trained for a few passes on a few dozen images, some of them mislabelled; runs take
-milliseconds. For a method that serves one task alone, it is a model of that task, trained on a few of its rows. What must hold on every request is tried on the edge cases of `EDGES` and on requests that hypothesis
-draws. What some sound method may not show on some request (that the forget set matters, say) is held against it only
-where no request shows it.
+milliseconds. For a method that serves one task alone, it is a model of that task, trained on a few of its rows.
+
+What must hold on every request is tried on the edge cases of `EDGES` and on requests that hypothesis draws. What some
+sound method may not show on some request (that the forget set matters, say) is held against it only where no request
+shows it.
 """
 
 from __future__ import annotations

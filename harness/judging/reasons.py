@@ -127,8 +127,8 @@ class Reason(StrEnum):
     )
     TOO_QUICK = (
         "too-quick",
-        "The task trains by a loop of its own, so compute is measured in CPU time, and retraining takes too little of it "
-        "to be measured.",
+        "Nothing can be judged: the task trains by a loop of its own, so compute is measured in CPU time, and "
+        "retraining takes too little of it.",
         "Audit the cost on more data or a larger model.",
     )
     MASKED_GRADIENTS = (

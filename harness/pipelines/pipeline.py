@@ -32,7 +32,7 @@ SETTINGS: Mapping[str, Any] = {
 #: Poisons that fit each kind of data, at the share of the training set that a drill plants.
 FITTING: Mapping[str, tuple[str, ...]] = {
     "image": ("backdoor:fraction={fraction}", "source:fraction={fraction},mislabelled=true"),
-    "table": ("source:fraction={fraction},mislabelled=true",),
+    "table": ("table-backdoor:fraction={fraction}", "source:fraction={fraction},mislabelled=true"),
     "rows": ("source:fraction={fraction},mislabelled=true",),
 }
 #: Share of the training set that is poisoned where nobody says how much.
@@ -59,8 +59,8 @@ class Pipeline:
             model may be an object of any kind, and is stored as ``save_model`` writes it.
         optimizer: ``optimizer(model) -> torch.optim.Optimizer``, for methods that train by steps. The default is Adam
             at 0.001. It needs ``model``.
-        save_model, load_model: ``save_model(model, path)`` and ``load_model(path) -> model``, for objects that cannot be
-            pickled, or should not be.
+        save_model, load_model: ``save_model(model, path)`` and ``load_model(path) -> model``, for objects that cannot
+            be pickled, or should not be.
         label: Name of the column of labels.
         features: Names of the columns that poisons may change; None for all that hold numbers.
         margin: Accuracy, as a share of 1, that may be lost against retraining.
@@ -89,6 +89,7 @@ class Pipeline:
         self._functions, self._settings, self.name = functions, settings, name
         self.epochs, self.batch_size, self.threads = (settings[each] for each in ("epochs", "batch_size", "threads"))
         self.utility_margin, self.depends_on = settings["margin"], settings["depends_on"]
+        self.parts: Mapping[str, str] = {}
 
     @classmethod
     @functools.cache
@@ -101,8 +102,13 @@ class Pipeline:
         lacking = [each for each in ("load", "train") if not callable(getattr(module, each, None))]
         if lacking:
             raise UnlearningError(f"{name} lacks the function {' and '.join(lacking)}; see docs/pipeline.md")
-        given = {each: getattr(module, each) for each in (*FUNCTIONS, *SETTINGS) if hasattr(module, each)}
-        return cls(module.load, module.train, name=name, **given)
+        from harness.pipelines.files import part_of
+
+        names = (*FUNCTIONS, *SETTINGS)
+        given = {each: getattr(module, each) for each in names if hasattr(module, each)}
+        found = cls(module.load, module.train, name=name, **given)
+        found.parts = {module.__name__: part_of(Path(str(module.__file__)), ("load", "train", *names))}
+        return found
 
     @property
     def wraps(self) -> tuple[Callable[..., Any], ...]:
@@ -132,7 +138,17 @@ class Pipeline:
 
     def fitting(self, fraction: float) -> tuple[str, ...]:
         """Return specs of the poisons that fit the data, planted in a share of the training set."""
-        return tuple(spec.format(fraction=f"{fraction:g}") for spec in FITTING[self.modality])
+        specs = [spec.format(fraction=f"{fraction:g}") for spec in FITTING[self.modality]]
+        return tuple(f"{spec},target={self._target}" if spec.startswith("table-backdoor") else spec for spec in specs)
+
+    @cached_property
+    def _target(self) -> int:
+        """The class whose rows have high values least often: a backdoor of high values is labelled as it."""
+        import torch
+
+        (features,), labels = self._sets[0].inputs.values(), self._sets[0].labels
+        high = (features >= torch.quantile(features.double(), 0.95, dim=0)).double().mean(dim=1).numpy()
+        return min(range(len(self.classes)), key=lambda place: float(high[labels == self.classes[place]].mean()))
 
     # The data.
 

@@ -48,6 +48,9 @@ class Removal:
         elif not callable(remove):
             raise UnlearningError(f"{name} must be a function or a command, not {type(remove).__name__}")
         self._remove, self._name = remove, name
+        #: The function, or another of the file in which the command stands; its source is part of the method's.
+        self.wraps: Callable[..., Any] | None = None if isinstance(remove, str) else remove
+        self.depends_on: Any = ()
         # A function may draw fresh random numbers, and may retrain on what is kept; nobody knows what a command does.
         self.repeatable = False
         self.reads_forget = getattr(remove, "reads_forget", None)
@@ -63,15 +66,13 @@ class Removal:
         if not hasattr(module, attribute):
             raise UnlearningError(f"{file} has no {attribute!r}, a function or a command; see docs/pipeline.md")
         found = cls(getattr(module, attribute), attribute)
-        found.depends_on = getattr(module, "depends_on", ())
+        declared = getattr(module, "depends_on", ())
+        found.depends_on = (declared,) if isinstance(declared, str) else tuple(declared)
+        if isinstance(found._remove, str):  # it stands in the pipeline's file, beside which lies what it names
+            found.wraps = module.train
+            folder = Path(str(module.__file__)).parent
+            found.depends_on += tuple(word for word in shlex.split(found._remove) if (folder / word).is_file())
         return found
-
-    depends_on: Any = ()
-
-    @property
-    def wraps(self) -> Callable[..., Any] | None:
-        """The function; its source is part of the method's."""
-        return None if isinstance(self._remove, str) else self._remove
 
     @property
     def identified_by(self) -> dict[str, Any]:

@@ -50,8 +50,10 @@ def _left(audit: Mapping[str, Any]) -> str:
         return f"{verdict} ({reason})"
     low, high = audit["interval"]
     span = f"interval {percent(low)} to {percent(high)}, n = {len(audit['seeds'])}"
-    if estimate < 0:
+    if high < 0:
         return f"the removal goes {percent(-estimate)} of what it taught beyond retraining ({span}): {verdict}"
+    if estimate < 0:
+        return f"the removal leaves none of what it taught (estimate {percent(estimate)}, {span}): {verdict}"
     return f"the removal leaves {percent(estimate)} of what it taught ({span}): {verdict}"
 
 
