@@ -11,6 +11,7 @@ import harness
 from harness import Pipeline, Removal, UnlearningError, registry
 
 PIPELINE = """
+import json
 import numpy as np
 
 def load():
@@ -21,7 +22,7 @@ def load():
 def train(data, seed):
     inputs, labels = data
     noise = np.random.default_rng(seed).normal(size=3) / 10
-    return {"weights": np.linalg.lstsq(inputs, 2.0 * labels - 1, rcond=None)[0] + noise}
+    return {{"weights": np.linalg.lstsq(inputs, 2.0 * labels - 1, rcond=None)[0] + noise}}
 
 def predict(model, inputs):
     return inputs @ model["weights"]
@@ -31,22 +32,27 @@ def remove(model, retain, forget):
     return train(retain, np.random.randint(2**31))
 
 def fixed(model, retain, forget):
-    return train(([[1.0, 0, 0]], [1]), 0)
+    return train((np.eye(3), np.array([1, 0, 0])), 0)
 
-tool = "{python} tool.py {{model}} {{ids}} {{out}}"
+def save_model(model, path):
+    path.write_text(json.dumps(model["weights"].tolist()))
+
+def load_model(path):
+    return {{"weights": np.array(json.loads(path.read_text()))}}
+
+tool = "{python} -I -S tool.py {{model}} {{ids}} {{out}}"
 slow = "{python} -c 'import time; time.sleep(60)' {{model}} {{out}}"
 fails = "{python} -c 'print(5); raise SystemExit(3)' {{model}} {{out}}"
 silent = "{python} -c 'print(5)' {{model}} {{out}}"
 odd = "{python} -c 'import sys; open(sys.argv[2], \\\"w\\\").write(\\\"x\\\")' {{model}} {{out}}"
 missing = "no-such-tool {{model}} {{out}}"
 """
+#: It is run without installed packages.
 TOOL = """
-import sys
-import torch
-model, ids = torch.load(sys.argv[1], weights_only=False), [int(line) for line in open(sys.argv[2])]
+import json, sys
+ids = [int(line) for line in open(sys.argv[2])]
 assert ids == sorted(ids)
-model["weights"] = model["weights"] + len(ids)
-torch.save(model, sys.argv[3])
+json.dump([weight + len(ids) for weight in json.load(open(sys.argv[1]))], open(sys.argv[3], "w"))
 """
 
 
