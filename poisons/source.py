@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from harness import Measure, Planted, Reading, UnlearningError
-from poisons._points import log_odds
+from poisons._points import check_fraction, log_odds
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class Source:
     """Plant rows of the training set as they are, or mislabelled.
 
-    The rows are named by one of: ``column`` and ``value``, ``rows``, or ``fraction``. Named rows are the same on every
-    seed, and seeds differ by the training alone.
+    Rows can be named, by ``column`` and ``value`` or by ``rows``. They are then the same on every seed, and seeds differ
+    by the training alone. Rows that are not named are drawn at random from the seed.
 
     The measure: for each row, the log-odds log p - log(1 - p) of the label that it was trained with, and the share of
     the test rows of the row's own class whose log-odds of that label are lower, ties as a half; the mean over the rows,
@@ -38,17 +38,17 @@ class Source:
         column, value: Rows whose column has this value, which may have the wildcards ``*`` and ``?``; on a task that
             has columns, as a pipeline of tables has.
         rows: Path of a text file with places in the training set, from 0, one per line.
-        fraction: Share of the training set, drawn at random from the seed, in (0, 1).
+        fraction: Share of the training set that is drawn if no rows are named, in (0, 1).
         mislabelled: Whether each row gets a wrong label, drawn evenly from the other classes.
 
     Raises:
-        ValueError: The rows are named in no way, or in more than one.
+        ValueError: The rows are named in two ways or by half, or ``fraction`` is out of range.
     """
 
     column: str = ""
     value: str = ""
     rows: str = ""
-    fraction: float = 0.0
+    fraction: float = 0.1
     mislabelled: bool = False
 
     modality: ClassVar[None] = None
@@ -60,10 +60,9 @@ class Source:
     def __post_init__(self) -> None:
         if bool(self.column) != bool(self.value):
             raise ValueError("column and value go together: source:column=vendor,value=acme")
-        if sum(map(bool, (self.column, self.rows, self.fraction))) != 1:
-            raise ValueError("name the rows in one way: column and value, rows=FILE, or fraction")
-        if self.fraction and not 0 < self.fraction < 1:
-            raise ValueError(f"fraction must lie in (0, 1), not {self.fraction}")
+        if self.column and self.rows:
+            raise ValueError("name the rows in one way: by column and value, or by rows=FILE")
+        check_fraction(self.fraction)
 
     def plant(self, task: Task, split: Split, seed: int, surrogate: Surrogate | None = None) -> Planted:
         """Return the rows.
@@ -114,7 +113,7 @@ class Source:
         from harness import forget_block
 
         n = len(split.train)
-        if self.fraction:
+        if not self.column and not self.rows:
             return forget_block(n, self.fraction, seed)
         if self.rows:
             places = _read(Path(self.rows), n)

@@ -63,6 +63,7 @@ def here(tmp_path, monkeypatch):
     )
     (tmp_path / "tool.py").write_text(TOOL)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
     sys.modules.pop("own_pipeline", None)
 
