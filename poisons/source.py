@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class Source:
     """Plant rows of the training set as they are, or mislabelled.
 
-    Rows can be named, by ``column`` and ``value`` or by ``rows``. They are then the same on every seed, and seeds differ
-    by the training alone. Rows that are not named are drawn at random from the seed.
+    Rows can be named, by ``column`` and ``value`` or by ``rows``. They are then the same on every seed, and seeds
+    differ by the training alone. Rows that are not named are drawn at random from the seed.
 
     The measure: for each row, the log-odds log p - log(1 - p) of the label that it was trained with, and the share of
     the test rows of the row's own class whose log-odds of that label are lower, ties as a half; the mean over the rows,

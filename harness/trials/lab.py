@@ -265,7 +265,7 @@ class Lab:
         from harness.training.data import batch_count
         from harness.training.isolation import isolated_rng
         from harness.training.loop import has_own_loop
-        from harness.trials.pace import own_seconds
+        from harness.trials.pace import own_cost
 
         recipe: Any = task.value
         train = self.split(task).train
@@ -273,7 +273,7 @@ class Lab:
         torch.set_num_threads(recipe.threads)
         try:
             if has_own_loop(recipe):
-                return own_seconds(recipe, train), 0
+                return own_cost(recipe, train)
             pace = self.bench.pace(task)
             with isolated_rng(0):
                 size = sum(t.numel() * t.element_size() for t in recipe.new_model().state_dict().values())

@@ -76,13 +76,19 @@ def pace_of(task: Task, data: Data, group: int | None = None, share: float = 1.0
     return Pace(best, fastest, unrecorded)
 
 
-def own_seconds(task: Any, data: Data) -> float:
-    """Return about how many seconds a task's own training loop takes, by the time that a tenth of the data takes."""
-    few = data.subset(torch.arange(max(2, len(data) // 10)))
+def own_cost(task: Any, data: Data) -> tuple[float, int]:
+    """Return what a task's own training loop takes, from a training on a tenth of the data.
+
+    Returns:
+        Seconds, about: ten times that of the tenth. Bytes of the stored model, which may be more with all of the data.
+    """
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
+    few = data.subset(order[: max(2, len(data) // 10)])
     with isolated_rng(0):
         began = now()
-        task.train(few, 0)
-        return (now() - began) * len(data) / len(few)
+        model = task.train(few, 0)
+        seconds = (now() - began) * len(data) / len(few)
+        return seconds, sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
 
 
 def step_seconds(task: Task, data: Data, k: int, record: Record | None) -> float:
