@@ -13,13 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from harness import Measure, Planted, Reading, UnlearningError
+from harness import Measure, Planted, Reading, UnlearningError, predicted
 from poisons._points import check_fraction, log_odds
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from harness import Split, Surrogate, Task
+
+
+#: What a source taught, as its team says.
+PROBED = Measure(
+    "probed", "rows of the probe set put in their label", worse="higher", test="retention", unit="%", short="probe",
+    cause="source",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,8 @@ class Source:
         rows: Path of a text file with places in the training set, from 0, one per line.
         fraction: Share of the training set that is drawn if no rows are named, in (0, 1).
         mislabelled: Whether each row gets a wrong label, drawn evenly from the other classes.
+        probe_set: Whether to ask the task's own probe set, too: a further trace is the share of it that the model puts
+            in the classes that it is labelled as. A pipeline has one if it has a function ``probe``.
 
     Raises:
         ValueError: The rows are named in two ways or by half, or ``fraction`` is out of range.
@@ -50,6 +59,7 @@ class Source:
     rows: str = ""
     fraction: float = 0.1
     mislabelled: bool = False
+    probe_set: bool = False
 
     modality: ClassVar[None] = None
     measure: ClassVar[Measure] = Measure(
@@ -63,6 +73,11 @@ class Source:
         if self.column and self.rows:
             raise ValueError("name the rows in one way: by column and value, or by rows=FILE")
         check_fraction(self.fraction)
+
+    @property
+    def traces(self) -> tuple[Measure, ...]:
+        """The probe set, if it is asked."""
+        return (PROBED,) if self.probe_set else ()
 
     def plant(self, task: Task, split: Split, seed: int, surrogate: Surrogate | None = None) -> Planted:
         """Return the rows.
@@ -104,7 +119,20 @@ class Source:
             found = log_odds(ours[here], trained_as, "source")[:, None]
             shares[here] = ((others < found).double() + (others == found).double() / 2).mean(dim=1)
         right = float((ours.argmax(1) == trained).double().mean())
-        return Reading(float(shares.mean()), details={"put_as_trained": right})
+        traces = {PROBED.name: self._probed(model, task, split)} if self.probe_set else {}
+        return Reading(float(shares.mean()), details={"put_as_trained": right}, traces=traces)
+
+    def _probed(self, model: nn.Module, task: Task, split: Split) -> Reading:
+        """Return the share of the task's probe set that the model puts in the classes that it is labelled as."""
+        import torch
+
+        asked = getattr(task, "probe_set", lambda: None)()
+        if asked is None:
+            raise UnlearningError("source: probe_set=true needs a pipeline with a function probe()")
+        asked = asked.to(split.test.device)
+        with torch.no_grad():
+            right = sum(int((predicted(task, model, batch) == batch.labels).sum()) for batch in asked.chunks())
+        return Reading(right / len(asked), resolution=0.5 / len(asked))
 
     def _named(self, task: Task, split: Split, seed: int) -> Tensor:
         """Return the ascending places of the rows."""

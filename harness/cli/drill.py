@@ -59,6 +59,7 @@ def run(options: argparse.Namespace) -> int:
     if not hasattr(task.value, "fitting"):
         raise UnlearningError(f"{options.pipeline!r} is no pipeline; give the path of a Python file")
     spec, name = source_of(options.source)
+    spec += ",probe_set=true" if task.value.probe_set() is not None else ""
     rows, of = _count(task, spec)
     share = rows / of
     specs = [spec, *(options.poison or task.value.fitting(share))]

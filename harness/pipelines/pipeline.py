@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -15,16 +13,15 @@ from harness.api import UnlearningError
 from harness.sources import plain_value, state_of
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from torch import Tensor, nn
 
     from harness.api import Batch
-    from harness.pipelines.formats import Rows
+    from harness.pipelines.sets import Sets
     from harness.training.data import Data, Split
 
 #: What a module may define besides ``load`` and ``train``: functions, and plain values with their defaults.
-FUNCTIONS = ("predict", "model", "optimizer", "save_model", "load_model")
+FUNCTIONS = ("predict", "probe", "model", "optimizer", "save_model", "load_model")
 SETTINGS: Mapping[str, Any] = {
     "label": "label", "features": None, "margin": 0.01, "poisons": None, "epochs": 10, "batch_size": 64, "threads": 1,
     "kind": None, "version": None, "depends_on": (),
@@ -54,6 +51,8 @@ class Pipeline:
         predict: ``predict(model, inputs) -> scores``, of shape (n, classes), classes in the order of their sorted
             labels; or (n,), one score per row, positive for the second of two classes. Rows that are not negative and
             sum to 1 are taken for probabilities. The default is ``model(inputs)``.
+        probe: ``probe() -> rows``, one set of rows of the kind that was loaded, labelled as the source would have them:
+            what it may have taught. The poison `source` then asks how many of them the model puts in their label.
         model: ``model() -> torch.nn.Module``, the untrained network that ``train`` returns trained. With it, methods
             and poisons that need gradients or weights can be used, and weights are stored as tensors. Without it, a
             model may be an object of any kind, and is stored as ``save_model`` writes it.
@@ -128,7 +127,7 @@ class Pipeline:
     def modality(self) -> str:
         """``"image"``, ``"table"`` or ``"rows"``."""
         declared: str | None = self._settings["kind"]
-        return declared or self._sets[0].kind
+        return declared or self._sets.train.kind
 
     @property
     def poisons(self) -> tuple[str, ...]:
@@ -146,81 +145,30 @@ class Pipeline:
         """The class whose rows have high values least often: a backdoor of high values is labelled as it."""
         import torch
 
-        (features,), labels = self._sets[0].inputs.values(), self._sets[0].labels
+        (features,), labels = self._sets.train.inputs.values(), self._sets.train.labels
         high = (features >= torch.quantile(features.double(), 0.95, dim=0)).double().mean(dim=1).numpy()
         return min(range(len(self.classes)), key=lambda place: float(high[labels == self.classes[place]].mean()))
 
-    # The data.
-
     @cached_property
-    def _sets(self) -> tuple[Rows, Rows]:
-        from harness.pipelines.formats import rows_of
+    def _sets(self) -> Sets:
+        from harness.pipelines.sets import Sets
 
-        loaded = self._functions["load"]()
-        if isinstance(loaded, Mapping):
-            loaded = tuple(loaded[each] for each in ("train", "test") if each in loaded)
-        if not isinstance(loaded, tuple | list) or len(loaded) != 2:
-            raise UnlearningError("load() must return two sets of rows: return train, test")
-        train, test = (rows_of(each, self._settings["label"], self._settings["features"]) for each in loaded)
-        if type(train) is not type(test):
-            raise UnlearningError("load() must return rows of one kind to train and to test on")
-        return train, test
+        probe = self._functions["probe"]
+        how = {"label": self._settings["label"], "features": self._settings["features"]}
+        return Sets(self._functions["load"](), None if probe is None else probe(), **how)
 
-    @cached_property
+    @property
     def classes(self) -> list[Any]:
         """The classes, sorted."""
-        from harness.pipelines.formats import classes_in
-
-        train, test = self._sets
-        found = classes_in(train.labels)
-        if more := sorted(set(test.labels.tolist()) - set(found)):
-            raise UnlearningError(f"the test set has the class {more[0]!r}, which the training set lacks")
-        return found
+        return self._sets.classes
 
     def load(self, folder: Path | None) -> Split:
         """Return the data as tensors."""
-        import torch
-
-        from harness.pipelines.formats import ROW
-        from harness.training.data import Data, Split
-
-        number = {label: place for place, label in enumerate(self.classes)}
-
-        def data(rows: Rows, first: int) -> Data:
-            labels = torch.tensor([number[each] for each in rows.labels.tolist()])
-            places = {ROW: torch.arange(first, first + len(labels))}
-            return Data({**rows.inputs, **places}, labels)
-
-        train, test = self._sets
-        split = Split.of(data(train, 0), data(test, len(train.labels)))
-        version = self._settings["version"]
-        rest = b"".join(rows.rest() for rows in self._sets) if version is None else str(version).encode()
-        names = repr(self.classes).encode()
-        return replace(split, fingerprint=hashlib.sha256(split.fingerprint.encode() + names + rest).hexdigest())
+        return self._sets.split(self._settings["version"])
 
     def rows(self, data: Data | Batch, labelled: bool) -> Any:
-        """Return rows of the kind that ``load`` returned.
-
-        Args:
-            data: Rows as tensors, all of one set.
-            labelled: Whether with labels; without, the inputs alone.
-        """
-        import numpy as np
-
-        from harness.pipelines.formats import ROW
-
-        train, test = self._sets
-        places = data.inputs[ROW].cpu()
-        n = len(train.labels)
-        inside = places < n
-        if len(places) and not bool(inside.all()) and bool(inside.any()):
-            raise UnlearningError("these rows are of the training and of the test set; ask for one at a time")
-        source, first = (train, 0) if bool(inside.all()) else (test, n)
-        labels: np.ndarray | None = None
-        if labelled:
-            named = np.array(self.classes, dtype=source.labels.dtype)
-            labels = named[data.labels.cpu().numpy()]
-        return source.take(places - first, data.inputs, labels)
+        """Return rows of the kind that ``load`` returned; without labels the inputs alone."""
+        return self._sets.rows(data, labelled)
 
     def column(self, name: str) -> Sequence[Any]:
         """Return the values of a column of the training set, row by row.
@@ -228,7 +176,11 @@ class Pipeline:
         Raises:
             UnlearningError: There is no such column.
         """
-        return self._sets[0].column(name)
+        return self._sets.train.column(name)
+
+    def probe_set(self) -> Data | None:
+        """Return the rows of ``probe``, on the CPU; None if there is no such function."""
+        return self._sets.probe_set()
 
     # The models.
 

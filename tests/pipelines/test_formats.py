@@ -199,3 +199,22 @@ def test_one_score_is_for_the_second_of_two_classes_and_shares_are_probabilities
 
     assert of.logits(model, batch).argmax(1).tolist() == [0, 1]
     assert of.logits(model, batch).exp().tolist() == [[0.25, 0.75], [1.0, pytest.approx(1e-12)]]
+
+
+def test_a_probe_set_says_what_a_source_taught():
+    of = pipeline(frame, probe=lambda: frame(6).assign(label="yes"))
+    split, asked = of.load(None), of.probe_set()
+
+    assert asked.labels.tolist() == [1] * 6
+    assert of.rows(asked, labelled=True)["label"].tolist() == ["yes"] * 6
+    assert of.rows(split.test, labelled=True)["label"].tolist() == frame()["label"].tolist()
+    assert split.fingerprint != pipeline(frame).load(None).fingerprint
+
+
+def test_rows_of_several_sets_are_refused():
+    of = pipeline(frame)
+    data = of.load(None).train.subset(torch.tensor([0, 1]))
+    data.inputs["row"][1] = 20
+
+    with pytest.raises(UnlearningError, match="of several sets"):
+        of.rows(data, labelled=True)
