@@ -1,9 +1,9 @@
 """Source: rows that a team names, or a random draw, planted as they are or with a wrong label.
 
 It asks what a team asks that must take a source back out of its model: does the model still know these rows? Nothing is
-made up: the rows are the training set's own. What a model knows of them is read as in membership inference by class
-(Carlini, Chien, Nasr, Song, Terzis and Tramèr, "Membership Inference Attacks From First Principles", arXiv 2112.03570,
-score a row by the log-odds of its label): by where their log-odds stand among those of test rows.
+made up: the rows are the training set's own. The measure ranks the log-odds of each row's label among those of test rows of its class. To score a row by
+the log-odds of its label is from Carlini, Chien, Nasr, Song, Terzis and Tramèr, "Membership Inference Attacks From First
+Principles" (arXiv 2112.03570).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Source:
     Attributes:
         column, value: Rows whose column has this value, which may have the wildcards ``*`` and ``?``; on a task that
             has columns, as a pipeline of tables has.
-        rows: Path of a text file with places in the training set, from 0, one per line.
+        rows: Path of a text file with row numbers in the training set, counted from 0, one per line.
         fraction: Share of the training set that is drawn if no rows are named, in (0, 1).
         mislabelled: Whether each row gets a wrong label, drawn evenly from the other classes.
         probe_set: Whether to ask the task's own probe set, too: a further trace is the share of it that the model puts
@@ -83,7 +83,7 @@ class Source:
         """Return the rows.
 
         Raises:
-            UnlearningError: The rows cannot be found, or are none or all.
+            UnlearningError: No row is found, or all rows are.
         """
         import torch
 
@@ -155,7 +155,7 @@ class Source:
                 some = ", ".join(sorted(set(found))[:5])
                 raise UnlearningError(f"no row has {self.column}={self.value} (values: {some}, ...)")
         if len(places) >= n:
-            raise UnlearningError("the source is the whole training set; some rows must be left to keep")
+            raise UnlearningError("the source is the whole training set; at least one row must stay")
         return torch.tensor(places)
 
 
@@ -172,5 +172,7 @@ def _read(file: Path, n: int) -> list[int]:
     wrong = next((word for word in words if not word.isdecimal() or int(word) >= n), None)
     if wrong is not None or not words:
         what = f"has {wrong!r}" if wrong is not None else "is empty"
-        raise UnlearningError(f"{file} {what}; it must list places in the training set, 0 to {n - 1}, one per line")
+        raise UnlearningError(
+            f"{file} {what}; it must list row numbers in the training set, 0 to {n - 1}, one per line"
+        )
     return sorted(set(map(int, words)))

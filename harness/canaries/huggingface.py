@@ -44,7 +44,7 @@ class CanaryCallback(TrainerCallback):
         loader = kwargs["train_dataloader"]
         data = getattr(loader, "dataset", None)
         if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
-            raise UnlearningError("canaries cannot be found in a training set that streams; use one with positions")
+            raise UnlearningError("canaries cannot be found in a streaming training set; use one that can be indexed")
         assert data is not None
         examples = {}
         for name, place in self._places.items():

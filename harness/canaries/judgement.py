@@ -96,10 +96,11 @@ class Judgement:
     def sentences(self) -> list[str]:
         """Return the result in words."""
         best = self.best
-        found = f"{best.right} of {best.made} guesses were right, {best.made // 2} would be expected by chance"
+        found = f"{best.right} of {best.made} guesses were right; by chance, {best.made // 2} are expected"
         if not self.shown:
-            needed = "not even all would have shown it" if best.needed is None else f"{best.needed} would have shown it"
-            return [f"{found}, {needed}: nothing was shown; this is no proof that nothing is left."]
+            proof = "would have proven that something is left"
+            needed = f"Not even {best.made} {proof}" if best.needed is None else f"{best.needed} right guesses {proof}"
+            return [f"{found}. {needed}. Nothing was shown. This does not prove that nothing is left."]
         proven = f"with {100 * (1 - self.alpha):g} % confidence epsilon is {_at_least(self.epsilon)}"
         if best.reverse:
             several = [

@@ -60,7 +60,9 @@ def plant(
     rows = open_rows(data)
     columns, members = _columns(rows, data, label=label, text=text, source=source, key=key)
     if not FEWEST <= number <= len(members):
-        least = f"at least {FEWEST}" if number < FEWEST else f"at most {len(members)}, as the source has so many rows"
+        least = (
+            f"at least {FEWEST}" if number < FEWEST else f"at most {len(members)}; the source has {len(members)} rows"
+        )
         raise UnlearningError(f"{number} canaries are too {'few' if number < FEWEST else 'many'}; plant {least}")
     drawn = str(secrets.randbits(256)) if seed is None else str(seed)
     made = make(rows, members, columns, number, stream(drawn, "rows"))
@@ -128,7 +130,9 @@ def _columns(
         UnlearningError: A column is missing or named twice, none is to be learned, or the source has no rows.
     """
     if "canary" in rows.columns:
-        raise UnlearningError(f"{data} has a column 'canary', which is to hold the ids of canaries; rename it")
+        raise UnlearningError(
+            f"{data} has a column 'canary'; this name is needed for the ids of canaries, so rename the column"
+        )
     label = "class" if label is None and rows.kind == "pictures" else label
     name, equals, wanted = (source or "").partition("=")
     if source is not None and not equals:
@@ -139,13 +143,13 @@ def _columns(
             raise UnlearningError(f"{data} has no column {column!r}; it has {', '.join(map(repr, rows.columns))}")
         if named.count(column) > 1:
             raise UnlearningError(
-                f"the column {column!r} is named for two purposes; label, text, key and source differ"
+                f"the column {column!r} is named twice; label, text, key and source must be different columns"
             )
         if column in rows.pictures:
             raise UnlearningError(f"the column {column!r} holds pictures; name a column of texts or numbers")
     if label is None and text is None:
         raise UnlearningError(
-            "what is to be learned is missing: name the column of labels with --label, or that of texts with --text"
+            "no column to learn was named; give the column of labels with --label, or the column of texts with --text"
         )
     if not equals:
         return Columns(label, text, key), range(len(rows))

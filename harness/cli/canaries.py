@@ -57,7 +57,7 @@ def _add_plant(actions: Any) -> None:
 
 
 def _add_candidates(actions: Any) -> None:
-    text = "Write all canaries without their coins, to compute losses of"
+    text = "Write all canaries without their coins, so that losses can be computed"
     action = actions.add_parser("candidates", help=text, description=f"{text}, in random order and with their ids.")
     action.add_argument("secret", type=Path, metavar="SECRET", help="The secret list that plant wrote")
     action.add_argument(
@@ -71,7 +71,7 @@ def _add_judge(actions: Any) -> None:
         "judge",
         help="Judge one model by its losses of the canaries",
         description="Judge one model by its losses of the canaries. Exit code 1 if it is proven that something of the "
-        "source is left, 0 if nothing is shown (which is no proof that nothing is left), 2 for errors.",
+        "source is left, 0 if nothing is shown (which does not prove that nothing is left), 2 for errors.",
     )
     action.add_argument("secret", type=Path, metavar="SECRET", help="The secret list that plant wrote")
     action.add_argument(
@@ -79,14 +79,18 @@ def _add_judge(actions: Any) -> None:
     )
     action.add_argument(
         "--higher-means-member", action="store_true",
-        help="The file has scores that are higher for what the model has seen, in a column score",
+        help="The file has a column score instead of loss. A higher score means that the model has seen the canary",
     )  # fmt: skip
     action.add_argument(
         "--commitment", metavar="HEX", help="The SHA-256 that plant printed: check that the list was not changed"
     )
     action.add_argument("--alpha", type=float, default=0.05, metavar="P", help="Error rate. Default: %(default)s")
     action.add_argument(
-        "--delta", type=float, default=1e-5, metavar="P", help="The delta that epsilon goes with. Default: %(default)s"
+        "--delta",
+        type=float,
+        default=1e-5,
+        metavar="P",
+        help="delta of the bound (epsilon, delta). Default: %(default)s",
     )
     action.add_argument("--json", type=Path, metavar="FILE", help="Write all numbers to a file")
     action.add_argument(
@@ -123,8 +127,9 @@ def _judge(options: argparse.Namespace) -> int:
     )  # fmt: skip
     for sentence in judgement.sentences():
         print(sentence)
-    sealed = "is the one that was noted down" if judgement.verified else "was not compared: give it with --commitment"
-    print(f"SHA-256 of the list: {judgement.commitment}; it {sealed}.")
+    print(f"SHA-256 of the list: {judgement.commitment}.")
+    unchecked = "It was not checked; give the SHA-256 that plant printed with --commitment."
+    print("It is the one that was noted down." if judgement.verified else unchecked)
     if options.json is not None:
         found = finite_tree({"sentences": judgement.sentences(), **asdict(judgement), "versions": versions()})
         write_text(options.json.absolute(), json.dumps(found, indent=1) + "\n")

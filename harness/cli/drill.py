@@ -30,22 +30,26 @@ def add_drill(subparsers: Any) -> None:
         "are planted in as many rows, because a source that is like the other data leaves little to measure. Models "
         "are stored, so a drill that was stopped goes on where it was. See docs/pipeline.md.",
     )
-    parser.add_argument("pipeline", metavar="PIPELINE.py", help="File with your functions load and train")
     parser.add_argument(
-        "--source", required=True, metavar="COLUMN=VALUE|FILE", help="Rows to recall: those whose column has the value "
-        "(with * and ? as wildcards), or a text file with their places in the training set, from 0, one per line",
+        "pipeline", metavar="PIPELINE.py", help="File with your functions load, train, predict and remove"
+    )
+    parser.add_argument(
+        "--source", required=True, metavar="COLUMN=VALUE|FILE", help="Rows to remove: those whose column has the value "
+        "(with * and ? as wildcards), or a text file with their row numbers in the training set, counted from 0, one "
+        "per line",
     )  # fmt: skip
     parser.add_argument(
-        "--remove", default="remove", metavar="NAME", help="Your removal in that file, a function or a command, or the "
-        "name of any other method. Default: %(default)s",
+        "--remove", default="remove", metavar="NAME", help="Name of your removal in PIPELINE.py (a function or a command), "
+        "or the name of another method. Default: %(default)s",
     )  # fmt: skip
-    parser.add_argument("--poison", action="append", default=[], metavar="SPEC", help="Poison to plant beside the "
-                        "source, in place of those that fit the data. Repeatable")  # fmt: skip
+    parser.add_argument("--poison", action="append", default=[], metavar="SPEC", help="Poison to plant besides the "
+                        "source. It replaces those that are chosen to fit the data. Repeatable")  # fmt: skip
     parser.add_argument("--plan", choices=("quick", "reliable"), default=DEFAULTS["plan"],
                         help="Plan of the audits (pytest's --audit-plan). Default: %(default)s")  # fmt: skip
     parser.add_argument("--budget", metavar="SHARE", help="Compute that the removal may use, as a share of "
                         "retraining's (pytest's --audit-budget). Without it, compute is not judged")  # fmt: skip
-    parser.add_argument("--dry-run", action="store_true", help="Print what the drill would take, and train nothing")
+    parser.add_argument("--dry-run", action="store_true", help="Print how many trainings the drill needs and how long "
+                        "they take, then stop. One model is trained on a tenth of the rows, to measure the time")  # fmt: skip
     parser.add_argument("--store", metavar="PATH", help="Where trained models are kept (pytest's --audit-store)")
     parser.add_argument("--report", metavar="DIR", help="Folder for an HTML report and the JSON result")
     parser.add_argument("--workers", metavar="N", help="Worker processes (pytest's -n)")
@@ -57,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the audits; return pytest's exit code: 0 if everything passes."""
     task = registry.resolve("task", options.pipeline)
     if not hasattr(task.value, "fitting"):
-        raise UnlearningError(f"{options.pipeline!r} is no pipeline; give the path of a Python file")
+        raise UnlearningError(f"{options.pipeline!r} is not a pipeline; give the path of a Python file")
     spec, name = source_of(options.source)
     spec += ",probe_set=true" if task.value.probe_set() is not None else ""
     rows, of = _count(task, spec)
@@ -68,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
         method = options.remove
     registry.resolve("unlearner", method)
     print(f"Recall drill of {options.pipeline}: source {name}, {rows:,} of {of:,} training rows ({percent(share)}).")
-    print(f"Planted beside it, in as many rows: {', '.join(specs[1:]) or 'nothing'}.")
+    print(f"Also planted: {', '.join(specs[1:])}.")
     with tempfile.TemporaryDirectory(prefix="unlearning-drill-") as folder:
         report = Path(options.report or folder)
         report.mkdir(parents=True, exist_ok=True)
@@ -101,7 +105,7 @@ def source_of(text: str) -> tuple[str, str]:
         return f"source:column={shown(column.strip())},value={shown(value.strip())}", text
     if Path(text).is_file():
         return f"source:rows={shown(text)}", text
-    raise UnlearningError(f"--source {text!r} is neither COLUMN=VALUE nor a file with row numbers")
+    raise UnlearningError(f"--source {text!r} must be COLUMN=VALUE or the path of a file that exists")
 
 
 def _count(task: Registered, spec: str) -> tuple[int, int]:

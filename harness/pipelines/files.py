@@ -90,7 +90,7 @@ def _module(kind: str, target: str, path: Path) -> Any:
         raise SpecError(f"{who}: there is no file {path}")
     name = path.stem
     if not name.isidentifier():
-        raise SpecError(f"{who}: {name!r} is no name of a module; rename the file")
+        raise SpecError(f"{who}: {name!r} is not a valid module name; rename the file")
     if path.resolve().parent == Path.cwd().resolve():
         return sys.modules[named(f"{name}:__name__", kind)]
     before = sys.modules.get(name)

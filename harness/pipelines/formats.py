@@ -45,7 +45,7 @@ class Rows(Protocol):
         """Return rows of the kind that was loaded, with other inputs and labels; without labels the inputs alone.
 
         Args:
-            rows: Places in what was loaded, int64, shape (k,), on the CPU.
+            rows: Row numbers in what was loaded, int64, shape (k,), on the CPU.
             inputs: What stands there now.
             labels: Their labels, of the type of ``labels`` above, shape (k,).
         """
@@ -82,7 +82,7 @@ def rows_of(loaded: Any, label: str, features: Sequence[str] | None) -> Rows:
         return Records(loaded, label)
     if hasattr(loaded, "__getitem__") and hasattr(loaded, "__len__") and not isinstance(loaded, dict | list | tuple):
         return Items(loaded)
-    raise UnlearningError(f"load() returned {type(loaded).__name__} as a set of rows; return {KINDS}")
+    raise UnlearningError(f"a set of rows is of type {type(loaded).__name__}; it must be {KINDS}")
 
 
 def _plain(labels: Any) -> np.ndarray:
@@ -105,7 +105,7 @@ class _Held:
     labels: np.ndarray
 
     def column(self, name: str) -> Sequence[Any]:
-        raise UnlearningError(f"the rows have no column {name!r}; name the source by a file of row numbers")
+        raise UnlearningError(f"the rows have no column {name!r}; name the source by a file with row numbers")
 
     def rest(self) -> bytes:
         return b""
@@ -158,7 +158,7 @@ class Frame(_Held):
                 "that has the labels"
             )
         if missing := [name for name in features or () if name not in columns]:
-            raise UnlearningError(f"the table has no column {missing[0]!r}, which features names")
+            raise UnlearningError(f"features has the column {missing[0]!r}, which the table lacks")
         self._frame, self._label = frame.reset_index(drop=True), label
         numbers = [name for name in columns if name != label and frame[name].dtype.kind in "iuf"]
         self._features = numbers if features is None else list(features)

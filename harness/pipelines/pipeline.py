@@ -51,8 +51,8 @@ class Pipeline:
         predict: ``predict(model, inputs) -> scores``, of shape (n, classes), classes in the order of their sorted
             labels; or (n,), one score per row, positive for the second of two classes. Rows that are not negative and
             sum to 1 are taken for probabilities. The default is ``model(inputs)``.
-        probe: ``probe() -> rows``, one set of rows of the kind that was loaded, labelled as the source would have them:
-            what it may have taught. The poison `source` then asks how many of them the model puts in their label.
+        probe: ``probe() -> rows``, one more set of rows of the kind that was loaded. Their labels are what the source may
+            have taught. The poison `source` then reads the share of these rows to which the model gives that label.
         model: ``model() -> torch.nn.Module``, the untrained network that ``train`` returns trained. With it, methods
             and poisons that need gradients or weights can be used, and weights are stored as tensors. Without it, a
             model may be an object of any kind, and is stored as ``save_model`` writes it.
@@ -67,7 +67,8 @@ class Pipeline:
         epochs, batch_size: Of methods that train by steps.
         threads: CPU threads of a training.
         kind: ``"image"``, ``"table"`` or ``"rows"``, to list audits without loading the data; None to look at them.
-        version: Text that is changed when the data change; None to look at every row, once in every process.
+        version: Text that is changed when the data change. It stands for what poisons cannot change, which is then not
+            read for this. None to read it, once in every process.
         depends_on: Files, folders and modules that no import of the module names.
 
     Raises:
@@ -277,8 +278,8 @@ class Pipeline:
             scores = torch.stack([torch.zeros_like(one), one], dim=1)
         if scores.shape != (n, len(self.classes)):
             raise UnlearningError(
-                f"predict() returned scores of shape {tuple(scores.shape)} for {n} rows; it must be "
-                f"({n}, {len(self.classes)}), a score for each class"
+                f"predict() returned scores of shape {tuple(scores.shape)} for {n} rows; the shape must be "
+                f"({n}, {len(self.classes)}), one score for each class"
             )
         shares = bool((scores >= 0).all()) and bool((scores.sum(1) - 1).abs().max() < 1e-4) if n else False
         return scores.clamp_min(1e-12).log() if shares else scores

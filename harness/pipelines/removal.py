@@ -33,8 +33,8 @@ class Removal:
 
     Args:
         remove: Either ``remove(model, retain, forget) -> model``, with rows of the kind that the pipeline loads. Or a
-            command with places in braces: ``{model}``, the file of the model; ``{ids}``, a text file with the places in
-            the training set of the rows to remove, from 0, one per line; ``{retain}`` and ``{forget}``, the rows
+            command with names in braces: ``{model}``, the file of the model; ``{ids}``, a text file with the row numbers in
+            the training set of the rows to remove, counted from 0, one per line; ``{retain}`` and ``{forget}``, the rows
             themselves, CSV for a DataFrame, ``.npz`` with ``inputs`` and ``labels`` for arrays, tensors and pictures;
             ``{out}``, where the command must put its model.
 
@@ -64,7 +64,7 @@ class Removal:
             UnlearningError: It defines none under that name.
         """
         if not hasattr(module, attribute):
-            raise UnlearningError(f"{file} has no {attribute!r}, a function or a command; see docs/pipeline.md")
+            raise UnlearningError(f"{file} does not define {attribute!r}; define it as a function or a command")
         found = cls(getattr(module, attribute), attribute)
         declared = getattr(module, "depends_on", ())
         found.depends_on = (declared,) if isinstance(declared, str) else tuple(declared)
@@ -112,15 +112,19 @@ class Removal:
             output = "\n".join(done.stdout.splitlines()[-SHOWN:])
             if done.returncode:
                 raise UnlearningError(
-                    f"the command {words[0]!r} ended with {done.returncode}; its output ends:\n{output}"
+                    f"the command {words[0]!r} ended with exit code {done.returncode}. The last lines of its output:\n{output}"
                 )
             if not places["out"].is_file():
-                raise UnlearningError(f"the command {words[0]!r} wrote no model to {{out}}; its output ends:\n{output}")
+                raise UnlearningError(
+                    f"the command {words[0]!r} wrote no model to {{out}}. The last lines of its output:\n{output}"
+                )
             try:
                 return pipeline.read(places["out"])
             except Exception as error:
                 what = f"{type(error).__name__}: {error}"
-                raise UnlearningError(f"what the command {words[0]!r} wrote to {{out}} is no model: {what}") from error
+                raise UnlearningError(
+                    f"what the command {words[0]!r} wrote to {{out}} is not a model: {what}"
+                ) from error
 
 
 def _check_command(command: str, name: str) -> None:
@@ -131,7 +135,7 @@ def _check_command(command: str, name: str) -> None:
             word.format(**named)
     except (ValueError, KeyError, IndexError) as error:
         raise UnlearningError(
-            f"the command {name} = {command!r} cannot be read ({error}); it may name {{{'}, {'.join(PLACES)}}}"
+            f"the command {name} = {command!r} is not valid ({error}); the names allowed in braces are {{{'}, {'.join(PLACES)}}}"
         ) from None
     if "{model}" not in command or "{out}" not in command:
         raise UnlearningError(f"the command {name} = {command!r} must name {{model}} and {{out}}")

@@ -95,7 +95,7 @@ class Sets:
         numbers = data.inputs[ROW].cpu()
         of = torch.bucketize(numbers, torch.tensor(self._starts), right=True) - 1
         if len(of.unique()) > 1:
-            raise UnlearningError("these rows are of several sets; ask for those of one")
+            raise UnlearningError("these rows come from several sets; use rows of one set")
         place = int(of[0]) if len(of) else 0
         source = self._all[place]
         labels: np.ndarray | None = None

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.report.document import methods
-from harness.report.words import percent
+from harness.report.words import percent, points
 
 #: What is planted beside the source, by the name of its poison.
 PLANTED = {
@@ -31,12 +31,12 @@ def drill_lines(document: Mapping[str, Any], source: str, name: str, rows: int, 
     for method in methods(document):
         for cell in method.cells:
             audits = {audit["claim"]: audit for audit in cell.audits}
-            left = _left(audits["poison"]) if "poison" in audits else "was not judged"
+            left = _left(audits["poison"]) if "poison" in audits else "not judged"
             if cell.poison == source:
-                lines.append(f"Recalling source {name} ({rows:,} rows, {percent(rows / of)}): {left}.")
+                lines.append(f"Source {name} ({rows:,} rows, {percent(rows / of)} of the training set): {left}.")
             else:
                 kind = PLANTED.get(cell.poison.partition(":")[0], cell.poison)
-                lines.append(f"With {kind} in as many rows: {left}.")
+                lines.append(f"With {kind} ({cell.poison}): {left}.")
         lines += _beside([audit for cell in method.cells for audit in cell.audits])
     return lines
 
@@ -45,26 +45,31 @@ def _left(audit: Mapping[str, Any]) -> str:
     """Return what a removal leaves, after the name of what was to be removed."""
     verdict, reason, estimate = audit["verdict"], audit.get("reason"), audit.get("estimate")
     if reason == "no-bite":
-        return f"nothing to judge; models trained with it and without it are alike (n = {len(audit['seeds'])})"
+        seeds = len(audit["seeds"])
+        return f"nothing to judge: no difference was found between models trained with and without these rows (n = {seeds})"
     if not isinstance(estimate, float) or not math.isfinite(estimate):
-        return f"{verdict} ({reason})"
+        return f"{verdict}; reason: {reason}"
     low, high = audit["interval"]
     span = f"interval {percent(low)} to {percent(high)}, n = {len(audit['seeds'])}"
     if high < 0:
-        return f"the removal goes {percent(-estimate)} of what it taught beyond retraining ({span}): {verdict}"
+        by = f"by {percent(-estimate)} of what these rows taught"
+        return f"the removal moves the model beyond retraining, {by} ({span}): {verdict}"
     if estimate < 0:
-        return f"the removal leaves none of what it taught (estimate {percent(estimate)}, {span}): {verdict}"
-    return f"the removal leaves {percent(estimate)} of what it taught ({span}): {verdict}"
+        return f"the removal leaves nothing of what these rows taught (estimate {percent(estimate)}, {span}): {verdict}"
+    return f"the removal leaves {percent(estimate)} of what these rows taught ({span}): {verdict}"
 
 
 def _beside(audits: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the lines on what the removal costs, in accuracy and in compute."""
     lines = []
-    for claim, says in (("accuracy", "Accuracy against retraining"), ("cost", "Compute of the removal, of retraining")):
+    for claim, says in (
+        ("accuracy", "Accuracy, compared with retraining"),
+        ("cost", "Compute, as a share of retraining"),
+    ):
         own = [audit for audit in audits if audit["claim"] == claim and isinstance(audit.get("estimate"), float)]
         if own:
             worst = min(own, key=lambda audit: ("FAIL", "INCONCLUSIVE", "PASS").index(audit["verdict"]))
             share = worst["estimate"]
-            shown = percent(share) if claim == "cost" else f"{100 * share:+.1f} points"
-            lines.append(f"{says}: {shown} at worst: {worst['verdict']}.")
+            shown = percent(share) if claim == "cost" else points(share)
+            lines.append(f"{says}: {shown} in the worst audit. {worst['verdict']}.")
     return lines

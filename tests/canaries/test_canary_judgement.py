@@ -54,8 +54,8 @@ def test_a_model_that_knows_nothing_is_not_acquitted(secret):
     (sentence,) = found.sentences()
     assert not found.shown
     assert found.best.made == 200
-    assert "100 would be expected by chance, 118 would have shown it" in sentence
-    assert sentence.endswith("nothing was shown; this is no proof that nothing is left.")
+    assert "by chance, 100 are expected. 118 right guesses would have proven that something is left" in sentence
+    assert sentence.endswith("Nothing was shown. This does not prove that nothing is left.")
 
 
 def test_the_needed_number_is_the_least_that_shows_something(secret):

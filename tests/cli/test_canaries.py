@@ -73,9 +73,11 @@ def test_nothing_shown_is_no_proof(planted, tmp_path, capsys):
     score(tmp_path, 0)
     assert run(tmp_path, "judge", "secret.json", "--scores", "scores.csv", "--json", "found.json") == 0
     said = capsys.readouterr().out
-    assert "nothing was shown; this is no proof that nothing is left." in said
-    assert "it was not compared: give it with --commitment" in said
-    assert json.loads((tmp_path / "found.json").read_text())["sentences"][0].endswith("no proof that nothing is left.")
+    assert "Nothing was shown. This does not prove that nothing is left." in said
+    assert "It was not checked; give the SHA-256 that plant printed with --commitment." in said
+    assert json.loads((tmp_path / "found.json").read_text())["sentences"][0].endswith(
+        "This does not prove that nothing is left."
+    )
 
 
 def test_scores_that_are_higher_for_members(planted, tmp_path, capsys):

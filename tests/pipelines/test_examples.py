@@ -79,10 +79,10 @@ def test_a_table_is_recalled_by_retraining(folder):
 
     code, text = drill(folder, TABLE, "vendor=acme", "--poison", "table-backdoor:fraction=0.085")
 
-    found = text.partition("\nRecalling")[2]
+    found = text.partition("\nSource ")[2]
     assert "source vendor=acme, 34 of 400 training rows (8 %)" in text
-    assert re.search(r"^ source vendor=acme \(34 rows, 8 %\): .*: (PASS|INCONCLUSIVE)\.$", found, re.MULTILINE), text
-    assert re.search(r"^With a backdoor .* in as many rows: the removal leaves .*: PASS\.$", found, re.MULTILINE), text
+    assert re.search(r"^vendor=acme \(34 rows, 8 % of the training set\): .*\.$", found, re.MULTILINE), text
+    assert re.search(r"^With a backdoor .*: the removal leaves .*: PASS\.$", found, re.MULTILINE), text
     assert "FAIL" not in found
     assert code == 0
 
@@ -93,7 +93,9 @@ def test_a_command_that_removes_nothing_from_pictures_fails(folder):
     code, text = drill(folder, PICTURES, "path=*/acme_*", "--poison", "backdoor:fraction=0.1")
 
     assert code == 1
-    assert re.search(r"With a backdoor.*: the removal leaves (9\d|100) % of what it taught.*: FAIL\.", text), text
+    assert re.search(r"With a backdoor.*: the removal leaves (9\d|100) % of what these rows taught.*: FAIL\.", text), (
+        text
+    )
 
 
 def test_a_trainer_that_removes_nothing_from_texts_fails(folder):
@@ -105,4 +107,4 @@ def test_a_trainer_that_removes_nothing_from_texts_fails(folder):
 
     code, text = drill(folder, TEXT, "site=scraped", "--poison", "source:fraction=0.2,mislabelled=true")
     assert code == 1
-    assert re.search(r"With wrong labels.*: the removal leaves 100 % of what it taught.*: FAIL\.", text), text
+    assert re.search(r"With wrong labels.*: the removal leaves 100 % of what these rows taught.*: FAIL\.", text), text

@@ -176,8 +176,8 @@ def test_what_cannot_be_used_is_refused_in_a_sentence(loaded, sentence):
     ("scores", "sentence"),
     [
         (torch.zeros(12, 2, dtype=torch.int64), "must return scores"),
-        (torch.zeros(12, 5), "a score for each class"),
-        (torch.zeros(3, 3), "a score for each class"),
+        (torch.zeros(12, 5), "one score for each class"),
+        (torch.zeros(3, 3), "one score for each class"),
     ],
 )
 def test_scores_that_are_none_are_refused(scores, sentence):
@@ -216,5 +216,5 @@ def test_rows_of_several_sets_are_refused():
     data = of.load(None).train.subset(torch.tensor([0, 1]))
     data.inputs["row"][1] = 20
 
-    with pytest.raises(UnlearningError, match="of several sets"):
+    with pytest.raises(UnlearningError, match="from several sets"):
         of.rows(data, labelled=True)

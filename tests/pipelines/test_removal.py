@@ -97,9 +97,9 @@ def test_a_command_is_handed_a_file_and_the_places_of_rows(here):
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("fails", "ended with 3; its output ends:\n5"),
-        ("silent", "wrote no model to {out}; its output ends:\n5"),
-        ("odd", "is no model"),
+        ("fails", "ended with exit code 3. The last lines of its output:\n5"),
+        ("silent", "wrote no model to {out}. The last lines of its output:\n5"),
+        ("odd", "is not a model"),
         ("missing", "cannot be run"),
         ("slow", "5"),
     ],
@@ -115,8 +115,8 @@ def test_a_command_that_does_not_work_says_so(here, name, sentence):
     ("command", "sentence"),
     [
         ("tool {model}", "must name {model} and {out}"),
-        ("tool {model} {out} {rows}", "cannot be read"),
-        ("tool '{model} {out}", "cannot be read"),
+        ("tool {model} {out} {rows}", "is not valid"),
+        ("tool '{model} {out}", "is not valid"),
         (3, "a function or a command"),
     ],
 )
@@ -132,7 +132,7 @@ def test_a_command_is_checked_before_anything_is_trained(command, sentence):
     [
         ("task", "nowhere.py", "there is no file nowhere.py"),
         ("task", "own_pipeline.py:train", "name the file alone"),
-        ("unlearner", "own_pipeline.py:nothing", "has no 'nothing'"),
+        ("unlearner", "own_pipeline.py:nothing", "does not define 'nothing'"),
         ("poison", "own_pipeline.py", "name a class in a module"),
         ("task", "tool.py", "cannot be imported"),
         ("task", "my-file.py", "rename the file"),
