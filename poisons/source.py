@@ -1,9 +1,9 @@
 """Source: rows that a team names, or a random draw, planted as they are or with a wrong label.
 
 It asks what a team asks that must take a source back out of its model: does the model still know these rows? Nothing is
-made up: the rows are the training set's own. The measure ranks the log-odds of each row's label among those of test rows of its class. To score a row by
-the log-odds of its label is from Carlini, Chien, Nasr, Song, Terzis and Tramèr, "Membership Inference Attacks From First
-Principles" (arXiv 2112.03570).
+made up: the rows are the training set's own. The measure ranks the log-odds of each row's label among those of test
+rows of its class. To score a row by the log-odds of its label is from Carlini, Chien, Nasr, Song, Terzis and Tramèr,
+"Membership Inference Attacks From First Principles" (arXiv 2112.03570).
 """
 
 from __future__ import annotations

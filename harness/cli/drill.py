@@ -39,8 +39,8 @@ def add_drill(subparsers: Any) -> None:
         "per line",
     )  # fmt: skip
     parser.add_argument(
-        "--remove", default="remove", metavar="NAME", help="Name of your removal in PIPELINE.py (a function or a command), "
-        "or the name of another method. Default: %(default)s",
+        "--remove", default="remove", metavar="NAME", help="Name of your removal in PIPELINE.py (a function or a "
+        "command), or the name of another method. Default: %(default)s",
     )  # fmt: skip
     parser.add_argument("--poison", action="append", default=[], metavar="SPEC", help="Poison to plant besides the "
                         "source. It replaces those that are chosen to fit the data. Repeatable")  # fmt: skip
@@ -49,7 +49,7 @@ def add_drill(subparsers: Any) -> None:
     parser.add_argument("--budget", metavar="SHARE", help="Compute that the removal may use, as a share of "
                         "retraining's (pytest's --audit-budget). Without it, compute is not judged")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="Print how many trainings the drill needs and how long "
-                        "they take, then stop. One model is trained on a tenth of the rows, to measure the time")  # fmt: skip
+                        "they take, then stop. One model is trained on a tenth of the rows, to measure it")  # fmt: skip
     parser.add_argument("--store", metavar="PATH", help="Where trained models are kept (pytest's --audit-store)")
     parser.add_argument("--report", metavar="DIR", help="Folder for an HTML report and the JSON result")
     parser.add_argument("--workers", metavar="N", help="Worker processes (pytest's -n)")

@@ -51,8 +51,8 @@ class Pipeline:
         predict: ``predict(model, inputs) -> scores``, of shape (n, classes), classes in the order of their sorted
             labels; or (n,), one score per row, positive for the second of two classes. Rows that are not negative and
             sum to 1 are taken for probabilities. The default is ``model(inputs)``.
-        probe: ``probe() -> rows``, one more set of rows of the kind that was loaded. Their labels are what the source may
-            have taught. The poison `source` then reads the share of these rows to which the model gives that label.
+        probe: ``probe() -> rows``, one more set of rows of the kind that was loaded. Their labels are what the source
+            may have taught. The poison `source` then reads the share of these rows to which the model gives that label.
         model: ``model() -> torch.nn.Module``, the untrained network that ``train`` returns trained. With it, methods
             and poisons that need gradients or weights can be used, and weights are stored as tensors. Without it, a
             model may be an object of any kind, and is stored as ``save_model`` writes it.

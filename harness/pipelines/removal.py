@@ -33,10 +33,9 @@ class Removal:
 
     Args:
         remove: Either ``remove(model, retain, forget) -> model``, with rows of the kind that the pipeline loads. Or a
-            command with names in braces: ``{model}``, the file of the model; ``{ids}``, a text file with the row numbers in
-            the training set of the rows to remove, counted from 0, one per line; ``{retain}`` and ``{forget}``, the rows
-            themselves, CSV for a DataFrame, ``.npz`` with ``inputs`` and ``labels`` for arrays, tensors and pictures;
-            ``{out}``, where the command must put its model.
+            command with names in braces: ``{model}``, the file of the model; ``{ids}``, a text file with the row
+            numbers in the training set of the rows to remove, counted from 0, one per line; ``{retain}`` and
+            ``{forget}``, the rows themselves, as CSV or ``.npz``; ``{out}``, where the command must put its model.
 
     Raises:
         UnlearningError: It is neither.
@@ -109,15 +108,12 @@ class Removal:
                 done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
             except OSError as error:
                 raise UnlearningError(f"the command {words[0]!r} cannot be run: {error}") from None
-            output = "\n".join(done.stdout.splitlines()[-SHOWN:])
+            who = f"the command {words[0]!r}"
+            ending = "The last lines of its output:\n" + "\n".join(done.stdout.splitlines()[-SHOWN:])
             if done.returncode:
-                raise UnlearningError(
-                    f"the command {words[0]!r} ended with exit code {done.returncode}. The last lines of its output:\n{output}"
-                )
+                raise UnlearningError(f"{who} ended with exit code {done.returncode}. {ending}")
             if not places["out"].is_file():
-                raise UnlearningError(
-                    f"the command {words[0]!r} wrote no model to {{out}}. The last lines of its output:\n{output}"
-                )
+                raise UnlearningError(f"{who} wrote no model to {{out}}. {ending}")
             try:
                 return pipeline.read(places["out"])
             except Exception as error:
@@ -134,8 +130,9 @@ def _check_command(command: str, name: str) -> None:
         for word in words:
             word.format(**named)
     except (ValueError, KeyError, IndexError) as error:
+        allowed = f"{{{'}, {'.join(PLACES)}}}"
         raise UnlearningError(
-            f"the command {name} = {command!r} is not valid ({error}); the names allowed in braces are {{{'}, {'.join(PLACES)}}}"
+            f"the command {name} = {command!r} is not valid ({error}); the names allowed in braces are {allowed}"
         ) from None
     if "{model}" not in command or "{out}" not in command:
         raise UnlearningError(f"the command {name} = {command!r} must name {{model}} and {{out}}")

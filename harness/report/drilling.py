@@ -46,7 +46,7 @@ def _left(audit: Mapping[str, Any]) -> str:
     verdict, reason, estimate = audit["verdict"], audit.get("reason"), audit.get("estimate")
     if reason == "no-bite":
         seeds = len(audit["seeds"])
-        return f"nothing to judge: no difference was found between models trained with and without these rows (n = {seeds})"
+        return f"nothing to judge: models trained with and without these rows were not found to differ (n = {seeds})"
     if not isinstance(estimate, float) or not math.isfinite(estimate):
         return f"{verdict}; reason: {reason}"
     low, high = audit["interval"]
