@@ -345,7 +345,7 @@ class ForgetRequest:
         """Train a new model on the retain set with the task's own training loop.
 
         Args:
-            share: Of the retain set that is trained on, drawn at random, in (0, 1].
+            share: Of the points of each class that is trained on, at least one, drawn at random, in (0, 1].
 
         Returns:
             The model; None if the task has no loop of its own, and trains by its recipe.
@@ -355,10 +355,11 @@ class ForgetRequest:
         train = getattr(self._recipe, "train", None)
         if train is None:
             return None
-        n = len(self.retain)
-        order = torch.randperm(n, generator=self.generator)[: max(1, round(share * n))]
+        from harness.training.data import part
+
+        index = part(self.retain.labels.cpu(), share, self.generator)
         seed = int(torch.randint(2**62, (), generator=self.generator))
-        model: nn.Module = train(self.retain.subset(order.sort().values), seed)
+        model: nn.Module = train(self.retain.subset(index), seed)
         return model
 
     @property

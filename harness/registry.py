@@ -318,7 +318,8 @@ def _configure(
             value = functools.update_wrapper(functools.partial(factory, **fields), factory) if fields else factory
     except ValueError as error:  # a sentence on a value that was given
         raise SpecError(f"the {kind} {target!r}: {error}") from None
-    if lacking := [name for name in REQUIRED[kind] if not hasattr(value, name)]:
+    # A property of the class need not be asked, which may take long.
+    if lacking := [name for name in REQUIRED[kind] if not (hasattr(type(value), name) or hasattr(value, name))]:
         raise SpecError(f"{target!r} is not a valid {kind}: it lacks {', '.join(lacking)}")
     if kind == "poison":
         _check_traces(target, value)

@@ -194,7 +194,8 @@ def source_with_adapted(owner: Any, value: Any, named: str = "") -> str:
     Raises:
         SpecError: What it declares to depend on is missing.
     """
-    depends_on = declares(value, "depends_on") or declares(owner, "depends_on")
+    # An instance has what its class declares.
+    depends_on = declares(value, "depends_on") or (() if inspect.isclass(owner) else declares(owner, "depends_on"))
     files = (depends_on,) if isinstance(depends_on, str) else tuple(depends_on)
     adapted = adapted_by(value)
     if not adapted:

@@ -73,6 +73,13 @@ class Source:
         if self.column and self.rows:
             raise ValueError("name the rows in one way: by column and value, or by rows=FILE")
         check_fraction(self.fraction)
+        if self.rows and not Path(self.rows).is_file():
+            raise ValueError(f"there is no file {self.rows}; rows must be the path of a file with row numbers")
+
+    @property
+    def depends_on(self) -> tuple[str, ...]:
+        """The file with row numbers: if it changes, other rows are planted."""
+        return (str(Path(self.rows).resolve()),) if self.rows else ()
 
     @property
     def traces(self) -> tuple[Measure, ...]:
@@ -150,7 +157,8 @@ class Source:
             if column is None:
                 raise UnlearningError("the task has no columns; name the source by a file: source:rows=FILE")
             found = [str(value) for value in column(self.column)]
-            places = [place for place, each in enumerate(found) if fnmatch.fnmatchcase(each, self.value)]
+            pattern = self.value.replace("[", "[[]")  # only * and ? are wildcards
+            places = [place for place, each in enumerate(found) if fnmatch.fnmatchcase(each, pattern)]
             if not places:
                 some = ", ".join(sorted(set(found))[:5])
                 raise UnlearningError(f"no row has {self.column}={self.value} (values: {some}, ...)")

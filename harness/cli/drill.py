@@ -73,6 +73,8 @@ def run(options: argparse.Namespace) -> int:
     registry.resolve("unlearner", method)
     print(f"Recall drill of {options.pipeline}: source {name}, {rows:,} of {of:,} training rows ({percent(share)}).")
     print(f"Also planted: {', '.join(specs[1:])}.")
+    if taken := ", ".join(f"{each} = {value!r}" for each, value in task.value.changed.items()):
+        print(f"Settings of {options.pipeline}: {taken}.")
     with tempfile.TemporaryDirectory(prefix="unlearning-drill-") as folder:
         report = Path(options.report or folder)
         report.mkdir(parents=True, exist_ok=True)

@@ -127,12 +127,12 @@ class OfTask:
         generator = torch.Generator().manual_seed(case.seed)
         order = torch.randperm(len(train), generator=generator)
         of = [order[train.labels[order] == label] for label in range(classes)]
-        if case.whole_class:  # the last class is what is forgotten
+        if case.whole_class and classes > 2:  # the last class is what is forgotten; one class alone is no task
             index = torch.cat([_in_turn(of[:-1], case.retain), _in_turn(of[-1:], case.forget)])
         else:
             index = _in_turn(of, case.retain + case.forget)
         data = train.subset(index)
-        if not case.whole_class:
+        if not (case.whole_class and classes > 2):
             data.labels[case.retain :] = (data.labels[case.retain :] + 1) % classes
         return parted(data, case.retain)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.calling import calling
 from harness.guards.guard import importing
-from harness.importing import cause, named, raised
+from harness.importing import cause, first_in, named, raised
 from harness.specs import SpecError
 
 
@@ -103,9 +103,10 @@ def _module(kind: str, target: str, path: Path) -> Any:
         raise SpecError(f"{who} cannot be imported")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    sys.path.append(str(path.resolve().parent))  # what it imports beside it
+    folder = str(path.resolve().parent)
+    sys.path.append(folder)  # what its functions import later
     try:
-        with calling(who), importing(who):
+        with first_in(folder), calling(who), importing(who):
             spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]

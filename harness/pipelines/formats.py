@@ -77,6 +77,8 @@ def rows_of(loaded: Any, label: str, features: Sequence[str] | None) -> Rows:
     if hasattr(loaded, "iloc") and hasattr(loaded, "columns"):
         return Frame(loaded, label, features)
     if isinstance(loaded, tuple | list) and len(loaded) == 2 and all(hasattr(each, "shape") for each in loaded):
+        if hasattr(loaded[0], "columns"):
+            raise UnlearningError("a pair has a DataFrame; return one DataFrame that has the column of labels, too")
         return Arrays(*loaded)
     if hasattr(loaded, "column_names") and hasattr(loaded, "select"):
         return Records(loaded, label)
@@ -149,19 +151,26 @@ class Frame(_Held):
     """A DataFrame with a column of labels. Poisons can change its columns of numbers."""
 
     def __init__(self, frame: Any, label: str, features: Sequence[str] | None) -> None:
+        import numpy as np
         import torch
 
-        columns = list(map(str, frame.columns))
+        columns = list(frame.columns)
+        if not all(isinstance(name, str) for name in columns) or len(set(columns)) < len(columns):
+            raise UnlearningError("the columns of the table must have names that are texts, each another")
         if label not in columns:
             raise UnlearningError(
-                f'the table has no column {label!r} (its columns: {", ".join(columns)}); set label = "NAME" to the one '
-                "that has the labels"
+                f"the table has no column {label!r} (its columns: {', '.join(columns)}); set label to the name of the "
+                "one that has the labels"
             )
-        if missing := [name for name in features or () if name not in columns]:
-            raise UnlearningError(f"features has the column {missing[0]!r}, which the table lacks")
-        self._frame, self._label = frame.reset_index(drop=True), label
-        numbers = [name for name in columns if name != label and frame[name].dtype.kind in "iuf"]
-        self._features = numbers if features is None else list(features)
+        if frame[label].isna().any():
+            raise UnlearningError("some labels are missing; leave these rows out, or label them")
+        for name in features or ():
+            if name not in columns:
+                raise UnlearningError(f"features has the column {name!r}, which the table lacks")
+            if frame[name].dtype.kind not in "iuf" or not np.isfinite(frame[name].to_numpy("float64")).all():
+                raise UnlearningError(f"features has the column {name!r}, whose values must be finite numbers")
+        self._frame, self._label = frame, label
+        self._features = numbers_in(frame, label) if features is None else list(features)
         self.labels = _plain(frame[label].to_numpy())
         if self._features:
             self.kind = "table"
@@ -173,11 +182,12 @@ class Frame(_Held):
         if self._features:
             values = inputs["features"].detach().cpu().numpy()
             changed = (values != self.inputs["features"][rows].numpy()).any(axis=0)
-            for place in changed.nonzero()[0]:  # the others keep their type
-                found[self._features[place]] = values[:, place]
+            for place in changed.nonzero()[0]:  # the others stay as they are
+                name = self._features[place]
+                found[name] = _as(values[:, place], found[name].dtype)
         if labels is None:
             return found.drop(columns=self._label)
-        found[self._label] = labels
+        found[self._label] = _as(labels, self._frame[self._label].dtype, found.index)
         return found
 
     def column(self, name: str) -> Sequence[Any]:
@@ -193,6 +203,25 @@ class Frame(_Held):
         return hashlib.sha256(
             repr(list(self._frame.columns)).encode() + hash_pandas_object(others).values.tobytes()
         ).digest()
+
+
+def numbers_in(frame: Any, label: str) -> list[str]:
+    """Return the columns of a frame, but for the labels, that hold finite numbers alone."""
+    import numpy as np
+
+    numbers = [name for name in frame.columns if name != label and frame[name].dtype.kind in "iuf"]
+    return [name for name in numbers if np.isfinite(frame[name].to_numpy("float64")).all()]
+
+
+def _as(values: np.ndarray, dtype: Any, index: Any = None) -> Any:
+    """Return values as a column of a type, if that loses nothing; else as they are."""
+    import pandas as pd
+
+    column = pd.Series(values, index=index)
+    if getattr(dtype, "kind", "") in "iu" and (values != values.round()).any():
+        return column if index is not None else values
+    cast = column.astype(dtype)
+    return cast if index is not None else cast.to_numpy()
 
 
 class Records(_Held):
@@ -219,7 +248,7 @@ class Records(_Held):
             raise UnlearningError(
                 f"the data set has no column {name!r}; its columns: {', '.join(self._records.column_names)}"
             )
-        values: list[Any] = self._records[name][:]
+        values: list[Any] = self._records.with_format(None)[name][:]
         return values
 
     def rest(self) -> bytes:
@@ -244,7 +273,7 @@ class Items(_Held):
         from torch.utils.data import default_collate
 
         if labels is not None:
-            return Relabelled(self._items, rows.tolist(), labels.tolist())
+            return Relabelled(self._items, rows.tolist(), labels)
         return default_collate([_pair(self._items[i])[0] for i in rows.tolist()])
 
     def rest(self) -> bytes:
@@ -263,7 +292,7 @@ def _pair(item: Any) -> tuple[Any, Any]:
 class Relabelled:
     """Some rows of a torch data set, with labels of their own; itself a torch data set."""
 
-    def __init__(self, items: Any, rows: Sequence[int], labels: Sequence[Any]) -> None:
+    def __init__(self, items: Any, rows: Sequence[int], labels: np.ndarray) -> None:
         self._items, self._rows, self.targets = items, rows, labels
 
     def __len__(self) -> int:
@@ -308,6 +337,9 @@ class Pictures(_Held):
 
     def take(self, rows: Tensor, inputs: Mapping[str, Tensor], labels: np.ndarray | None) -> Any:
         return inputs["image"] if labels is None else (inputs["image"], labels)
+
+    def rest(self) -> bytes:
+        return hashlib.sha256("\n".join(self._paths).encode()).digest()
 
     def column(self, name: str) -> Sequence[Any]:
         if name != "path":

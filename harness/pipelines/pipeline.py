@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from harness.api import UnlearningError
-from harness.sources import plain_value, state_of
+from harness.importing import raised
+from harness.pipelines.naming import check_settings, identity_of
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +28,8 @@ SETTINGS: Mapping[str, Any] = {
     "label": "label", "features": None, "margin": 0.01, "poisons": None, "epochs": 10, "batch_size": 64, "threads": 1,
     "kind": None, "version": None, "depends_on": (),
 }  # fmt: skip
+#: Settings that no model depends on.
+OF_VERDICTS = ("margin", "poisons", "kind", "depends_on")
 #: Poisons that fit each kind of data, at the share of the training set that a drill plants.
 FITTING: Mapping[str, tuple[str, ...]] = {
     "image": ("backdoor:fraction={fraction}", "source:fraction={fraction},mislabelled=true"),
@@ -86,10 +90,15 @@ class Pipeline:
             if function is not None and not callable(function):
                 raise UnlearningError(f"{each} must be a function, not {type(function).__name__}")
         settings = {**SETTINGS, **{each: more[each] for each in SETTINGS if each in more}}
+        check_settings(settings, name or "the pipeline")
         self._functions, self._settings, self.name = functions, settings, name
         self.epochs, self.batch_size, self.threads = (settings[each] for each in ("epochs", "batch_size", "threads"))
         self.utility_margin, self.depends_on = settings["margin"], settings["depends_on"]
         self.parts: Mapping[str, str] = {}
+        named = {each: identity_of(function) for each, function in functions.items() if function is not None}
+        own = {f"{each}.{what}": value for each, of in named.items() for what, value in of.items()}
+        #: What tells this pipeline from others of the same source, as plain values.
+        self.identified_by = own | {each: settings[each] for each in SETTINGS if each not in OF_VERDICTS}
 
     @classmethod
     @functools.cache
@@ -104,25 +113,22 @@ class Pipeline:
             raise UnlearningError(f"{name} lacks the function {' and '.join(lacking)}; see docs/pipeline.md")
         from harness.pipelines.files import part_of
 
-        names = (*FUNCTIONS, *SETTINGS)
-        given = {each: getattr(module, each) for each in names if hasattr(module, each)}
+        given = {each: getattr(module, each) for each in (*FUNCTIONS, *SETTINGS) if hasattr(module, each)}
         found = cls(module.load, module.train, name=name, **given)
-        found.parts = {module.__name__: part_of(Path(str(module.__file__)), ("load", "train", *names))}
+        # What a verdict alone depends on makes no stored model stale.
+        names = ("load", "train", *FUNCTIONS, *(each for each in SETTINGS if each not in OF_VERDICTS))
+        found.parts = {module.__name__: part_of(Path(str(module.__file__)), names)}
         return found
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """Settings that are not the defaults."""
+        return {each: value for each, value in self._settings.items() if value != SETTINGS[each]}
 
     @property
     def wraps(self) -> tuple[Callable[..., Any], ...]:
         """The functions; their source is part of the task's."""
         return tuple(each for each in self._functions.values() if each is not None)
-
-    @property
-    def identified_by(self) -> dict[str, Any]:
-        """What tells this pipeline from others of the same functions, as plain values."""
-        own = {each: value for each, value in self._settings.items() if value != SETTINGS[each]}
-        for each, function in self._functions.items():
-            if function is not None:
-                own |= {f"{each}.{name}": value for name, value in state_of(function).items()}
-        return {name: plain_value(value, f"{type(value).__name__} at {id(value)}") for name, value in own.items()}
 
     @property
     def modality(self) -> str:
@@ -139,7 +145,18 @@ class Pipeline:
     def fitting(self, fraction: float) -> tuple[str, ...]:
         """Return specs of the poisons that fit the data, planted in a share of the training set."""
         specs = [spec.format(fraction=f"{fraction:g}") for spec in FITTING[self.modality]]
-        return tuple(f"{spec},target={self._target}" if spec.startswith("table-backdoor") else spec for spec in specs)
+        specs = [f"{spec},target={self._target}" if spec.startswith("table-backdoor") else spec for spec in specs]
+        return tuple(spec for spec in specs if not self.refuses(spec))
+
+    def refuses(self, spec: str) -> str:
+        """Return why a poison cannot be planted in these data, in a sentence; ``""`` if it can."""
+        from harness import registry
+
+        try:
+            registry.resolve("poison", spec).value.plant(self, self.load(None), 0, None)
+        except UnlearningError as error:
+            return str(error)
+        return ""
 
     @cached_property
     def _target(self) -> int:
@@ -153,10 +170,17 @@ class Pipeline:
     @cached_property
     def _sets(self) -> Sets:
         from harness.pipelines.sets import Sets
+        from harness.training.isolation import isolated_rng
 
-        probe = self._functions["probe"]
-        how = {"label": self._settings["label"], "features": self._settings["features"]}
-        return Sets(self._functions["load"](), None if probe is None else probe(), **how)
+        probe, who = self._functions["probe"], self.name or "the pipeline"
+        try:
+            with isolated_rng(0):  # data that are drawn anew in every process would never be found again
+                loaded, asked = self._functions["load"](), None if probe is None else probe()
+        except UnlearningError:
+            raise
+        except Exception as error:
+            raise UnlearningError(f"the data of {who} cannot be loaded: {raised(error)}") from error
+        return Sets(loaded, asked, self._settings["label"], self._settings["features"])
 
     @property
     def classes(self) -> list[Any]:
@@ -230,7 +254,7 @@ class Pipeline:
         elif self._functions["model"] is not None:
             from safetensors.torch import save_file
 
-            save_file({name: t.detach().cpu().clone() for name, t in model.state_dict().items()}, path)
+            save_file({name: t.detach().cpu().clone().contiguous() for name, t in model.state_dict().items()}, path)
         else:
             torch.save(model, path)
 
@@ -251,10 +275,12 @@ class Pipeline:
     def train(self, data: Data, seed: int) -> nn.Module:
         """Train a new model with the pipeline's own loop."""
         trained = self._functions["train"](self.rows(data, labelled=True), seed % 2**32)
+        end_workers()
         return self.wrapped(trained, "train()").to(data.device)
 
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the scores of a batch, shape (batch, classes)."""
+        import numpy as np
         import torch
 
         own = self.unwrapped(model)
@@ -262,7 +288,8 @@ class Pipeline:
         if own is None:  # never trained
             return model.get_parameter("unused").to(device).expand(len(batch), len(self.classes))
         inputs, predict = self.rows(batch, labelled=False), self._functions["predict"]
-        scores = torch.as_tensor(own(inputs) if predict is None else predict(own, inputs)).to(device)
+        answered = own(inputs) if predict is None else predict(own, inputs)
+        scores = (answered if isinstance(answered, torch.Tensor) else torch.from_numpy(np.array(answered))).to(device)
         return self._scores(scores, len(batch))
 
     def _scores(self, scores: Tensor, n: int) -> Tensor:
@@ -275,6 +302,11 @@ class Pipeline:
             )
         if scores.dim() == 1 or (scores.dim() == 2 and scores.shape[1] == 1 < len(self.classes) == 2):
             one = scores.reshape(-1)
+            if bool(((one >= 0) & (one <= 1)).all()):
+                raise UnlearningError(
+                    "predict() returned one number in [0, 1] per row, such as a probability; it must return a score "
+                    "for each class, or log-odds, which are positive for the second class"
+                )
             scores = torch.stack([torch.zeros_like(one), one], dim=1)
         if scores.shape != (n, len(self.classes)):
             raise UnlearningError(
@@ -282,7 +314,7 @@ class Pipeline:
                 f"({n}, {len(self.classes)}), one score for each class"
             )
         shares = bool((scores >= 0).all()) and bool((scores.sum(1) - 1).abs().max() < 1e-4) if n else False
-        return scores.clamp_min(1e-12).log() if shares else scores
+        return scores.float().clamp_min(1e-12).log() if shares else scores
 
     def criterion(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the mean cross-entropy."""
@@ -319,3 +351,11 @@ class Pipeline:
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         """Return the model's children, from input to output."""
         return list(model.children()) or [model]
+
+
+def end_workers() -> None:
+    """End the worker processes that joblib keeps for its next call."""
+    loky = sys.modules.get("joblib.externals.loky.reusable_executor")
+    executor = getattr(loky, "_executor", None)
+    if executor is not None:
+        executor.shutdown(wait=True)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
+import os
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import harness.pipelines.formats as formats
 from harness.api import UnlearningError
-from harness.pipelines.pipeline import Pipeline
+from harness.pipelines.naming import identity_of
+from harness.pipelines.pipeline import Pipeline, end_workers
+from harness.sources import reached
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,6 +53,9 @@ class Removal:
         #: The function, or another of the file in which the command stands; its source is part of the method's.
         self.wraps: Callable[..., Any] | None = None if isinstance(remove, str) else remove
         self.depends_on: Any = ()
+        #: What tells it from other removals of the same source, as plain values.
+        self.identified_by = {"command": remove} if isinstance(remove, str) else identity_of(remove)
+        self._folder: Path | None = None
         # A function may draw fresh random numbers, and may retrain on what is kept; nobody knows what a command does.
         self.repeatable = False
         self.reads_forget = getattr(remove, "reads_forget", None)
@@ -69,14 +75,20 @@ class Removal:
         found.depends_on = (declared,) if isinstance(declared, str) else tuple(declared)
         if isinstance(found._remove, str):  # it stands in the pipeline's file, beside which lies what it names
             found.wraps = module.train
-            folder = Path(str(module.__file__)).parent
-            found.depends_on += tuple(word for word in shlex.split(found._remove) if (folder / word).is_file())
+            found._folder = Path(str(module.__file__)).resolve().parent
+            found.depends_on += tuple(found._files(shlex.split(found._remove)))
         return found
 
-    @property
-    def identified_by(self) -> dict[str, Any]:
-        """The command, if it is one."""
-        return {"command": self._remove} if isinstance(self._remove, str) else {}
+    def _files(self, words: Sequence[str]) -> Iterator[str]:
+        """Yield the files that a command names, and the modules that such a file can import from beside it."""
+        assert self._folder is not None
+        for word in words:
+            file = self._folder / word
+            if file.is_file():
+                yield word
+                if file.suffix == ".py" and file.stem.isidentifier():
+                    beside = reached(file.stem, file.parent).files
+                    yield from (os.path.relpath(each, self._folder) for each in beside if each != file.resolve())
 
     def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
         """Return what the removal made of the model.
@@ -91,6 +103,7 @@ class Removal:
             return pipeline.wrapped(self._run(model, request, pipeline), "the command").to(request.device)
         retain, forget = (pipeline.rows(data, labelled=True) for data in (request.retain, request.forget))
         returned = self._remove(pipeline.unwrapped(model), retain, forget)
+        end_workers()
         return pipeline.wrapped(returned, f"{self._name}()").to(request.device)
 
     def _run(self, model: nn.Module, request: ForgetRequest, pipeline: Pipeline) -> Any:
@@ -105,7 +118,10 @@ class Removal:
                     places[each] = _written(places[each], pipeline.rows(data, labelled=True))
             words = [word.format(**{each: str(path) for each, path in places.items()}) for word in shlex.split(command)]
             try:
-                done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+                done = subprocess.run(
+                    words, cwd=self._folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                    errors="replace", check=False,
+                )  # fmt: skip
             except OSError as error:
                 raise UnlearningError(f"the command {words[0]!r} cannot be run: {error}") from None
             who = f"the command {words[0]!r}"

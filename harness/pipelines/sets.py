@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from harness.api import Batch, UnlearningError
-from harness.pipelines.formats import ROW, Rows, classes_in, rows_of
+from harness.pipelines.formats import ROW, Rows, classes_in, numbers_in, rows_of
 from harness.training.data import Data, Split
 
 
@@ -36,7 +36,10 @@ class Sets:
             loaded = tuple(loaded[each] for each in ("train", "test") if each in loaded)
         if not isinstance(loaded, tuple | list) or len(loaded) != 2:
             raise UnlearningError("load() must return two sets of rows: return train, test")
-        found = [rows_of(each, label, features) for each in (*loaded, *([] if probe is None else [probe]))]
+        sets = [*loaded, *([] if probe is None else [probe])]
+        if features is None and all(hasattr(each, "iloc") and label in each for each in sets):
+            features = [name for name in sets[0] if all(name in numbers_in(each, label) for each in sets)]
+        found = [rows_of(each, label, features) for each in sets]
         if len({type(each) for each in found}) > 1:
             raise UnlearningError("load() and probe() must return sets of one kind")
         self._all: list[Rows] = found

@@ -35,7 +35,8 @@ def drill_lines(document: Mapping[str, Any], source: str, name: str, rows: int, 
             if cell.poison == source:
                 lines.append(f"Source {name} ({rows:,} rows, {percent(rows / of)} of the training set): {left}.")
             else:
-                kind = PLANTED.get(cell.poison.partition(":")[0], cell.poison)
+                kind = PLANTED.get(cell.poison.partition(":")[0], "")
+                kind = kind if "source" not in cell.poison or "mislabelled=true" in cell.poison else "other rows"
                 lines.append(f"With {kind} ({cell.poison}): {left}.")
         lines += _beside([audit for cell in method.cells for audit in cell.audits])
     return lines
@@ -68,7 +69,9 @@ def _beside(audits: Sequence[Mapping[str, Any]]) -> list[str]:
     ):
         own = [audit for audit in audits if audit["claim"] == claim and isinstance(audit.get("estimate"), float)]
         if own:
-            worst = min(own, key=lambda audit: ("FAIL", "INCONCLUSIVE", "PASS").index(audit["verdict"]))
+            sign = -1 if claim == "cost" else 1
+            order = ("FAIL", "INCONCLUSIVE", "PASS")
+            worst = min(own, key=lambda audit: (order.index(audit["verdict"]), sign * audit["estimate"]))
             share = worst["estimate"]
             shown = percent(share) if claim == "cost" else points(share)
             lines.append(f"{says}: {shown} in the worst audit. {worst['verdict']}.")

@@ -148,7 +148,7 @@ def contract(
     """Return what the finding on a line of the contract depends on; hypothesis draws the requests."""
     of: dict[str, Any] = {"contract": line, "method": method.identity, "budget": budget, "epochs": epochs}
     if task is not None:
-        of |= {"task": task.identity}
+        of |= {"task": task.identity, "data": task.value.load(None).fingerprint}
     return of | {"hypothesis": metadata.version("hypothesis")} | made_by("training", "unlearning", "contract", "guards")
 
 

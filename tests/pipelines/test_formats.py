@@ -218,3 +218,90 @@ def test_rows_of_several_sets_are_refused():
 
     with pytest.raises(UnlearningError, match="from several sets"):
         of.rows(data, labelled=True)
+
+
+def test_columns_with_gaps_are_left_to_the_pipeline():
+    rows = frame().assign(gaps=[np.nan, *range(11)], whole=range(12))
+    of = Pipeline(lambda: (rows, rows.assign(whole=[np.nan] * 12)), lambda data, seed: data)
+    split = of.load(None)
+
+    assert split.train.inputs["features"].shape == (12, 2)  # age and size
+    assert of.rows(split.train, labelled=True)["gaps"].isna().sum() == 1
+
+
+def test_a_changed_column_keeps_its_type_if_that_loses_nothing():
+    rows = frame().astype({"label": "category"})
+    of = Pipeline(lambda: (rows, rows), lambda data, seed: data)
+    data = of.load(None).train.subset(torch.tensor([2, 3]))
+    data.inputs["features"][0] = torch.tensor([40.0, 0.5])
+
+    back = of.rows(data, labelled=True)
+
+    assert back["age"].tolist() == [40, 3]
+    assert back.dtypes["age"] == "int64"
+    assert back.dtypes["label"] == "category"
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        (pd.DataFrame(np.zeros((4, 2))).assign(label=[0, 1, 0, 1]), "must have names that are texts"),
+        (frame().assign(label=["a", None] * 6), "some labels are missing"),
+        ((frame(), frame()["label"]), "return one DataFrame"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_refused_in_a_sentence(rows, sentence):
+    with pytest.raises(UnlearningError, match=sentence):
+        loads((rows, rows)).load(None)
+
+
+def test_a_probability_alone_is_refused():
+    of = Pipeline(lambda: (tensors(), tensors()), lambda data, seed: 0, predict=lambda model, inputs: np.full(12, 0.9))
+    split = of.load(None)
+
+    with pytest.raises(UnlearningError, match="one number in \\[0, 1\\] per row"):
+        of.logits(of.train(split.train, 0), split.test.batch(torch.arange(12)))
+
+
+def test_scores_may_be_a_table():
+    scores = pd.DataFrame({"no": [0.2] * 12, "yes": [0.8] * 12}, index=range(5, 17))
+    of = Pipeline(lambda: (frame(), frame()), lambda data, seed: 0, predict=lambda model, inputs: scores)
+    split = of.load(None)
+
+    assert of.logits(of.train(split.train, 0), split.test.batch(torch.arange(12))).argmax(1).tolist() == [1] * 12
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"features": 20}, "features = 20"),
+        ({"features": ["city"]}, "finite numbers"),
+        ({"kind": "rbf"}, "kind = 'rbf'"),
+        ({"margin": 3}, "margin = 3"),
+        ({"epochs": 0}, "epochs = 0"),
+        ({"optimiser": print}, "has no 'optimiser'"),
+        ({"predict": 3}, "predict must be a function"),
+    ],
+)
+def test_a_setting_that_was_meant_otherwise_is_refused(settings, sentence):
+    with pytest.raises(UnlearningError) as refused:
+        pipeline(frame, **settings).load(None)
+
+    assert sentence in str(refused.value)
+
+
+def test_data_that_are_drawn_are_the_same_every_time():
+    def load():
+        rows = frame().sample(frac=1)
+        return rows, rows
+
+    first, second = (Pipeline(load, lambda data, seed: data).load(None) for _ in range(2))
+
+    assert first.fingerprint == second.fingerprint
+
+
+def test_poisons_that_the_data_cannot_carry_are_left_out():
+    image = pipeline(lambda: (torch.rand(12, 1, 4, 4) * 255, torch.arange(12) % 2))
+
+    assert image.fitting(0.25) == ("source:fraction=0.25,mislabelled=true",)
+    assert "[" in image.refuses("backdoor")

@@ -101,7 +101,7 @@ def test_a_command_is_handed_a_file_and_the_places_of_rows(here):
         ("silent", "wrote no model to {out}. The last lines of its output:\n5"),
         ("odd", "is not a model"),
         ("missing", "cannot be run"),
-        ("slow", "5"),
+        ("slow", "did not end within 5 seconds"),
     ],
 )
 def test_a_command_that_does_not_work_says_so(here, name, sentence):
@@ -200,3 +200,47 @@ def test_an_edit_of_the_removal_or_its_tool_trains_nothing_again(here):
 
     assert first["task"] == second["task"] == third["task"] != fourth["task"]
     assert len({each["unlearner"] for each in (first, second, third, fourth)}) == 4
+
+
+def test_removals_and_pipelines_of_one_file_are_told_apart(here):
+    from functools import partial
+
+    from own_pipeline import fixed, load, remove, train
+
+    def closed(rate: float):
+        return lambda model, retain, forget: train(retain, int(rate))
+
+    removals = [remove, fixed, partial(remove, retain=1), partial(remove, retain=2), closed(1), closed(2)]
+    found = [registry.register("unlearner", Removal(each)) for each in removals]
+    tasks = [registry.register("task", Pipeline(load, each)) for each in (train, partial(train, seed=1), remove)]
+
+    assert len({str(each.identity) for each in found}) == len(removals)
+    assert len({str(each.identity) for each in tasks}) == 3
+    assert registry.register("unlearner", Removal(remove)).identity == found[0].identity
+
+
+def test_a_file_of_row_numbers_is_known_by_what_it_lists(here):
+    def source() -> str:
+        return registry.resolve("poison", "source:rows=ids.txt").source
+
+    (here / "ids.txt").write_text("1\n2\n")
+    first = source()
+    (here / "ids.txt").write_text("1\n3\n")
+
+    assert source() != first
+
+
+def test_a_tool_runs_where_it_lies_and_is_watched_with_what_it_imports(here, monkeypatch):
+    (here / "deep").mkdir()
+    for name in ("own_pipeline.py", "tool.py"):
+        (here / name).rename(here / "deep" / name)
+    (here / "deep" / "beside.py").write_text("X = 1")
+    (here / "deep" / "tool.py").write_text(
+        "import os; assert os.path.exists('own_pipeline.py')\n" + TOOL + "import beside"
+    )
+    spec = "deep/own_pipeline.py:tool"
+    first = registry.resolve("unlearner", spec)
+    (here / "deep" / "beside.py").write_text("X = 2")
+
+    assert first.source != registry.resolve("unlearner", spec).source
+    assert first.value._folder == here / "deep"
