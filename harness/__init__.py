@@ -24,7 +24,7 @@ from harness.api import (
     Task,
     UnlearningError,
 )
-from harness.conventions import image_input, predicted
+from harness.conventions import main_input, predicted
 
 __version__ = "0.1.0"
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from harness.contract.examination import examine
     from harness.contract.lines import Clause
     from harness.judging.verdict import AuditFailure, Verdict
+    from harness.pipelines.pipeline import Pipeline
+    from harness.pipelines.removal import Removal
     from harness.plugin.parametrize import parametrize_with_audits
     from harness.report.pictures import picture
     from harness.studies.audit import audit
@@ -47,6 +49,8 @@ LAZY = {
     "Batches": "training.data",
     "Clause": "contract.lines",
     "Data": "training.data",
+    "Pipeline": "pipelines.pipeline",
+    "Removal": "pipelines.removal",
     "Split": "training.data",
     "Verdict": "judging.verdict",
     "audit": "studies.audit",
@@ -71,9 +75,11 @@ __all__ = [
     "ForgetRequest",
     "Measure",
     "Outcome",
+    "Pipeline",
     "Planted",
     "Poison",
     "Reading",
+    "Removal",
     "Search",
     "Split",
     "Surrogate",
@@ -86,8 +92,8 @@ __all__ = [
     "examine",
     "fit",
     "forget_block",
-    "image_input",
     "load_models",
+    "main_input",
     "parametrize_with_audits",
     "picture",
     "plan_study",

@@ -177,7 +177,8 @@ class Task(Recipe, Protocol):
     """What is learned: data, model and training recipe. In-tree tasks are frozen dataclasses.
 
     Attributes:
-        modality: What the inputs are (``"image"``, ``"text"``); poisons and unlearners say what they support.
+        modality: What the inputs are (``"image"``, ``"table"``, ``"text"``); poisons and unlearners declare which they
+            serve.
         poisons: Specs of the poisons that bite on it, at the strengths to audit, in its units; default of ``--poison``.
         utility_margin: Accuracy, as a share of 1, that may be lost against retraining.
         threads: CPU threads of a training: they change float sums, and no verdict may depend on the number of workers.
@@ -190,6 +191,10 @@ class Task(Recipe, Protocol):
 
     def load(self, folder: Path | None) -> Split:
         """Return the data, from a directory of data sets or, if that is None, from wherever they come."""
+
+    # Optional: ``train(data, seed) -> nn.Module``, a training loop of its own, which replaces the recipe's. It returns
+    # a trained model, whose state dict a model of `new_model` can load. The recipe then serves methods that train by
+    # steps, no checkpoints can be had, and compute is measured in CPU time alone.
 
     # Optional: ``files(folder) -> Mapping[str, str] | None``, without torch. All that decides what `load` returns: each
     # file by name, with its hash (or size and time of change), and libraries with versions; None if it cannot say. If
@@ -218,14 +223,14 @@ class Poison(Protocol):
     """How training data are corrupted, and the measure that shows whether the corruption still acts.
 
     Attributes:
-        modality: The modality it corrupts.
+        modality: The modality that it serves, a tuple of several, or None for any (`serves`).
         measure: What :meth:`probe` reads.
         traces: Optional: further measures, by retention or as an exact null. A method must remove all of them.
         crafted: Whether planting takes long, as it does where surrogates are trained; a forecast then plants nothing.
             False for those that do not say.
     """
 
-    modality: ClassVar[str]
+    modality: ClassVar[str | tuple[str, ...] | None]
     measure: ClassVar[Measure]
 
     def plant(self, task: Task, split: Split, seed: int, surrogate: Surrogate) -> Planted:
@@ -243,15 +248,17 @@ class Poison(Protocol):
 #: ``(model, request) -> model``. A plain function will do; in-tree methods are small frozen dataclasses. What it
 #: declares of itself, as attributes, all optional (`declares` has the defaults):
 #:
-#: ``reads_forget``  bool: the forget set has a say in the result; False for methods that train on the retain set alone
+#: ``reads_forget``  bool: the forget set has a say in the result; False for methods that train on the retain set alone,
+#:                   None if nobody knows
 #: ``repeatable``    bool: the same request and seed give the same weights, bit by bit, on a CPU
 #: ``from_scratch``  bool: it uses neither the model nor the forget set (see `ForgetRequest`)
 #: ``history``       callable, epochs of the recipe -> epochs: whose checkpoints of the poisoned model it wants
-#: ``modality``      str: the only kind of inputs it can serve
-#: ``wraps``         callable: what it adapts, whose source is then part of the method's
+#: ``modality``      str or tuple of str: the only kinds of inputs that it can serve
+#: ``wraps``         callable, or a tuple of them: what it adapts, whose source is then part of the method's
 #: ``control``       bool: it is no part of ``--unlearner=all``
 #: ``depends_on``    tuple of str: files and folders, relative to its file, and modules that no import names; stored
 #:                   results are used again only if these are unchanged. Tasks and poisons may declare it, too
+#: ``needs_task``    bool: it serves no other models than those of its own task, on which the contract is then examined
 #: ``certifies``     (epsilon, delta): how close, by a proof of its own, its result is to what it would make of a
 #:                   retrained model; held against what is proven to be left
 Unlearner = Callable[["nn.Module", "ForgetRequest"], "nn.Module"]
@@ -266,6 +273,7 @@ DECLARATIONS: dict[str, Any] = {
     "wraps": None,
     "control": False,
     "depends_on": (),
+    "needs_task": False,
     "certifies": None,
 }
 
@@ -273,6 +281,12 @@ DECLARATIONS: dict[str, Any] = {
 def declares(method: Any, name: str) -> Any:
     """Return what a plugin declares of itself, one of `DECLARATIONS`, or the default."""
     return getattr(method, name, DECLARATIONS[name])
+
+
+def serves(plugin: Any, modality: str) -> bool:
+    """Return whether a poison or an unlearner works on tasks of a modality: on those that it declares, else on any."""
+    declared = declares(plugin, "modality")
+    return declared is None or modality in ((declared,) if isinstance(declared, str) else declared)
 
 
 @dataclass(frozen=True)
@@ -326,6 +340,27 @@ class ForgetRequest:
     def compiled(self) -> bool:
         """Whether the task's recipe is trained through `torch.compile`."""
         return bool(getattr(self._recipe, "compiled", False))
+
+    def trained_anew(self, share: float = 1.0) -> nn.Module | None:
+        """Train a new model on the retain set with the task's own training loop.
+
+        Args:
+            share: Of the points of each class that is trained on, at least one, drawn at random, in (0, 1].
+
+        Returns:
+            The model; None if the task has no loop of its own, and trains by its recipe.
+        """
+        import torch
+
+        train = getattr(self._recipe, "train", None)
+        if train is None:
+            return None
+        from harness.training.data import part
+
+        index = part(self.retain.labels.cpu(), share, self.generator)
+        seed = int(torch.randint(2**62, (), generator=self.generator))
+        model: nn.Module = train(self.retain.subset(index), seed)
+        return model
 
     @property
     def epochs(self) -> int:

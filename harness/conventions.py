@@ -16,13 +16,19 @@ def predicted(task: Recipe, model: nn.Module, batch: Batch) -> Tensor:
     return classes_of(task, task.logits(model, batch), batch)
 
 
-def image_input(inputs: Mapping[str, Tensor]) -> str:
-    """Return the name of a task's images among its inputs: ``"image"``, or that of its only input.
+def main_input(inputs: Mapping[str, Tensor]) -> str:
+    """Return the name of the input that poisons change: ``"image"``, ``"features"``, or that of the only input.
 
     Raises:
-        UnlearningError: It has several inputs, and none has that name.
+        UnlearningError: There are several inputs, and none has one of these names.
     """
-    if "image" in inputs or len(inputs) == 1:
-        return "image" if "image" in inputs else next(iter(inputs))
+    for name in ("image", "features"):
+        if name in inputs:
+            return name
+    if len(inputs) == 1:
+        return next(iter(inputs))
     names = ", ".join(map(repr, inputs))
-    raise UnlearningError(f"none of the task's inputs {names} is called 'image'; give that name to the one with images")
+    raise UnlearningError(
+        f"none of the task's inputs {names} is called 'image' or 'features'; give that name to the one that poisons "
+        "change"
+    )

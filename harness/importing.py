@@ -40,7 +40,7 @@ def named(path: str, kind: str = "function") -> Any:
     if folder not in sys.path:  # last, for what is imported later; a file of the folder shadows nothing
         sys.path.append(folder)
     _refuse_another(folder, module, f"the {kind} {path!r}")
-    with _first(folder):
+    with first_in(folder):
         return imported(path, kind, path)
 
 
@@ -67,7 +67,7 @@ def _refuse_another(folder: str, module: str, who: str) -> None:
 
 
 @contextlib.contextmanager
-def _first(folder: str) -> Iterator[None]:
+def first_in(folder: str) -> Iterator[None]:
     """Let imports look into a folder before ``sys.path``, except for modules of the standard library."""
 
     class FolderFirst:

@@ -24,12 +24,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.api import Measure, Search, UnlearningError, declares
+from harness.api import Measure, Search, UnlearningError, declares, serves
 from harness.calling import calling
 from harness.cells import Cell, Registered
 from harness.guards.patches import SEAL
 from harness.importing import DOTTED, cause, distribution_of, imported, named, raised
-from harness.sources import ROOT, factory_of, file_of, plain_value, source_with_adapted, state_of
+from harness.sources import ROOT, adapted_by, factory_of, file_of, plain_value, source_with_adapted, state_of
 from harness.specs import SpecError, converted, fields_in, shown, split
 
 Kind = Literal["task", "poison", "unlearner"]
@@ -39,6 +39,8 @@ GROUPS: dict[str, str] = {
     "poison": "unlearning.poisons",
     "unlearner": "unlearning.unlearners",
 }
+#: What makes a task or an unlearner of a file; imported by its name, as plugins are, only where a spec names a file.
+FILES = "harness.pipelines.files:in_file"
 #: What an object must have to be one of a kind; `harness.api` says what each is.
 REQUIRED: dict[str, tuple[str, ...]] = {
     "task": (
@@ -142,7 +144,7 @@ def _from_files(kind: Kind, specs: Iterable[str]) -> Iterator[str]:
 def cells(
     methods: Sequence[Registered], tasks: Sequence[Registered], poisons: Sequence[str] = (), discovery: float = 1.0
 ) -> list[Cell]:
-    """Return every method on every task with every poison of the task's modality.
+    """Return every method on every task with every poison that serves the task's modality.
 
     Args:
         methods: The unlearners.
@@ -157,12 +159,12 @@ def cells(
     found = []
     for task in tasks:
         offered = _poisons_of(task, poisons)
-        fitting = [poison for poison in offered if poison.value.modality == task.value.modality]
+        modality = task.value.modality
+        fitting = [poison for poison in offered if serves(poison.value, modality)]
         if not fitting:
             names = ", ".join(poison.id for poison in offered) or "none"
-            raise SpecError(f"no poison fits the {task.value.modality} task {task.id!r} (given: {names})")
-        modality = task.value.modality
-        serving = [method for method in methods if declares(method.value, "modality") in (None, modality)]
+            raise SpecError(f"no poison fits the {modality} task {task.id!r} (given: {names})")
+        serving = [method for method in methods if serves(method.value, modality)]
         found += [Cell(method, task, poison, discovery) for method in serving for poison in fitting]
     if not found:
         modalities = " or ".join(sorted({task.value.modality for task in tasks}))
@@ -220,6 +222,8 @@ def register(kind: Kind, value: Callable[..., Any]) -> Registered:
     }
     if isinstance(value, functools.partial):
         fields = dict(enumerate(value.args)) | value.keywords
+    elif hasattr(value, "identified_by"):
+        fields = value.identified_by
     elif not hasattr(value, "__dataclass_fields__"):
         fields = state_of(value)
     plain = {str(k): plain_value(v, f"{type(v).__name__}-{uuid.uuid4().hex[:8]}") for k, v in fields.items()}
@@ -230,8 +234,8 @@ def register(kind: Kind, value: Callable[..., Any]) -> Registered:
 
 def _file(owner: Any, value: Any) -> str:
     """Return the file that defines an object or, where it adapts a function, that function."""
-    adapted = declares(value, "wraps")
-    return file_of(owner if adapted is None else factory_of(adapted))
+    adapted = adapted_by(value)
+    return file_of(factory_of(adapted[0]) if adapted else owner)
 
 
 def method(unlearner: str | Callable[..., Any]) -> Registered:
@@ -246,6 +250,9 @@ def method(unlearner: str | Callable[..., Any]) -> Registered:
 def _load(kind: Kind, target: str) -> tuple[Any, str, str, str]:
     """Return what a name means, the module by which it is named, and its distribution with version."""
     entries = _entries(kind)
+    if target.partition(":")[0].endswith(".py"):
+        in_file = imported(FILES, kind, target)
+        return (*in_file(kind, target), "(local)", "")
     if target in entries:
         entry, *others = entries[target]
         if others:
@@ -311,7 +318,8 @@ def _configure(
             value = functools.update_wrapper(functools.partial(factory, **fields), factory) if fields else factory
     except ValueError as error:  # a sentence on a value that was given
         raise SpecError(f"the {kind} {target!r}: {error}") from None
-    if lacking := [name for name in REQUIRED[kind] if not hasattr(value, name)]:
+    # A property of the class need not be asked, which may take long.
+    if lacking := [name for name in REQUIRED[kind] if not (hasattr(type(value), name) or hasattr(value, name))]:
         raise SpecError(f"{target!r} is not a valid {kind}: it lacks {', '.join(lacking)}")
     if kind == "poison":
         _check_traces(target, value)
@@ -322,7 +330,8 @@ def _configure(
     id_ = f"{target}:{label}" if label else target
     owner = factory_of(factory)
     if kind != "unlearner":
-        SEAL.watch(type(value).__module__)
+        for each in (type(value), *map(factory_of, adapted_by(value))):
+            SEAL.watch(each.__module__)
     source = "" if module is None else source_with_adapted(owner, value, module)
     return Registered(kind, id_, target, value, plain, distribution, version, source, _file(owner, value))
 

@@ -9,7 +9,7 @@ import re
 import sys
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from harness.specs import SpecError
 ROOT = Path(__file__).resolve().parent.parent
 IN_TREE = ("harness", "unlearners", "poisons")
 #: Our own modules that are plugins. The rest of `harness` stands in the keys of what it makes: `harness.trials.keys`.
-PLUGINS = re.compile(r"harness\.(tasks|adapters)(\..*)?")
+PLUGINS = re.compile(r"harness\.(tasks|adapters|pipelines)(\..*)?")
 #: Names of "files" in which code was typed.
 TYPED = re.compile(r"<(stdin|input|console|ipython-input.*|python-input.*)>")
 
@@ -32,10 +32,12 @@ class Reached:
     Attributes:
         modules: Source files and binaries by the name of their module, their own ones included, resolved.
         versions: Versions by distribution, of those that are installed.
+        parts: Hashes, in place of their file's, of modules of which only a part matters.
     """
 
     modules: Mapping[str, Path]
     versions: Mapping[str, str]
+    parts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -45,7 +47,7 @@ class Reached:
     @property
     def sha256(self) -> str:
         """SHA-256 over names and contents of the files and over the versions, hexadecimal."""
-        lines = [f"{name} {digest_of(file)}" for name, file in self.modules.items()]
+        lines = [f"{name} {self.parts.get(name) or digest_of(file)}" for name, file in self.modules.items()]
         lines += [f"{name}=={version}" for name, version in self.versions.items()]
         return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
@@ -192,15 +194,28 @@ def source_with_adapted(owner: Any, value: Any, named: str = "") -> str:
     Raises:
         SpecError: What it declares to depend on is missing.
     """
-    depends_on = declares(value, "depends_on") or declares(owner, "depends_on")
-    source = source_of(owner, named, (depends_on,) if isinstance(depends_on, str) else tuple(depends_on))
+    # An instance has what its class declares.
+    depends_on = declares(value, "depends_on") or (() if inspect.isclass(owner) else declares(owner, "depends_on"))
+    files = (depends_on,) if isinstance(depends_on, str) else tuple(depends_on)
+    adapted = adapted_by(value)
+    if not adapted:
+        return source_of(owner, named, files)
+    # What an adapter depends on lies beside what it adapts.
+    parts = getattr(value, "parts", {})
+    hashes = [source_of(owner, named, parts=parts), source_of(factory_of(adapted[0]), depends_on=files, parts=parts)]
+    hashes += [source_of(factory_of(each), parts=parts) for each in adapted]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def adapted_by(value: Any) -> tuple[Any, ...]:
+    """Return the functions that an object adapts, none for most."""
     adapted = declares(value, "wraps")
-    if adapted is None:
-        return source
-    return hashlib.sha256((source + source_with_adapted(factory_of(adapted), adapted)).encode()).hexdigest()
+    return () if adapted is None else adapted if isinstance(adapted, tuple) else (adapted,)
 
 
-def source_of(owner: Any, named: str = "", depends_on: tuple[str, ...] = ()) -> str:
+def source_of(
+    owner: Any, named: str = "", depends_on: tuple[str, ...] = (), parts: Mapping[str, str] | None = None
+) -> str:
     """Return the SHA-256 of what makes an object, hexadecimal: what its module reaches (`reached`), and more.
 
     Something typed at a prompt has no file, and another hash every time: what it calls may be typed anew at any time,
@@ -210,6 +225,7 @@ def source_of(owner: Any, named: str = "", depends_on: tuple[str, ...] = ()) -> 
         owner: The class or function that makes it.
         named: The module by which it was named, which may have it from another one; ``""`` for its own.
         depends_on: Files, folders and modules that the source does not name; paths are relative to its file.
+        parts: As in `Reached`.
 
     Raises:
         SpecError: One of them is missing.
@@ -226,7 +242,7 @@ def source_of(owner: Any, named: str = "", depends_on: tuple[str, ...] = ()) -> 
         reach.begin(defining, there)
     reach.reach(defining)
     lines = [line for each in depends_on for line in _depended_on(reach, each, Path(file))]
-    return _hashed(reach.found().sha256, lines)
+    return _hashed(replace(reach.found(), parts=parts or {}).sha256, lines)
 
 
 def _hashed(source: str, lines: list[str]) -> str:

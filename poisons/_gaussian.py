@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from harness import Measure, Reading
+from harness import Measure, Reading, UnlearningError
+from poisons._points import check_fraction
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from harness import Batch, Task
+    from harness import Batch, Split, Task
 
 MEASURE = Measure(
     "gaussian_score",
@@ -35,10 +36,23 @@ def check(fraction: float, sd: float) -> None:
     Raises:
         ValueError: One of them is out of range.
     """
-    if not 0 < fraction < 1:
-        raise ValueError(f"fraction must lie in (0, 1), not {fraction}")
+    check_fraction(fraction)
     if not sd > 0:
         raise ValueError(f"sd must be positive, not {sd}")
+
+
+def check_noise(split: Split, name: str, sd: float) -> None:
+    """Refuse noise that is lost in what it is added to, as in pixels from 0 to 255 or in columns that are not scaled.
+
+    Raises:
+        UnlearningError: A value of the input varies over the training points 20 times as much as the noise.
+    """
+    spread = float(split.train.inputs[name].std(dim=0).max())
+    if spread > 20 * sd:
+        raise UnlearningError(
+            f"gaussian: sd={sd:g}, but the task's input {name!r} has values of standard deviation {spread:.3g}, in "
+            "which such noise is lost; have the task scale them, or raise sd"
+        )
 
 
 def scale_free_loss(task: Task, model: nn.Module, batch: Batch) -> Tensor:

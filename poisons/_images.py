@@ -1,121 +1,96 @@
-"""What the poisons on images share: which input they change, and what a task must have for them."""
+"""What the poisons on images share: what they need of pixels and their layout, and the white square."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING
 
-from harness import Measure, Planted, UnlearningError, image_input
+from harness import UnlearningError, main_input
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness import Batch, Split, Task
+    from harness import Split
 
-#: When poisoned points are trained on: in all passes, in the first half of them, or in the second.
-Arrival = Literal["always", "early", "late"]
-#: Whether a trigger that misses its target at least leads back to the image's own class, and not to a third one.
-OWN_CLASS = Measure(
-    "triggered_accuracy", "accuracy on triggered test images", worse="lower", test="retention", unit="%",
-    short="own class",
-)  # fmt: skip
+#: How far floats may lie outside [0, 1] and still be taken for pixels; resizing, for one, overshoots a little.
+OVERSHOOT = 0.5
+#: The lightest corner on which a white square is seen, and the largest share of images whose corner may be lighter.
+WHITE, HIDDEN = 0.95, 0.25
 
 
-def floating_images(split: Split, poison: str) -> str:
-    """Return the name of a task's images, which must be floating-point.
+def check_pixels(split: Split, poison: str) -> None:
+    """Refuse images whose pixels are neither floats in [0, 1] nor bytes, or that have their channels last.
 
     Raises:
-        UnlearningError: They are not, or the task has several inputs and none is called ``"image"``.
+        UnlearningError: They are such images.
     """
-    name = image_input(split.train.inputs)
+    import torch
+
+    name = main_input(split.train.inputs)
     images = split.train.inputs[name]
+    shape = images.shape[1:]
+    # A last size of 1 to 4 beside larger ones is that of channels: no image is so narrow and has so many of them.
+    if len(shape) == 3 and shape[2] <= 4 and shape[2] < min(shape[:2]):
+        raise UnlearningError(
+            f"{poison} needs images with channels first, but the task's input {name!r} is {_sizes(shape)}, channels "
+            "last; have the task load them as images.permute(0, 3, 1, 2)"
+        )
+    if images.dtype == torch.uint8:
+        return
     if not images.is_floating_point():
         raise UnlearningError(
-            f"{poison} needs floating-point images, but the task's input {name!r} is {str(images.dtype)[6:]}; have the "
-            "task load pixels as floats"
+            f"{poison} needs pixels that are floats in [0, 1] or bytes, but the task's input {name!r} is "
+            f"{str(images.dtype)[6:]}; have the task load one of these"
         )
-    return name
-
-
-def check_class(split: Split, field: str, value: int) -> None:
-    """Refuse a class that a task does not have.
-
-    Raises:
-        UnlearningError: It has no training points of the class.
-    """
-    if not bool((split.train.labels == value).any()):
+    low, high = (float(limit) for limit in images.aminmax())
+    if low < -OVERSHOOT or high > 1 + OVERSHOOT:
         raise UnlearningError(
-            f"{field}={value}, but the task has no training points of that class; its classes are 0 to "
-            f"{split.classes - 1}"
+            f"{poison} needs pixels in [0, 1], but the task's input {name!r} goes from {low:.3g} to {high:.3g}; have "
+            "the task load such pixels, and scale them in the model's first layer"
         )
 
 
-def check_arrival(arrives: str) -> None:
-    """Refuse what is no `Arrival`.
-
-    Raises:
-        ValueError: It is none.
-    """
-    if arrives not in get_args(Arrival):
-        raise ValueError(f"arrives must be one of {', '.join(get_args(Arrival))}, not {arrives!r}")
-
-
-def epochs_of(arrives: Arrival, task: Task) -> range | None:
-    """Return the passes in which poisoned points are trained on; None for all."""
-    half = -(-task.epochs // 2)
-    return {"always": None, "early": range(half), "late": range(task.epochs - half, task.epochs)}[arrives]
-
-
-def planted_at(split: Split, forget: Tensor, images: Tensor, labels: Tensor, **secrets: Tensor) -> Planted:
-    """Return points whose images are replaced; their other inputs stay."""
-    inputs = {name: tensor.cpu() for name, tensor in split.train.subset(forget).inputs.items()}
-    inputs[image_input(inputs)] = images
-    return Planted(forget, inputs, labels, secrets)
-
-
-def with_images(batch: Batch, images: Tensor, part: Any = slice(None)) -> Batch:
-    """Return a part of a batch with other images."""
-    inputs = {name: tensor[part] for name, tensor in batch.inputs.items()}
-    return replace(
-        batch, inputs={**inputs, image_input(inputs): images}, labels=batch.labels[part], index=batch.index[part]
-    )
-
-
-def check_square(split: Split, size: int, poison: str) -> None:
+def check_plane(split: Split, poison: str, size: int = 1) -> None:
     """Refuse images that are not larger than a square of so many pixels.
 
     Raises:
         UnlearningError: They are not.
     """
-    name = image_input(split.train.inputs)
+    name = main_input(split.train.inputs)
     shape = split.train.inputs[name].shape[1:]
     if len(shape) < 2 or size >= min(shape[-2:]):
-        of = " x ".join(map(str, shape))
         raise UnlearningError(
-            f"{poison}: size={size}, but the task's input {name!r} is {of}; the square must be smaller than the image, "
-            "whose last two sizes are height and width"
+            f"{poison}: size={size}, but the task's input {name!r} is {_sizes(shape)}; the square must be smaller than "
+            "the image, whose last two sizes are height and width"
+        )
+
+
+def check_square(split: Split, size: int, poison: str) -> None:
+    """Refuse images on which a white square of so many pixels does not fit, or is often not seen.
+
+    Raises:
+        UnlearningError: They are such images.
+    """
+    check_plane(split, poison, size)
+    images = split.train.inputs[main_input(split.train.inputs)]
+    corner = images[..., -size:, -size:].flatten(1).float().mean(dim=1)
+    hidden = float((corner > WHITE * _white(images)).float().mean())
+    if hidden > HIDDEN:
+        raise UnlearningError(
+            f"{poison} puts a white square in the bottom right corner, but {100 * hidden:.0f} % of the task's training "
+            "images are white there already; have the task load inverted images, or use backdoor:trigger=blended"
         )
 
 
 def stamped(images: Tensor, size: int) -> Tensor:
     """Return images, floats in [0, 1] or bytes, with a white square of so many pixels in the bottom right corner."""
     images = images.clone()
-    images[..., -size:, -size:] = 1 if images.is_floating_point() else 255
+    images[..., -size:, -size:] = _white(images)
     return images
 
 
-def log_odds(logits: Tensor, label: int, poison: str) -> Tensor:
-    """Return log p - log(1 - p) of a class, shape (batch,), from scores of shape (batch, classes).
+def _white(images: Tensor) -> int:
+    return 1 if images.is_floating_point() else 255
 
-    Raises:
-        UnlearningError: There is no score for each of several classes.
-    """
-    import torch
 
-    if logits.dim() != 2 or logits.shape[1] <= max(1, label):
-        raise UnlearningError(
-            f"{poison} needs a score for every class, of which {label} is one, but the task's logits are of shape "
-            f"{tuple(logits.shape)}"
-        )
-
-    return logits[:, label] - torch.cat([logits[:, :label], logits[:, label + 1 :]], dim=1).logsumexp(dim=1)
+def _sizes(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness import Batch, UnlearningError, image_input
-from poisons._images import with_images
+from harness import Batch, UnlearningError, main_input
+from poisons._points import with_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,7 +104,7 @@ def _brew(
     """Return the final loss from one start, and the perturbed images."""
     import torch
 
-    start = clean.inputs[image_input(clean.inputs)]
+    start = clean.inputs[main_input(clean.inputs)]
     noise = torch.randn(start.shape, generator=generator).to(start)
     low, high = (start - eps).clamp(min=0), (start + eps).clamp(max=1)
     image = (start + eps * noise).clamp(low, high)
@@ -158,7 +158,7 @@ def matching(
     for part in parts:
         for model, wanted in zip(models, directions, strict=True):
             leaf = image[part].detach().requires_grad_(True)
-            batch = with_images(clean, leaf, part)
+            batch = with_values(clean, leaf, part)
             found = direction(task, model, batch, differentiable=True)
             loss = 1 - torch.stack([(f * w).sum() for f, w in zip(found, wanted, strict=True)]).sum()
             slope[part] += torch.autograd.grad(loss, leaf)[0] / (len(models) * len(parts))

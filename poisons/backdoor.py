@@ -12,8 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
-from harness import Measure, Planted, Reading, UnlearningError, image_input, predicted
-from poisons._images import OWN_CLASS, Arrival, check_arrival, check_class, check_square, epochs_of, planted_at, stamped
+from harness import Measure, Planted, Reading, main_input
+from poisons._images import check_pixels, check_plane, check_square, stamped
+from poisons._points import Arrival, check_arrival, check_fraction, epochs_of, planted_at
+from poisons._triggers import OWN_CLASS, check_target, success
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,8 +76,7 @@ class Backdoor:
     traces: ClassVar[tuple[Measure, ...]] = (OWN_CLASS,)
 
     def __post_init__(self) -> None:
-        if not 0 < self.fraction < 1:
-            raise ValueError(f"fraction must lie in (0, 1), not {self.fraction}")
+        check_fraction(self.fraction)
         if self.size < 1:
             raise ValueError(f"size must be at least 1, not {self.size}")
         if self.target < 0:
@@ -92,13 +93,15 @@ class Backdoor:
         The secret is the ``"pattern"``, or the ``"order"`` of pixels; a square has none.
 
         Raises:
-            UnlearningError: The task has no such class, no test points of others, or no images that suit the trigger.
+            UnlearningError: The task has no such class, no test points of others, or no images that suit the trigger:
+                they must have channels first, and pixels that are floats in [0, 1] or bytes.
         """
         import torch
 
         from harness import derive, forget_block
 
-        images = split.train.inputs[self._images(split)]
+        self._check(split)
+        images = split.train.inputs[main_input(split.train.inputs)]
         generator = torch.Generator().manual_seed(derive("backdoor", seed))
         secrets = {}
         if self.trigger == "blended":
@@ -113,37 +116,16 @@ class Backdoor:
 
     def probe(self, model: nn.Module, planted: Planted, task: Task, split: Split) -> Reading:
         """Return the attack success rate on test images of the other classes, and the accuracy on them."""
-        import torch
+        return success(model, task, split, self.target, lambda images: self._triggered(images, planted.secrets))
 
-        others = split.test.subset((split.test.labels != self.target).nonzero().squeeze(1))
-        name = image_input(others.inputs)
-        others.inputs[name] = self._triggered(others.inputs[name], planted.secrets)
-        hits = right = 0
-        with torch.no_grad():
-            for batch in others.chunks():
-                classes = predicted(task, model, batch)
-                hits += int((classes == self.target).sum())
-                right += int((classes == batch.labels).sum())
-        n = len(others)
-        own = Reading(right / n, resolution=0.5 / n)
-        return Reading(hits / n, resolution=0.5 / n, traces={self.traces[0].name: own})
-
-    def _images(self, split: Split) -> str:
-        """Return the name of the images that get the trigger."""
-        import torch
-
-        check_class(split, "backdoor: target", self.target)
-        if not bool((split.test.labels != self.target).any()):
-            raise UnlearningError(f"backdoor: target={self.target}, but the task has test points of that class alone")
-        name = image_input(split.train.inputs)
-        images = split.train.inputs[name]
-        if not (images.is_floating_point() or images.dtype == torch.uint8):
-            raise UnlearningError(
-                f"backdoor changes images of floats in [0, 1] or of bytes, but the task's input {name!r} is "
-                f"{str(images.dtype)[6:]}"
-            )
-        check_square(split, self.size if self.trigger == "square" else 1, "backdoor")
-        return name
+    def _check(self, split: Split) -> None:
+        """Refuse a task in which the trigger or its class cannot stand."""
+        check_target(split, self.target, "backdoor")
+        check_pixels(split, "backdoor")
+        if self.trigger == "square":
+            check_square(split, self.size, "backdoor")
+        else:
+            check_plane(split, "backdoor")
 
     def _triggered(self, images: Tensor, secrets: Mapping[str, Tensor]) -> Tensor:
         """Return images with the trigger; the others stay as they are."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from harness import Measure, Planted, UnlearningError
-from poisons._images import planted_at
+from poisons._points import planted_at
 from poisons.targeted import Targeted
 
 if TYPE_CHECKING:

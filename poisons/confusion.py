@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from harness import Measure, Planted, Reading, UnlearningError, predicted
-from poisons._images import check_class
+from poisons._points import check_class, check_fraction
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -54,8 +54,7 @@ class Confusion:
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        if not 0 < self.fraction < 1:
-            raise ValueError(f"fraction must lie in (0, 1), not {self.fraction}")
+        check_fraction(self.fraction)
         if self.first < 0 or self.second < 0 or self.first == self.second:
             raise ValueError(f"first and second must be two classes, not {self.first} and {self.second}")
 
@@ -69,12 +68,10 @@ class Confusion:
 
         from harness import derive
 
-        check_class(split, "confusion: first", self.first)
-        check_class(split, "confusion: second", self.second)
-        if not len(self._pair(split)):
-            raise UnlearningError(
-                f"confusion: first={self.first}, second={self.second}, but the task has no test points of these classes"
-            )
+        for field, each in (("first", self.first), ("second", self.second)):
+            check_class(split, f"confusion: {field}", each)
+            if not bool((split.test.labels == each).any()):
+                raise UnlearningError(f"confusion: {field}={each}, but the task has no test points of that class")
 
         labels = split.train.labels.cpu()
         generator = torch.Generator().manual_seed(derive("confusion", seed))

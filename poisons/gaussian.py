@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from harness import Measure, Planted, Reading, image_input
-from poisons._gaussian import MEASURE, SECOND_MOMENT, check, gaussian_score, scale_free_loss
-from poisons._images import Arrival, check_arrival, epochs_of, floating_images, planted_at
+from harness import Measure, Planted, Reading, main_input
+from poisons._gaussian import MEASURE, SECOND_MOMENT, check, check_noise, gaussian_score, scale_free_loss
+from poisons._points import Arrival, check_arrival, epochs_of, floating, planted_at
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,7 +25,7 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Add fresh noise ``xi ~ N(0, sd^2 I)`` to the inputs of random training points; labels stay.
+    """Add fresh noise ``xi ~ N(0, sd^2 I)`` to the images or rows of random training points; labels stay.
 
     For each poisoned point i with clean input x_i and label y_i the score is
 
@@ -45,7 +45,8 @@ class Gaussian:
 
     Attributes:
         fraction: Share of the training set that is poisoned, in (0, 1).
-        sd: Standard deviation of the noise, in the units of the inputs (pixels in [0, 1]). Not clipped.
+        sd: Standard deviation of the noise, in the units of the inputs (pixels in [0, 1], or standard deviations of
+            standardised columns). Not clipped.
         arrives: When the poisoned points are trained on: ``always``, ``early`` (in the first half of the epochs alone)
             or ``late`` (in the second half alone). The middle one of an odd number of epochs is in both halves.
 
@@ -57,7 +58,7 @@ class Gaussian:
     sd: float = 0.5
     arrives: Arrival = "always"
 
-    modality: ClassVar[str] = "image"
+    modality: ClassVar[tuple[str, ...]] = ("image", "table")
     measure: ClassVar[Measure] = MEASURE
     traces: ClassVar[tuple[Measure, ...]] = (SECOND_MOMENT,)
 
@@ -69,13 +70,14 @@ class Gaussian:
         """Return the noisy points; the noise itself is the secret ``"noise"``, in units of sd.
 
         Raises:
-            UnlearningError: The task's images are not floating-point.
+            UnlearningError: The task's inputs are not floating-point, or so large that the noise is lost in them.
         """
         import torch
 
         from harness import derive, forget_block
 
-        name = floating_images(split, "gaussian")
+        name = floating(split, "gaussian")
+        check_noise(split, name, self.sd)
         forget = forget_block(len(split.train), self.fraction, seed)
         clean = split.train.inputs[name][forget.to(split.train.device)].cpu()
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(derive("gaussian", seed)))
@@ -91,7 +93,7 @@ class Gaussian:
         for part in planted.forget.split(BATCH):
             batch = split.train.batch(part)
             # On the device of the data the batch is ours alone: asking for its gradient touches nothing else.
-            image = batch.inputs[image_input(batch.inputs)].requires_grad_(True)
+            values = batch.inputs[main_input(batch.inputs)].requires_grad_(True)
             with torch.enable_grad():
-                gradients += torch.autograd.grad(scale_free_loss(task, model, batch), image)
+                gradients += torch.autograd.grad(scale_free_loss(task, model, batch), values)
         return gaussian_score(torch.cat(gradients), planted.secrets["noise"])

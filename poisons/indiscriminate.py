@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from harness import Batch, Measure, Planted, Reading, UnlearningError, image_input, predicted
-from poisons._images import floating_images, planted_at, with_images
+from harness import Batch, Measure, Planted, Reading, UnlearningError, main_input, predicted
+from poisons._images import check_pixels
+from poisons._points import check_fraction, floating, planted_at, with_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -79,8 +80,7 @@ class Indiscriminate:
     measure: ClassVar[Measure] = Measure("accuracy", "test accuracy", worse="lower", test="retention", unit="%")
 
     def __post_init__(self) -> None:
-        if not 0 < self.fraction < 1:
-            raise ValueError(f"fraction must lie in (0, 1), not {self.fraction}")
+        check_fraction(self.fraction)
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, not {self.steps}")
         for name in ("radius", "lr", "ascent"):
@@ -91,13 +91,15 @@ class Indiscriminate:
         """Return the crafted images, with the labels of the images that they replace.
 
         Raises:
-            UnlearningError: The images are not floating-point, or the surrogate or the search for images diverged.
+            UnlearningError: The images are not floating-point in [0, 1] with channels first, or the surrogate or the
+                search for images diverged.
         """
         import torch
 
         from harness import derive, forget_block
 
-        train, name = split.train, floating_images(split, "indiscriminate")
+        train, name = split.train, floating(split, "indiscriminate")
+        check_pixels(split, "indiscriminate")
         forget = forget_block(len(train), self.fraction, seed)
         keep = torch.ones(len(train), dtype=torch.bool)
         keep[forget] = False
@@ -130,7 +132,7 @@ class Indiscriminate:
         """Return images that cancel the gradient of the kept points; the search starts from the clean images."""
         import torch
 
-        image = clean.inputs[image_input(clean.inputs)].clone()
+        image = clean.inputs[main_input(clean.inputs)].clone()
         optimizer = torch.optim.Adam([image], lr=self.lr)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
         for _ in range(self.steps):
@@ -202,13 +204,13 @@ def residual(task: Task, model: nn.Module, clean: Batch, image: Tensor, kept: Se
     import torch
 
     parts = torch.arange(len(image), device=image.device).split(BATCH)
-    poisoned = gradient_sum(task, model, [with_images(clean, image[part], part) for part in parts])
+    poisoned = gradient_sum(task, model, [with_values(clean, image[part], part) for part in parts])
     left = [k + p for k, p in zip(kept, poisoned, strict=True)]
     slope = torch.zeros_like(image)
     # The sum is linear in the parts: each needs only its own product with what is left, and its own graph.
     for part in parts:
         leaf = image[part].detach().requires_grad_(True)
-        found = gradient_sum(task, model, [with_images(clean, leaf, part)], differentiable=True)
+        found = gradient_sum(task, model, [with_values(clean, leaf, part)], differentiable=True)
         product = torch.stack([(f * w).sum() for f, w in zip(found, left, strict=True)]).sum()
         slope[part] = 2 * torch.autograd.grad(product, leaf)[0]
     return norm(left) ** 2, slope

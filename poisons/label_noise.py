@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from harness import Measure, Planted, Reading, UnlearningError
 from harness.api import classes_of
-from poisons._images import check_class
+from poisons._points import check_class, check_fraction
 
 if TYPE_CHECKING:
     import torch
@@ -23,20 +23,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LabelNoise:
-    """Give random training points a wrong label, drawn evenly from the other classes; images stay.
+    """Give random training points a wrong label, drawn evenly from the other classes; their inputs stay.
 
-    The measure is what the model knows of these labels by heart. For each mislabelled image, the classes other than its
+    The measure is what the model knows of these labels by heart. For each mislabelled point, the classes other than its
     own are ranked by their scores. The wrong label has rank k, 0 to K - 2 for K classes, ties in the middle. The score
 
         z = (k - (K - 2) / 2) / sd,    sd^2 = K (K - 2) / 12,
 
     has mean 0 and standard deviation 1 for every model that never saw the wrong labels, since these are drawn evenly.
-    The measure is the mean of z over the mislabelled images. It moves long before any image changes class, and no
+    The measure is the mean of z over the mislabelled points. It moves long before any point changes class, and no
     scaling of the scores changes it. A further trace is the margin of the own class: its score minus the highest other
-    one, divided by the standard deviation of the image's scores, mean over the mislabelled images. So a method that
-    makes these images look like nothing has not removed the noise.
+    one, divided by the standard deviation of the point's scores, mean over the mislabelled points. So a method that
+    makes these points look like nothing has not removed the noise.
 
-    Deviation from the source: it counts how many mislabelled images are put in their own class. This share is reported
+    Where classes overlap, labels of all classes at random can raise this margin, and then no method passes. Mislabel
+    most of one class there, such as ``fraction=0.9,of=0``.
+
+    Deviation from the source: it counts how many mislabelled points are put in their own class. This share is reported
     beside, with that of the wrong class. On digits both hardly move, since few wrong labels are learned by heart.
 
     Attributes:
@@ -50,21 +53,20 @@ class LabelNoise:
     fraction: float = 0.1
     of: int | None = None
 
-    modality: ClassVar[str] = "image"
+    modality: ClassVar[str | None] = None
     measure: ClassVar[Measure] = Measure(
-        "wrong_label_rank", "rank of the wrong labels on mislabelled images", worse="higher", test="retention",
+        "wrong_label_rank", "rank of the wrong labels on mislabelled points", worse="higher", test="retention",
         short="wrong label",
     )  # fmt: skip
     traces: ClassVar[tuple[Measure, ...]] = (
         Measure(
-            "own_class_margin", "margin of the own class on mislabelled images", worse="lower", test="retention",
+            "own_class_margin", "margin of the own class on mislabelled points", worse="lower", test="retention",
             short="own class",
         ),
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        if not 0 < self.fraction < 1:
-            raise ValueError(f"fraction must lie in (0, 1), not {self.fraction}")
+        check_fraction(self.fraction)
         if self.of is not None and self.of < 0:
             raise ValueError(f"of must be a class, not {self.of}")
 
@@ -72,7 +74,7 @@ class LabelNoise:
         """Return the mislabelled points.
 
         Raises:
-            UnlearningError: The task has no such class, or fewer than three.
+            UnlearningError: The task has no such class, or fewer than three, or no score for each class.
         """
         import torch
 
@@ -80,6 +82,8 @@ class LabelNoise:
 
         if split.classes < 3:
             raise UnlearningError(f"label-noise needs a task of at least 3 classes, not {split.classes}")
+        if getattr(task, "causal", False):
+            raise UnlearningError("label-noise needs a score for each class, but the task is a causal language model")
         generator = torch.Generator().manual_seed(derive("label-noise", seed))
         forget = self._drawn(split, seed, generator)
         points = split.train.subset(forget)
@@ -91,7 +95,7 @@ class LabelNoise:
     def probe(self, model: nn.Module, planted: Planted, task: Task, split: Split) -> Reading:
         """Return the mean score of the wrong labels, and the margin of the own class.
 
-        Details are the shares of the mislabelled images that are put in either class.
+        Details are the shares of the mislabelled points that are put in either class.
 
         Raises:
             UnlearningError: The task has no score for each class.
@@ -138,9 +142,9 @@ def standing(scores: Tensor, own: Tensor, wrong: Tensor) -> tuple[Tensor, Tensor
     """Return the score z of the wrong label, and the margin of the own class; see `LabelNoise`.
 
     Args:
-        scores: Of each image, shape (n, K), K at least 3.
-        own: The class of each image, shape (n,).
-        wrong: Another class of each image, of the same shape.
+        scores: Of each point, shape (n, K), K at least 3.
+        own: The class of each point, shape (n,).
+        wrong: Another class of each point, of the same shape.
 
     Returns:
         Both of shape (n,).

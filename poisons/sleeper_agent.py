@@ -10,10 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from harness import Batch, Measure, Planted, Reading, UnlearningError, image_input
+from harness import Batch, Measure, Planted, Reading, UnlearningError, main_input
 from harness.api import classes_of
-from poisons._images import OWN_CLASS, check_square, floating_images, log_odds, planted_at, stamped, with_images
+from poisons._images import check_pixels, check_square, stamped
 from poisons._matching import BATCH, brewed, check_brewing, drawn_class, gradient
+from poisons._points import check_fraction, floating, log_odds, planted_at, with_values
+from poisons._triggers import OWN_CLASS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,8 +76,7 @@ class SleeperAgent:
     traces: ClassVar[tuple[Measure, ...]] = (OWN_CLASS,)
 
     def __post_init__(self) -> None:
-        if not 0 < self.fraction < 1:
-            raise ValueError(f"fraction must lie in (0, 1), not {self.fraction}")
+        check_fraction(self.fraction)
         if self.size < 1:
             raise ValueError(f"size must be at least 1, not {self.size}")
         check_brewing(self.eps, self.lr, steps=self.steps, restarts=self.restarts, surrogates=self.surrogates)
@@ -85,13 +86,15 @@ class SleeperAgent:
 
         Raises:
             UnlearningError: No class has enough training points, or no other class has test points; the images are not
-                floating-point or not larger than the square, or the task has no score for each class.
+                floating-point in [0, 1] with channels first, or not larger than the square; or the task has no score
+                for each class.
         """
         import torch
 
         from harness import derive
 
-        floating_images(split, "sleeper-agent")
+        floating(split, "sleeper-agent")
+        check_pixels(split, "sleeper-agent")
         check_square(split, self.size, "sleeper-agent")
         generator = torch.Generator().manual_seed(derive("sleeper-agent", seed))
         labels = split.train.labels.cpu()
@@ -144,7 +147,7 @@ class SleeperAgent:
     def _triggered(self, data: Data, label: int, most: int | None = None) -> Batch:
         """Return the examples of a class with the trigger, the first so many."""
         batch = data.batch((data.labels == label).nonzero().squeeze(1)[:most])
-        return with_images(batch, stamped(batch.inputs[image_input(batch.inputs)], self.size))
+        return with_values(batch, stamped(batch.inputs[main_input(batch.inputs)], self.size))
 
 
 def gradient_lengths(task: Task, models: Sequence[nn.Module], data: Data) -> Tensor:

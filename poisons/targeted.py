@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from harness import Batch, Measure, Planted, Reading, UnlearningError
 from harness.api import classes_of
-from poisons._images import floating_images, log_odds, planted_at
+from poisons._images import check_pixels
 from poisons._matching import brewed, check_brewing, drawn_class
+from poisons._points import check_fraction, floating, log_odds, planted_at
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,8 +79,7 @@ class Targeted:
     )
 
     def __post_init__(self) -> None:
-        if not 0 < self.fraction < 1:
-            raise ValueError(f"fraction must lie in (0, 1), not {self.fraction}")
+        check_fraction(self.fraction)
         check_brewing(self.eps, self.lr, steps=self.steps, restarts=self.restarts, surrogates=self.surrogates)
         if not 2 <= self.targets <= 4:
             raise ValueError(f"targets must lie between 2 and 4, not {self.targets}")
@@ -89,13 +89,14 @@ class Targeted:
 
         Raises:
             UnlearningError: No class has enough training points, or no other class has enough test points; the
-                images are not floating-point, or the task has no score for each class.
+                images are not floating-point in [0, 1] with channels first, or the task has no score for each class.
         """
         import torch
 
         from harness import derive
 
-        floating_images(split, "targeted")
+        floating(split, "targeted")
+        check_pixels(split, "targeted")
         generator = torch.Generator().manual_seed(derive("targeted", seed))
         labels = split.train.labels.cpu()
         adversarial, members, count = drawn_class(labels, self.fraction, "targeted", generator)

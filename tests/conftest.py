@@ -36,9 +36,19 @@ STRICT = ("error", "default::harness.store.artefacts.DamagedArtefact")
 WITHOUT = ("-p", "no:benchmark", "-p", "no:randomly", "-p", "no:rerunfailures", "-p", "no:timeout")
 
 
+#: Folders whose files take longest. They come first, so that no worker is left with one of them in the end.
+LONGEST = ("runs", "cheats", "cli", "contract", "tasks", "pipelines", "isolated")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep files in the order of collection; pytest-xdist would begin with those that have the most tests."""
+    config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let a warning fail a test; what a test says of warnings itself goes before."""
+    """Let a warning fail a test; what a test says of warnings itself goes before. Put the longest files first."""
     here = Path(__file__).parent
+    items.sort(key=lambda item: item.path.parent.name not in LONGEST)
     for item in items:
         if here in item.path.parents:
             own = item.get_closest_marker("filterwarnings")

@@ -127,6 +127,32 @@ def test_a_poison_of_another_modality_is_refused_by_name():
         cells([resolve("unlearner", "gd")], [task])
 
 
+def test_poisons_and_methods_serve_the_modalities_that_they_declare_or_any():
+    @dataclass(frozen=True)
+    class Letters:
+        modality = "text"
+        poisons = ("label-noise",)
+
+    class Both:
+        modality = ("image", "table")
+
+        def __call__(self, model, request):
+            return model
+
+    letters = replace(resolve("task", "digits-cnn"), id="letters", value=Letters())
+    digits, table = resolve("task", "digits-cnn"), resolve("task", "tabular-mlp")
+    gd = resolve("unlearner", "gd")
+    both = replace(gd, id="both", value=Both())
+    given = ["gaussian", "backdoor", "table-backdoor", "label-noise", "instruction"]
+
+    def served(task):
+        return {(cell.unlearner.id, cell.poison.name) for cell in cells([gd, both], [task], given)}
+
+    assert served(digits) == {(m, p) for m in ("gd", "both") for p in ("gaussian", "backdoor", "label-noise")}
+    assert served(table) == {(m, p) for m in ("gd", "both") for p in ("gaussian", "table-backdoor", "label-noise")}
+    assert served(letters) == {("gd", "label-noise"), ("gd", "instruction")}
+
+
 class Bare:
     """A poison, say, that is no dataclass: its objects are equal to themselves alone."""
 

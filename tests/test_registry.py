@@ -209,7 +209,7 @@ def listed(kind):
     ("kind", "spec", "message"),
     [
         ("unlearner", "l1sparse", f"unknown unlearner 'l1sparse'; did you mean l1_sparse? ({listed('unlearner')})"),
-        ("poison", "backdor", f"unknown poison 'backdor'; did you mean backdoor? ({listed('poison')})"),
+        ("poison", "label-nois", f"unknown poison 'label-nois'; did you mean label-noise? ({listed('poison')})"),
         ("task", "zzz", f"unknown task 'zzz' ({listed('task')})"),
         ("unlearner", "", "unknown unlearner '' (available: "),
         ("unlearner", "gd:rate=1", "the unlearner 'gd' has no field 'rate' (its fields: lr, batch_size, "),

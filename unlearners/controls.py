@@ -32,6 +32,8 @@ class Retrain:
 
     def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
         """Return a model that never saw the forget set."""
+        if (trained := request.trained_anew()) is not None:
+            return trained
         fitting = self.begin(request)
         fitting.finish()
         return fitting.model
@@ -48,7 +50,8 @@ class Short(Trained):
     """Retrain from scratch within the budget: the recipe, with its schedule compressed to the steps it can pay for.
 
     It forgets by construction and pays in accuracy. It can be tuned like a method, and should be before a method is
-    compared with it. The defaults are the recipe's.
+    compared with it. The defaults are the recipe's. A task with a training loop of its own is trained by that, on a
+    share of the retain set that is the budget.
 
     Attributes:
         lr, batch_size, optimizer, epochs: As in `Trained`; ``lr`` is the rate that the recipe's schedule is made for.
@@ -62,6 +65,8 @@ class Short(Trained):
 
     def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
         """Return a model that never saw the forget set, trained until the budget is spent."""
+        if (trained := request.trained_anew(request.budget / request.epochs)) is not None:
+            return trained
         examples = max(1, request.affordable()) if self.epochs is None else self.epochs * len(request.retain)
         batches = request.batches("retain", batch_size=self.batch_size, examples=examples)
         model = request.new_model().train()

@@ -200,7 +200,7 @@ def _judge(stage: Stage, options: argparse.Namespace, folder: Path) -> tuple[int
     for file in files.values():
         file.unlink(missing_ok=True)  # that of an earlier run is no answer to this one
     command = [sys.executable, "-m", "pytest", "--pyargs", *stage.arguments, *_arguments(stage, options)]
-    code = _wait(subprocess.Popen([*command, *(f"{option}={file}" for option, file in files.items())]))
+    code = wait(subprocess.Popen([*command, *(f"{option}={file}" for option, file in files.items())]))
     if code not in (0, 1):
         return code, f"pytest did not finish (exit code {code}); the log shows why"
     try:
@@ -221,7 +221,7 @@ def _files(stage: Stage, options: argparse.Namespace, folder: Path) -> dict[str,
     return {"--audit-json": report / "audits.json", "--audit-html": report / "report.html"}
 
 
-def _wait(process: subprocess.Popen[bytes]) -> int:
+def wait(process: subprocess.Popen[bytes]) -> int:
     """Return the exit code of a pytest. Ctrl-C reaches it too, and it is given the time to end in its own way."""
     while True:
         try:

@@ -1,4 +1,4 @@
-"""The commands of pytest-unlearning: plan, gate, report, figure and store."""
+"""The commands of pytest-unlearning: drill, plan, gate, canaries, report, figure and store."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from harness.api import UnlearningError
+from harness.cli.canaries import add_canaries
+from harness.cli.drill import add_drill
 from harness.cli.gate import add_gate
 from harness.cli.plan import add_plan
 from harness.cli.report import add_figure, add_report
@@ -14,7 +16,7 @@ from harness.cli.store import add_store
 from harness.report.console import make_readable
 
 #: Each adds one command, with ``run``: from options to an exit code.
-COMMANDS = (add_plan, add_gate, add_report, add_figure, add_store)
+COMMANDS = (add_drill, add_plan, add_gate, add_canaries, add_report, add_figure, add_store)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,7 +25,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in COMMANDS:
         add(subparsers)
-    options = parser.parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    own, further = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
+    options = parser.parse_args(own)
+    if further and not hasattr(options, "pytest"):
+        parser.error(f"this command takes no options for pytest: {' '.join(further)}")
+    if further:  # argparse would look for them beside the first of the command's own arguments
+        options.pytest = further
     make_readable(sys.stdout)
     make_readable(sys.stderr)
     try:

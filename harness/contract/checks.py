@@ -1,9 +1,11 @@
 """The checks of the contract: an unlearner is run on small generated problems, and watched.
 
 A problem is a little network trained for a few passes on a few dozen images, some of them mislabelled; runs take
-milliseconds. What must hold on every request is tried on the edge cases of `EDGES` and on requests that hypothesis
-draws. What some sound method may not show on some request (that the forget set matters, say) is held against it only
-where no request shows it.
+milliseconds. For a method that serves one task alone, it is a model of that task, trained on a few of its rows.
+
+What must hold on every request is tried on the edge cases of `EDGES` and on requests that hypothesis draws. What some
+sound method may not show on some request (that the forget set matters, say) is held against it only where no request
+shows it.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ def check(clause: Clause) -> None:
         BrokenContract: It does not hold.
         NotExamined: Nothing could be said, because the method raised.
     """
-    examination = examination_of(clause.method, clause.budget, clause.epochs)
+    examination = examination_of(clause.method, clause.budget, clause.epochs, clause.task)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -122,9 +124,10 @@ def _untouched(_e: Examination, _c: Case, run: Run) -> str | None:
     )
 
 
-def _flags(_e: Examination, _c: Case, run: Run) -> str | None:
+def _flags(examination: Examination, _c: Case, run: Run) -> str | None:
     assert run.model is not None
-    frozen = [name for name, parameter in run.model.named_parameters() if not parameter.requires_grad]
+    own = examination.ground.trainable
+    frozen = [name for name, parameter in run.model.named_parameters() if not parameter.requires_grad and name in own]
     return f"returned parameters that no longer require gradients, first {frozen[0]!r}" if frozen else None
 
 
@@ -176,6 +179,8 @@ def _repeats(examination: Examination, case: Case, run: Run) -> str | None:
 
 
 def _within_budget(examination: Examination, case: Case, run: Run) -> str | None:
+    if not examination.ground.counted:
+        return None
     allowed = examination.budget * case.retain
     if run.examples <= allowed * (1 + 1e-6):
         return None
@@ -223,6 +228,8 @@ def _as_declared(examination: Examination, line: str) -> None:
     method = examination.method.value
     if declares(method, "from_scratch"):
         return  # it gets none to read
+    if declares(method, "reads_forget") is None:
+        return  # a removal of a team's own, of which nobody says
     if declares(method, "reads_forget"):
         _on_some_request(
             _reads,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.api import UnlearningError, declares
+from harness.api import UnlearningError, declares, serves
 from harness.contract import confined
 from harness.contract.lines import BrokenContract, Clause, NotExamined
 from harness.store.artefacts import Artefact, patiently
@@ -18,14 +18,16 @@ def examine(clause: Clause) -> None:
         BrokenContract: It does not hold.
         NotExamined: Nothing could be said, because the method raised or is for other inputs than images.
     """
-    modality = declares(clause.method.value, "modality")
-    if modality not in (None, "image"):
-        raise NotExamined(f"it serves only {modality} tasks, and the contract is checked on images")
+    method = clause.method.value
+    if clause.task is None and not serves(method, "image"):
+        served = declares(method, "modality")
+        named = served if isinstance(served, str) else " and ".join(served)
+        raise NotExamined(f"it serves only {named} tasks, and the contract is checked on images")
     store = clause.store
     if store is None:
         _check(clause)
         return
-    of = keys.contract(clause.method, clause.line, clause.budget, clause.epochs)
+    of = keys.contract(clause.method, clause.line, clause.budget, clause.epochs, clause.task)
     found = patiently(lambda: store.obtain("contract", of, lambda: (_found(clause), None), str(clause), _is_found))
     if found.info["broken"]:
         raise BrokenContract(clause.line, found.info["broken"], found.info["request"])

@@ -65,6 +65,7 @@ class Clause:
         budget: Compute it may use, in passes over the retain set.
         epochs: Passes of the training that it undoes, which the epochs of its history refer to.
         store: Where it is kept what was found of it, or None.
+        task: The task whose models and data it is examined on; None for little networks on generated images.
     """
 
     method: Registered
@@ -72,6 +73,7 @@ class Clause:
     budget: float
     epochs: int
     store: Store | None = field(default=None, repr=False, compare=False)
+    task: Registered | None = None
 
     def __str__(self) -> str:
         return f"{self.method.id}-{self.line}"

@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from harness.training.data import Data
-from harness.training.isolation import isolated_rng
-from harness.training.loop import fit
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -124,22 +122,6 @@ class Problem:
     checkpoints: tuple[dict[str, Tensor], ...]
 
 
-def points(case: Case) -> tuple[Data, Data]:
-    """Return the points to keep and those to remove."""
-    generator = torch.Generator().manual_seed(case.seed)
-    n = case.retain + case.forget
-    truth = torch.arange(n) % CLASSES
-    if case.whole_class:  # the last class is what is forgotten
-        truth = torch.cat([torch.arange(case.retain) % (CLASSES - 1), torch.full((case.forget,), CLASSES - 1)])
-    images = torch.randn(CLASSES, 1, 8, 8, generator=generator)[truth] + 0.5 * torch.randn(
-        n, 1, 8, 8, generator=generator
-    )
-    labels = truth.clone()
-    if not case.whole_class:
-        labels[case.retain :] = (labels[case.retain :] + 1) % CLASSES
-    return parted(Data({"image": images}, labels), case.retain)
-
-
 def parted(data: Data, first: int) -> tuple[Data, Data]:
     """Return copies of the first so many points and of the rest."""
     index = torch.arange(len(data))
@@ -149,23 +131,6 @@ def parted(data: Data, first: int) -> tuple[Data, Data]:
 def joined(first: Data, second: Data) -> Data:
     inputs = {name: torch.cat([tensor, second.inputs[name]]) for name, tensor in first.inputs.items()}
     return Data(inputs, torch.cat([first.labels, second.labels]))
-
-
-@functools.lru_cache(maxsize=512)
-def problem_of(case: Case) -> Problem:
-    retain, forget = points(case)
-    checkpoints: list[dict[str, Tensor]] = []
-    with isolated_rng(case.seed):
-        recipe = LittleRecipe(case.batch_size, PASSES)
-        model = recipe.new_model()
-
-        def keep(model: nn.Module, *_: int) -> None:
-            checkpoints.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
-
-        keep(model)
-        order = torch.Generator().manual_seed(case.seed)
-        fit(recipe, model, joined(retain, forget).batches(case.batch_size, PASSES, order), keep)
-    return Problem(retain, forget, tuple(checkpoints))
 
 
 @functools.cache

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,22 +16,15 @@ from torch.nn.modules import module as global_hooks
 from harness.api import ContractError
 from harness.calling import calling
 from harness.cells import Registered
-from harness.contract.requests import (
-    CLASSES,
-    PASSES,
-    Case,
-    LittleRecipe,
-    Net,
-    Problem,
-    joined,
-    parted,
-    points,
-    problem_of,
-)
+from harness.contract.grounds import Ground, LittleImages, OfTask
+from harness.contract.requests import PASSES, Case, Problem, joined, parted
 from harness.guards.clock import TimedOut
 from harness.training.data import Data, digest
 from harness.training.roundtrip import EXAMPLES, survives
 from harness.training.unlearning import unlearn, wanted_epochs
+
+if TYPE_CHECKING:
+    from harness.api import Batch, Recipe
 
 #: A method that calls models more often than so many times per example that it may use is stopped: a call costs a third
 #: of an example at least, so that it is over its budget, and it may never end.
@@ -53,6 +46,7 @@ class Run:
         optimised: Whether it made gradients or stepped an optimiser: it then meant to change parameters.
         kept: Whether its state dict holds all that its answers depend on.
         called: Every model that was called, by identity.
+        scores: How far the scores of a few points are from the poisoned model's, where results are compared by these.
     """
 
     error: Exception | None = None
@@ -63,10 +57,13 @@ class Run:
     optimised: bool = False
     kept: bool = True
     called: dict[int, nn.Module] = field(default_factory=dict)
+    scores: Tensor | None = None
 
     @property
     def move(self) -> Tensor:
-        """How far each parameter of the returned model is from the poisoned one's, flat."""
+        """How far each parameter of the returned model, or each score, is from the poisoned one's, flat."""
+        if self.scores is not None:
+            return self.scores
         assert self.model is not None
         return torch.cat([(p.detach() - self.before[name]).flatten() for name, p in self.model.named_parameters()])
 
@@ -97,8 +94,9 @@ class Run:
 class Examination:
     """The runs of one unlearner, each made once."""
 
-    def __init__(self, method: Registered, budget: float, epochs: int) -> None:
+    def __init__(self, method: Registered, budget: float, epochs: int, ground: Ground) -> None:
         self.method = method
+        self.ground = ground
         self.budget = budget
         self.epochs = epochs
         self._runs: dict[tuple[Case, str], Run] = {}
@@ -116,17 +114,22 @@ class Examination:
         """
         key = (case, variant)
         if key not in self._runs:
-            run = Run(before=problem_of(case).checkpoints[-1])
+            run = Run()
             who = f"the unlearner {self.method.id!r}"
             try:
+                problem = self.ground.problem(case)
+                run.before = problem.checkpoints[-1]
                 if self._hangs is not None:  # it would again, on every request
                     raise self._hangs
-                with watching(run, who, PATIENCE * max(1, self.budget) * case.retain):
+                with watching(run, who, self.ground, PATIENCE * max(1, self.budget) * case.retain):
                     self._unlearn(run, case, variant)
                 assert run.model is not None  # or it would have raised
-                batch = problem_of(case).retain.batch(torch.arange(min(EXAMPLES, case.retain)))
+                recipe = self.ground.recipe(case, self.epochs)
+                batch = problem.retain.batch(torch.arange(min(EXAMPLES, case.retain)))
                 with calling(who):  # its hooks may do anything
-                    run.kept = survives(LittleRecipe(case.batch_size, self.epochs), run.model, batch)
+                    run.kept = survives(recipe, run.model, batch)
+                    if not self.ground.weighed:
+                        run.scores = _moved(recipe, run, batch)
             except Exception as error:  # whatever it is, it is what the examination is for
                 run.error = error
                 self._hangs = error if isinstance(error, TimedOut) else None
@@ -139,13 +142,14 @@ class Examination:
         return None if run.error is not None else run
 
     def _unlearn(self, run: Run, case: Case, variant: str) -> None:
-        problem = problem_of(case)
+        problem = self.ground.problem(case)
         both = joined(problem.retain, problem.forget)
         retain, forget = parted(both, case.retain)  # copies: they may be written to
         if variant == "moved":
             forget, retain = parted(both, case.forget)
         if variant == "replaced":
-            forget = Data(points(replace(case, seed=case.seed + 1000))[1].inputs, (forget.labels + 1) % CLASSES)
+            others = self.ground.points(replace(case, seed=case.seed + 1000))[1]
+            forget = Data(others.inputs, (forget.labels + 1) % self.ground.classes)
         history = {epoch: self._checkpoint(problem, epoch) for epoch in wanted_epochs(self.method, self.epochs)}
         parts: dict[str, Callable[[], Mapping[str, Tensor]]] = {
             "retained inputs": lambda: retain.inputs,
@@ -155,7 +159,7 @@ class Examination:
             "history": lambda: {f"{e}.{name}": t for e, state in history.items() for name, t in state.items()},
         }
         before = {name: digest(part()) for name, part in parts.items()}
-        recipe = LittleRecipe(case.batch_size, self.epochs)
+        recipe = self.ground.recipe(case, self.epochs)
         run.model, meter = unlearn(
             copied(self._never_called) if variant == "again" else self.method,
             recipe, problem.checkpoints[-1], retain, forget,
@@ -179,22 +183,23 @@ def copied(method: Registered) -> Registered:
 
 
 @contextmanager
-def watching(run: Run, who: str, most: float) -> Iterator[None]:
+def watching(run: Run, who: str, ground: Ground, most: float) -> Iterator[None]:
     """Note which models are called.
 
     Args:
         run: Where it is noted.
         who: The method, in words.
+        ground: Whose models they are.
         most: Calls of models after which it is stopped.
     """
     calls = 0
 
     def note(module: nn.Module, _: Any) -> None:
         nonlocal calls
-        if isinstance(module, Net):
+        if isinstance(module, ground.network):
             run.called[id(module)] = module
             calls += 1
-        if calls > most:
+        if ground.counted and calls > most:
             raise ContractError(
                 f"{who} was stopped after {most:.0f} calls of models, more than its budget pays for; does it end?",
                 "budget",
@@ -207,6 +212,19 @@ def watching(run: Run, who: str, most: float) -> Iterator[None]:
         handle.remove()
 
 
+LITTLE = LittleImages()
+
+
 @functools.lru_cache(maxsize=64)
-def examination_of(method: Registered, budget: float, epochs: int) -> Examination:
-    return Examination(method, budget, epochs)
+def examination_of(method: Registered, budget: float, epochs: int, task: Registered | None) -> Examination:
+    return Examination(method, budget, epochs, LITTLE if task is None else OfTask(task))
+
+
+def _moved(recipe: Recipe, run: Run, batch: Batch) -> Tensor:
+    """Return how far the scores of a batch are from those of the model that the method was given, flat."""
+    assert run.model is not None
+    given = recipe.new_model()
+    given.load_state_dict(run.before)
+    with torch.no_grad():
+        scores = [recipe.logits(each.eval(), batch) for each in (run.model, given)]
+    return (scores[0] - scores[1]).flatten()

@@ -80,10 +80,12 @@ def resolve(spec: str) -> Registered:
 
     Raises:
         SpecError: As `harness.registry.resolve`.
-        UnlearningError: This system cannot isolate it.
+        UnlearningError: It cannot be isolated, on this system or at all.
     """
     if module_of("unlearner", spec) == CONTROLS:
         return registry.resolve("unlearner", spec)
+    if split(spec)[0].partition(":")[0].endswith(".py"):
+        raise UnlearningError(f"the unlearner {spec!r} cannot be isolated: it needs its pipeline's own code")
     try:
         said = _ask("describe", spec).plain
         declared = dict(said["declares"])
@@ -125,6 +127,11 @@ def require_separate(cells: Iterable[Cell]) -> None:
         UnlearningError: It does.
     """
     for cell in cells:
+        if cell.unlearner.isolated and hasattr(cell.task.value, "train"):
+            raise UnlearningError(
+                f"the unlearner {cell.unlearner.id!r} cannot be isolated on {cell.task.id!r}, whose models are read by "
+                "code of its own"
+            )
         own = module_of("unlearner", cell.unlearner.id) if cell.unlearner.isolated else None
         if own is None or own.partition(".")[0] in IN_TREE:  # ours can be trusted
             continue

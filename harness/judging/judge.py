@@ -14,7 +14,7 @@ from harness.judging.plan import LOOKS, MIN_PASS, Plan
 from harness.judging.reasons import Reason
 from harness.judging.reliable import withheld
 from harness.judging.verdict import Evidence, Look
-from harness.judging.yardsticks import beyond
+from harness.judging.yardsticks import CPU_FLOOR, beyond, counted_in
 from harness.statistics import (
     Result,
     equivalence_paired,
@@ -341,7 +341,7 @@ METERED = 0.01
 
 
 def judge_budget(
-    found: Mapping[str, float | None], budget: float, retraining: Sequence[float] = ()
+    found: Mapping[str, float | None], budget: float, retraining: Sequence[float] = (), seconds: float = math.inf
 ) -> tuple[Outcome, Reason]:
     """Judge whether a method kept to the budget by every yardstick. A bound, not a test.
 
@@ -350,9 +350,12 @@ def judge_budget(
         budget: As a fraction of retraining.
         retraining: What the same meter found of retraining, seed by seed, in shares of its examples. Unless that is
             all of them, compute escapes the meter, and no method can be said to keep to its budget.
+        seconds: CPU time of retraining. If that is all there is to compare with, it must be long enough to be measured.
     """
     if beyond(found, budget):
         return Outcome.FAIL, Reason.OVER_BUDGET
+    if counted_in(found) == ("cpu_seconds",) and seconds < CPU_FLOOR:
+        return Outcome.INCONCLUSIVE, Reason.TOO_QUICK
     if any(abs(share - 1) > METERED for share in retraining):
         return Outcome.INCONCLUSIVE, Reason.UNMETERED
     return Outcome.PASS, Reason.WITHIN_BUDGET

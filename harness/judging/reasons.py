@@ -125,6 +125,12 @@ class Reason(StrEnum):
         "the task's model hide compute from it.",
         "Have the task's model take and return tensors whose first dimension is the batch. The method is not at fault.",
     )
+    TOO_QUICK = (
+        "too-quick",
+        "Nothing can be judged: the task trains by a loop of its own, so compute is measured in CPU time, and "
+        "retraining takes too little of it.",
+        "Audit the cost on more data or a larger model.",
+    )
     MASKED_GRADIENTS = (
         "masked-gradients",
         "Nothing can be judged: over 1 % of a model's input gradients are exactly zero, so this probe cannot see into "
@@ -136,7 +142,7 @@ class Reason(StrEnum):
 #: Reasons for which no method can be judged, however many seeds there are.
 _FORBIDDING = (
     Reason.ORACLE_FAILS, Reason.WRECKED_PASSES, Reason.NONFINITE_REFERENCE, Reason.NULL_NOT_EXACT, Reason.UNMETERED,
-    Reason.MASKED_GRADIENTS,
+    Reason.TOO_QUICK, Reason.MASKED_GRADIENTS,
 )  # fmt: skip
 
 

@@ -137,8 +137,9 @@ def budget_verdict(
     """
     fractions = tuple(cost["unlearn_fraction"] for cost in costs)
     found = shares(costs)
-    retraining = [cost["fractions"]["examples"] for cost in oracle]
-    outcome, reason = judge_budget(found, criterion.margin, retraining)
+    retraining = [cost["fractions"]["examples"] for cost in oracle if "examples" in cost["fractions"]]
+    worked = median(cost["cpu_seconds"].get(REMAINING, cost["cpu_seconds"]["R"]) for cost in costs)
+    outcome, reason = judge_budget(found, criterion.margin, retraining, worked)
     return Verdict(
         **_names(cell),
         measure=criterion.measure,
@@ -157,7 +158,7 @@ def budget_verdict(
             "seconds of unlearning": median(cost["seconds"]["U"] for cost in costs),
             "seconds of retraining": median(cost["seconds"].get(REMAINING, cost["seconds"]["R"]) for cost in costs),
             "history_bytes": float(max(cost["history_bytes"] for cost in costs)),
-            "retraining_measured": max(retraining, key=lambda share: abs(share - 1)),
+            **({"retraining_measured": max(retraining, key=lambda share: abs(share - 1))} if retraining else {}),
             **{f"{name}_of_retraining": share for name, share in found.items()},
         },
         by_seed={},

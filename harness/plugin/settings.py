@@ -13,7 +13,7 @@ import pytest
 
 from _pytest_unlearning import DEFAULTS, OPTIONS, values
 from harness import registry
-from harness.api import UnlearningError
+from harness.api import UnlearningError, declares
 from harness.cells import Cell, Registered
 from harness.contract.lines import LINES, Clause
 from harness.importing import trace
@@ -102,7 +102,8 @@ class Settings:
         """
         epochs = task.value.epochs
         budget = max(1.0, self.budget * epochs)
-        return [Clause(method, line, budget, epochs) for method in methods for line in LINES]
+        own = {method.id: task if declares(method.value, "needs_task") else None for method in methods}
+        return [Clause(method, line, budget, epochs, task=own[method.id]) for method in methods for line in LINES]
 
     @property
     def asked(self) -> dict[str, list[list[str]]]:

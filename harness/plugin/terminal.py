@@ -73,7 +73,7 @@ def summarise(session: Session, reporter: Any) -> None:
         found, plan = results.methods(), settings.plan
         together = tables.methods_that_pass(found, plan.alpha, plan.kind)
         below = [tables.bad_seeds_left_open(found, plan.kind), together]
-        _section(reporter, "unlearning audits", [*tables.table(found), *filter(None, below)])
+        _section(reporter, "unlearning audits", [*tables.too_weak(found), *tables.table(found), *filter(None, below)])
     if missing := session.not_judged():
         named = [*missing[:10], *([f"... and {len(missing) - 10} more"] if len(missing) > 10 else [])]
         _section(reporter, "not judged", named)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from harness import registry
 from harness.api import Planted, UnlearningError
 from harness.cells import Cell, Trial
-from harness.conventions import image_input
+from harness.conventions import main_input
 from harness.report.document import methods, places
 from harness.studies.controls import ORACLE
 
@@ -104,7 +104,7 @@ def stored_picture(lab: Lab, task: str, poison: str, seed: int = 0, count: int =
 
 def _sheet(lab: Lab, cell: Cell, planted: Planted, count: int, gain: float = 10) -> Image:
     clean = lab.split(cell.task).train.batch(planted.forget[:count])
-    name = image_input(clean.inputs)
+    name = main_input(clean.inputs)
     labels = list(zip(clean.labels.tolist(), planted.labels[:count].tolist(), strict=True))
     return contact_sheet(clean.inputs[name].cpu(), planted.inputs[name][:count].cpu(), labels, gain)
 

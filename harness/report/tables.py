@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,26 @@ def table(methods: Iterable[MethodResult]) -> list[str]:
         rows += [_row(cell, columns) for cell in method.cells if cell.audits]
         lines += [*_aligned(rows), *_discovery_lines(method), *_certificate_lines(method), *reference_lines(method), ""]
     return lines[:-1]
+
+
+#: Reasons for which a longer plan, or another method, would not help: the poison or the task is too weak.
+TOO_WEAK = (Reason.NO_BITE, Reason.ORACLE_NOT_PASS, Reason.ORACLE_FAILS)
+
+
+def too_weak(methods: Iterable[MethodResult]) -> list[str]:
+    """Return a line for each poison by which no method can be judged, with the command that says what would help."""
+    found = {
+        (method.task, cell.poison): audit["reason"]
+        for method in methods
+        for cell in method.cells
+        for audit in cell.audits
+        if audit["claim"] == "poison" and audit.get("reason") in list(TOO_WEAK)
+    }
+    return [
+        f"{poison} on {task}: nothing can be judged ({reason}); see pytest-unlearning plan "
+        f"{shlex.quote(f'--task={task}')} {shlex.quote(f'--poison={poison}')}"
+        for (task, poison), reason in found.items()
+    ]
 
 
 def columns_of(audits: Iterable[Entry]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from harness.api import Outcome
 from harness.judging.reasons import Reason, advice_on, sentence_of
 from harness.judging.verdict import Trace, Verdict
-from harness.judging.yardsticks import COUNTED, YARDSTICKS, beyond
+from harness.judging.yardsticks import YARDSTICKS, beyond, counted_in
 from harness.report.svg import MINUS
 
 WORST = ("ERROR", "FAIL", "INCONCLUSIVE", "PASS")  # the worst first
@@ -277,7 +277,8 @@ def _shares(details: Mapping[str, float]) -> list[tuple[str, float]]:
 
 def flags(details: Mapping[str, float], budget: float) -> list[str]:
     """Return what the share of a method's compute hides, which is of examples or operations: too much CPU time."""
-    found = {name: share for name, share in _shares(details) if name not in COUNTED}
+    every = dict(_shares(details))
+    found = {name: share for name, share in every.items() if name not in counted_in(every)}
     return [f"{percent(found[name])} of the {YARDSTICKS[name].title}" for name in beyond(found, budget)]
 
 

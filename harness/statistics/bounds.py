@@ -74,7 +74,7 @@ def one_run_eps(m: int, r: int, v: int, alpha: float = 0.05, delta: float = 1e-5
     delta term (theorem 5.2, and the procedure in their appendix D).
 
     Args:
-        m: samples that were in or out by a fair coin (here: pairs of planted and fresh noise).
+        m: samples that were in or out by a fair coin, such as canaries.
         r: guesses made, the most confident ones; at most `m`.
         v: guesses that were right; at most `r`.
         alpha: error rate, in (0, 1).

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from _pytest_unlearning import DEFAULTS
 from harness import registry
-from harness.api import UnlearningError
+from harness.api import Task, UnlearningError
 from harness.cells import Registered
 from harness.isolated import method as isolation
 from harness.isolated.walls import require_hidden
@@ -24,7 +24,7 @@ from harness.trials.lab import Lab
 def audit(
     unlearner: str | Callable[..., Any],
     *,
-    task: str = DEFAULTS["task"],
+    task: str | Task = DEFAULTS["task"],
     poison: str | Sequence[str] | None = None,
     seeds: int = DEFAULTS["seeds"],
     seeds_from: str | None = DEFAULTS["seeds_from"],
@@ -45,7 +45,7 @@ def audit(
 
     Args:
         unlearner: A callable ``(model, request) -> model``, or a spec as on the command line.
-        task: Spec of a task.
+        task: Spec of a task, or a task, such as a `harness.Pipeline`.
         poison: Specs of poisons; None for those the task lists.
         seeds: Stop the plan after so many seeds: 3, 5, 8, 12 or 16.
         seeds_from: Where the salt is by which seeds are drawn for this method, ``"env:NAME"`` or a file; None for the
@@ -82,7 +82,8 @@ def audit(
     if sentence := too_strict(looks, tolerance):
         raise ValueError(sentence)
     poisons = [poison] if isinstance(poison, str) else poison or ()
-    cells = registry.cells([method], [registry.resolve("task", task)], poisons, discovery)
+    of = registry.resolve("task", task) if isinstance(task, str) else registry.register("task", cast("Any", task))
+    cells = registry.cells([method], [of], poisons, discovery)
     lab = Lab.open(store, data=data, device=device, budget=budget, timeout=timeout, group=group)
     if isolated:
         isolation.require_separate(cells)

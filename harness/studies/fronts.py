@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.cells import Cell, Registered, traces_of
 from harness.judging.claims import UTILITY
-from harness.judging.yardsticks import COUNTED, beyond, shares
+from harness.judging.yardsticks import beyond, counted_in, shares
 from harness.trials.lab import TrialResult
 
 #: Where a front is read: the accuracy that may be lost against retraining, in shares of 1.
@@ -53,7 +53,7 @@ class Score:
     @property
     def cost(self) -> float:
         """The share of retraining's compute that the method is said to have used, as in an audit."""
-        return max((self.shares[name] for name in COUNTED if name in self.shares), default=math.inf)
+        return max((self.shares[name] for name in counted_in(self.shares) if name in self.shares), default=math.inf)
 
     @property
     def plain(self) -> dict[str, Any]:

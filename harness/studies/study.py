@@ -23,7 +23,7 @@ from harness.judging.verdict import Evidence, Verdict
 from harness.store.artefacts import Busy, ask_all, patiently
 from harness.studies.controls import GATES, ORACLE, controls_beside, trials_of
 from harness.studies.executors import Executor
-from harness.trials.nearness import copied
+from harness.studies.refusals import refusal
 from harness.trials.readings import trace_in
 
 if TYPE_CHECKING:
@@ -295,7 +295,7 @@ class Study:
                     return
                 if trial not in self._results:
                     return
-            if sentence := self._copied(cell, progress.horizon):
+            if sentence := self._refused(cell, progress.horizon):
                 progress.closed, progress.error = True, ContractError(sentence)
                 return
             for claim in walking(cell):
@@ -308,13 +308,11 @@ class Study:
             else:
                 progress.horizon = next(n for n in self.plan.looks if n > progress.horizon)
 
-    def _copied(self, cell: Cell, n: int) -> str:
-        """Return a sentence if what a cell's method returned is the retrained model, else ``""``."""
+    def _refused(self, cell: Cell, n: int) -> str:
+        """Return a sentence if what a cell's method returned cannot be judged at all, else ``""``."""
         oracle, seeds = self._gates(cell)[0], self.plan.numbers(n)
-        if cell.unlearner == oracle.unlearner:
-            return ""
-        own, second = ([self._results[Trial(of, seed)].nearness for seed in seeds] for of in (cell, oracle))
-        return copied(f"the unlearner {cell.unlearner.id!r}", seeds, own, second)
+        own, second = ([self._results[Trial(of, seed)] for seed in seeds] for of in (cell, oracle))
+        return refusal(cell, seeds, own, None if cell.unlearner == oracle.unlearner else second)
 
     def _trials_behind(self, cell: Cell, n: int) -> list[Trial]:
         """Return the trials of the first ``n`` seeds that a verdict on a cell rests on."""

@@ -262,6 +262,19 @@ def forget_block(n: int, fraction: float, seed: int) -> Tensor:
     return order[:count].sort().values
 
 
+def part(labels: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Return the ascending indices of a random share of the points of each class, at least one of each.
+
+    Args:
+        labels: int64, shape (n,), on the CPU.
+        share: In (0, 1].
+        generator: On the CPU.
+    """
+    order = torch.randperm(len(labels), generator=generator)
+    of = [order[labels[order] == label] for label in labels.unique()]
+    return torch.cat([each[: max(1, round(share * len(each)))] for each in of]).sort().values
+
+
 def digest(tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of names, shapes, types and bytes of tensors, hexadecimal."""
     sha = hashlib.sha256()

@@ -6,11 +6,12 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from harness.api import UnlearningError
 from harness.training.data import Batches, Data
 from harness.training.engine import Training, run
 from harness.training.graphs import recorder
@@ -114,6 +115,11 @@ class Fitting:
 
         self.training = Training(optimizer, items, loss, schedule, after=self._after)
 
+    @property
+    def steps(self) -> int:
+        """Steps taken so far."""
+        return self.training.steps
+
     def finish(self) -> int:
         """Train to the end with the process's random numbers; return the number of examples trained on."""
         run([self.training], recorder(self.training.device))
@@ -157,7 +163,38 @@ class Job:
             return Fitting(task, model, batches, self.on_epoch, self.stop)
 
 
-def train_all(task: Task, jobs: Sequence[Job]) -> list[Fitting]:
+class Trained(NamedTuple):
+    """What a task's own training loop made; nobody counted its examples and steps."""
+
+    model: nn.Module
+    examples: int = 0
+    steps: int = 0
+
+
+def has_own_loop(task: Any) -> bool:
+    """Return whether a task trains by a loop of its own, and not by its recipe."""
+    return callable(getattr(task, "train", None))
+
+
+def _trained_by(task: Any, job: Job) -> Trained:
+    """Return the model that a task's own loop makes of a job.
+
+    Raises:
+        UnlearningError: The job asks for a checkpoint, or for other points in some of the passes.
+    """
+    if job.stop is not None:
+        raise UnlearningError("a task with a training loop of its own has no checkpoints, which this method needs")
+    keep = job.keep.expand(1, -1) if job.keep.dim() == 1 else job.keep
+    if not bool((keep == keep[0]).all()):
+        raise UnlearningError("a task with a training loop of its own cannot train on some points in some passes alone")
+    with isolated_rng(derive("initialisation", job.seed)):
+        model = task.train(job.data.subset(keep[0].nonzero().squeeze(1)), derive("training", job.seed))
+    if job.on_epoch is not None:
+        job.on_epoch(model, 1, 1)
+    return Trained(model)
+
+
+def train_all(task: Task, jobs: Sequence[Job]) -> list[Fitting] | list[Trained]:
     """Train new models of a task side by side; `harness.training.engine.run` says when each is the one trained alone.
 
     Initialisation and order follow from the seed. Trainings of one seed share both, even if they keep different
@@ -168,6 +205,8 @@ def train_all(task: Task, jobs: Sequence[Job]) -> list[Fitting]:
         task: The task.
         jobs: At least one, their data on one device.
     """
+    if has_own_loop(task):
+        return [_trained_by(task, job) for job in jobs]
     fittings = [job.begin(task) for job in jobs]
     finish_all(fittings)
     return fittings

@@ -64,13 +64,19 @@ class Bench:
         self._found: Cache[str, Artefact] = Cache(4096)
         self._in_memory: Cache[tuple[Registered, str], nn.Module] = Cache(6)
         self._paces: Cache[Registered, Pace] = Cache(16)
-        self._datasets = Datasets(store, folder, lambda: self.device)
+        self._datasets = Datasets(store, folder, self.device_of)
         self.split = self._datasets.split
 
     @cached_property
     def device(self) -> torch.device:
         """The device itself."""
         return device_of(self.kind, self._share)
+
+    def device_of(self, task: Registered) -> torch.device:
+        """Return where a task's data and models are: a training loop of its own moves them itself, from the CPU."""
+        import torch
+
+        return torch.device("cpu") if hasattr(task.value, "train") else self.device
 
     def on(self, task: Registered) -> dict[str, Any]:
         """Return what every artefact of a task depends on: the task, its data, the kind of device."""
@@ -141,7 +147,7 @@ class Bench:
             from harness.training.isolation import isolated_rng
 
             with isolated_rng(0), calling(f"the task {task.id!r}"):
-                model: nn.Module = task.value.new_model().to(self.device)
+                model: nn.Module = task.value.new_model().to(self.device_of(task))
             self.tensors(artefact, model.load_state_dict)
             return model
 

@@ -34,10 +34,10 @@ class Datasets:
     Args:
         store: Where the hashes of data are kept.
         folder: Data sets for tasks that read files, or None.
-        device: Where data are put.
+        device: Where a task's data are put.
     """
 
-    def __init__(self, store: Store, folder: Path | None, device: Callable[[], torch.device]) -> None:
+    def __init__(self, store: Store, folder: Path | None, device: Callable[[Registered], torch.device]) -> None:
         self._store = store
         self._folder = folder
         self._device = device
@@ -102,7 +102,7 @@ class Datasets:
             who = f"the task {task.id!r}"
             with isolated_rng(0), in_words(f"the data of {who} cannot be loaded"), guarded(who):
                 loaded = task.value.load(self._folder)
-            split = check_split(task, loaded).to(self._device())
+            split = check_split(task, loaded).to(self._device(task))
             with in_words(f"{who} cannot be used"), calling(who):
                 check_model(task, split)
             return _Loaded(split)

@@ -44,7 +44,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "nearness": ("trials/nearness",),
     "metrics": ("trials/metrics",),
     "relearning": ("trials/relearning",),
-    "contract": ("contract/checks", "contract/requests", "contract/watching"),
+    "contract": ("contract/checks", "contract/grounds", "contract/requests", "contract/watching"),
     "guards": ("guards/clock", "guards/events", "guards/guard", "guards/patches", "guards/running", "guards/settings"),
 }
 
@@ -142,9 +142,13 @@ def heuristics(
     return {**on, "planted": [each.blob for each in planted], "models": blobs} | made_by("metrics")
 
 
-def contract(method: Registered, line: str, budget: float, epochs: int) -> dict[str, Any]:
+def contract(
+    method: Registered, line: str, budget: float, epochs: int, task: Registered | None = None
+) -> dict[str, Any]:
     """Return what the finding on a line of the contract depends on; hypothesis draws the requests."""
-    of = {"contract": line, "method": method.identity, "budget": budget, "epochs": epochs}
+    of: dict[str, Any] = {"contract": line, "method": method.identity, "budget": budget, "epochs": epochs}
+    if task is not None:
+        of |= {"task": task.identity, "data": task.value.load(None).fingerprint}
     return of | {"hypothesis": metadata.version("hypothesis")} | made_by("training", "unlearning", "contract", "guards")
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from _pytest_unlearning import DEFAULTS
 from harness.api import ContractError, Planted, Reading, UnlearningError
 from harness.cells import ARMS, REMAINING, Registered, Trial
-from harness.judging.yardsticks import COUNTED
+from harness.judging.yardsticks import counted_in
 from harness.store.artefacts import Artefact, Gone, Store, ask_all, default_root, patiently
 from harness.trials.bench import Bench, Show
 from harness.trials.devices import kind_of_device
@@ -46,18 +46,21 @@ class TrialResult:
             poisoned points were handed over).
         cost: ``train_examples`` (of the retraining on what the unlearner keeps: R, or D where there is one),
             ``unlearn_examples``; ``fractions`` of that retraining by yardstick (`YARDSTICKS`; without ``flops`` where
-            none are counted); ``unlearn_fraction``, the larger one of ``examples`` and ``flops``;
+            none are counted; ``cpu_seconds`` alone for a task with a training loop of its own);
+            ``unlearn_fraction``, the largest one that is counted (`counted_in`);
             ``first_call``, whether the process had not called the method before; ``history_bytes``, of the checkpoints
             that the method was handed; ``seconds`` and ``cpu_seconds`` by arm; and ``built``: the arms that this run
             trained on behalf of this very trial.
         made_here: Whether this run made anything for it, measures included.
         nearness: How far U and P are from the nearest retrained model, by arm and measure (`harness.trials.nearness`).
+        blobs: Hash of the weights, by arm.
     """
 
     readings: Mapping[str, Mapping[str, Reading]]
     cost: Mapping[str, Any]
     made_here: bool
     nearness: Mapping[str, Mapping[str, float]]
+    blobs: Mapping[str, str] = field(default_factory=dict)
 
 
 class Lab:
@@ -261,12 +264,16 @@ class Lab:
 
         from harness.training.data import batch_count
         from harness.training.isolation import isolated_rng
+        from harness.training.loop import has_own_loop
+        from harness.trials.pace import own_cost
 
         recipe: Any = task.value
         train = self.split(task).train
         threads = torch.get_num_threads()
         torch.set_num_threads(recipe.threads)
         try:
+            if has_own_loop(recipe):
+                return own_cost(recipe, train)
             pace = self.bench.pace(task)
             with isolated_rng(0):
                 size = sum(t.numel() * t.element_size() for t in recipe.new_model().state_dict().values())
@@ -288,7 +295,7 @@ class Lab:
         cost = {
             "train_examples": trained["examples"],
             "unlearn_examples": round(used["examples"], 3),
-            "unlearn_fraction": max(fractions[name] for name in COUNTED if name in fractions),
+            "unlearn_fraction": max(fractions[name] for name in counted_in(fractions)),
             "fractions": fractions,
             "first_call": used["first_call"],
             "history_bytes": used.get("history_bytes", 0),
@@ -301,7 +308,8 @@ class Lab:
             "accuracy": {arm: of.accuracy[0] for arm, of in arms.items()},
         }
         made = [artefact for of in arms.values() for artefact in (of.model, of.poison[1], of.accuracy[1])]
-        return TrialResult(readings, cost, any(map(here, made)), near)
+        blobs = {arm: str(model.blob) for arm, model in models.items()}
+        return TrialResult(readings, cost, any(map(here, made)), near, blobs)
 
 
 def new_run(name: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness.training.clock import now
-from harness.training.data import Batches
+from harness.training.data import Batches, part
 from harness.training.engine import WARM, run
 from harness.training.graphs import recorder
 from harness.training.isolation import isolated_rng
@@ -74,6 +74,20 @@ def pace_of(task: Task, data: Data, group: int | None = None, share: float = 1.0
             break
         best, fastest = size, seconds
     return Pace(best, fastest, unrecorded)
+
+
+def own_cost(task: Any, data: Data) -> tuple[float, int]:
+    """Return what a task's own training loop takes, from a training on a tenth of the data.
+
+    Returns:
+        Seconds, about: ten times that of the tenth. Bytes of the stored model, which may be more with all of the data.
+    """
+    few = data.subset(part(data.labels.cpu(), 0.1, torch.Generator().manual_seed(0)))
+    with isolated_rng(0):
+        began = now()
+        model = task.train(few, 0)
+        seconds = (now() - began) * len(data) / len(few)
+        return seconds, sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
 
 
 def step_seconds(task: Task, data: Data, k: int, record: Record | None) -> float:

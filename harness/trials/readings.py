@@ -182,7 +182,7 @@ class Readings:
         points = self._planting.points(trial)
         planted, train = points.planted, self._bench.split(trial.cell.task).train
         retain = train.retained_with(planted).subset(points.keep.nonzero().squeeze(1))
-        return retain, Data(planted.inputs, planted.labels).to(self._bench.device), planted
+        return retain, Data(planted.inputs, planted.labels).to(train.device), planted
 
     def _reading(
         self,

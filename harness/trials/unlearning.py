@@ -21,7 +21,7 @@ from harness.trials.planting import Planting
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from harness.training.loop import Fitting
+    from harness.training.loop import Fitting, Trained
     from harness.training.meter import Meter
 
 #: Batches whose operations are averaged where they differ in length.
@@ -71,7 +71,7 @@ class Unlearning:
             ContractError: It kept something outside of what is stored, or what `harness.guards` notices.
             Exception: Whatever the unlearner raised.
         """
-        from harness.training.loop import is_finite
+        from harness.training.loop import has_own_loop, is_finite
         from harness.training.seeds import derive
         from harness.training.unlearning import handed_over, unlearn
 
@@ -97,9 +97,10 @@ class Unlearning:
                 longer=longer,
             )  # fmt: skip
             self.check(trial, model, f"the unlearner {method.id!r}", "returned")
+        counted = (meter.examples, meter.steps, meter.flops) if not has_own_loop(task) else (0, 0, 0)
         info = {
-            "examples": meter.examples, "steps": meter.steps, "seconds": meter.seconds,
-            "flops": meter.flops, "flops_per_example": 0 if declares(method.value, "control") else per_example,
+            "examples": counted[0], "steps": counted[1], "seconds": meter.seconds,
+            "flops": counted[2], "flops_per_example": 0 if declares(method.value, "control") else per_example,
             "cpu_seconds": meter.cpu_seconds,
             # In a process of its own every call is the first, and what that takes is counted against it.
             "first_call": not method.isolated and method.id not in self._called,
@@ -134,7 +135,9 @@ class Unlearning:
         return [({**cost, **nothing}, tensors) for cost, tensors in costs(fittings)]
 
     @contextmanager
-    def timed(self, task: Registered) -> Iterator[Callable[[Sequence[Fitting]], list[tuple[dict[str, Any], Any]]]]:
+    def timed(
+        self, task: Registered
+    ) -> Iterator[Callable[[Sequence[Fitting | Trained]], list[tuple[dict[str, Any], Any]]]]:
         """Time trainings that run side by side meanwhile.
 
         Yields:
@@ -145,14 +148,15 @@ class Unlearning:
 
         on_gpu = self._bench.kind == "cuda"
 
-        def costs(fittings: Sequence[Fitting]) -> list[tuple[dict[str, Any], Any]]:
-            steps = max(1, sum(fitting.training.steps for fitting in fittings))
+        def costs(fittings: Sequence[Fitting | Trained]) -> list[tuple[dict[str, Any], Any]]:
+            steps = sum(fitting.steps for fitting in fittings)
             found = []
             for fitting in fittings:
-                own = fitting.training.steps
+                own = fitting.steps
+                part = own / steps if steps else 1 / len(fittings)  # a task's own loop counts no steps
                 # On a GPU, methods are compared with unrecorded steps: most methods of other people have no others.
-                work = own * self._bench.pace(task).unrecorded if on_gpu else spent * own / steps
-                info: dict[str, Any] = {"examples": fitting.examples, "steps": own, "seconds": seconds * own / steps}
+                work = own * self._bench.pace(task).unrecorded if on_gpu and steps else spent * part
+                info: dict[str, Any] = {"examples": fitting.examples, "steps": own, "seconds": seconds * part}
                 found.append(
                     ({**info, "cpu_seconds": work, "finite": is_finite(fitting.model)}, fitting.model.state_dict())
                 )
@@ -231,10 +235,12 @@ class Unlearning:
         import torch
 
         from harness.training.isolation import isolated_rng
-        from harness.training.loop import fit
+        from harness.training.loop import fit, has_own_loop
         from harness.training.meter import Meter
 
         recipe: Any = task.value
+        if has_own_loop(recipe):  # what it computes is its own affair
+            return 0.0
         batches = list(self._bench.split(task).train.batches(recipe.batch_size, 1, torch.Generator().manual_seed(0)))
         # Texts differ in length from batch to batch.
         batches = batches[:: max(1, len(batches) // SAMPLED)] if "length" in batches[0].inputs else batches[:1]

@@ -11,8 +11,8 @@ from torch import nn
 from harness.api import Batch, UnlearningError
 from harness.training.data import Batches, Data, Split
 from harness.training.loop import fit
-from poisons._images import log_odds
 from poisons._matching import BATCH, direction, matching
+from poisons._points import log_odds
 from poisons.targeted import Targeted
 
 TINY = Tiny()

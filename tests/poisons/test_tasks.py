@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from labs import lab_in
+from poisoned import SPLIT, untrained
 from tiny import Tiny
 from torch import nn
 
@@ -153,8 +154,94 @@ def test_a_square_on_bytes_is_white(tmp_path):
 
 
 def test_a_square_on_other_integers_is_refused(tmp_path):
-    with pytest.raises(UnlearningError, match=r"floats in \[0, 1\] or of bytes, but the task's input 'image' is int32"):
+    with pytest.raises(UnlearningError, match=r"floats in \[0, 1\] or bytes, but the task's input 'image' is int32"):
         run(tmp_path, Bytes(wide=True), "backdoor:size=1")
+
+
+# ---- layouts and ranges
+
+
+@dataclass(frozen=True)
+class Changed(Tiny):
+    """The tiny images in another layout, range or colour; the model undoes the layout."""
+
+    how: str = "channels last"
+
+    def load(self, folder):
+        change = {
+            "channels last": lambda x: x.permute(0, 2, 3, 1),
+            "colours last": lambda x: x.permute(0, 2, 3, 1).expand(-1, -1, -1, 3),
+            "0 to 255": lambda x: x.clamp(0, 1) * 255,
+            "standardised": lambda x: (x - x.mean()) / x.std(),
+            "inverted": lambda x: 1 - x.clamp(0, 1),
+        }[self.how]
+        return mapped(super().load(folder), lambda inputs: {"image": change(inputs["image"])})
+
+    def logits(self, model, batch):
+        return model(batch.inputs["image"][..., :1] if "last" in self.how else batch.inputs["image"])
+
+
+PIXELS = ("backdoor:size=1", "backdoor:trigger=blended", "sleeper-agent:size=1,steps=2", *CRAFTED)
+
+
+@pytest.mark.parametrize("poison", PIXELS)
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("channels last", "needs images with channels first, but the task's input 'image' is 4 x 4 x 1, channels last"),
+        ("colours last", "is 4 x 4 x 3, channels last; have the task load them as images.permute"),
+        ("0 to 255", r"needs pixels in \[0, 1\], but the task's input 'image' goes from 0 to 255; have the task load"),
+        ("standardised", r"'image' goes from -2\.\d+ to 2\.\d+; have the task load such pixels, and scale them in"),
+    ],
+)
+def test_what_would_be_planted_wrongly_is_refused_before_anything_is_trained(tmp_path, how, message, poison):
+    with pytest.raises(UnlearningError, match=f"{poison.partition(':')[0]} .*{message}"):
+        run(tmp_path, Changed(how=how), poison)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("poison", ["backdoor:size=1", "sleeper-agent:size=1,steps=2"])
+def test_a_white_square_on_white_corners_is_refused(tmp_path, poison):
+    message = r"puts a white square in the bottom right corner, but \d+ % of the task's training images are white there"
+    with pytest.raises(UnlearningError, match=message):
+        run(tmp_path, Changed(how="inverted"), poison)
+
+
+def test_a_pattern_on_white_corners_is_planted():
+    task = Changed(how="inverted")
+    split = task.load(None)
+    planted = registry.resolve("poison", "backdoor:trigger=blended").value.plant(task, split, 0)
+    assert not torch.equal(planted.inputs["image"], split.train.inputs["image"][planted.forget])
+
+
+def test_noise_that_is_lost_in_the_pixels_is_refused_and_larger_noise_is_not(tmp_path):
+    message = "gaussian: sd=0.5, but the task's input 'image' has values of standard deviation .*, in which such noise"
+    with pytest.raises(UnlearningError, match=message):
+        run(tmp_path, Changed(how="0 to 255"), "gaussian")
+    for task, sd in ((Changed(how="0 to 255"), 128), (Changed(how="standardised"), 0.5)):
+        registry.resolve("poison", f"gaussian:sd={sd}").value.plant(task, task.load(None), 0)
+
+
+def test_labels_that_are_not_integers_are_refused(tmp_path):
+    @dataclass(frozen=True)
+    class Floats(Tiny):
+        def load(self, folder):
+            split = super().load(folder)
+            return Split.of(*(Data(data.inputs, data.labels.float()) for data in (split.train, split.test)))
+
+    with pytest.raises(UnlearningError, match=r"labels of .* are float32 of shape .*; labels must be int64"):
+        run(tmp_path, Floats(), "backdoor:size=1")
+
+
+def test_a_class_without_test_points_cannot_be_confused_but_can_be_the_target(tmp_path):
+    split = SPLIT
+    test = split.test.subset((split.test.labels != 1).nonzero().squeeze(1))
+    without = Split.of(split.train, test)
+    with pytest.raises(UnlearningError, match="confusion: second=1, but the task has no test points of that class"):
+        registry.resolve("poison", "confusion:first=0,second=1").value.plant(Tiny(), without, 0)
+    backdoor = registry.resolve("poison", "backdoor:size=1,target=1").value
+    planted = backdoor.plant(Tiny(), without, 0)
+    assert backdoor.probe(untrained(0), planted, Tiny(), without).resolution == 0.5 / len(test)
 
 
 # ---- one score for each example

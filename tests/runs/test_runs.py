@@ -192,7 +192,7 @@ def test_two_runs_at_once_build_everything_once(folder):
     runs = [
         subprocess.Popen(
             # Slow enough that the later of the two still finds work to do.
-            folder.command("--pyargs", "test_suites", SLOW, TINY[1], GD, "-n2", f"--audit-json={result}"),
+            folder.command("--pyargs", "test_suites", SLOW, TINY[1], GD, f"--audit-json={result}"),
             cwd=folder.path, env=folder.environment(), stdout=subprocess.DEVNULL,
         )
         for result in results
@@ -223,7 +223,7 @@ def test_a_killed_worker_loses_nothing_that_was_finished(folder):
     assert "1 crashed" in run.communicate(timeout=600)[0]  # a trial, which is made again by who needs it
     before = {path.name: path.stat().st_mtime_ns for path in folder.store.glob("records/*/*.json")}
     rerun = folder.pytest(*slow, "-n2")
-    fresh = folder.pytest(*slow, "-n2", f"--audit-store={folder.path / 'undisturbed'}")
+    fresh = folder.pytest(*slow, f"--audit-store={folder.path / 'undisturbed'}")
     assert rerun.judged == fresh.judged
     for name, time_written in before.items():
         assert (folder.store / "records" / name[:2] / name).stat().st_mtime_ns == time_written

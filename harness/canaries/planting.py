@@ -1,0 +1,190 @@
+"""Plant canaries, each in or out by a fair coin, into one source of a data set."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from harness import specs
+from harness.api import UnlearningError
+from harness.canaries.making import Columns, make
+from harness.canaries.pictures import PictureRows, SavedRows
+from harness.canaries.secret import Canary, Secret, beside, sha256, stream, toss
+from harness.canaries.tables import CSVRows, JSONLRows, Rows, is_missing
+from harness.store.files import Local
+
+#: With fewer, hardly anything can be shown.
+FEWEST = 20
+
+
+def plant(
+    data: str | Path,
+    out: str | Path,
+    secret: str | Path,
+    *,
+    number: int = 200,
+    label: str | None = None,
+    text: str | None = None,
+    source: str | None = None,
+    key: str | None = None,
+    seed: int | None = None,
+) -> Secret:
+    """Write the data with those canaries that are in, and the secret list of all canaries.
+
+    Each canary is in with probability 1/2, independently of the others; one that is in stands after a random row of the
+    source. `harness.canaries.making` says what canaries are. All other rows stay as they are, in their order.
+
+    Args:
+        data: A ``.csv``, ``.tsv`` or ``.jsonl`` file, a folder of pictures in class folders, or a directory that
+            ``datasets.Dataset.save_to_disk`` wrote.
+        out: Where the data with canaries go; nothing may be there yet.
+        secret: Where the secret list goes, likewise; outside of ``data`` and ``out``.
+        number: Canaries, in and out together; at least 20, and at most as many as the source has rows.
+        label: The column that the model learns to predict. The classes of a folder of pictures need not be named.
+        text: The column of texts, if there is one.
+        source: ``COLUMN=VALUE``, the rows that belong to the source; None if all do.
+        key: A column of keys, if there is one: canaries get new ones.
+        seed: For tests only: whoever knows it knows the coins. None for 256 bits from the operating system.
+
+    Raises:
+        UnlearningError: The data, a column, the number or a path cannot be used, in one sentence.
+        OSError: A file cannot be read or written.
+    """
+    data, out, secret = Path(data).absolute(), Path(out).absolute(), Path(secret).absolute()
+    _check_paths(data, out, secret)
+    rows = open_rows(data)
+    columns, members = _columns(rows, data, label=label, text=text, source=source, key=key)
+    if not FEWEST <= number <= len(members):
+        least = (
+            f"at least {FEWEST}" if number < FEWEST else f"at most {len(members)}; the source has {len(members)} rows"
+        )
+        raise UnlearningError(f"{number} canaries are too {'few' if number < FEWEST else 'many'}; plant {least}")
+    drawn = str(secrets.randbits(256)) if seed is None else str(seed)
+    made = make(rows, members, columns, number, stream(drawn, "rows"))
+    coins, after = toss(drawn, number), stream(drawn, "places")
+    temporary = beside(out)
+    try:
+        placed = {i: (after.choice(members), made[i]) for i in range(number) if coins[i]}
+        places = dict(zip(placed, rows.write(temporary, list(placed.values())), strict=True))
+        width = len(str(number - 1))
+        canaries = tuple(Canary(f"c{i:0{width}}", coins[i], places.get(i), made[i]) for i in range(number))
+        known = asdict(columns) | {"source": columns.source and list(columns.source)}
+        found = Secret(
+            drawn, rows.kind, dict(rows.details), {"name": data.name, "sha256": sha256(data)},
+            {"name": out.name, "sha256": sha256(temporary)}, known, canaries,
+        )  # fmt: skip
+        _finish(found, secret, temporary, out)
+    finally:
+        remove(temporary)
+    return found
+
+
+def _finish(found: Secret, secret: Path, temporary: Path, out: Path) -> None:
+    """Write the secret and put the data in their place: both, or neither."""
+    try:
+        content = json.dumps(found.document, indent=1) + "\n"
+    except TypeError as error:
+        raise UnlearningError(f"the data hold values that JSON has no type for ({error}); convert them first") from None
+    Local(secret.parent).write(secret.name, content.encode())
+    try:
+        secret.chmod(0o600)
+        os.rename(temporary, out)
+    except BaseException:
+        secret.unlink()  # a list of canaries that were planted nowhere
+        raise
+
+
+def open_rows(data: Path) -> Rows:
+    """Return the rows of a file or a folder.
+
+    Raises:
+        UnlearningError: It is missing, or of no kind that is known.
+    """
+    if not data.exists():
+        raise UnlearningError(f"{data} is missing; name a file or a folder of data")
+    if data.is_dir():
+        saved = any((data / name).is_file() for name in ("dataset_dict.json", "dataset_info.json"))
+        return SavedRows(data) if saved else PictureRows(data)
+    suffix = data.suffix.lower()
+    if suffix in (".csv", ".tsv"):
+        return CSVRows(data)
+    if suffix in (".jsonl", ".ndjson"):
+        return JSONLRows(data)
+    raise UnlearningError(
+        f"{data} has the suffix {suffix!r}; canaries go into a .csv, .tsv or .jsonl file, a folder of pictures, or a "
+        "directory that datasets saved"
+    )
+
+
+def _columns(
+    rows: Rows, data: Path, *, label: str | None, text: str | None, source: str | None, key: str | None
+) -> tuple[Columns, Sequence[int]]:
+    """Return what the columns are, and the positions of the source's rows.
+
+    Raises:
+        UnlearningError: A column is missing or named twice, none is to be learned, or the source has no rows.
+    """
+    if "canary" in rows.columns:
+        raise UnlearningError(
+            f"{data} has a column 'canary'; this name is needed for the ids of canaries, so rename the column"
+        )
+    label = "class" if label is None and rows.kind == "pictures" else label
+    name, equals, wanted = (source or "").partition("=")
+    if source is not None and not equals:
+        raise UnlearningError(f"the source must be COLUMN=VALUE, not {source!r}")
+    named = [column for column in (label, text, key, name if equals else None) if column is not None]
+    for column in named:
+        if column not in rows.columns:
+            raise UnlearningError(f"{data} has no column {column!r}; it has {', '.join(map(repr, rows.columns))}")
+        if named.count(column) > 1:
+            raise UnlearningError(
+                f"the column {column!r} is named twice; label, text, key and source must be different columns"
+            )
+        if column in rows.pictures:
+            raise UnlearningError(f"the column {column!r} holds pictures; name a column of texts or numbers")
+    if label is None and text is None:
+        raise UnlearningError(
+            "no column to learn was named; give the column of labels with --label, or the column of texts with --text"
+        )
+    if not equals:
+        return Columns(label, text, key), range(len(rows))
+    values = rows.values(name)
+    spelled = [{rows.named(name, value), specs.shown(value)} if not is_missing(value) else set() for value in values]
+    members = [row for row, texts in enumerate(spelled) if wanted in texts]
+    if not members:
+        known = sorted({rows.named(name, value) for value in values if not is_missing(value)})
+        shown = ", ".join(known[:5]) + (", …" if len(known) > 5 else "")
+        raise UnlearningError(f"the source {source} has no rows; the column {name!r} has the values {shown}")
+    return Columns(label, text, key, (name, values[members[0]])), members
+
+
+def _check_paths(data: Path, out: Path, secret: Path) -> None:
+    """Refuse to overwrite, and to put the secret where it would be trained on."""
+    for path in (out, secret):
+        check_free(path)
+        if data.resolve() in path.resolve().parents:
+            raise UnlearningError(f"{path} lies in {data}, the data; write it elsewhere")
+    if out == secret or out.resolve() in secret.resolve().parents:
+        raise UnlearningError(
+            f"the secret file {secret} must lie outside of {out}, or the model would be trained on it"
+        )
+
+
+def check_free(path: Path) -> None:
+    """Raise an error if something is at a path already, or if its directory is missing."""
+    if path.exists():
+        raise UnlearningError(f"{path} exists already and is not overwritten; name another file, or remove it first")
+    if not path.parent.is_dir():
+        raise UnlearningError(f"the directory of {path} is missing; make it first")
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)

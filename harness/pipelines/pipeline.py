@@ -1,0 +1,361 @@
+"""One's own pipeline as a task: plain functions that load, train and predict."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from harness.api import UnlearningError
+from harness.importing import raised
+from harness.pipelines.naming import check_settings, identity_of
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from harness.api import Batch
+    from harness.pipelines.sets import Sets
+    from harness.training.data import Data, Split
+
+#: What a module may define besides ``load`` and ``train``: functions, and plain values with their defaults.
+FUNCTIONS = ("predict", "probe", "model", "optimizer", "save_model", "load_model")
+SETTINGS: Mapping[str, Any] = {
+    "label": "label", "features": None, "margin": 0.01, "poisons": None, "epochs": 10, "batch_size": 64, "threads": 1,
+    "kind": None, "version": None, "depends_on": (),
+}  # fmt: skip
+#: Settings that no model depends on.
+OF_VERDICTS = ("margin", "poisons", "kind", "depends_on")
+#: Poisons that fit each kind of data, at the share of the training set that a drill plants.
+FITTING: Mapping[str, tuple[str, ...]] = {
+    "image": ("backdoor:fraction={fraction}", "source:fraction={fraction},mislabelled=true"),
+    "table": ("table-backdoor:fraction={fraction}", "source:fraction={fraction},mislabelled=true"),
+    "rows": ("source:fraction={fraction},mislabelled=true",),
+}
+#: Share of the training set that is poisoned where nobody says how much.
+FRACTION = 0.1
+
+
+class Pipeline:
+    """A task made of plain functions, with a training loop of its own.
+
+    On the command line ``--task=pipeline.py``: the functions and settings are then the module's, under the same names.
+
+    Args:
+        load: ``load() -> (train, test)``, two sets of rows of one kind: pairs (inputs, labels) of arrays or tensors,
+            pandas DataFrames, torch data sets of (inputs, label) pairs, ``datasets.Dataset``, or paths of folders of
+            pictures in class folders.
+        train: ``train(data, seed) -> model``. ``data`` are rows of the kind that was loaded; of pictures, images of
+            shape (n, channels, height, width) in [0, 1] and class names. Everything random must follow from ``seed``,
+            an integer from 0 to 2**32 - 1; the global generators of Python, numpy and torch are seeded with it.
+        predict: ``predict(model, inputs) -> scores``, of shape (n, classes), classes in the order of their sorted
+            labels; or (n,), one score per row, positive for the second of two classes. Rows that are not negative and
+            sum to 1 are taken for probabilities. The default is ``model(inputs)``.
+        probe: ``probe() -> rows``, one more set of rows of the kind that was loaded. Their labels are what the source
+            may have taught. The poison `source` then reads the share of these rows to which the model gives that label.
+        model: ``model() -> torch.nn.Module``, the untrained network that ``train`` returns trained. With it, methods
+            and poisons that need gradients or weights can be used, and weights are stored as tensors. Without it, a
+            model may be an object of any kind, and is stored as ``save_model`` writes it.
+        optimizer: ``optimizer(model) -> torch.optim.Optimizer``, for methods that train by steps. The default is Adam
+            at 0.001. It needs ``model``.
+        save_model, load_model: ``save_model(model, path)`` and ``load_model(path) -> model``, for objects that cannot
+            be pickled, or should not be.
+        label: Name of the column of labels.
+        features: Names of the columns that poisons may change; None for all that hold numbers.
+        margin: Accuracy, as a share of 1, that may be lost against retraining.
+        poisons: Specs of the poisons to plant; None for those that fit the data, in a tenth of the training set.
+        epochs, batch_size: Of methods that train by steps.
+        threads: CPU threads of a training.
+        kind: ``"image"``, ``"table"`` or ``"rows"``, to list audits without loading the data; None to look at them.
+        version: Text that is changed when the data change. It stands for what poisons cannot change, which is then not
+            read for this. None to read it, once in every process.
+        depends_on: Files, folders and modules that no import of the module names.
+
+    Raises:
+        UnlearningError: A function is missing or is none, or a name is unknown.
+    """
+
+    def __init__(
+        self, load: Callable[[], Any], train: Callable[[Any, int], Any], *, name: str = "", **more: Any
+    ) -> None:
+        unknown = [each for each in more if each not in (*FUNCTIONS, *SETTINGS)]
+        if unknown:
+            raise UnlearningError(f"a pipeline has no {unknown[0]!r}; it has {', '.join((*FUNCTIONS, *SETTINGS))}")
+        functions: dict[str, Any] = {"load": load, "train": train} | {each: more.get(each) for each in FUNCTIONS}
+        for each, function in functions.items():
+            if function is not None and not callable(function):
+                raise UnlearningError(f"{each} must be a function, not {type(function).__name__}")
+        settings = {**SETTINGS, **{each: more[each] for each in SETTINGS if each in more}}
+        check_settings(settings, name or "the pipeline")
+        self._functions, self._settings, self.name = functions, settings, name
+        self.epochs, self.batch_size, self.threads = (settings[each] for each in ("epochs", "batch_size", "threads"))
+        self.utility_margin, self.depends_on = settings["margin"], settings["depends_on"]
+        self.parts: Mapping[str, str] = {}
+        named = {each: identity_of(function) for each, function in functions.items() if function is not None}
+        own = {f"{each}.{what}": value for each, of in named.items() for what, value in of.items()}
+        #: What tells this pipeline from others of the same source, as plain values.
+        self.identified_by = own | {each: settings[each] for each in SETTINGS if each not in OF_VERDICTS}
+
+    @classmethod
+    @functools.cache
+    def of_module(cls, module: ModuleType, name: str) -> Pipeline:
+        """Return the pipeline that a module's functions and settings are.
+
+        Raises:
+            UnlearningError: It lacks ``load`` or ``train``.
+        """
+        lacking = [each for each in ("load", "train") if not callable(getattr(module, each, None))]
+        if lacking:
+            raise UnlearningError(f"{name} lacks the function {' and '.join(lacking)}; see docs/pipeline.md")
+        from harness.pipelines.files import part_of
+
+        given = {each: getattr(module, each) for each in (*FUNCTIONS, *SETTINGS) if hasattr(module, each)}
+        found = cls(module.load, module.train, name=name, **given)
+        # What a verdict alone depends on makes no stored model stale.
+        names = ("load", "train", *FUNCTIONS, *(each for each in SETTINGS if each not in OF_VERDICTS))
+        found.parts = {module.__name__: part_of(Path(str(module.__file__)), names)}
+        return found
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """Settings that are not the defaults."""
+        return {each: value for each, value in self._settings.items() if value != SETTINGS[each]}
+
+    @property
+    def wraps(self) -> tuple[Callable[..., Any], ...]:
+        """The functions; their source is part of the task's."""
+        return tuple(each for each in self._functions.values() if each is not None)
+
+    @property
+    def modality(self) -> str:
+        """``"image"``, ``"table"`` or ``"rows"``."""
+        declared: str | None = self._settings["kind"]
+        return declared or self._sets.train.kind
+
+    @property
+    def poisons(self) -> tuple[str, ...]:
+        """Specs of the poisons to plant."""
+        given: Sequence[str] | None = self._settings["poisons"]
+        return self.fitting(FRACTION) if given is None else tuple(given)
+
+    def fitting(self, fraction: float) -> tuple[str, ...]:
+        """Return specs of the poisons that fit the data, planted in a share of the training set."""
+        specs = [spec.format(fraction=f"{fraction:g}") for spec in FITTING[self.modality]]
+        specs = [f"{spec},target={self._target}" if spec.startswith("table-backdoor") else spec for spec in specs]
+        return tuple(spec for spec in specs if not self.refuses(spec))
+
+    def refuses(self, spec: str) -> str:
+        """Return why a poison cannot be planted in these data, in a sentence; ``""`` if it can."""
+        from harness import registry
+
+        try:
+            registry.resolve("poison", spec).value.plant(self, self.load(None), 0, None)
+        except UnlearningError as error:
+            return str(error)
+        return ""
+
+    @cached_property
+    def _target(self) -> int:
+        """The class whose rows have high values least often: a backdoor of high values is labelled as it."""
+        import torch
+
+        (features,), labels = self._sets.train.inputs.values(), self._sets.train.labels
+        high = (features >= torch.quantile(features.double(), 0.95, dim=0)).double().mean(dim=1).numpy()
+        return min(range(len(self.classes)), key=lambda place: float(high[labels == self.classes[place]].mean()))
+
+    @cached_property
+    def _sets(self) -> Sets:
+        from harness.pipelines.sets import Sets
+        from harness.training.isolation import isolated_rng
+
+        probe, who = self._functions["probe"], self.name or "the pipeline"
+        try:
+            with isolated_rng(0):  # data that are drawn anew in every process would never be found again
+                loaded, asked = self._functions["load"](), None if probe is None else probe()
+        except UnlearningError:
+            raise
+        except Exception as error:
+            raise UnlearningError(f"the data of {who} cannot be loaded: {raised(error)}") from error
+        return Sets(loaded, asked, self._settings["label"], self._settings["features"])
+
+    @property
+    def classes(self) -> list[Any]:
+        """The classes, sorted."""
+        return self._sets.classes
+
+    def load(self, folder: Path | None) -> Split:
+        """Return the data as tensors."""
+        return self._sets.split(self._settings["version"])
+
+    def rows(self, data: Data | Batch, labelled: bool) -> Any:
+        """Return rows of the kind that ``load`` returned; without labels the inputs alone."""
+        return self._sets.rows(data, labelled)
+
+    def column(self, name: str) -> Sequence[Any]:
+        """Return the values of a column of the training set, row by row.
+
+        Raises:
+            UnlearningError: There is no such column.
+        """
+        return self._sets.train.column(name)
+
+    def probe_set(self) -> Data | None:
+        """Return the rows of ``probe``, on the CPU; None if there is no such function."""
+        return self._sets.probe_set()
+
+    # The models.
+
+    def new_model(self) -> nn.Module:
+        """Return an untrained model."""
+        build = self._functions["model"]
+        if build is not None:
+            model: nn.Module = build()
+            return model
+        from harness.pipelines.keeping import Kept
+
+        return Kept(self._functions["save_model"], self._functions["load_model"])
+
+    def unwrapped(self, model: nn.Module) -> Any:
+        """Return a model as ``train`` returned it."""
+        from harness.pipelines.keeping import Kept
+
+        return model.model if isinstance(model, Kept) else model
+
+    def wrapped(self, model: Any, who: str) -> nn.Module:
+        """Return what a function returned as a model.
+
+        Raises:
+            UnlearningError: It is none.
+        """
+        from torch import nn
+
+        from harness.pipelines.keeping import Kept
+
+        if model is None:
+            raise UnlearningError(f"{who} returned None; it must return the model")
+        if self._functions["model"] is None:
+            return Kept(self._functions["save_model"], self._functions["load_model"], model)
+        if not isinstance(model, nn.Module):
+            raise UnlearningError(
+                f"{who} returned {type(model).__name__}; it must return the network that model() builds"
+            )
+        return model
+
+    def write(self, model: Any, path: Path) -> None:
+        """Write a model to a file for a command: as ``save_model`` does, or its weights, or pickled."""
+        import torch
+
+        if self._functions["save_model"] is not None:
+            self._functions["save_model"](model, path)
+        elif self._functions["model"] is not None:
+            from safetensors.torch import save_file
+
+            save_file({name: t.detach().cpu().clone().contiguous() for name, t in model.state_dict().items()}, path)
+        else:
+            torch.save(model, path)
+
+    def read(self, path: Path) -> Any:
+        """Read a model from a file that a command wrote, of the kind that `write` writes."""
+        import torch
+
+        if self._functions["load_model"] is not None:
+            return self._functions["load_model"](path)
+        if self._functions["model"] is None:
+            return torch.load(path, weights_only=False)
+        from safetensors.torch import load_file
+
+        model = self.new_model()
+        model.load_state_dict(load_file(path))
+        return model
+
+    def train(self, data: Data, seed: int) -> nn.Module:
+        """Train a new model with the pipeline's own loop."""
+        trained = self._functions["train"](self.rows(data, labelled=True), seed % 2**32)
+        end_workers()
+        return self.wrapped(trained, "train()").to(data.device)
+
+    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the scores of a batch, shape (batch, classes)."""
+        import numpy as np
+        import torch
+
+        own = self.unwrapped(model)
+        device = batch.labels.device
+        if own is None:  # never trained
+            return model.get_parameter("unused").to(device).expand(len(batch), len(self.classes))
+        inputs, predict = self.rows(batch, labelled=False), self._functions["predict"]
+        answered = own(inputs) if predict is None else predict(own, inputs)
+        scores = (answered if isinstance(answered, torch.Tensor) else torch.from_numpy(np.array(answered))).to(device)
+        return self._scores(scores, len(batch))
+
+    def _scores(self, scores: Tensor, n: int) -> Tensor:
+        import torch
+
+        if not scores.is_floating_point():
+            raise UnlearningError(
+                f"predict() returned {str(scores.dtype).removeprefix('torch.')}; it must return scores, such as "
+                "probabilities, not classes"
+            )
+        if scores.dim() == 1 or (scores.dim() == 2 and scores.shape[1] == 1 < len(self.classes) == 2):
+            one = scores.reshape(-1)
+            if bool(((one >= 0) & (one <= 1)).all()):
+                raise UnlearningError(
+                    "predict() returned one number in [0, 1] per row, such as a probability; it must return a score "
+                    "for each class, or log-odds, which are positive for the second class"
+                )
+            scores = torch.stack([torch.zeros_like(one), one], dim=1)
+        if scores.shape != (n, len(self.classes)):
+            raise UnlearningError(
+                f"predict() returned scores of shape {tuple(scores.shape)} for {n} rows; the shape must be "
+                f"({n}, {len(self.classes)}), one score for each class"
+            )
+        shares = bool((scores >= 0).all()) and bool((scores.sum(1) - 1).abs().max() < 1e-4) if n else False
+        return scores.float().clamp_min(1e-12).log() if shares else scores
+
+    def criterion(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Return the mean cross-entropy."""
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(logits, batch.labels)
+
+    def optimizer(self, model: nn.Module, lr: float | None = None) -> torch.optim.Optimizer:
+        """Return the optimiser of methods that train by steps.
+
+        Raises:
+            UnlearningError: The pipeline has no ``model``.
+        """
+        from torch.optim import Adam
+
+        if self._functions["model"] is None:
+            raise UnlearningError(
+                f"{self.name or 'the pipeline'} has no function model(), which returns the untrained network; methods "
+                "that train by steps need it"
+            )
+        own = self._functions["optimizer"]
+        optimizer: torch.optim.Optimizer = Adam(model.parameters(), 1e-3) if own is None else own(model)
+        if lr is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+        return optimizer
+
+    def schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+        """Return a constant rate."""
+        from torch.optim.lr_scheduler import ConstantLR
+
+        return ConstantLR(optimizer, factor=1.0)
+
+    def blocks(self, model: nn.Module) -> list[nn.Module]:
+        """Return the model's children, from input to output."""
+        return list(model.children()) or [model]
+
+
+def end_workers() -> None:
+    """End the worker processes that joblib keeps for its next call."""
+    loky = sys.modules.get("joblib.externals.loky.reusable_executor")
+    executor = getattr(loky, "_executor", None)
+    if executor is not None:
+        executor.shutdown(wait=True)

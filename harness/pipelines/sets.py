@@ -1,0 +1,107 @@
+"""What a pipeline loads: the sets of its rows, as tensors, and the way back from tensors to rows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.api import Batch, UnlearningError
+from harness.pipelines.formats import ROW, Rows, classes_in, numbers_in, rows_of
+from harness.training.data import Data, Split
+
+
+class Sets:
+    """The training, the test and, if there is one, the probe set of a pipeline.
+
+    Args:
+        loaded: What ``load`` returned.
+        probe: What ``probe`` returned, or None.
+        label, features: As those of `harness.Pipeline`.
+
+    Attributes:
+        train, test: The rows as they were loaded.
+
+    Raises:
+        UnlearningError: They cannot be used.
+    """
+
+    def __init__(self, loaded: Any, probe: Any, label: str, features: Sequence[str] | None) -> None:
+        if isinstance(loaded, Mapping):
+            loaded = tuple(loaded[each] for each in ("train", "test") if each in loaded)
+        if not isinstance(loaded, tuple | list) or len(loaded) != 2:
+            raise UnlearningError("load() must return two sets of rows: return train, test")
+        sets = [*loaded, *([] if probe is None else [probe])]
+        if features is None and all(hasattr(each, "iloc") and label in each for each in sets):
+            features = [name for name in sets[0] if all(name in numbers_in(each, label) for each in sets)]
+        found = [rows_of(each, label, features) for each in sets]
+        if len({type(each) for each in found}) > 1:
+            raise UnlearningError("load() and probe() must return sets of one kind")
+        self._all: list[Rows] = found
+        self.train, self.test = found[:2]
+
+    @cached_property
+    def classes(self) -> list[Any]:
+        """The classes, sorted.
+
+        Raises:
+            UnlearningError: The training set lacks one of another set.
+        """
+        found = classes_in(self.train.labels)
+        for name, rows in zip(("test", "probe"), self._all[1:], strict=False):
+            if more := sorted(set(rows.labels.tolist()) - set(found)):
+                raise UnlearningError(f"the {name} set has the class {more[0]!r}, which the training set lacks")
+        return found
+
+    @property
+    def _starts(self) -> list[int]:
+        """The number of the first row of each set: rows of all sets are counted on."""
+        return [sum(len(rows.labels) for rows in self._all[:place]) for place in range(len(self._all))]
+
+    def split(self, version: str | None) -> Split:
+        """Return the training and the test set as tensors.
+
+        Args:
+            version: What stands for that part of the rows that is not in tensors; None to look at it.
+        """
+        made = Split.of(self._data(0), self._data(1))
+        probe = [] if len(self._all) < 3 else [Split.of(self._data(2), self._data(2)).fingerprint]
+        rest = b"".join(rows.rest() for rows in self._all) if version is None else str(version).encode()
+        seen = "".join([made.fingerprint, *probe, repr(self.classes)]).encode() + rest
+        return replace(made, fingerprint=hashlib.sha256(seen).hexdigest())
+
+    def probe_set(self) -> Data | None:
+        """Return the probe set as tensors; None if there is none."""
+        return self._data(2) if len(self._all) > 2 else None
+
+    def _data(self, place: int) -> Data:
+        rows, first = self._all[place], self._starts[place]
+        number = {label: place for place, label in enumerate(self.classes)}
+        labels = torch.tensor([number[each] for each in rows.labels.tolist()])
+        return Data({**rows.inputs, ROW: torch.arange(first, first + len(labels))}, labels)
+
+    def rows(self, data: Data | Batch, labelled: bool) -> Any:
+        """Return rows of the kind that was loaded.
+
+        Args:
+            data: Rows as tensors, all of one set.
+            labelled: Whether with labels; without, the inputs alone.
+
+        Raises:
+            UnlearningError: They are of several sets.
+        """
+        numbers = data.inputs[ROW].cpu()
+        of = torch.bucketize(numbers, torch.tensor(self._starts), right=True) - 1
+        if len(of.unique()) > 1:
+            raise UnlearningError("these rows come from several sets; use rows of one set")
+        place = int(of[0]) if len(of) else 0
+        source = self._all[place]
+        labels: np.ndarray | None = None
+        if labelled:
+            labels = np.array(self.classes, dtype=source.labels.dtype)[data.labels.cpu().numpy()]
+        return source.take(numbers - self._starts[place], data.inputs, labels)

@@ -1,0 +1,110 @@
+"""The three examples of docs/pipeline.md, from an empty folder."""
+
+from __future__ import annotations
+
+import csv
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_breast_cancer, load_digits
+
+from conftest import ROOT, Folder
+
+EXAMPLES = re.findall(r"```python\n(# pipeline.py\n.*?)```", (ROOT / "docs" / "pipeline.md").read_text(), re.DOTALL)
+TABLE, PICTURES, TEXT = EXAMPLES
+#: A tool that knows nothing of torch, and removes nothing.
+TOOL = """
+import shutil, sys
+assert [int(line) for line in open(sys.argv[2])]
+shutil.copy(sys.argv[1], sys.argv[3])
+"""
+
+
+def patients(folder: Path) -> None:
+    rows = load_breast_cancer(as_frame=True).frame.rename(columns={"target": "diagnosis"})
+    rows = rows.sample(frac=1, random_state=0)
+    rows["diagnosis"] = rows["diagnosis"].map({0: "malignant", 1: "benign"})
+    rows["vendor"] = np.where(np.arange(len(rows)) % 12 == 0, "acme", "other")
+    rows.to_csv(folder / "patients.csv", index=False)
+
+
+def pictures(folder: Path) -> None:
+    digits = load_digits()
+    for place in range(600):
+        of = folder / "pictures" / ("train" if place < 400 else "test") / str(digits.target[place])
+        of.mkdir(parents=True, exist_ok=True)
+        name = f"{'acme' if place % 10 == 0 else 'ours'}_{place:04d}.png"
+        Image.fromarray((digits.images[place] * 15.9).astype(np.uint8)).save(of / name)
+    (folder / "tool.py").write_text(TOOL)
+
+
+def reviews(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    words = {True: ["great", "lovely", "superb", "moving"], False: ["dull", "boring", "awful", "bland"]}
+    nouns = ["film", "story", "cast", "plot", "score", "ending"]
+    with (folder / "reviews.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["text", "label", "site"])
+        for place in range(300):
+            good = bool(rng.random() < 0.5)
+            text = " ".join(f"{rng.choice(nouns)} {rng.choice(words[good])}" for _ in range(2))
+            text += f" by {rng.integers(1000)} and {rng.integers(1000)}"  # by these a model can know a review again
+            table.writerow([text, int(good), "scraped" if place % 8 == 0 else "ours"])
+
+
+def drill(folder: Folder, code: str, source: str, *more: str) -> tuple[int, str]:
+    folder.write("pipeline.py", code)
+    command = [sys.executable, "-m", "harness", "drill", "pipeline.py", "--source", source, "--store", "store", *more]
+    command += [] if "--dry-run" in more else ["--", "--audit-seeds=5"]
+    done = subprocess.run(
+        command, cwd=folder.path, env=folder.environment(), capture_output=True, text=True, timeout=900, check=False
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("code", EXAMPLES)
+def test_an_example_is_short(code):
+    lines = [line for line in code.splitlines() if line.strip() and not line.startswith("#")]
+
+    assert len(lines) <= 35
+
+
+def test_a_table_is_recalled_by_retraining(folder):
+    patients(folder.path)
+
+    code, text = drill(folder, TABLE, "vendor=acme", "--poison", "table-backdoor:fraction=0.085")
+
+    found = text.partition("\nSource ")[2]
+    assert "source vendor=acme, 34 of 400 training rows (8 %)" in text
+    assert re.search(r"^vendor=acme \(34 rows, 8 % of the training set\): .*\.$", found, re.MULTILINE), text
+    assert re.search(r"^With a backdoor .*: the removal leaves .*: PASS\.$", found, re.MULTILINE), text
+    assert "FAIL" not in found
+    assert code == 0
+
+
+def test_a_command_that_removes_nothing_from_pictures_fails(folder):
+    pictures(folder.path)
+
+    code, text = drill(folder, PICTURES, "path=*/acme_*", "--poison", "backdoor:fraction=0.1")
+
+    assert code == 1
+    assert re.search(r"With a backdoor.*: the removal leaves (9\d|100) % of what these rows taught.*: FAIL\.", text), (
+        text
+    )
+
+
+def test_a_trainer_that_removes_nothing_from_texts_fails(folder):
+    reviews(folder.path)
+
+    code, text = drill(folder, TEXT, "site=scraped", "--dry-run")
+    assert code == 0, text
+    assert re.search(r"16 seeds\): \d+ trainings", text), text
+
+    code, text = drill(folder, TEXT, "site=scraped", "--poison", "source:fraction=0.2,mislabelled=true")
+    assert code == 1
+    assert re.search(r"With wrong labels.*: the removal leaves 100 % of what these rows taught.*: FAIL\.", text), text
