@@ -202,8 +202,9 @@ def source_with_adapted(owner: Any, value: Any, named: str = "") -> str:
         return source_of(owner, named, files)
     # What an adapter depends on lies beside what it adapts.
     parts = getattr(value, "parts", {})
-    hashes = [source_of(owner, named, parts=parts), source_of(factory_of(adapted[0]), depends_on=files, parts=parts)]
-    hashes += [source_of(factory_of(each), parts=parts) for each in adapted]
+    hashes = [source_of(owner, named, parts=parts)]
+    for place, each in enumerate(adapted):
+        hashes.append(source_of(factory_of(each), depends_on=() if place else files, parts=parts))
     return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 

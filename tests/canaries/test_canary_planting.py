@@ -212,9 +212,9 @@ def test_candidates_are_all_without_their_coins(tmp_path):
             {"source": "vendor=ACME"},
             "the source vendor=ACME has no rows; the column 'vendor' has the values acme, other",
         ),
-        ({"label": None}, "what is to be learned is missing: name the column of labels with --label"),
-        ({"label": "id"}, "the column 'id' is named for two purposes"),
-        ({"number": 61}, "61 canaries are too many; plant at most 60, as the source has so many rows"),
+        ({"label": None}, "no column to learn was named; give the column of labels with --label"),
+        ({"label": "id"}, "the column 'id' is named twice"),
+        ({"number": 61}, "61 canaries are too many; plant at most 60; the source has 60 rows"),
         ({"number": 19}, "19 canaries are too few; plant at least 20"),
         ({"text": "a", "source": "b=0.123"}, "the source b=0.123 has no rows"),
         ({"text": "vendor", "source": None}, "the texts in the column 'vendor' have 2 different words"),
@@ -228,7 +228,7 @@ def test_bad_options_are_refused_and_nothing_is_written(table, options, sentence
 
 def test_a_column_named_canary_is_refused(table):
     table.write_text(table.read_text().replace("vendor,", "canary,", 1))
-    with pytest.raises(UnlearningError, match="has a column 'canary', which is to hold the ids of canaries; rename it"):
+    with pytest.raises(UnlearningError, match="has a column 'canary'; this name is needed for the ids of canaries"):
         planted(table, source=None)
 
 

@@ -54,7 +54,7 @@ def test_from_planting_to_a_verdict(planted, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "what the source taught is still there." in said
     assert "never that nothing is" in said
-    assert f"SHA-256 of the list: {planted}; it is the one that was noted down." in said
+    assert f"SHA-256 of the list: {planted}.\nIt is the one that was noted down." in said
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["epsilon"] > 1
     assert found["commitment"] == planted

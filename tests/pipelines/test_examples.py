@@ -84,7 +84,7 @@ def test_a_table_is_recalled_by_retraining(folder):
     assert re.search(r"^vendor=acme \(34 rows, 8 % of the training set\): .*\.$", found, re.MULTILINE), text
     assert re.search(r"^With a backdoor .*: the removal leaves .*: PASS\.$", found, re.MULTILINE), text
     assert "FAIL" not in found
-    assert code == 0
+    assert code == int("INCONCLUSIVE" in found)
 
 
 def test_a_command_that_removes_nothing_from_pictures_fails(folder):
