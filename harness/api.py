@@ -355,11 +355,8 @@ class ForgetRequest:
         train = getattr(self._recipe, "train", None)
         if train is None:
             return None
-        from harness.training.data import part
-
-        index = part(self.retain.labels.cpu(), share, self.generator)
-        seed = int(torch.randint(2**62, (), generator=self.generator))
-        model: nn.Module = train(self.retain.subset(index), seed)
+        points = self.retain.part(share, self.generator)
+        model: nn.Module = train(points, int(torch.randint(2**62, (), generator=self.generator)))
         return model
 
     @property

@@ -6,7 +6,6 @@ A poison changes tensors. The functions of a pipeline are handed rows of the kin
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -254,7 +253,7 @@ class Records(_Held):
     def rest(self) -> bytes:
         sha = hashlib.sha256()
         for row in self._records.with_format(None):
-            sha.update(pickle.dumps(row))
+            sha.update(_bytes_of(row))
         return sha.digest()
 
 
@@ -279,7 +278,7 @@ class Items(_Held):
     def rest(self) -> bytes:
         sha = hashlib.sha256()
         for place in range(len(self._items)):
-            sha.update(pickle.dumps(_pair(self._items[place])[0]))
+            sha.update(_bytes_of(_pair(self._items[place])[0]))
         return sha.digest()
 
 
@@ -287,6 +286,17 @@ def _pair(item: Any) -> tuple[Any, Any]:
     if not isinstance(item, tuple | list) or len(item) != 2:
         raise UnlearningError(f"the torch data set yields {type(item).__name__}; it must yield (inputs, label) pairs")
     return item[0], item[1]
+
+
+def _bytes_of(value: Any) -> bytes:
+    """Return what a value is stored as, to be hashed."""
+    import io
+
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
 
 
 class Relabelled:

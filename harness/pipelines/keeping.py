@@ -17,6 +17,11 @@ Save = Callable[[Any, Path], object]
 Load = Callable[[Path], Any]
 
 
+def unpickled(source: io.BytesIO | Path) -> Any:
+    """Return what `torch.save` wrote; this runs what its writer put there."""
+    return torch.load(source, weights_only=False)
+
+
 class Kept(nn.Module):
     """Holds a model of any kind; its state dict is the bytes that ``save`` writes.
 
@@ -63,7 +68,7 @@ class Kept(nn.Module):
         if not read:
             self._held = (None,)
         elif self._load is None:
-            self._held = (torch.load(io.BytesIO(read), weights_only=False),)
+            self._held = (unpickled(io.BytesIO(read)),)
         else:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "model"

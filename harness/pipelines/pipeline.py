@@ -260,12 +260,12 @@ class Pipeline:
 
     def read(self, path: Path) -> Any:
         """Read a model from a file that a command wrote, of the kind that `write` writes."""
-        import torch
+        from harness.pipelines.keeping import unpickled
 
         if self._functions["load_model"] is not None:
             return self._functions["load_model"](path)
         if self._functions["model"] is None:
-            return torch.load(path, weights_only=False)
+            return unpickled(path)
         from safetensors.torch import load_file
 
         model = self.new_model()

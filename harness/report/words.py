@@ -143,7 +143,7 @@ def _spent(verdict: Verdict) -> str:
         return f"Unlearning used {percent(verdict.estimate)} of the compute of retraining. {budget}."
     yardstick = YARDSTICKS[name]
     used = f"Unlearning used {percent(found[name])} of the {yardstick.title} of retraining."
-    if name == "examples" or yardstick.allows is None:
+    if name == "examples" or yardstick.allows is None or counted_in(found) == (name,):
         return f"{used} {budget}."
     return f"{used} {budget}; by {yardstick.title}, {percent(yardstick.allows * verdict.margin)} are allowed."
 
@@ -278,8 +278,8 @@ def _shares(details: Mapping[str, float]) -> list[tuple[str, float]]:
 def flags(details: Mapping[str, float], budget: float) -> list[str]:
     """Return what the share of a method's compute hides, which is of examples or operations: too much CPU time."""
     every = dict(_shares(details))
-    found = {name: share for name, share in every.items() if name not in counted_in(every)}
-    return [f"{percent(found[name])} of the {YARDSTICKS[name].title}" for name in beyond(found, budget)]
+    hidden = [name for name in beyond(every, budget) if name not in counted_in(every)]
+    return [f"{percent(every[name])} of the {YARDSTICKS[name].title}" for name in hidden]
 
 
 def _diverged(verdict: Verdict) -> int:

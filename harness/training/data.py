@@ -61,6 +61,13 @@ class Data(Dataset[tuple[dict[str, Tensor], Tensor]]):
         index = index.to(self.device)
         return Data({name: t[index] for name, t in self.inputs.items()}, self.labels[index])
 
+    def part(self, share: float, generator: torch.Generator) -> Data:
+        """Return a copy of a random share of the examples of each class, at least one of each, drawn on the CPU."""
+        labels = self.labels.cpu()
+        order = torch.randperm(len(labels), generator=generator)
+        of = [order[labels[order] == label] for label in labels.unique()]
+        return self.subset(torch.cat([each[: max(1, round(share * len(each)))] for each in of]).sort().values)
+
     def batch(self, index: Tensor, longest: int | None = None) -> Batch:
         """Return the examples at an int64 index as a batch, of which the longest is at most so long."""
         index = index.to(self.device)
@@ -260,19 +267,6 @@ def forget_block(n: int, fraction: float, seed: int) -> Tensor:
         raise UnlearningError(f"fraction={fraction:g} of {n} training points is all of them; lower fraction")
     order = torch.randperm(n, generator=torch.Generator().manual_seed(derive("forget-block", seed)))
     return order[:count].sort().values
-
-
-def part(labels: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Return the ascending indices of a random share of the points of each class, at least one of each.
-
-    Args:
-        labels: int64, shape (n,), on the CPU.
-        share: In (0, 1].
-        generator: On the CPU.
-    """
-    order = torch.randperm(len(labels), generator=generator)
-    of = [order[labels[order] == label] for label in labels.unique()]
-    return torch.cat([each[: max(1, round(share * len(each)))] for each in of]).sort().values
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness.training.clock import now
-from harness.training.data import Batches, part
+from harness.training.data import Batches
 from harness.training.engine import WARM, run
 from harness.training.graphs import recorder
 from harness.training.isolation import isolated_rng
@@ -82,7 +82,7 @@ def own_cost(task: Any, data: Data) -> tuple[float, int]:
     Returns:
         Seconds, about: ten times that of the tenth. Bytes of the stored model, which may be more with all of the data.
     """
-    few = data.subset(part(data.labels.cpu(), 0.1, torch.Generator().manual_seed(0)))
+    few = data.part(0.1, torch.Generator().manual_seed(0))
     with isolated_rng(0):
         began = now()
         model = task.train(few, 0)

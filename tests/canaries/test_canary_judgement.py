@@ -42,7 +42,7 @@ def test_a_model_that_remembers_is_shown_to(secret):
     assert found.source_epsilon > found.epsilon
     first, *_, last = found.sentences()
     assert first.startswith(
-        f"{found.best.right} of {found.best.made} guesses were right, {found.best.made // 2} would be"
+        f"{found.best.right} of {found.best.made} guesses were right; by chance, {found.best.made // 2} are"
     )
     assert "with 95 % confidence epsilon is at least" in first
     assert first.endswith("what the source taught is still there.")

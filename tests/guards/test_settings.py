@@ -16,7 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness import registry
 from harness.api import ContractError
-from harness.contract.requests import EDGES, LittleRecipe, problem_of
+from harness.contract.requests import EDGES, LittleRecipe
+from harness.contract.watching import LITTLE
 from harness.guards.settings import settings, values
 from harness.training.data import Data, digest
 from harness.training.unlearning import unlearn
@@ -110,7 +111,7 @@ NAMES = [each.name for each in settings() if each.name not in UNTRIED]
 def unlearned(method):
     """Have a method serve an ordinary request."""
     case = EDGES["ordinary-request"]
-    problem = problem_of(case)
+    problem = LITTLE.problem(case)
     retain, forget = (Data(d.inputs, d.labels).subset(torch.arange(len(d))) for d in (problem.retain, problem.forget))
     recipe = LittleRecipe(case.batch_size, 4)
     return unlearn(method, recipe, problem.checkpoints[-1], retain, forget, budget=2.0, seed=0)[0]

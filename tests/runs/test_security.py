@@ -39,7 +39,8 @@ def names_in(path):
             yield f"{node.value.id if isinstance(node.value, ast.Name) else ''}.{node.attr}"
 
 
-def test_no_module_can_unpickle_but_the_one_that_talks_to_ray():
+def test_no_module_can_unpickle_but_two():
+    """Ray's messages, and models of a pipeline whose network nobody can build anew: docs/security.md."""
     found = {
         path.relative_to(ROOT).as_posix()
         for folder in ("harness", "unlearners", "poisons", "test_suites")
@@ -47,7 +48,7 @@ def test_no_module_can_unpickle_but_the_one_that_talks_to_ray():
         for name in names_in(path)
         if UNPICKLERS & set(name.split(".")) or name == "torch.load"
     }
-    assert found == {"harness/studies/ray.py"}
+    assert found == {"harness/studies/ray.py", "harness/pipelines/keeping.py"}
 
 
 def test_the_scan_sees_what_it_looks_for(tmp_path):

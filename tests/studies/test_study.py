@@ -78,6 +78,7 @@ class Drawn:
             "fractions": {"examples": 1.0 if trial.cell.unlearner.name == "retrain" else 0.05},
             "first_call": False,
             "seconds": {"U": 1.0, "R": 2.0, "P": 2.0},
+            "cpu_seconds": {"U": 1.0, "R": 2.0, "P": 2.0},
             "history_bytes": 0,
         }
         return TrialResult(readings, cost, True, {arm: {"weights": 1.0, "logits": 1.0} for arm in "UP"})
