@@ -71,7 +71,7 @@ def drill(folder: Folder, code: str, source: str, *more: str) -> tuple[int, str]
 def test_an_example_is_short(code):
     lines = [line for line in code.splitlines() if line.strip() and not line.startswith("#")]
 
-    assert len(lines) <= 35
+    assert len(lines) <= 25
 
 
 def test_a_table_is_recalled_by_retraining(folder):
