@@ -30,7 +30,7 @@ from harness.cells import Cell, Registered
 from harness.guards.patches import SEAL
 from harness.importing import DOTTED, cause, distribution_of, imported, named, raised
 from harness.sources import ROOT, adapted_by, factory_of, file_of, plain_value, source_with_adapted, state_of
-from harness.specs import SpecError, converted, fields_in, shown, split
+from harness.specs import SpecError, converted, fields_in, names_file, shown, split
 
 Kind = Literal["task", "poison", "unlearner"]
 
@@ -250,7 +250,7 @@ def method(unlearner: str | Callable[..., Any]) -> Registered:
 def _load(kind: Kind, target: str) -> tuple[Any, str, str, str]:
     """Return what a name means, the module by which it is named, and its distribution with version."""
     entries = _entries(kind)
-    if target.partition(":")[0].endswith(".py"):
+    if names_file(target):
         in_file = imported(FILES, kind, target)
         return (*in_file(kind, target), "(local)", "")
     if target in entries:

@@ -21,6 +21,11 @@ def split(spec: str) -> tuple[str, str, str]:
     return (match["target"], ":", match["fields"]) if match else (spec, "", "")
 
 
+def names_file(target: str) -> bool:
+    """Return whether a target is a Python file, ``pipeline.py``, or something in one, ``pipeline.py:remove``."""
+    return target.partition(":")[0].endswith(".py")
+
+
 def fields_in(spec: str, text: str) -> dict[str, str]:
     """Return the fields that the end of a spec assigns, as text.
 

@@ -64,15 +64,20 @@ def run(options: argparse.Namespace) -> int:
         raise UnlearningError(f"{options.pipeline!r} is not a pipeline; give the path of a Python file")
     spec, name = source_of(options.source)
     spec += ",probe_set=true" if task.value.probe_set() is not None else ""
+    spec = registry.resolve("poison", spec).id  # as results name it
     rows, of = _count(task, spec)
     share = rows / of
-    specs = [spec, *(options.poison or task.value.fitting(share))]
+    considered = {} if options.poison else task.value.considered(share)
+    specs = [spec, *options.poison, *(each for each, why in considered.items() if not why)]
     method = options.remove if ":" in options.remove else f"{options.pipeline}:{options.remove}"
     if not _defines(options.pipeline, options.remove) and options.remove in registry.available("unlearner"):
         method = options.remove
     registry.resolve("unlearner", method)
     print(f"Recall drill of {options.pipeline}: source {name}, {rows:,} of {of:,} training rows ({percent(share)}).")
-    print(f"Also planted: {', '.join(specs[1:])}.")
+    print(f"Also planted: {', '.join(specs[1:]) or 'nothing'}.")
+    for each, why in considered.items():
+        if why:
+            print(f"Not planted: {each}: {why}.")
     if taken := ", ".join(f"{each} = {value!r}" for each, value in task.value.changed.items()):
         print(f"Settings of {options.pipeline}: {taken}.")
     with tempfile.TemporaryDirectory(prefix="unlearning-drill-") as folder:

@@ -18,7 +18,7 @@ from harness.importing import DOTTED
 from harness.isolated import process, walls
 from harness.isolated.process import Answer, Limits
 from harness.sources import IN_TREE, ROOT, Reached, source_of_module
-from harness.specs import SpecError, split
+from harness.specs import SpecError, names_file, split
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -84,7 +84,7 @@ def resolve(spec: str) -> Registered:
     """
     if module_of("unlearner", spec) == CONTROLS:
         return registry.resolve("unlearner", spec)
-    if split(spec)[0].partition(":")[0].endswith(".py"):
+    if names_file(split(spec)[0]):
         raise UnlearningError(f"the unlearner {spec!r} cannot be isolated: it needs its pipeline's own code")
     try:
         said = _ask("describe", spec).plain

@@ -17,11 +17,6 @@ from harness.importing import cause, first_in, named, raised
 from harness.specs import SpecError
 
 
-def is_file(target: str) -> bool:
-    """Return whether what a spec names is a Python file, or something in one."""
-    return target.partition(":")[0].endswith(".py")
-
-
 def in_file(kind: str, target: str) -> tuple[Callable[..., Any], str]:
     """Return what makes the task that a file defines, or the unlearner itself, and the name of its module.
 

@@ -155,7 +155,7 @@ class Frame(_Held):
 
         columns = list(frame.columns)
         if not all(isinstance(name, str) for name in columns) or len(set(columns)) < len(columns):
-            raise UnlearningError("the columns of the table must have names that are texts, each another")
+            raise UnlearningError("the columns of the table must have different names, each a text")
         if label not in columns:
             raise UnlearningError(
                 f"the table has no column {label!r} (its columns: {', '.join(columns)}); set label to the name of the "

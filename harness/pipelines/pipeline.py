@@ -76,7 +76,7 @@ class Pipeline:
         depends_on: Files, folders and modules that no import of the module names.
 
     Raises:
-        UnlearningError: A function is missing or is none, or a name is unknown.
+        UnlearningError: A function cannot be called, a setting is out of range, or a name is unknown.
     """
 
     def __init__(
@@ -144,9 +144,13 @@ class Pipeline:
 
     def fitting(self, fraction: float) -> tuple[str, ...]:
         """Return specs of the poisons that fit the data, planted in a share of the training set."""
+        return tuple(spec for spec, why in self.considered(fraction).items() if not why)
+
+    def considered(self, fraction: float) -> dict[str, str]:
+        """Return specs of poisons for this kind of data, each with why it cannot be planted; ``""`` if it can."""
         specs = [spec.format(fraction=f"{fraction:g}") for spec in FITTING[self.modality]]
         specs = [f"{spec},target={self._target}" if spec.startswith("table-backdoor") else spec for spec in specs]
-        return tuple(spec for spec in specs if not self.refuses(spec))
+        return {spec: self.refuses(spec) for spec in specs}
 
     def refuses(self, spec: str) -> str:
         """Return why a poison cannot be planted in these data, in a sentence; ``""`` if it can."""
@@ -229,7 +233,7 @@ class Pipeline:
         """Return what a function returned as a model.
 
         Raises:
-            UnlearningError: It is none.
+            UnlearningError: It is not a model.
         """
         from torch import nn
 

@@ -11,8 +11,8 @@ from harness.report.words import percent, points
 
 #: What is planted beside the source, by the name of its poison.
 PLANTED = {
-    "backdoor": "a backdoor (a white square on pictures, all labelled as one class)",
-    "table-backdoor": "a backdoor (rare values in a few columns, all labelled as one class)",
+    "backdoor": "a backdoor, a white square on pictures",
+    "table-backdoor": "a backdoor, rare values in a few columns",
     "source": "wrong labels",
 }
 

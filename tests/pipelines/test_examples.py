@@ -82,7 +82,7 @@ def test_a_table_is_recalled_by_retraining(folder):
     found = text.partition("\nSource ")[2]
     assert "source vendor=acme, 34 of 400 training rows (8 %)" in text
     assert re.search(r"^vendor=acme \(34 rows, 8 % of the training set\): .*\.$", found, re.MULTILINE), text
-    assert re.search(r"^With a backdoor .*: the removal leaves .*: PASS\.$", found, re.MULTILINE), text
+    assert re.search(r"^With a backdoor.*: the removal leaves .*: PASS\.$", found, re.MULTILINE), text
     assert "FAIL" not in found
     assert code == int("INCONCLUSIVE" in found)
 

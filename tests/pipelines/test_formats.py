@@ -245,7 +245,7 @@ def test_a_changed_column_keeps_its_type_if_that_loses_nothing():
 @pytest.mark.parametrize(
     ("rows", "sentence"),
     [
-        (pd.DataFrame(np.zeros((4, 2))).assign(label=[0, 1, 0, 1]), "must have names that are texts"),
+        (pd.DataFrame(np.zeros((4, 2))).assign(label=[0, 1, 0, 1]), "must have different names"),
         (frame().assign(label=["a", None] * 6), "some labels are missing"),
         ((frame(), frame()["label"]), "return one DataFrame"),
     ],
@@ -304,4 +304,4 @@ def test_poisons_that_the_data_cannot_carry_are_left_out():
     image = pipeline(lambda: (torch.rand(12, 1, 4, 4) * 255, torch.arange(12) % 2))
 
     assert image.fitting(0.25) == ("source:fraction=0.25,mislabelled=true",)
-    assert "[" in image.refuses("backdoor")
+    assert "[0, 1]" in image.considered(0.25)["backdoor:fraction=0.25"]
