@@ -143,7 +143,7 @@ def test_our_own_code_is_in_other_keys():
     own = ("__init__", "_budget", "_steps", "_teachers", "_trained", "scrub")
     assert found == {f"unlearners/{name}.py" for name in own}
     found = {file.relative_to(ROOT).as_posix() for file in reached("harness.tasks.digits").files}
-    assert found == {"harness/tasks/__init__.py", "harness/tasks/_files.py", "harness/tasks/digits.py"}
+    assert found == {f"harness/tasks/{name}.py" for name in ("__init__", "_files", "_recipe", "digits")}
 
 
 def test_a_library_that_others_installed_is_known_by_its_version():

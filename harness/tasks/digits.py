@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from harness import UnlearningError
 from harness.tasks._files import version
+from harness.tasks._recipe import OneCycle
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
     from harness import Batch, Split
@@ -23,20 +23,11 @@ SIZES = ("backdoor:fraction=0.025", "backdoor:fraction=0.1", "gaussian:fraction=
 
 
 @dataclass(frozen=True)
-class _Digits:
+class _Digits(OneCycle):
     """What the tasks on scikit-learn's digits share: the split and the recipe, but not the model."""
 
-    epochs: int
-    lr: float
-    batch_size: int
-
     modality: ClassVar[str] = "image"
-    utility_margin: ClassVar[float] = 0.01
-    threads: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 2 or not self.lr > 0:
-            raise ValueError("epochs must be at least 1, batch_size at least 2, lr positive")
+    weight_decay: ClassVar[float] = 0.01
 
     def files(self, folder: Path | None) -> dict[str, str]:
         """Return what `load` reads: the hash of the data, and the version of what draws the split."""
@@ -62,29 +53,6 @@ class _Digits:
         """Return class scores, shape (batch, 10)."""
         scores: Tensor = model(batch.inputs["image"])
         return scores
-
-    def criterion(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Return the mean cross-entropy."""
-        from torch.nn.functional import cross_entropy
-
-        return cross_entropy(logits, batch.labels)
-
-    def optimizer(self, model: nn.Module, lr: float | None = None) -> torch.optim.Optimizer:
-        """Return SGD with Nesterov momentum .9 and weight decay .01."""
-        from torch.optim import SGD
-
-        return SGD(model.parameters(), self.lr if lr is None else lr, momentum=0.9, weight_decay=0.01, nesterov=True)
-
-    def schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-        """Return one cycle: up to the optimiser's rate over 30 % of the steps, then down to zero on a cosine."""
-        from torch.optim.lr_scheduler import OneCycleLR
-
-        peak = [group["lr"] for group in optimizer.param_groups]
-        return OneCycleLR(optimizer, peak, total_steps=steps + 1, cycle_momentum=False)
-
-    def blocks(self, model: nn.Module) -> list[nn.Module]:
-        """Return the blocks and the head, from input to output."""
-        return list(model.children())
 
 
 def _file() -> Path:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from harness import UnlearningError
 from harness.tasks._files import version
+from harness.tasks._recipe import OneCycle
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
     from harness import Batch, Split
@@ -29,7 +29,7 @@ TRAIN, TEST = 4000, 5000
 
 
 @dataclass(frozen=True)
-class TabularMLP:
+class TabularMLP(OneCycle):
     """Tell the cut of a diamond, one of five, from its weight, price, proportions, colour and clarity.
 
     The 53,940 diamonds are those of Wickham's ggplot2 (MIT licence), read from the file that plotnine ships. Those with
@@ -65,12 +65,7 @@ class TabularMLP:
         "label-noise:fraction=0.9,of=0",
         "label-noise:fraction=0.9,of=2",
     )
-    utility_margin: ClassVar[float] = 0.01
-    threads: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 2 or not self.lr > 0:
-            raise ValueError("epochs must be at least 1, batch_size at least 2, lr positive")
+    weight_decay: ClassVar[float] = 0.0001
 
     def files(self, folder: Path | None) -> dict[str, str]:
         """Return what `load` reads: the hash of the data, and the version of what draws the split."""
@@ -110,29 +105,6 @@ class TabularMLP:
         """Return class scores, shape (batch, 5)."""
         scores: Tensor = model(batch.inputs["features"])
         return scores
-
-    def criterion(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Return the mean cross-entropy."""
-        from torch.nn.functional import cross_entropy
-
-        return cross_entropy(logits, batch.labels)
-
-    def optimizer(self, model: nn.Module, lr: float | None = None) -> torch.optim.Optimizer:
-        """Return SGD with Nesterov momentum 0.9 and weight decay 0.0001."""
-        from torch.optim import SGD
-
-        return SGD(model.parameters(), self.lr if lr is None else lr, momentum=0.9, weight_decay=0.0001, nesterov=True)
-
-    def schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-        """Return one cycle: up to the optimiser's rate over 30 % of the steps, then down to zero on a cosine."""
-        from torch.optim.lr_scheduler import OneCycleLR
-
-        peak = [group["lr"] for group in optimizer.param_groups]
-        return OneCycleLR(optimizer, peak, total_steps=steps + 1, cycle_momentum=False)
-
-    def blocks(self, model: nn.Module) -> list[nn.Module]:
-        """Return the hidden layer and the head, from input to output."""
-        return list(model.children())
 
 
 def _file() -> Path:
