@@ -1,8 +1,9 @@
 """pytest-unlearning: machine unlearning as tests.
 
-`audit`, `plan_study`, `picture` and `load_models` are the Python front end; ``pytest test_suites --unlearner=NAME`` is
-the other one. `parametrize_with_audits` brings its audits into anybody's tests, and `examine` the contract's lines. A
-method raises `UnlearningError` to refuse what it cannot serve, and annotates fields with `Search` to have them tuned.
+`audit`, `read_results`, `plan_study`, `picture` and `load_models` are the Python front end; ``pytest test_suites
+--unlearner=NAME`` is the other one. `parametrize_with_audits` brings its audits into anybody's tests, and `examine` the
+contract's lines. A method raises `UnlearningError` to refuse what it cannot serve, and annotates fields with `Search`
+to have them tuned.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from harness.conventions import main_input, predicted
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from harness.auditing import audit
     from harness.contract.examination import examine
     from harness.contract.lines import Clause
     from harness.judging.verdict import AuditFailure, Verdict
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from harness.pipelines.removal import Removal
     from harness.plugin.parametrize import parametrize_with_audits
     from harness.report.pictures import picture
-    from harness.studies.audit import audit
+    from harness.report.results import Results, read_results
     from harness.studies.pilot import plan_study
     from harness.training.data import Batches, Data, Split, forget_block
     from harness.training.loop import descend, fit
@@ -51,9 +53,10 @@ LAZY = {
     "Data": "training.data",
     "Pipeline": "pipelines.pipeline",
     "Removal": "pipelines.removal",
+    "Results": "report.results",
     "Split": "training.data",
     "Verdict": "judging.verdict",
-    "audit": "studies.audit",
+    "audit": "auditing",
     "derive": "training.seeds",
     "descend": "training.loop",
     "examine": "contract.examination",
@@ -63,6 +66,7 @@ LAZY = {
     "parametrize_with_audits": "plugin.parametrize",
     "picture": "report.pictures",
     "plan_study": "studies.pilot",
+    "read_results": "report.results",
 }
 
 __all__ = [
@@ -80,6 +84,7 @@ __all__ = [
     "Poison",
     "Reading",
     "Removal",
+    "Results",
     "Search",
     "Split",
     "Surrogate",
@@ -98,7 +103,12 @@ __all__ = [
     "picture",
     "plan_study",
     "predicted",
+    "read_results",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The commands of pytest-unlearning: drill, plan, gate, canaries, report, figure and store."""
+"""The commands of pytest-unlearning: drill, plan, gate, canaries, report, results, compare, figure and store."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from harness.cli.drill import add_drill
 from harness.cli.gate import add_gate
 from harness.cli.plan import add_plan
 from harness.cli.report import add_figure, add_report
+from harness.cli.results import add_compare, add_results
 from harness.cli.store import add_store
 from harness.report.console import make_readable
 
 #: Each adds one command, with ``run``: from options to an exit code.
-COMMANDS = (add_drill, add_plan, add_gate, add_canaries, add_report, add_figure, add_store)
+COMMANDS = (add_drill, add_plan, add_gate, add_canaries, add_report, add_results, add_compare, add_figure, add_store)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -41,7 +41,7 @@ def _report(options: argparse.Namespace) -> None:
     from harness.report.page import write_report
 
     document = read(options.result)
-    _check_folder(options.target)
+    check_folder(options.target)
     write_report(document, options.target.absolute())
 
 
@@ -49,7 +49,7 @@ def _figure(options: argparse.Namespace) -> None:
     from harness.report.contrast import contrast_file
 
     document = read(options.result)
-    _check_folder(options.target)
+    check_folder(options.target)
     try:
         drawn = contrast_file(document)
     except ValueError as error:
@@ -57,6 +57,11 @@ def _figure(options: argparse.Namespace) -> None:
     write_text(options.target.absolute(), drawn)
 
 
-def _check_folder(target: Path) -> None:
+def check_folder(target: Path) -> None:
+    """Fail early if a file cannot be written.
+
+    Raises:
+        UnlearningError: Its directory is missing, or it is a directory.
+    """
     if not target.absolute().parent.is_dir() or target.is_dir():
         raise UnlearningError(f"the directory of {target} is missing, or {target} is itself a directory")

@@ -67,7 +67,7 @@ class Look:
     p_fail: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Trace:
     """What one trace of a poison comes to.
 
@@ -98,8 +98,13 @@ class Trace:
     level: float | None
     seeds: tuple[int, ...]
 
+    def __repr__(self) -> str:
+        low, high = self.interval
+        numbers = f"{self.estimate:.3g} [{low:.3g}, {high:.3g}], n = {len(self.seeds)}"
+        return f"<{type(self).__name__} {self.outcome.value} ({self.reason}): {self.measure.name} {numbers}>"
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Verdict(Trace):
     """The record of one judgement: of several traces the one that decides (the main one if all pass), and its context.
 
@@ -129,6 +134,9 @@ class Verdict(Trace):
     def cell(self) -> str:
         """Id of the cell."""
         return cell_id(self.unlearner, self.task, self.poison, self.discovery)
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__().removesuffix('>')}; {self.cell}>"
 
     def require(self, outcome: Outcome = Outcome.PASS) -> None:
         """Assert what the audit concludes; an audit's test function is a call of this.

@@ -6,7 +6,6 @@ reasons and messages may come from anybody's plugin.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
@@ -14,9 +13,9 @@ from typing import Any
 
 from harness.judging.plan import LOOKS
 from harness.judging.yardsticks import YARDSTICKS
-from harness.report import svg
+from harness.report import rendering
 from harness.report.conclusions import conclusion, headline, how_sure, lead
-from harness.report.contrast import DASH, draw_panel, footnote, panels
+from harness.report.contrast import draw_panel, footnote, panels
 from harness.report.document import BLANK, Entry, MethodResult, grouped, methods, places, title_of, worst_of, write_text
 from harness.report.figures import figures
 from harness.report.pictures import Picture, pictures_of
@@ -33,8 +32,6 @@ from harness.report.words import (
     worded,
 )
 from harness.specs import split
-
-TEMPLATES = Path(__file__).with_name("templates")
 
 #: Pictures by task and poison.
 Pictures = Mapping[tuple[str, str], Picture]
@@ -56,21 +53,12 @@ def render(document: Mapping[str, Any], pictures: Pictures | None = None) -> str
         document: A JSON result (``--audit-json``) of any run. Audits, heuristics and the contract may be missing.
         pictures: What was planted; tasks and poisons that are not in the result are left out.
     """
-    import jinja2  # here, because it takes a while and few runs write a report
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    safe = jinja2.filters.do_mark_safe
-    environment.filters |= {"percent": lambda x: "–" if x is None else percent(x), "number": number, "units": _units}
+    environment = rendering.environment()
+    environment.filters |= {"percent": lambda x: "–" if x is None else percent(x), "number": number}
+    safe = rendering.safe
     environment.globals |= {
-        "icon": lambda verdict: safe(_icon(verdict)),
         "figures": lambda audit: [(caption, safe(drawn)) for caption, drawn in figures(audit, audit["anchor"])],
         "panel": lambda panel, i: safe(draw_panel(panel, f"panel-{i}")),
-        "light": safe(svg.palette()),
-        "dark": safe(svg.palette(dark=True)),
-        "drawing_style": safe(svg.style() + DASH),
     }
     return environment.get_template("report.html").render(view(document, pictures or {}))
 
@@ -244,14 +232,3 @@ def _span(seeds: Sequence[int]) -> str:
     if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
         return f"{seeds[0]}–{seeds[-1]}"
     return ", ".join(map(str, seeds))
-
-
-def _units(text: str) -> str:
-    """Return a sentence whose lines do not break between a number and its unit."""
-    return re.sub(r"(?<=\d) (?=%|pp\b|seeds\b)", "\N{NO-BREAK SPACE}", text)
-
-
-def _icon(verdict: str) -> str:
-    """Return the mark of a verdict, for the eye alone: its word always stands beside it."""
-    shape = svg.mark(verdict if verdict in WORST else "INCONCLUSIVE", 7, 7, 5)
-    return f'<svg class="icon" viewBox="0 0 14 14" aria-hidden="true" focusable="false">{shape}</svg>'

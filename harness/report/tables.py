@@ -23,9 +23,21 @@ def table(methods: Iterable[MethodResult]) -> list[str]:
             continue
         columns = columns_of(method.audits)
         rows = [[method.name, "verdict", *map(title_of, columns)]]
-        rows += [_row(cell, columns) for cell in method.cells if cell.audits]
+        rows += [[f"  {cell.poison}", *_texts(cell, columns)] for cell in method.cells if cell.audits]
         lines += [*_aligned(rows), *_discovery_lines(method), *_certificate_lines(method), *reference_lines(method), ""]
     return lines[:-1]
+
+
+def rows_of(methods: Iterable[MethodResult]) -> list[list[str]]:
+    """Return the closing table without controls as one table, the head first: a row for each method and poison."""
+    methods = [method for method in methods if method.audits]
+    columns = columns_of([audit for method in methods for audit in method.audits])
+    rows = [["method", "task", "poison", "verdict", *map(title_of, columns)]]
+    for method in methods:
+        for cell in method.cells:
+            texts = (" ".join(text.split()) for text in _texts(cell, columns))
+            rows.append([method.unlearner, method.task, cell.poison, *texts])
+    return rows
 
 
 #: Reasons for which a longer plan, or another method, would not help: the poison or the task is too weak.
@@ -55,10 +67,10 @@ def columns_of(audits: Iterable[Entry]) -> list[str]:
     return [*known, *(name for name in ran if name not in CLAIMS)]
 
 
-def _row(cell: CellResult, columns: Sequence[str]) -> list[str]:
+def _texts(cell: CellResult, columns: Sequence[str]) -> list[str]:
+    """Return the worst verdict on a poison, with its seeds, and what each claim comes to."""
     seeds = f"  n={cell.seeds}" if cell.seeds else ""
-    texts = [_text(cell.by_claim[claim]) if claim in cell.by_claim else "" for claim in columns]
-    return [f"  {cell.poison}", cell.worst + seeds, *texts]
+    return [cell.worst + seeds, *(_text(cell.by_claim[claim]) if claim in cell.by_claim else "" for claim in columns)]
 
 
 def _text(audit: Entry) -> str:

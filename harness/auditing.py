@@ -16,7 +16,7 @@ from harness.judging.claims import CLAIMS
 from harness.judging.drawing import draw, salt_file
 from harness.judging.plan import Plan
 from harness.judging.reliable import too_strict
-from harness.judging.verdict import Verdict
+from harness.report.results import Results
 from harness.studies.study import Study
 from harness.trials.lab import Lab
 
@@ -40,7 +40,7 @@ def audit(
     isolated: bool = False,
     timeout: float | None = DEFAULTS["timeout"],
     group: int | None = DEFAULTS["group"],
-) -> list[Verdict]:
+) -> Results:
     """Audit an unlearner: plant poisons, let it remove them, and judge the result against retraining.
 
     Args:
@@ -66,7 +66,8 @@ def audit(
             fastest.
 
     Returns:
-        For each poison the verdicts on the poison, on accuracy and on the budget.
+        For each poison the verdicts on the poison, on accuracy and on the budget: a list of `Verdict` that shows itself
+        as a table, and has a method ``to_frame``.
 
     Raises:
         UnlearningError: Something named cannot be found or used, or the method cannot be isolated.
@@ -91,7 +92,8 @@ def audit(
         require_hidden({**places, "the salt": salt_file(seeds_from) if seeds_from is not None else None})
     study = Study(cells, lab, looks, tolerance)
     claims = [claim for claim in CLAIMS.values() if claim.gates and not claim.mark]
-    return [study.verdict(cell, claim.name) for cell in cells for claim in claims if claim.applies(cell)]
+    asked = [(cell, claim.name) for cell in cells for claim in claims if claim.applies(cell)]
+    return Results.of((claim, study.verdict(cell, claim)) for cell, claim in asked)
 
 
 def _drawn(seeds_from: str, method: Registered, again: Registered) -> tuple[int, ...]:
