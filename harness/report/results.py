@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from harness.api import UnlearningError
 from harness.judging.verdict import Verdict
 from harness.report.document import Entry, methods, plain, read
-from harness.report.tables import rows_of, table
+from harness.report.tables import columns_of, rows_of, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,11 +111,25 @@ class Results(list[Any]):
         )
 
     def _table(self) -> list[list[str]]:
-        """Return the closing table as texts, its head first."""
-        return rows_of(methods({"audits": self._entries}))
+        """Return the closing table as texts, its head first; the first column is the file if there are several."""
+        found: list[list[str]] = []
+        for file, own in self._by_file().items():
+            head, *rows = rows_of(methods({"audits": own}), columns_of(self._entries))
+            found += [] if found else [["file", *head]]
+            found += [[file, *row] for row in rows]
+        several = len(self._by_file()) > 1
+        return [row if several else row[1:] for row in found]
+
+    def _by_file(self) -> dict[str, list[Entry]]:
+        files = list(dict.fromkeys(each.get("file", "") for each in self._entries)) or [""]
+        return {file: [each for each in self._entries if each.get("file", "") == file] for file in files}
 
     def __repr__(self) -> str:
-        return "\n".join(table(methods({"audits": self._entries}))) or "no audits"
+        if not self._entries:
+            return "no audits"
+        tables = {file: "\n".join(table(methods({"audits": own}))) for file, own in self._by_file().items()}
+        shown = [f"{file}\n\n{text}" if len(tables) > 1 else text for file, text in tables.items()]
+        return "\n\n".join(shown)
 
     def _repr_html_(self) -> str:
         head, *rows = self._table()

@@ -28,10 +28,13 @@ def table(methods: Iterable[MethodResult]) -> list[str]:
     return lines[:-1]
 
 
-def rows_of(methods: Iterable[MethodResult]) -> list[list[str]]:
-    """Return the closing table without controls as one table, the head first: a row for each method and poison."""
-    methods = [method for method in methods if method.audits]
-    columns = columns_of([audit for method in methods for audit in method.audits])
+def rows_of(methods: Iterable[MethodResult], columns: Sequence[str]) -> list[list[str]]:
+    """Return the closing table without controls as one table, the head first: a row for each method and poison.
+
+    Args:
+        methods: With their audits.
+        columns: The claims to show.
+    """
     rows = [["method", "task", "poison", "verdict", *map(title_of, columns)]]
     for method in methods:
         for cell in method.cells:

@@ -40,7 +40,16 @@ def test_a_row_is_an_audit_with_its_numbers(file):
 
 
 def test_several_files_make_one_list(file):
-    assert len(read_results(file, file)) == 24
+    other = file.with_name("other.json")
+    other.write_text(json.dumps(documents.document(("bad", "good"), ("noise", "other"))))
+    found = read_results(file, other)
+    assert len(found) == 24
+    lines = found.to_markdown().splitlines()
+    assert lines[0].startswith("| file | method | task |")
+    by_file = [(line.split(" | ")[0][2:], line.split(" | ")[1]) for line in lines[2:]]
+    assert by_file[:3] == [(str(file), "good"), (str(file), "good"), (str(file), "bad")]
+    assert by_file[4] == (str(other), "bad")
+    assert "0.90 [0.86, 0.95] FAIL" in repr(found).split(str(other))[0], "each file has a table of its own"
     assert read_results() == []
     assert repr(read_results()) == "no audits"
 
