@@ -67,7 +67,7 @@ class TrialItem(pytest.Item):
         elif error is not None:
             word = "raised"
         else:
-            word = "trained" if result is not None and result.made_here else "stored"
+            word = "trained" if result is not None and result.made_here else "cached"
         if not TrialItem._frozen and "torch" in sys.modules:
             # torch and its like are loaded for good: half a million objects, 0.1 s for every full collection.
             gc.freeze()

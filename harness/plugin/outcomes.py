@@ -16,8 +16,8 @@ from harness.report.words import explain
 #: What the terminal shows of a report: the word that is counted, the letter, the word of ``-v``, and its colour.
 Shown = tuple[str, str, str, dict[str, bool]]
 
-CRASHED: Shown = ("crashed", "c", "CRASHED", {"yellow": True})
-_LETTERS = {"trained": "t", "stored": "s", "raised": "r"}
+CRASHED: Shown = ("crashed", "!", "CRASHED", {"yellow": True})
+_LETTERS = {"trained": "t", "cached": "c", "raised": "r"}
 
 
 @dataclass(frozen=True)

@@ -41,11 +41,10 @@ def header(session: Session) -> list[str]:
     for task in settings.tasks:
         poisons = dict.fromkeys(cell.poison.id for cell in settings.cells if cell.task == task)
         lines.append(
-            f"task: {task.id}   poisons: {', '.join(poisons)}   seeds: {looks} ({settings.draw or FIXED})   "
-            f"plan: {settings.plan.kind}   "
+            f"task: {task.id}{_from(task)}   poisons: {', '.join(poisons)}   "
+            f"seeds: {looks} ({settings.draw or FIXED})   plan: {settings.plan.kind}   "
             f"budget: {100 * settings.budget:g} % of retraining"
             + (f"   discovery: {100 * settings.discovery:g} %" if settings.discovery < 1 else "")
-            + _from(task)
         )
     return [*lines, devices]
 
@@ -72,7 +71,7 @@ def summarise(session: Session, reporter: Any) -> None:
     if audits:
         found, plan = results.methods(), settings.plan
         together = tables.methods_that_pass(found, plan.alpha, plan.kind)
-        below = [tables.bad_seeds_left_open(found, plan.kind), together]
+        below = [tables.LEGEND, tables.bad_seeds_left_open(found, plan.kind), together]
         _section(reporter, "unlearning audits", [*tables.too_weak(found), *tables.table(found), *filter(None, below)])
     if missing := session.not_judged():
         named = [*missing[:10], *([f"... and {len(missing) - 10} more"] if len(missing) > 10 else [])]

@@ -43,6 +43,12 @@ def rows_of(methods: Iterable[MethodResult], columns: Sequence[str]) -> list[lis
     return rows
 
 
+#: What the numbers of the closing table mean.
+LEGEND = (
+    "poison left: 0 as retrained, 1 as poisoned [interval] · accuracy: minus retraining's · "
+    "cost: share of retraining's · n: seeds"
+)
+
 #: Reasons for which a longer plan, or another method, would not help: the poison or the task is too weak.
 TOO_WEAK = (Reason.NO_BITE, Reason.ORACLE_NOT_PASS, Reason.ORACLE_FAILS)
 
@@ -128,8 +134,8 @@ def reference_lines(method: MethodResult) -> list[str]:
         if outcomes := " ".join(sorted({f[claim] for f in found for claim in claims if claim in f})):
             controls.append(f"{name} {outcomes} n={max(f['seeds'] for f in found)}")
     for dose in {tuple(r["dose"].items()): None for r in references if "dose" in r}:
-        letters = " ".join({"PASS": "P", "FAIL": "F"}.get(outcome, "?") for _, outcome in dose)
-        controls.append(f"doses {' '.join(share for share, _ in dose)}: {letters}")
+        shares = ", ".join(f"{100 * float(share):g}" for share, _ in dose)
+        controls.append(f"{shares} % of the poison: {' '.join(outcome for _, outcome in dose)}")
     lines.append("  controls: " + " · ".join(controls))
     return lines
 

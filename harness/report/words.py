@@ -199,23 +199,31 @@ def reached(outcome: str, of: Mapping[str, Any]) -> str:
 
 
 def _numbers(verdict: Verdict) -> list[str]:
-    names = {
-        "retention": "retained fraction against retraining",
-        "exact-null": "score against N(0, 1)",
-        "non-inferiority": "difference from retraining",
-    }
-    if verdict.measure.test not in names or verdict.p_fail is None:
-        return [f"n = {len(verdict.seeds)} seeds"]
-    level = f" (level {verdict.level:.3g} at this look)" if verdict.level is not None else ""
+    """Return the p-values of a verdict, each with what it would be evidence against, and its seeds."""
     worst = verdict.details.get("worst_seed")
-    decides_fail = verdict.outcome is Outcome.FAIL
-    passing = [] if verdict.p_pass is None else [f"p for PASS = {_p(verdict.p_pass)}{'' if decides_fail else level}"]
+    seeds = f"n = {len(verdict.seeds)} seeds" + (f", worst seed {worst:.0f}" if worst is not None else "")
+    test, margin = verdict.measure.test, verdict.margin
+    if test == "budget" or verdict.p_fail is None:
+        return [seeds]
+    if test == "exact-null":
+        needs = {Outcome.FAIL: "FAIL needs p ≤", Outcome.PASS: "PASS needs p >"}.get(verdict.outcome, "")
+        return [f"p = {_p(verdict.p_fail)} if the model were retrained{_needs(needs, verdict)}", seeds]
+    if test == "retention":
+        within, beyond_it = f"at most {percent(margin)} were left or reversed", f"more than {percent(margin)} were"
+    else:
+        allowed = points(margin).lstrip("+")
+        within, beyond_it = f"at most {allowed} were lost", f"more than {allowed} were"
+    failed = verdict.outcome is Outcome.FAIL
+    passing = "" if verdict.p_pass is None else f"p = {_p(verdict.p_pass)} if {beyond_it}"
     return [
-        names[verdict.measure.test],
-        *passing,
-        f"p for FAIL = {_p(verdict.p_fail)}" + (level if decides_fail or not passing else ""),
-        f"n = {len(verdict.seeds)} seeds" + (f", worst seed {worst:.0f}" if worst is not None else ""),
+        f"p = {_p(verdict.p_fail)} if {within}" + (_needs("FAIL needs p ≤", verdict) if failed else ""),
+        *([passing + ("" if failed else _needs("PASS needs p ≤", verdict))] if passing else []),
+        seeds,
     ]
+
+
+def _needs(what: str, verdict: Verdict) -> str:
+    return f" ({what} {verdict.level:.3g} at this look)" if what and verdict.level is not None else ""
 
 
 def detail_texts(details: Mapping[str, float]) -> list[str]:

@@ -25,7 +25,7 @@ UNCLEAR = InconclusiveAudit(replace(VERDICT, outcome=Outcome.INCONCLUSIVE, reaso
 PASSED = replace(VERDICT, outcome=Outcome.PASS, reason="equivalent", estimate=0.0, interval=(-0.1, 0.1))
 RAISED = RuntimeError("no such layer")
 SKIPPED = ("x.py", 1, "Skipped: tired")
-STORED = {"trial": {}, "word": "stored"}
+CACHED = {"trial": {}, "word": "cached"}
 KEY = ("mine", "tiny", "backdoor", "poison")
 
 
@@ -81,9 +81,9 @@ def audit(error=None, when="call", kind="audit"):
         (Happened("call", "failed", "a traceback", error=UnlearningError("x")), None, False, "failed", None, "a tr"),
         (Happened("call", "failed", "a traceback", error=FAILED), None, False, "failed", None, "90 %"),
         (Happened("call", "failed", "a traceback", error=NotExamined("Why.")), None, False, "skipped", None, "Why."),
-        (Happened("call", "passed", reported=STORED), None, False, "passed", "stored", None),
-        (Happened("setup", "passed", reported=STORED), None, False, "passed", None, None),
-        (Happened("call", "failed", "a warning", reported=STORED), None, False, "failed", None, "a warning"),
+        (Happened("call", "passed", reported=CACHED), None, False, "passed", "cached", None),
+        (Happened("setup", "passed", reported=CACHED), None, False, "passed", None, None),
+        (Happened("call", "failed", "a warning", reported=CACHED), None, False, "failed", None, "a warning"),
         # What somebody skips, or expects to fail by a mark: in our suites it is red.
         (Happened("setup", "skipped", SKIPPED), None, False, "skipped", None, "tired"),
         (Happened("setup", "skipped", SKIPPED, ours=True), None, False, "failed", None, "not judged: a test of these"),

@@ -65,7 +65,7 @@ def test_the_finding_is_that_of_the_trace_that_decides(outcome, reason, p, sente
 
 def test_the_failure_shows_every_trace():
     text = explain(found(), "pytest here")
-    assert "  score against N(0, 1)   p for FAIL = 2.5e-06 (level 0.0033 at this look)   n = 5 seeds" in text
+    assert "  p = 2.5e-06 if the model were retrained (FAIL needs p ≤ 0.0033 at this look)   n = 5 seeds" in text
     assert "  traces: mean PASS 0.05 (equivalent, n = 5) · second moment FAIL −2.1 sd (null-rejected, n = 8)" in text
 
 

@@ -43,7 +43,7 @@ def test_a_failed_poison_audit_in_four_facts():
     assert (
         "Trace of the noise: 91 % of the poison's effect is left (99 % interval 84 % to 100 %, tolerance 20 %)." in text
     )
-    assert "p for FAIL = 0.0001 (level 0.005 at this look)" in text
+    assert "p = 0.0001 if at most 20 % were left or reversed (FAIL needs p ≤ 0.005 at this look)" in text
     assert "n = 3 seeds, worst seed 2" in text
     assert "reproduce: pytest here" in text
 
@@ -254,10 +254,10 @@ def test_no_number_is_minus_zero():
     assert [fraction(-0.001), fraction(-0.5), percent(-0.001)] == ["0.00", "−0.50", "0 %"]
 
 
-def test_doses_are_numbers():
+def test_mixtures_have_the_share_of_the_poison_and_the_verdict():
     dose = {"0": "PASS", "0.1": "PASS", "0.2": "INCONCLUSIVE", "0.5": "FAIL", "1": "FAIL"}
     lines = table(methods({"audits": [entry("a", "poison", "PASS", references={"dose": dose})]}))
-    assert lines[-1].endswith("doses 0 0.1 0.2 0.5 1: P P ? F F")
+    assert lines[-1].endswith("controls: 0, 10, 20, 50, 100 % of the poison: PASS PASS INCONCLUSIVE FAIL FAIL")
 
 
 def test_an_error_is_worse_than_a_failure():

@@ -104,7 +104,7 @@ def test_selection_listing_and_last_failed(folder):
     folder.pytest(*TINY, "--unlearner=identity")
     failed = folder.pytest(*TINY, "--unlearner=identity", "--lf")
     assert [audit["claim"] for audit in failed.json["audits"]] == ["poison"]
-    assert failed.counts()["stored"] > 0, "trials are put in after --lf has deselected"
+    assert failed.counts()["cached"] > 0, "trials are put in after --lf has deselected"
 
 
 def test_junit_carries_the_numbers(folder):
@@ -121,7 +121,7 @@ def test_junit_carries_the_numbers(folder):
 def test_a_failure_says_what_was_found_and_how_to_see_it_again(folder):
     run = folder.pytest(*TINY, "--unlearner=identity")
     assert "100 % of the poison's effect is left" in run.text
-    assert "p for FAIL" in run.text
+    assert "FAIL needs p" in run.text
     command = next(line for line in run.text.splitlines() if "reproduce:" in line).partition("pytest ")[2]
     assert "--unlearner=identity" in command
     assert "--task=tiny:Tiny" in command
