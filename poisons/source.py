@@ -8,12 +8,12 @@ rows of its class. To score a row by the log-odds of its label is from Carlini, 
 
 from __future__ import annotations
 
-import fnmatch
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from harness import Measure, Planted, Reading, UnlearningError, predicted
+from harness.columns import rows_with
 from poisons._points import check_fraction, log_odds
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ class Source:
     it is compared with retrained models. No scaling of the scores changes it.
 
     Attributes:
-        column, value: Rows whose column has this value, which may have the wildcards ``*`` and ``?``; on a task that
-            has columns, as a pipeline of tables has.
+        column, value: Rows whose column has this value (`harness.columns.rows_with`); on a task that has columns, as a
+            pipeline of tables has.
         rows: Path of a text file with row numbers in the training set, counted from 0, one per line.
         fraction: Share of the training set that is drawn if no rows are named, in (0, 1).
         mislabelled: Whether each row gets a wrong label, drawn evenly from the other classes.
@@ -156,12 +156,7 @@ class Source:
             column = getattr(task, "column", None)
             if column is None:
                 raise UnlearningError("the task has no columns; name the source by a file: source:rows=FILE")
-            found = [str(value) for value in column(self.column)]
-            pattern = self.value.replace("[", "[[]")  # only * and ? are wildcards
-            places = [place for place, each in enumerate(found) if fnmatch.fnmatchcase(each, pattern)]
-            if not places:
-                some = ", ".join(sorted(set(found))[:5])
-                raise UnlearningError(f"no row has {self.column}={self.value} (values: {some}, ...)")
+            places = rows_with(self.column, column(self.column), self.value)
         if len(places) >= n:
             raise UnlearningError("the source is the whole training set; at least one row must stay")
         return torch.tensor(places)

@@ -14,6 +14,7 @@ from harness import registry
 from harness.api import UnlearningError
 from harness.cells import Registered
 from harness.cli.gate import wait
+from harness.columns import parted
 from harness.report.document import read
 from harness.report.drilling import drill_lines
 from harness.report.words import percent
@@ -107,12 +108,12 @@ def source_of(text: str) -> tuple[str, str]:
     Raises:
         UnlearningError: It is neither COLUMN=VALUE nor a file.
     """
-    column, equals, value = text.partition("=")
-    if equals and column.strip() and value.strip():
-        return f"source:column={shown(column.strip())},value={shown(value.strip())}", text
     if Path(text).is_file():
         return f"source:rows={shown(text)}", text
-    raise UnlearningError(f"--source {text!r} must be COLUMN=VALUE or the path of a file that exists")
+    if "=" not in text:
+        raise UnlearningError(f"--source {text!r} must be COLUMN=VALUE or the path of a file that exists")
+    column, value = parted(text)
+    return f"source:column={shown(column)},value={shown(value)}", text
 
 
 def _count(task: Registered, spec: str) -> tuple[int, int]:
