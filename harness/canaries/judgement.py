@@ -68,7 +68,7 @@ class Judgement:
             Usually it is far larger: what a canary may add, all of them together may add many times.
         tests: All of them, in a fixed order.
         ranking: Whether each canary was in, from the one that looks most like a member to the one that looks least.
-        commitment: SHA-256 of the secret list.
+        commitment: SHA-256 of the secret list; ``""`` if there is no such list.
         verified: Whether it was compared with what was noted down or sealed when the canaries were planted.
     """
 
@@ -82,6 +82,17 @@ class Judgement:
     ranking: tuple[bool, ...]
     commitment: str
     verified: bool
+
+    @classmethod
+    def of(
+        cls, ranking: Sequence[bool], alpha: float, delta: float, commitment: str = "", verified: bool = False
+    ) -> Judgement:
+        """Return what a ranking shows; see the attributes."""
+        tests = guesses_of(ranking, alpha, delta)
+        return cls(
+            len(ranking), sum(ranking), alpha, delta, max(test.epsilon for test in tests),
+            max(test.source_epsilon for test in tests), tests, tuple(ranking), commitment, verified,
+        )  # fmt: skip
 
     @property
     def shown(self) -> bool:
@@ -101,7 +112,7 @@ class Judgement:
             proof = "would have proven that something is left"
             needed = f"Not even {best.made} {proof}" if best.needed is None else f"{best.needed} right guesses {proof}"
             return [f"{found}. {needed}. Nothing was shown. This does not prove that nothing is left."]
-        proven = f"with {100 * (1 - self.alpha):g} % confidence epsilon is {_at_least(self.epsilon)}"
+        proven = f"with {100 * (1 - self.alpha):g} % confidence epsilon is {at_least(self.epsilon)}"
         if best.reverse:
             several = [
                 f"Guessed the other way round, {found}; {proven}: the removal overshot, and the canaries stand out.",
@@ -112,7 +123,7 @@ class Judgement:
         if self.source_epsilon > self.epsilon:
             several.append(
                 f"This is the epsilon of one canary. For unlearning of the whole source, epsilon is "
-                f"{_at_least(self.source_epsilon)} (delta = {self.delta:g} for both)."
+                f"{at_least(self.source_epsilon)} (delta = {self.delta:g} for both)."
             )
         return [*several, DISCLAIMER]
 
@@ -159,13 +170,8 @@ def judge(
     losses = _losses(secret, scores, -1.0 if higher_means_member else 1.0)
     # Equal losses stay in the order of the ids, on which the coins do not depend.
     ranked = sorted(secret.canaries, key=lambda canary: losses[canary.id])
-    ranking = tuple(canary.planted for canary in ranked)
-    tests = guesses_of(ranking, alpha, delta)
-    return Judgement(
-        len(ranking), sum(ranking), alpha, delta, max(test.epsilon for test in tests),
-        max(test.source_epsilon for test in tests), tests, ranking, secret.commitment,
-        verified=commitment is not None or sealed is not None,
-    )  # fmt: skip
+    verified = commitment is not None or sealed is not None
+    return Judgement.of([canary.planted for canary in ranked], alpha, delta, secret.commitment, verified)
 
 
 def guesses_of(ranking: Sequence[bool], alpha: float, delta: float) -> tuple[Guesses, ...]:
@@ -259,6 +265,6 @@ def _needed(total: int, made: int, level: float, delta: float) -> int | None:
     return high
 
 
-def _at_least(epsilon: float) -> str:
+def at_least(epsilon: float) -> str:
     """Return a lower bound in words, rounded down."""
     return f"at least {math.floor(100 * epsilon) / 100:g}" if epsilon >= 0.01 else "above 0"
