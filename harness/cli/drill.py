@@ -55,8 +55,10 @@ def add_drill(subparsers: Any) -> None:
                         help="Plan of the audits (pytest's --audit-plan). Default: %(default)s")  # fmt: skip
     parser.add_argument("--budget", metavar="SHARE", help="Compute that the removal may use, as a share of "
                         "retraining's (pytest's --audit-budget). Without it, compute is not judged")  # fmt: skip
-    parser.add_argument("--dry-run", action="store_true", help="Print how many trainings the drill needs and how long "
-                        "they take, then stop. One model is trained on a tenth of the rows, to measure it")  # fmt: skip
+    parser.add_argument(
+        "--dry-run", action="store_true", help="Print how many trainings the drill needs, and their time, memory and "
+        "disk, then stop. To measure it, one model is trained on a tenth of the rows",
+    )  # fmt: skip
     parser.add_argument("--store", metavar="PATH", help="Where trained models are kept (pytest's --audit-store)")
     parser.add_argument("--report", metavar="DIR", help="Folder for an HTML report and the JSON result")
     parser.add_argument("--workers", metavar="N", help="Worker processes (pytest's -n)")
@@ -121,7 +123,7 @@ def _canaries(options: argparse.Namespace, method: Registered, task: Registered,
         lab = Lab.open(options.store, run=new_run("drill"), budget=budget, timeout=timeout)
         if options.dry_run:
             missing = [arm for arm in lab.missing(trials(method, task, source)[0]) if arm != "R"]
-            return f"canaries: {missing.count('P')} training and {missing.count('U')} unlearning more"
+            return f"Canaries: {missing.count('P')} training and {missing.count('U')} unlearning more."
         return canary_line(recall(method, task, source, lab))
     except Exception as error:  # of the removal, as a rule, which the audits report in full
         said = str(error) if isinstance(error, UnlearningError) else raised(error)

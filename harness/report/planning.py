@@ -14,16 +14,34 @@ if TYPE_CHECKING:
 
 
 def forecast_lines(costs: Sequence[Mapping[str, Any]], processes: int) -> list[str]:
-    """Return what a study would still cost, in a line for the shortest and for the longest plan."""
+    """Return what a study would still cost, in a line for the shortest and for the longest plan, and how that is known.
+
+    Args:
+        costs: What `harness.studies.forecast.remaining_cost` returned.
+        processes: How many work side by side.
+    """
     lines = []
+    on = f"{processes} process{'es' if processes > 1 else ''}"
     for cost, label in zip(costs, ("if every verdict is clear", "if the whole plan is needed"), strict=False):
-        on = f"{processes} process{'es' if processes > 1 else ''}"
         crafting = f"; crafting {', '.join(cost['crafted'])} comes on top" if cost["crafted"] else ""
+        memory = f", {gigabytes(processes * cost['memory'])} of memory" if cost["memory"] else ""
+        each = f" ({gigabytes(cost['memory'])} each)" if memory and processes > 1 else ""
         lines.append(
             f"{label} ({cost['seeds']} seeds): {cost['trainings']} trainings and {cost['unlearnings']} unlearnings, "
-            f"about {duration(cost['seconds'] / processes)} on {on}, {cost['bytes'] / 1e6:.1f} MB of disk{crafting}"
+            f"about {duration(cost['seconds'] / processes)} on {on}{memory}{each}, {cost['bytes'] / 1e6:.1f} MB of "
+            f"disk{crafting}"
+        )
+    if any(cost["tenth"] for cost in costs):
+        lines.append(
+            "Time and memory were measured by a training on a tenth of the rows. A removal is counted as one training. "
+            "Memory may grow with the rows; that of processes which your code starts is not counted."
         )
     return lines
+
+
+def gigabytes(size: float) -> str:
+    """Return a number of bytes as people read it, e.g. ``"0.4 GB"``."""
+    return f"{size / 1e9:.1f} GB"
 
 
 #: Planned power that makes an audit worth its time.
