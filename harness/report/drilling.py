@@ -8,6 +8,7 @@ from typing import Any
 
 from harness.canaries.judgement import Judgement, at_least
 from harness.report.document import methods
+from harness.report.tables import too_weak
 from harness.report.words import percent, points
 
 #: The name of the second retrained model.
@@ -30,7 +31,7 @@ def drill_lines(document: Mapping[str, Any], source: str, name: str, rows: int, 
         rows: Its rows.
         of: Rows of the training set.
     """
-    lines = []
+    lines = too_weak(methods(document))
     for method in methods(document):
         for cell in method.cells:
             audits = {audit["claim"]: audit for audit in cell.audits}
