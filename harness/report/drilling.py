@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -74,6 +75,8 @@ def _left(audit: Mapping[str, Any]) -> str:
     if reason == "no-bite":
         seeds = len(audit["seeds"])
         return f"nothing to judge: models trained with and without these rows were not found to differ (n = {seeds})"
+    if verdict == "ERROR":
+        return "not judged: " + re.sub(r"^[\w.]+: ", "", str(reason)).removesuffix(".")
     if not isinstance(estimate, float) or not math.isfinite(estimate):
         return f"{verdict}; reason: {reason}"
     low, high = audit["interval"]
