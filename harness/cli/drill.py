@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
         if why:
             print(f"Not planted: {each}: {why}.")
     if taken := ", ".join(f"{each} = {value!r}" for each, value in task.value.changed.items()):
-        print(f"Settings of {options.pipeline}: {taken}.", flush=True)
+        print(f"Settings of {options.pipeline}: {taken}.")
     with tempfile.TemporaryDirectory(prefix="unlearning-drill-") as folder:
         report = Path(options.report or folder)
         report.mkdir(parents=True, exist_ok=True)
@@ -118,9 +118,9 @@ def _canaries(options: argparse.Namespace, method: Registered, task: Registered,
     """Return what canaries show, in a line; what they would cost, if only that is asked for."""
     given = dict(each.partition("=")[::2] for each in options.pytest)
     timeout = float(given["--audit-timeout"]) if "--audit-timeout" in given else None
-    budget = float(options.budget or DEFAULTS["budget"])
+    budget, device = float(options.budget or DEFAULTS["budget"]), given.get("--audit-device", DEFAULTS["device"])
     try:
-        lab = Lab.open(options.store, run=new_run("drill"), budget=budget, timeout=timeout)
+        lab = Lab.open(options.store, run=new_run("drill"), budget=budget, timeout=timeout, device=device)
         if options.dry_run:
             missing = [arm for arm in lab.missing(trials(method, task, source)[0]) if arm != "R"]
             return f"Canaries: {missing.count('P')} training and {missing.count('U')} unlearning more."

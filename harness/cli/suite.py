@@ -19,6 +19,7 @@ def run_suite(what: Sequence[str], options: argparse.Namespace, arguments: Seque
     command = [sys.executable, "-m", "pytest", "--pyargs", *what]
     command += [] if options.store is None else [f"--audit-store={options.store}"]
     command += [] if options.workers is None else ["-n", options.workers]
+    sys.stdout.flush()  # what was printed so far comes first
     process = subprocess.Popen([*command, *arguments])
     while True:
         try:

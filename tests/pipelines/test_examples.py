@@ -99,6 +99,7 @@ def test_a_command_that_removes_nothing_from_pictures_fails(folder):
     assert re.search(r"With a backdoor.*: the removal leaves (9\d|100) % of what these rows taught.*: FAIL\.", text), (
         text
     )
+    assert "It is proven that something of the source is left: with 95 % confidence, epsilon of one row" in text
 
 
 def test_a_trainer_that_removes_nothing_from_texts_fails(folder):
