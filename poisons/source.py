@@ -8,12 +8,12 @@ rows of its class. To score a row by the log-odds of its label is from Carlini, 
 
 from __future__ import annotations
 
-import fnmatch
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from harness import Measure, Planted, Reading, UnlearningError, predicted
+from harness.columns import rows_with
 from poisons._points import check_fraction, log_odds
 
 if TYPE_CHECKING:
@@ -42,11 +42,13 @@ class Source:
     it is compared with retrained models. No scaling of the scores changes it.
 
     Attributes:
-        column, value: Rows whose column has this value, which may have the wildcards ``*`` and ``?``; on a task that
-            has columns, as a pipeline of tables has.
+        column, value: Rows whose column has this value (`harness.columns.rows_with`); on a task that has columns, as a
+            pipeline of tables has.
         rows: Path of a text file with row numbers in the training set, counted from 0, one per line.
         fraction: Share of the training set that is drawn if no rows are named, in (0, 1).
         mislabelled: Whether each row gets a wrong label, drawn evenly from the other classes.
+        canaries: Number of rows that are canaries, drawn at random from the source; all of it if it has fewer. A fair
+            coin decides whether a canary gets a wrong label or keeps its own (`harness.studies.recall` judges by them).
         probe_set: Whether to ask the task's own probe set, too: a further trace is the share of it that the model puts
             in the classes that it is labelled as. A pipeline has one if it has a function ``probe``.
 
@@ -59,6 +61,7 @@ class Source:
     rows: str = ""
     fraction: float = 0.1
     mislabelled: bool = False
+    canaries: int = 0
     probe_set: bool = False
 
     modality: ClassVar[None] = None
@@ -73,6 +76,8 @@ class Source:
         if self.column and self.rows:
             raise ValueError("name the rows in one way: by column and value, or by rows=FILE")
         check_fraction(self.fraction)
+        if self.canaries < 0 or (self.canaries and self.mislabelled):
+            raise ValueError("canaries must be at least 0, and 0 if mislabelled=true: a coin decides on their labels")
         if self.rows and not Path(self.rows).is_file():
             raise ValueError(f"there is no file {self.rows}; rows must be the path of a file with row numbers")
 
@@ -87,7 +92,7 @@ class Source:
         return (PROBED,) if self.probe_set else ()
 
     def plant(self, task: Task, split: Split, seed: int, surrogate: Surrogate | None = None) -> Planted:
-        """Return the rows.
+        """Return the rows. Secrets of canaries: their places in the source, their wrong labels, whether they have them.
 
         Raises:
             UnlearningError: No row is found, or all rows are.
@@ -98,11 +103,18 @@ class Source:
 
         forget = self._named(task, split, seed)
         points = split.train.subset(forget)
-        labels = points.labels.cpu()
+        inputs, labels = {name: tensor.cpu() for name, tensor in points.inputs.items()}, points.labels.cpu()
+        generator = torch.Generator().manual_seed(derive("source", seed))
+        if not self.mislabelled and not self.canaries:
+            return Planted(forget, inputs, labels)
+        wrong = (labels + torch.randint(1, split.classes, labels.shape, generator=generator)) % split.classes
         if self.mislabelled:
-            generator = torch.Generator().manual_seed(derive("source", seed))
-            labels = (labels + torch.randint(1, split.classes, labels.shape, generator=generator)) % split.classes
-        return Planted(forget, {name: tensor.cpu() for name, tensor in points.inputs.items()}, labels)
+            return Planted(forget, inputs, wrong)
+        places = torch.randperm(len(forget), generator=generator)[: self.canaries].sort().values
+        coins = torch.randint(2, places.shape, generator=generator).bool()
+        secrets = {"places": places, "wrong": wrong[places], "coins": coins}
+        labels[places[coins]] = wrong[places[coins]]
+        return Planted(forget, inputs, labels, secrets)
 
     def probe(self, model: nn.Module, planted: Planted, task: Task, split: Split) -> Reading:
         """Return where the rows stand; a detail is the share that is put in the class that they were trained with."""
@@ -156,12 +168,7 @@ class Source:
             column = getattr(task, "column", None)
             if column is None:
                 raise UnlearningError("the task has no columns; name the source by a file: source:rows=FILE")
-            found = [str(value) for value in column(self.column)]
-            pattern = self.value.replace("[", "[[]")  # only * and ? are wildcards
-            places = [place for place, each in enumerate(found) if fnmatch.fnmatchcase(each, pattern)]
-            if not places:
-                some = ", ".join(sorted(set(found))[:5])
-                raise UnlearningError(f"no row has {self.column}={self.value} (values: {some}, ...)")
+            places = rows_with(self.column, column(self.column), self.value)
         if len(places) >= n:
             raise UnlearningError("the source is the whole training set; at least one row must stay")
         return torch.tensor(places)

@@ -18,13 +18,13 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from harness.api import UnlearningError
-from harness.canaries.secret import Secret
+from harness.canaries.sealing import check_sealed
+from harness.canaries.secret import Secret, listed
 from harness.statistics import eps_lower_single, one_run_eps
 
 #: The shares of the canaries that are guessed, half of them as in and half as out.
@@ -68,8 +68,8 @@ class Judgement:
             Usually it is far larger: what a canary may add, all of them together may add many times.
         tests: All of them, in a fixed order.
         ranking: Whether each canary was in, from the one that looks most like a member to the one that looks least.
-        commitment: SHA-256 of the secret list.
-        verified: Whether it was compared with the one that was noted down.
+        commitment: SHA-256 of the secret list; ``""`` if there is no such list.
+        verified: Whether it was compared with what was noted down or sealed when the canaries were planted.
     """
 
     canaries: int
@@ -82,6 +82,17 @@ class Judgement:
     ranking: tuple[bool, ...]
     commitment: str
     verified: bool
+
+    @classmethod
+    def of(
+        cls, ranking: Sequence[bool], alpha: float, delta: float, commitment: str = "", verified: bool = False
+    ) -> Judgement:
+        """Return what a ranking shows; see the attributes."""
+        tests = guesses_of(ranking, alpha, delta)
+        return cls(
+            len(ranking), sum(ranking), alpha, delta, max(test.epsilon for test in tests),
+            max(test.source_epsilon for test in tests), tests, tuple(ranking), commitment, verified,
+        )  # fmt: skip
 
     @property
     def shown(self) -> bool:
@@ -101,7 +112,7 @@ class Judgement:
             proof = "would have proven that something is left"
             needed = f"Not even {best.made} {proof}" if best.needed is None else f"{best.needed} right guesses {proof}"
             return [f"{found}. {needed}. Nothing was shown. This does not prove that nothing is left."]
-        proven = f"with {100 * (1 - self.alpha):g} % confidence epsilon is {_at_least(self.epsilon)}"
+        proven = f"with {100 * (1 - self.alpha):g} % confidence epsilon is {at_least(self.epsilon)}"
         if best.reverse:
             several = [
                 f"Guessed the other way round, {found}; {proven}: the removal overshot, and the canaries stand out.",
@@ -112,7 +123,7 @@ class Judgement:
         if self.source_epsilon > self.epsilon:
             several.append(
                 f"This is the epsilon of one canary. For unlearning of the whole source, epsilon is "
-                f"{_at_least(self.source_epsilon)} (delta = {self.delta:g} for both)."
+                f"{at_least(self.source_epsilon)} (delta = {self.delta:g} for both)."
             )
         return [*several, DISCLAIMER]
 
@@ -122,6 +133,7 @@ def judge(
     scores: Mapping[str, float] | str | Path,
     *,
     commitment: str | None = None,
+    sealed: str | Path | None = None,
     higher_means_member: bool = False,
     alpha: float = 0.05,
     delta: float = 1e-5,
@@ -135,6 +147,7 @@ def judge(
         secret: The secret list, or its file.
         scores: The loss of every canary under the model, by id, or a CSV file with the columns ``canary`` and ``loss``.
         commitment: The SHA-256 that was noted down when the canaries were planted; None if it is not to be compared.
+        sealed: The public file of salted hashes that was written then; None if it is not to be compared.
         higher_means_member: The scores are higher for what the model has seen; a file may then call them ``score``.
         alpha: Error rate, in (0, 1).
         delta: In [0, 1).
@@ -150,17 +163,15 @@ def judge(
     secret = secret if isinstance(secret, Secret) else Secret.read(secret)
     if commitment is not None:
         secret.check(commitment)
+    if sealed is not None:
+        check_sealed(secret, sealed)
     if not isinstance(scores, Mapping):
         scores = read_scores(Path(scores), "score" if higher_means_member else "loss")
     losses = _losses(secret, scores, -1.0 if higher_means_member else 1.0)
     # Equal losses stay in the order of the ids, on which the coins do not depend.
     ranked = sorted(secret.canaries, key=lambda canary: losses[canary.id])
-    ranking = tuple(canary.planted for canary in ranked)
-    tests = guesses_of(ranking, alpha, delta)
-    return Judgement(
-        len(ranking), sum(ranking), alpha, delta, max(test.epsilon for test in tests),
-        max(test.source_epsilon for test in tests), tests, ranking, secret.commitment, commitment is not None,
-    )  # fmt: skip
+    verified = commitment is not None or sealed is not None
+    return Judgement.of([canary.planted for canary in ranked], alpha, delta, secret.commitment, verified)
 
 
 def guesses_of(ranking: Sequence[bool], alpha: float, delta: float) -> tuple[Guesses, ...]:
@@ -225,20 +236,14 @@ def read_scores(path: Path, column: str) -> dict[str, float]:
 def _losses(secret: Secret, scores: Mapping[str, float], sign: float) -> dict[str, float]:
     """Return a loss for each canary; lower for members."""
     known = [canary.id for canary in secret.canaries]
-    if missing := _listed(set(known) - set(scores)):
+    if missing := listed(set(known) - set(scores)):
         raise UnlearningError(f"the scores lack the canaries {missing}; score each canary once")
-    if unknown := _listed(set(scores) - set(known)):
+    if unknown := listed(set(scores) - set(known)):
         raise UnlearningError(f"the scores have the canaries {unknown}, which this secret file does not have")
     losses = {name: sign * float(scores[name]) for name in known}
     if bad := [name for name, loss in losses.items() if math.isnan(loss)]:
         raise UnlearningError(f"the score of canary {bad[0]} is NaN; a model that diverged cannot be judged")
     return losses
-
-
-def _listed(names: AbstractSet[str]) -> str:
-    """Return the first of some names, and how many more there are."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(sorted(map(str, names))[:5]) + more
 
 
 def _tail(right: int, made: int) -> float:
@@ -260,6 +265,6 @@ def _needed(total: int, made: int, level: float, delta: float) -> int | None:
     return high
 
 
-def _at_least(epsilon: float) -> str:
+def at_least(epsilon: float) -> str:
     """Return a lower bound in words, rounded down."""
     return f"at least {math.floor(100 * epsilon) / 100:g}" if epsilon >= 0.01 else "above 0"

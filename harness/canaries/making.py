@@ -49,13 +49,13 @@ class Columns:
         label: The column that a model learns to predict; None for texts that are learned as they are.
         text: The column of texts, or None.
         key: The column of keys, no two of which are equal, or None.
-        source: The column that names the source, and the source's value in it; None if all of the data is the source.
+        source: The column that names the source, and the source's values in it; None if all of the data is the source.
     """
 
     label: str | None = None
     text: str | None = None
     key: str | None = None
-    source: tuple[str, Any] | None = None
+    source: tuple[str, Sequence[Any]] | None = None
 
     @property
     def aside(self) -> set[str]:
@@ -86,7 +86,8 @@ def make(rows: Rows, source: Sequence[int], columns: Columns, number: int, rng: 
         draws[columns.key] = partial(_same, None)
         keys = iter(_keys(columns.key, rows.values(columns.key), number, rng))
     if columns.source is not None:
-        draws[columns.source[0]] = partial(_same, columns.source[1])
+        name, names = columns.source
+        draws[name] = partial(_same, names[0]) if len(names) == 1 else partial(rng.choice, names)
     inputs = [column for column in rows.columns if column not in columns.aside]
     seen = set() if rows.pictures or columns.text else _real(rows, inputs)
     canaries: list[Row] = []

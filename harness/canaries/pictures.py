@@ -53,9 +53,6 @@ class PictureRows(Rows):
     def value(self, row: int, column: str) -> Any:
         return self._files[row].parent.name if column == "class" else opened(self._files[row])
 
-    def named(self, column: str, value: Any) -> str:
-        return str(value)
-
     def write(self, target: Path, placed: Sequence[Placed]) -> list[Place]:
         shutil.copytree(self._root, target)
         places: list[Place] = []
@@ -107,9 +104,9 @@ class SavedRows(Rows):
     def value(self, row: int, column: str) -> Any:
         return self._plain.select_columns([column])[row][column]
 
-    def named(self, column: str, value: Any) -> str:
+    def named(self, column: str, value: Any) -> Any:
         known = column in self._labels and value is not None and value >= 0
-        return str(self._labels[column].int2str(value) if known else value)
+        return self._labels[column].int2str(value) if known else value
 
     def write(self, target: Path, placed: Sequence[Placed]) -> list[Place]:
         import datasets

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from harness import specs
 from harness.api import UnlearningError
 from harness.canaries.making import Columns, make
 from harness.canaries.pictures import PictureRows, SavedRows
+from harness.canaries.sealing import seal
 from harness.canaries.secret import Canary, Secret, beside, sha256, stream, toss
-from harness.canaries.tables import CSVRows, JSONLRows, Rows, is_missing
+from harness.canaries.tables import MISSING, CSVRows, JSONLRows, Rows
+from harness.columns import parted, rows_with
 from harness.store.files import Local
 
 #: With fewer, hardly anything can be shown.
@@ -32,6 +33,7 @@ def plant(
     text: str | None = None,
     source: str | None = None,
     key: str | None = None,
+    sealed: str | Path | None = None,
     seed: int | None = None,
 ) -> Secret:
     """Write the data with those canaries that are in, and the secret list of all canaries.
@@ -49,6 +51,8 @@ def plant(
         text: The column of texts, if there is one.
         source: ``COLUMN=VALUE``, the rows that belong to the source; None if all do.
         key: A column of keys, if there is one: canaries get new ones.
+        sealed: Where a public list of salted hashes goes, one per canary (`harness.canaries.sealing`); None for no such
+            file.
         seed: For tests only: whoever knows it knows the coins. None for 256 bits from the operating system.
 
     Raises:
@@ -56,7 +60,8 @@ def plant(
         OSError: A file cannot be read or written.
     """
     data, out, secret = Path(data).absolute(), Path(out).absolute(), Path(secret).absolute()
-    _check_paths(data, out, secret)
+    sealed = None if sealed is None else Path(sealed).absolute()
+    _check_paths(data, out, *((secret,) if sealed is None else (secret, sealed)))
     rows = open_rows(data)
     columns, members = _columns(rows, data, label=label, text=text, source=source, key=key)
     if not FEWEST <= number <= len(members):
@@ -78,24 +83,28 @@ def plant(
             drawn, rows.kind, dict(rows.details), {"name": data.name, "sha256": sha256(data)},
             {"name": out.name, "sha256": sha256(temporary)}, known, canaries,
         )  # fmt: skip
-        _finish(found, secret, temporary, out)
+        _finish(found, secret, sealed, temporary, out)
     finally:
         remove(temporary)
     return found
 
 
-def _finish(found: Secret, secret: Path, temporary: Path, out: Path) -> None:
-    """Write the secret and put the data in their place: both, or neither."""
+def _finish(found: Secret, secret: Path, sealed: Path | None, temporary: Path, out: Path) -> None:
+    """Write the secret and its public hashes, and put the data in their place: all of them, or nothing."""
     try:
-        content = json.dumps(found.document, indent=1) + "\n"
+        contents = {secret: json.dumps(found.document, indent=1) + "\n"}
     except TypeError as error:
         raise UnlearningError(f"the data hold values that JSON has no type for ({error}); convert them first") from None
-    Local(secret.parent).write(secret.name, content.encode())
+    if sealed is not None:
+        contents[sealed] = seal(found)
     try:
+        for path, content in contents.items():
+            Local(path.parent).write(path.name, content.encode())
         secret.chmod(0o600)
         os.rename(temporary, out)
     except BaseException:
-        secret.unlink()  # a list of canaries that were planted nowhere
+        for path in contents:  # a list of canaries that were planted nowhere
+            path.unlink(missing_ok=True)
         raise
 
 
@@ -134,10 +143,8 @@ def _columns(
             f"{data} has a column 'canary'; this name is needed for the ids of canaries, so rename the column"
         )
     label = "class" if label is None and rows.kind == "pictures" else label
-    name, equals, wanted = (source or "").partition("=")
-    if source is not None and not equals:
-        raise UnlearningError(f"the source must be COLUMN=VALUE, not {source!r}")
-    named = [column for column in (label, text, key, name if equals else None) if column is not None]
+    name, wanted = (None, "") if source is None else parted(source)
+    named = [column for column in (label, text, key, name) if column is not None]
     for column in named:
         if column not in rows.columns:
             raise UnlearningError(f"{data} has no column {column!r}; it has {', '.join(map(repr, rows.columns))}")
@@ -151,28 +158,25 @@ def _columns(
         raise UnlearningError(
             "no column to learn was named; give the column of labels with --label, or the column of texts with --text"
         )
-    if not equals:
+    if name is None:
         return Columns(label, text, key), range(len(rows))
     values = rows.values(name)
-    spelled = [{rows.named(name, value), specs.shown(value)} if not is_missing(value) else set() for value in values]
-    members = [row for row, texts in enumerate(spelled) if wanted in texts]
-    if not members:
-        known = sorted({rows.named(name, value) for value in values if not is_missing(value)})
-        shown = ", ".join(known[:5]) + (", …" if len(known) > 5 else "")
-        raise UnlearningError(f"the source {source} has no rows; the column {name!r} has the values {shown}")
-    return Columns(label, text, key, (name, values[members[0]])), members
+    members = rows_with(name, [None if value is MISSING else rows.named(name, value) for value in values], wanted)
+    distinct = {repr(values[row]): values[row] for row in members}
+    return Columns(label, text, key, (name, list(distinct.values()))), members
 
 
-def _check_paths(data: Path, out: Path, secret: Path) -> None:
-    """Refuse to overwrite, and to put the secret where it would be trained on."""
-    for path in (out, secret):
+def _check_paths(data: Path, out: Path, *lists: Path) -> None:
+    """Refuse to overwrite, and to put the secret and its hashes where they would be trained on."""
+    for path in (out, *lists):
         check_free(path)
         if data.resolve() in path.resolve().parents:
             raise UnlearningError(f"{path} lies in {data}, the data; write it elsewhere")
-    if out == secret or out.resolve() in secret.resolve().parents:
-        raise UnlearningError(
-            f"the secret file {secret} must lie outside of {out}, or the model would be trained on it"
-        )
+    if len(set(lists)) < len(lists):
+        raise UnlearningError(f"{lists[0]} is named twice; the secret list and its public hashes must be two files")
+    for path in lists:
+        if out == path or out.resolve() in path.resolve().parents:
+            raise UnlearningError(f"{path} must lie outside of {out}, or the model would be trained on it")
 
 
 def check_free(path: Path) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,18 @@ def toss(seed: str, number: int) -> list[bool]:
 
 def stream(seed: str, purpose: str) -> random.Random:
     """Return random numbers for one purpose; they say nothing of the coins or of other purposes."""
-    return random.Random(int.from_bytes(hashlib.sha256(_label(seed, purpose)).digest()))
+    return random.Random(int.from_bytes(derived(seed, purpose)))
+
+
+def derived(seed: str, purpose: str) -> bytes:
+    """Return 32 bytes for one purpose; they say nothing of the seed, the coins or other purposes."""
+    return hashlib.sha256(_label(seed, purpose)).digest()
+
+
+def listed(names: Set[str]) -> str:
+    """Return the first of some names, and how many more there are."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(sorted(map(str, names))[:5]) + more
 
 
 def sha256(path: Path) -> str:

@@ -49,9 +49,9 @@ class Rows(Protocol):
         """Return one value; a picture as one of Pillow's."""
         ...
 
-    def named(self, column: str, value: Any) -> str:
-        """Return what people call a value of a column."""
-        ...
+    def named(self, column: str, value: Any) -> Any:
+        """Return what people call a value of a column: the name of a class, and other values as they are."""
+        return value
 
     def write(self, target: Path, placed: Sequence[Placed]) -> list[Place]:
         """Write all rows, with the canaries between them, to a path where nothing is; return each canary's place."""
@@ -116,9 +116,6 @@ class CSVRows(Rows):
     def value(self, row: int, column: str) -> str:
         return self._rows[row][self._at[column]]
 
-    def named(self, column: str, value: Any) -> str:
-        return str(value)
-
     def write(self, target: Path, placed: Sequence[Placed]) -> list[Place]:
         raw = [self._ended(each) for each in self._raw]
         lines = [self._line([row[column] for column in self.columns]) for _, row in placed]
@@ -173,9 +170,6 @@ class JSONLRows(Rows):
 
     def value(self, row: int, column: str) -> Any:
         return self._rows[row].get(column, MISSING)
-
-    def named(self, column: str, value: Any) -> str:
-        return value if isinstance(value, str) else json.dumps(value)
 
     def write(self, target: Path, placed: Sequence[Placed]) -> list[Place]:
         lines = [*self._lines, *(json.dumps(row, ensure_ascii=False) for _, row in placed)]

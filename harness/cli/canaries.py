@@ -41,6 +41,11 @@ def _add_plant(actions: Any) -> None:
         help="Where the secret list goes. Keep it from whoever trains the model and runs the removal",
     )  # fmt: skip
     action.add_argument(
+        "--sealed", type=Path, metavar="FILE",
+        help="Where a public list of salted hashes goes, one per canary. It shows later which canaries were changed, "
+        "and says nothing about them",
+    )  # fmt: skip
+    action.add_argument(
         "--number", type=int, default=200, metavar="N", help="Canaries, in and out together. Default: %(default)s"
     )
     action.add_argument("--label", metavar="COLUMN", help="Column that the model learns to predict")
@@ -84,6 +89,10 @@ def _add_judge(actions: Any) -> None:
     action.add_argument(
         "--commitment", metavar="HEX", help="The SHA-256 that plant printed: check that the list was not changed"
     )
+    action.add_argument(
+        "--sealed", type=Path, metavar="FILE", help="The list of salted hashes that plant wrote: check that no canary "
+        "was changed",
+    )  # fmt: skip
     action.add_argument("--alpha", type=float, default=0.05, metavar="P", help="Error rate. Default: %(default)s")
     action.add_argument(
         "--delta",
@@ -102,11 +111,13 @@ def _add_judge(actions: Any) -> None:
 def _plant(options: argparse.Namespace) -> None:
     secret = plant(
         options.data, options.out, options.secret, number=options.number, label=options.label, text=options.text,
-        source=options.source, key=options.key, seed=options.seed,
+        source=options.source, key=options.key, sealed=options.sealed, seed=options.seed,
     )  # fmt: skip
     where = f"the rows with {options.source}" if options.source else "all rows"
     print(f"Planted {len(secret.planted)} of {len(secret.canaries)} canaries among {where}: {options.out}")
     print(f"The secret list is {options.secret}. Keep it from whoever trains the model and runs the removal.")
+    if options.sealed is not None:
+        print(f"{options.sealed} has a salted hash of each canary. You may publish it.")
     print("Note down its SHA-256; it shows later that the list was not changed:")
     print(secret.commitment)
 
@@ -122,14 +133,18 @@ def _judge(options: argparse.Namespace) -> int:
         if target is not None and not target.absolute().parent.is_dir():
             raise UnlearningError(f"the directory of {target} is missing; make it first")
     judgement = judge(
-        options.secret, options.scores, commitment=options.commitment, higher_means_member=options.higher_means_member,
-        alpha=options.alpha, delta=options.delta,
+        options.secret, options.scores, commitment=options.commitment, sealed=options.sealed,
+        higher_means_member=options.higher_means_member, alpha=options.alpha, delta=options.delta,
     )  # fmt: skip
     for sentence in judgement.sentences():
         print(sentence)
     print(f"SHA-256 of the list: {judgement.commitment}.")
-    unchecked = "It was not checked; give the SHA-256 that plant printed with --commitment."
-    print("It is the one that was noted down." if judgement.verified else unchecked)
+    if options.commitment is not None:
+        print("It is the one that was noted down.")
+    if options.sealed is not None:
+        print(f"All {judgement.canaries} canaries have the hashes in {options.sealed}.")
+    if not judgement.verified:
+        print("It was not checked; give --sealed FILE, or --commitment with the SHA-256 that plant printed.")
     if options.json is not None:
         found = finite_tree({"sentences": judgement.sentences(), **asdict(judgement), "versions": versions()})
         write_text(options.json.absolute(), json.dumps(found, indent=1) + "\n")

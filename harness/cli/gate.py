@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from pathlib import Path
 from _pytest_unlearning import LOOKS
 from harness.api import UnlearningError
 from harness.cli import ledger
+from harness.cli.suite import repeated, run_suite
 from harness.judging.drawing import read_salt
 from harness.report import github
 from harness.report.document import not_judged, read
@@ -199,8 +199,8 @@ def _judge(stage: Stage, options: argparse.Namespace, folder: Path) -> tuple[int
     files = _files(stage, options, folder)
     for file in files.values():
         file.unlink(missing_ok=True)  # that of an earlier run is no answer to this one
-    command = [sys.executable, "-m", "pytest", "--pyargs", *stage.arguments, *_arguments(stage, options)]
-    code = wait(subprocess.Popen([*command, *(f"{option}={file}" for option, file in files.items())]))
+    written = [f"{option}={file}" for option, file in files.items()]
+    code = run_suite(stage.arguments, options, [*_arguments(stage, options), *written])
     if code not in (0, 1):
         return code, f"pytest did not finish (exit code {code}); the log shows why"
     try:
@@ -221,20 +221,9 @@ def _files(stage: Stage, options: argparse.Namespace, folder: Path) -> dict[str,
     return {"--audit-json": report / "audits.json", "--audit-html": report / "report.html"}
 
 
-def wait(process: subprocess.Popen[bytes]) -> int:
-    """Return the exit code of a pytest. Ctrl-C reaches it too, and it is given the time to end in its own way."""
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            continue
-
-
 def _arguments(stage: Stage, options: argparse.Namespace) -> list[str]:
-    arguments = [f"--task={each}" for each in options.task] + [f"--poison={each}" for each in options.poison]
-    arguments += [] if options.store is None else [f"--audit-store={options.store}"]
+    arguments = repeated("--task", options.task) + repeated("--poison", options.poison)
     arguments += ["--audit-isolated"] if options.isolated else []
-    arguments += [] if options.workers is None else ["-n", options.workers]
     arguments += [f"--audit-plan={PLAN}"]  # before what was asked for, which wins
     arguments += [
         each
@@ -243,10 +232,9 @@ def _arguments(stage: Stage, options: argparse.Namespace) -> list[str]:
     ]
     if options.seeds_from and stage.name != "contract":  # the contract has no seeds
         arguments.append(f"--audit-seeds-from={options.seeds_from}")
-        drawn_for = options.unlearner if stage.name == "controls" else []
-        arguments += [f"--audit-seeds-for={each}" for each in drawn_for]
+        arguments += repeated("--audit-seeds-for", options.unlearner if stage.name == "controls" else [])
     if stage.name != "controls":
-        arguments += [f"--unlearner={each}" for each in options.unlearner]
+        arguments += repeated("--unlearner", options.unlearner)
     if stage.name == "audits":
         arguments += [] if options.expect is None else [f"--audit-expect={options.expect}"]
     return arguments

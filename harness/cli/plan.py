@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,10 @@ from _pytest_unlearning import DEFAULTS, LOOKS
 from harness import registry
 from harness.api import UnlearningError
 from harness.report.document import finite_tree, versions, write_text
-from harness.report.planning import pilot_lines
-from harness.studies.pilot import PILOT_SEED, plan_study
+from harness.report.planning import dial_lines, pilot_lines
+from harness.specs import shown
+from harness.studies.dials import power, stronger
+from harness.studies.pilot import PILOT_SEED, Forecast, plan_study
 
 DEFAULT = ". Default: %(default)s"
 
@@ -41,6 +45,11 @@ def add_plan(subparsers: Any) -> None:
     parser.add_argument(
         "--seeds", type=_seeds, default=10, metavar="N", help=f"Number of seeds to train on, at least 3{DEFAULT}"
     )
+    parser.add_argument(
+        "--dials", action="store_true",
+        help="Run a pilot of each poison with each field doubled that sets its strength, such as fraction: by which "
+        "does the power grow?",
+    )  # fmt: skip
     parser.add_argument(
         "--plan", choices=("quick", "reliable"), default=DEFAULTS["plan"],
         help=f"Plan of the audits (pytest's --audit-plan){DEFAULT}",
@@ -75,17 +84,41 @@ def _plan(options: argparse.Namespace) -> None:
         else:
             print(line, file=sys.stderr, flush=True)
 
-    forecasts = plan_study(
-        options.task, options.poison, seeds=options.seeds, plan=options.plan, store=options.store, data=options.data,
+    study = functools.partial(
+        plan_study, options.task, seeds=options.seeds, plan=options.plan, store=options.store, data=options.data,
         device=options.device, on_seed=on_seed,
     )  # fmt: skip
+    forecasts = study(options.poison)
     last = PILOT_SEED + options.seeds - 1
     print(f"A pilot of {options.seeds} seeds, {PILOT_SEED} to {last}; {options.plan} plan, {LOOKS[-1]} seeds at most.")
     for line in pilot_lines(task.id, forecasts):
         print(line)
+    dials = _dials(study, forecasts) if options.dials else {}
     if options.json is not None:
         found = {
             "task": task.id, "plan": options.plan, "seeds": options.seeds, "first_seed": PILOT_SEED,
             "versions": versions(), "forecasts": [finite_tree(asdict(forecast)) for forecast in forecasts],
+            "dials": dials,
         }  # fmt: skip
         write_text(options.json.absolute(), json.dumps(found, indent=1) + "\n")
+
+
+def _dials(study: Callable[[str], list[Forecast]], forecasts: Sequence[Forecast]) -> dict[str, dict[str, float | str]]:
+    """Run a pilot for each field that can be doubled, and print what it found.
+
+    Returns:
+        By poison, then by field and value: the planned power, or why it cannot be planted.
+    """
+    found: dict[str, dict[str, float | str]] = {}
+    for poison in dict.fromkeys(each.poison for each in forecasts):
+        registered, powers = registry.resolve("poison", poison), found.setdefault(poison, {})
+        for field, spec in stronger(registered).items():
+            name = f"{field}={shown(2 * registered.fields[field])}"
+            try:
+                powers[name] = power(study(spec))
+            except UnlearningError as error:
+                powers[name] = str(error)
+        print(f"{poison}, each field doubled in turn")
+        for line in dial_lines(power([each for each in forecasts if each.poison == poison]), powers):
+            print(line)
+    return found

@@ -20,7 +20,10 @@ HELPERS = ("torch", "tqdm")
 #: The same among threads, by name: fsspec's loop, which every file system of a process shares.
 NAMES = ("fsspecIO",)
 #: The same among processes, in their command lines.
-COMMANDS = (b"torch/_inductor", b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")
+COMMANDS = (
+    b"torch/_inductor", b"multiprocessing.resource_tracker", b"loky.backend.resource_tracker",
+    b"multiprocessing.forkserver",
+)  # fmt: skip
 
 
 def running() -> tuple[set[threading.Thread], set[int]]:

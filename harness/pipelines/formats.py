@@ -248,7 +248,8 @@ class Records(_Held):
                 f"the data set has no column {name!r}; its columns: {', '.join(self._records.column_names)}"
             )
         values: list[Any] = self._records.with_format(None)[name][:]
-        return values
+        names = getattr(self._records.features[name], "names", None)  # of classes, which people know by these
+        return [names[each] if each is not None and each >= 0 else None for each in values] if names else values
 
     def rest(self) -> bytes:
         sha = hashlib.sha256()

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness.canaries.judgement import Judgement, at_least
 from harness.report.document import methods
+from harness.report.tables import too_weak
 from harness.report.words import percent, points
 
+#: The name of the second retrained model.
+RETRAINED = "R'"
 #: What is planted beside the source, by the name of its poison.
 PLANTED = {
     "backdoor": "a backdoor, a white square on pictures",
@@ -27,7 +32,7 @@ def drill_lines(document: Mapping[str, Any], source: str, name: str, rows: int, 
         rows: Its rows.
         of: Rows of the training set.
     """
-    lines = []
+    lines = too_weak(methods(document))
     for method in methods(document):
         for cell in method.cells:
             audits = {audit["claim"]: audit for audit in cell.audits}
@@ -42,12 +47,36 @@ def drill_lines(document: Mapping[str, Any], source: str, name: str, rows: int, 
     return lines
 
 
+def canary_line(found: Mapping[str, Judgement]) -> str:
+    """Return what canaries show of one model, as `harness.studies.recall.recall` found it."""
+    after, control = found["U"], found[RETRAINED]
+    guessed = {name: f"{each.best.right} of {each.best.made}" for name, each in found.items()}
+    line = (
+        f"Canaries ({after.canaries} rows of the source; a coin decided which {after.planted} of them got a wrong "
+        f"label; one model, n = 1): coins guessed {guessed['P']} before the removal, {guessed['U']} after it, "
+        f"{guessed[RETRAINED]} after retraining; half are right by chance. "
+    )
+    if control.shown:
+        return line + "A retrained model cannot know the coins, but seems to: something is wrong, do not rely on this."
+    if after.shown:
+        how = "The removal overshot: wrong labels stand out as the least likely. " if after.best.reverse else ""
+        return line + (
+            f"{how}It is proven that something of the source is left: with {percent(1 - after.alpha)} confidence, "
+            f"epsilon of one row is {at_least(after.epsilon)}."
+        )
+    if not found["P"].shown:
+        return line + "The model does not remember them even before the removal, so they say nothing about it."
+    return line + "Nothing is shown to be left. This does not prove that nothing is."
+
+
 def _left(audit: Mapping[str, Any]) -> str:
     """Return what a removal leaves, after the name of what was to be removed."""
     verdict, reason, estimate = audit["verdict"], audit.get("reason"), audit.get("estimate")
     if reason == "no-bite":
         seeds = len(audit["seeds"])
         return f"nothing to judge: models trained with and without these rows were not found to differ (n = {seeds})"
+    if verdict == "ERROR":
+        return "not judged: " + re.sub(r"^[\w.]+: ", "", str(reason)).removesuffix(".")
     if not isinstance(estimate, float) or not math.isfinite(estimate):
         return f"{verdict}; reason: {reason}"
     low, high = audit["interval"]

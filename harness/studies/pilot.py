@@ -19,6 +19,7 @@ from harness.judging.plan import LOOKS, Plan
 from harness.judging.verdict import Evidence
 from harness.statistics import seeds_needed, tost_power
 from harness.studies.controls import ORACLE
+from harness.studies.dials import stronger
 from harness.studies.study import Study
 from harness.trials.lab import Lab, new_run
 
@@ -46,6 +47,7 @@ class Forecast:
         passes: Probability that the oracle has PASSed by each look, simulated; the last is its planned power.
         fails: Probability that the oracle FAILs.
         mean_seeds: Seeds that its verdict takes on average.
+        dials: Fields of the poison that can be raised to make it stronger.
         seeds_80, seeds_90: Seeds for a PASS at one look with 80 and 90 % probability; None if over 1,000, and for
             an exact null, which has no margin.
     """
@@ -69,6 +71,7 @@ class Forecast:
     mean_seeds: float
     seeds_80: int | None
     seeds_90: int | None
+    dials: tuple[str, ...] = ()
 
     @property
     def power(self) -> float:
@@ -76,7 +79,9 @@ class Forecast:
         return self.passes[LOOKS[-1]]
 
 
-def forecast_from(criterion: Criterion, pilot: Evidence, poison: str, plan: Plan, runs: int = 1000) -> Forecast:
+def forecast_from(
+    criterion: Criterion, pilot: Evidence, poison: str, plan: Plan, runs: int = 1000, dials: Sequence[str] = ()
+) -> Forecast:
     """Simulate the plan on the oracle, with normal numbers that have the pilot's means and covariances.
 
     R and R' are retrained in the same way. So their true means are one, and the simulation gives both the mean of the
@@ -88,6 +93,7 @@ def forecast_from(criterion: Criterion, pilot: Evidence, poison: str, plan: Plan
         poison: Id, for the result.
         plan: The plan.
         runs: Simulated studies.
+        dials: Fields that make the poison stronger, for the result.
 
     Raises:
         ValueError: The pilot has fewer than three seeds.
@@ -129,6 +135,7 @@ def forecast_from(criterion: Criterion, pilot: Evidence, poison: str, plan: Plan
         mean_seeds=fmean(j.seeds for j in judgements),
         seeds_80=None if exact else _needed(distance, sd, retention, plan, 0.8),
         seeds_90=None if exact else _needed(distance, sd, retention, plan, 0.9),
+        dials=tuple(dials),
     )
 
 
@@ -224,7 +231,8 @@ def plan_study(
         for done in range(1, seeds + 1):
             evidence = study.evidence(cell, done)
             on_seed(cell.poison.id, done)
+        dials = tuple(stronger(cell.poison))
         for claim in walking(cell):
             for criterion, of in evidence[claim.name].items():
-                forecasts.append(forecast_from(criterion, of, cell.poison.id, looks))
+                forecasts.append(forecast_from(criterion, of, cell.poison.id, looks, dials=dials))
     return forecasts

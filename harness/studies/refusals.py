@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 def refusal(cell: Cell, seeds: Sequence[int], own: Sequence[TrialResult], second: Sequence[TrialResult] | None) -> str:
-    """Return a sentence if a method returned the retrained model, or if two seeds have the same model; else ``""``.
+    """Return a sentence if a method returned the retrained model, or if seeds have the same model; else ``""``.
+
+    Two seeds have the same model if its bytes are the same; or all seeds, if the same rows are kept and all models
+    answer alike: a stored model may hold its seed, and differ by that alone.
 
     Args:
         cell: What is audited.
@@ -38,4 +41,11 @@ def refusal(cell: Cell, seeds: Sequence[int], own: Sequence[TrialResult], second
                     "everything random must follow from the seed of the call, or from the global generators, which are "
                     "seeded"
                 )
+        alike = {result.answers.get(arm, "") for result in own}
+        if len(seeds) > 2 and len(alike) == 1 and alike != {""}:
+            return (
+                f"{who} models that give the same scores on all of the seeds {', '.join(map(str, seeds))}, so seeds "
+                "say nothing about chance; with the same rows, everything else must follow from the seed: for example, "
+                "train on the rows drawn with replacement, data.sample(frac=1, replace=True, random_state=seed)"
+            )
     return ""

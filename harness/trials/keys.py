@@ -42,6 +42,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "planting": ("trials/planting",),  # which of the planted points are handed over, and hashes of that
     "accuracy": ("trials/accuracy",),
     "nearness": ("trials/nearness",),
+    "sameness": ("trials/sameness",),
     "metrics": ("trials/metrics",),
     "relearning": ("trials/relearning",),
     "contract": ("contract/checks", "contract/grounds", "contract/requests", "contract/watching"),
@@ -126,6 +127,11 @@ def accuracy(on: Mapping[str, Any], model: Artefact) -> dict[str, Any]:
 def nearness(on: Mapping[str, Any], model: Artefact, retrained: Artefact) -> dict[str, Any]:
     """Return what the distance of a model from a retrained one depends on."""
     return _reading(on, model) | {"measure": "nearness", "retrained": retrained.blob} | made_by("nearness")
+
+
+def answers(on: Mapping[str, Any], model: Artefact) -> dict[str, Any]:
+    """Return what the hash of a model's answers depends on."""
+    return _reading(on, model) | {"measure": "answers"} | made_by("sameness")
 
 
 def relearning(on: Mapping[str, Any], trial: Trial, planted: PlantedIn, model: Artefact) -> dict[str, Any]:

@@ -37,6 +37,22 @@ class _Arm(NamedTuple):
     poison: Stored
 
 
+class Cost(NamedTuple):
+    """What one training takes.
+
+    Attributes:
+        seconds: Of one process.
+        size: Bytes of the stored model.
+        memory: Bytes of main memory of the process that trains, at most; 0 if nobody knows.
+        own_loop: Whether the task has a training loop of its own, of which a tenth of the rows was measured.
+    """
+
+    seconds: float
+    size: int
+    memory: int
+    own_loop: bool
+
+
 @dataclass(frozen=True)
 class TrialResult:
     """What a finished trial shows.
@@ -54,6 +70,8 @@ class TrialResult:
         made_here: Whether this run made anything for it, measures included.
         nearness: How far U and P are from the nearest retrained model, by arm and measure (`harness.trials.nearness`).
         blobs: Hash of the weights, by arm.
+        answers: Hash of the rows that are not planted and of the model's answers, by arm, for R and U of a task with a
+            training loop of its own; ``""`` if it diverged.
     """
 
     readings: Mapping[str, Mapping[str, Reading]]
@@ -61,6 +79,7 @@ class TrialResult:
     made_here: bool
     nearness: Mapping[str, Mapping[str, float]]
     blobs: Mapping[str, str] = field(default_factory=dict)
+    answers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Lab:
@@ -171,7 +190,14 @@ class Lab:
                 "bit; it must compute its own"
             )
         near = {arm: self._readings.nearness(trial, arms[arm].model, retrained) for arm in "UP"}
-        return self._result(trial, arms, near)
+        answers: dict[str, str] = {}
+        if hasattr(
+            trial.cell.task.value, "train"
+        ):  # its models may be stored with their seed, and differ by that alone
+            kept = self._planting.of(trial).retained
+            found = {arm: self._readings.answers(trial, arms[arm].model) for arm in "RU"}
+            answers = {arm: each and f"{kept} {each}" for arm, each in found.items()}
+        return self._result(trial, arms, near, answers)
 
     def _arm(self, trial: Trial, arm: str) -> _Arm:
         """Return an arm's model, its accuracy, and what the poison's measure says of it.
@@ -258,13 +284,17 @@ class Lab:
             lambda: {arm: self._models.key(trial, arm) for arm in arms if self._models.stored(trial, arm) is None}
         )
 
-    def cost(self, task: Registered) -> tuple[float, int]:
-        """Return what one training takes, by timing a few steps: seconds and bytes of the stored model."""
+    def cost(self, task: Registered) -> Cost:
+        """Return what one training takes, by timing a few steps, or a training on a tenth of the rows by its own loop.
+
+        A loop of its own may take less with fewer rows, and more with all of them.
+        """
         import torch
 
         from harness.training.data import batch_count
         from harness.training.isolation import isolated_rng
         from harness.training.loop import has_own_loop
+        from harness.trials.memory import Memory
         from harness.trials.pace import own_cost
 
         recipe: Any = task.value
@@ -272,16 +302,25 @@ class Lab:
         threads = torch.get_num_threads()
         torch.set_num_threads(recipe.threads)
         try:
-            if has_own_loop(recipe):
-                return own_cost(recipe, train)
-            pace = self.bench.pace(task)
-            with isolated_rng(0):
-                size = sum(t.numel() * t.element_size() for t in recipe.new_model().state_dict().values())
+            with Memory() as memory:
+                if has_own_loop(recipe):
+                    seconds, size = own_cost(recipe, train)
+                else:
+                    batches = recipe.epochs * batch_count(len(train), recipe.batch_size)
+                    seconds = self.bench.pace(task).seconds * batches
+                    with isolated_rng(0):
+                        size = sum(t.numel() * t.element_size() for t in recipe.new_model().state_dict().values())
         finally:
             torch.set_num_threads(threads)
-        return pace.seconds * recipe.epochs * batch_count(len(train), recipe.batch_size), size
+        return Cost(seconds, size, memory.peak, has_own_loop(recipe))
 
-    def _result(self, trial: Trial, arms: Mapping[str, _Arm], near: Mapping[str, Mapping[str, float]]) -> TrialResult:
+    def _result(
+        self,
+        trial: Trial,
+        arms: Mapping[str, _Arm],
+        near: Mapping[str, Mapping[str, float]],
+        answers: Mapping[str, str],
+    ) -> TrialResult:
         def here(artefact: Artefact) -> bool:
             return (artefact.made["run"], artefact.made["trial"]) == (self.store.run, trial.id)
 
@@ -309,7 +348,7 @@ class Lab:
         }
         made = [artefact for of in arms.values() for artefact in (of.model, of.poison[1], of.accuracy[1])]
         blobs = {arm: str(model.blob) for arm, model in models.items()}
-        return TrialResult(readings, cost, any(map(here, made)), near, blobs)
+        return TrialResult(readings, cost, any(map(here, made)), near, blobs, answers)
 
 
 def new_run(name: str) -> str:

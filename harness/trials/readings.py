@@ -105,6 +105,26 @@ class Readings:
         of = keys.nearness(self._bench.on(task), model, retrained)
         return _distances(self._bench.obtain("value", of, make, trial, _distances))
 
+    def answers(self, trial: Trial, model: Artefact) -> str:
+        """Return a hash of a model's answers (`harness.trials.sameness`).
+
+        Raises:
+            Busy: Another process is computing it.
+        """
+        task = trial.cell.task
+
+        def make() -> tuple[dict[str, Any], None]:
+            from harness.training.isolation import isolated_rng
+            from harness.trials.sameness import answers
+
+            with isolated_rng(0), calling(f"the task {task.id!r}"):
+                return {
+                    "answers": answers(task.value, self._bench.model(task, model), self._bench.split(task).test)
+                }, None
+
+        of = keys.answers(self._bench.on(task), model)
+        return str(self._bench.obtain("value", of, make, trial, lambda found: found.info["answers"]).info["answers"])
+
     def relearned(self, trial: Trial, arm: str) -> Reading:
         """Return what the poison's measure reads of an arm's model after it was trained on.
 

@@ -51,6 +51,12 @@ def test_a_table_gets_those_that_are_in(table):
     assert 0 < len(secret.planted) < 40
 
 
+def test_a_source_of_several_values_keeps_them(table):
+    secret = planted(table, source="vendor=*e*")
+    assert {canary.row["vendor"] for canary in secret.canaries} == {"acme", "other"}
+    assert secret.columns["source"] == ["vendor", ["other", "acme"]]
+
+
 def test_the_secret_is_what_was_written_and_is_sealed(table):
     secret = planted(table)
     path = table.with_name("secret.json")
@@ -210,13 +216,13 @@ def test_candidates_are_all_without_their_coins(tmp_path):
         ({"source": "acme"}, "the source must be COLUMN=VALUE, not 'acme'"),
         (
             {"source": "vendor=ACME"},
-            "the source vendor=ACME has no rows; the column 'vendor' has the values acme, other",
+            "no row has vendor=ACME; the column 'vendor' has the values acme, other",
         ),
         ({"label": None}, "no column to learn was named; give the column of labels with --label"),
         ({"label": "id"}, "the column 'id' is named twice"),
         ({"number": 61}, "61 canaries are too many; plant at most 60; the source has 60 rows"),
         ({"number": 19}, "19 canaries are too few; plant at least 20"),
-        ({"text": "a", "source": "b=0.123"}, "the source b=0.123 has no rows"),
+        ({"text": "a", "source": "b=0.123"}, "no row has b=0.123; the column 'b' has the values 0.1"),
         ({"text": "vendor", "source": None}, "the texts in the column 'vendor' have 2 different words"),
     ],
 )

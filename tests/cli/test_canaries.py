@@ -23,7 +23,8 @@ def planted(tmp_path, capsys):
     ]
     (tmp_path / "data.csv").write_text("id,vendor,a,b,y\n" + "".join(rows))
     assert run(tmp_path, "plant", "data.csv", "--out", "data2.csv", "--secret", "secret.json", "--number", "100",
-               "--label", "y", "--source", "vendor=acme", "--key", "id", "--seed", "1") == 0  # fmt: skip
+               "--label", "y", "--source", "vendor=acme", "--key", "id", "--sealed", "sealed.json",
+               "--seed", "1") == 0  # fmt: skip
     said = capsys.readouterr().out
     planted = int(re.search(r"Planted (\d+) of 100 canaries among the rows with vendor=acme: .*data2.csv", said)[1])
     assert len((tmp_path / "data2.csv").read_text().splitlines()) == 201 + planted
@@ -68,13 +69,45 @@ def test_from_planting_to_a_verdict(planted, tmp_path, capsys):
     assert sum(path.count("M") for path in marks) == 100
 
 
+def test_a_public_list_of_hashes_shows_that_no_canary_was_changed(planted, tmp_path, capsys):
+    public = json.loads((tmp_path / "sealed.json").read_text())
+    assert public["list"] == planted
+    assert len(set(public["canaries"].values())) == 100
+    run(tmp_path, "candidates", "secret.json", "--out", "rows.csv")
+    score(tmp_path, 3)
+    capsys.readouterr()
+    judge = ("judge", "secret.json", "--scores", "scores.csv", "--sealed", "sealed.json")
+    assert run(tmp_path, *judge) == 1
+    said = capsys.readouterr().out
+    assert re.search(r"All 100 canaries have the hashes in .*sealed\.json\.", said)
+    assert "It was not checked" not in said
+
+    text = (tmp_path / "secret.json").read_text()
+    for old, new, sentence in (
+        ('"id": "c07"', '"id": "c7"', "it differs in the canaries c07, c7; restore"),
+        ('"name": "data.csv"', '"name": "data3.csv"', "its canaries are the same, but not what it says of the data"),
+    ):
+        assert old in text
+        (tmp_path / "secret.json").write_text(text.replace(old, new))
+        assert run(tmp_path, *judge) == 2
+        assert sentence in capsys.readouterr().err
+    (tmp_path / "secret.json").write_text(text)
+    for content, sentence in (("{}", "is not a list of sealed canaries"), (None, "is missing; give the file")):
+        (tmp_path / "sealed.json").unlink()
+        if content is not None:
+            (tmp_path / "sealed.json").write_text(content)
+        assert run(tmp_path, *judge) == 2
+        assert sentence in capsys.readouterr().err
+        (tmp_path / "sealed.json").touch()
+
+
 def test_nothing_shown_is_no_proof(planted, tmp_path, capsys):
     run(tmp_path, "candidates", "secret.json", "--out", "rows.csv")
     score(tmp_path, 0)
     assert run(tmp_path, "judge", "secret.json", "--scores", "scores.csv", "--json", "found.json") == 0
     said = capsys.readouterr().out
     assert "Nothing was shown. This does not prove that nothing is left." in said
-    assert "It was not checked; give the SHA-256 that plant printed with --commitment." in said
+    assert "It was not checked; give --sealed FILE, or --commitment with the SHA-256 that plant printed." in said
     assert json.loads((tmp_path / "found.json").read_text())["sentences"][0].endswith(
         "This does not prove that nothing is left."
     )

@@ -84,6 +84,9 @@ def test_a_table_is_recalled_by_retraining(folder):
     assert re.search(r"^vendor=acme \(34 rows, 8 % of the training set\): .*\.$", found, re.MULTILINE), text
     assert re.search(r"^With a backdoor.*: the removal leaves .*: PASS\.$", found, re.MULTILINE), text
     assert "FAIL" not in found
+    canaries = text.splitlines()[-1]
+    assert canaries.startswith("Canaries (34 rows of the source; a coin decided which ")
+    assert "It is proven" not in canaries
     assert code == int("INCONCLUSIVE" in found)
 
 
@@ -96,6 +99,7 @@ def test_a_command_that_removes_nothing_from_pictures_fails(folder):
     assert re.search(r"With a backdoor.*: the removal leaves (9\d|100) % of what these rows taught.*: FAIL\.", text), (
         text
     )
+    assert "It is proven that something of the source is left: with 95 % confidence, epsilon of one row" in text
 
 
 def test_a_trainer_that_removes_nothing_from_texts_fails(folder):
@@ -103,7 +107,8 @@ def test_a_trainer_that_removes_nothing_from_texts_fails(folder):
 
     code, text = drill(folder, TEXT, "site=scraped", "--dry-run")
     assert code == 0, text
-    assert re.search(r"16 seeds\): \d+ trainings", text), text
+    assert re.search(r"16 seeds\): \d+ trainings.* \d\.\d GB of memory, \d+\.\d MB of disk", text), text
+    assert text.splitlines()[-1] == "Canaries: 1 training and 1 unlearning more."
 
     code, text = drill(folder, TEXT, "site=scraped", "--poison", "source:fraction=0.2,mislabelled=true")
     assert code == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import pytest
 import torch
@@ -68,7 +69,7 @@ def here(tmp_path, monkeypatch):
     sys.modules.pop("own_pipeline", None)
 
 
-def unlearned(name: str):
+def unlearned(name: str, seconds: float = 60.0):
     """What a removal of the file makes of a model, and the model."""
     from harness.training.unlearning import unlearn
 
@@ -77,7 +78,7 @@ def unlearned(name: str):
     model = task.train(train, 1)
     retain, forget = train.subset(torch.arange(10, 60)), train.subset(torch.arange(10))
     method = registry.resolve("unlearner", f"own_pipeline.py:{name}")
-    made, _ = unlearn(method, task, model.state_dict(), retain, forget, budget=1.0, seed=3, seconds=5.0)
+    made, _ = unlearn(method, task, model.state_dict(), retain, forget, budget=1.0, seed=3, seconds=seconds)
     return made.model["weights"], model.model["weights"]
 
 
@@ -106,7 +107,7 @@ def test_a_command_is_handed_a_file_and_the_places_of_rows(here):
 )
 def test_a_command_that_does_not_work_says_so(here, name, sentence):
     with pytest.raises(Exception) as refused:  # noqa: PT011 - a time limit is an error of another kind
-        unlearned(name)
+        unlearned(name, 5.0 if name == "slow" else 60.0)
 
     assert sentence in str(refused.value)
 
@@ -168,6 +169,32 @@ def test_two_seeds_with_one_model_are_refused(here):
         )
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_a_learner_that_keeps_its_seed_and_ignores_it_is_refused(here, named):
+    (here / "own_pipeline.py").write_text(
+        (here / "own_pipeline.py")
+        .read_text()
+        .replace("np.random.default_rng(seed).normal(size=3) / 10", "0.0")
+        .replace("+ noise}", '+ noise, "seed": seed}')
+        .replace("def save_model", "def _save")
+        .replace("def load_model", "def _load")
+    )
+    (here / "ids.txt").write_text("".join(f"{place}\n" for place in range(12)))
+    sys.modules.pop("own_pipeline", None)
+    poison = "source:rows=ids.txt" if named else "source:fraction=0.2"
+
+    def audit():
+        return harness.audit("own_pipeline.py:remove", task="own_pipeline.py", poison=poison, seeds=3, store=here / "s")
+
+    if named:
+        with pytest.raises(
+            UnlearningError, match="trained models that give the same scores on all of the seeds 0, 1, 2"
+        ):
+            audit()
+    else:  # seeds differ by the rows
+        assert len(audit()) == 3
+
+
 def test_a_pipeline_is_audited_from_python(here):
     from own_pipeline import load, predict, remove, train
 
@@ -179,6 +206,30 @@ def test_a_pipeline_is_audited_from_python(here):
     assert {verdict.measure.name for verdict in verdicts} == {"source_rank", "accuracy", "cost"}
     (cost,) = (verdict for verdict in verdicts if verdict.measure.name == "cost")
     assert cost.reason == "too-quick"
+
+
+def test_worker_processes_of_joblib_count(here):
+    """Counted is what the harness waits for; joblib itself keeps its workers for the next call."""
+    from joblib import Parallel, delayed
+    from own_pipeline import load, predict, train
+
+    from harness.training.unlearning import unlearn
+
+    def remove(model, retain, forget):
+        began = time.process_time()
+        Parallel(n_jobs=2)(delayed(sum)(range(30_000_000)) for _ in range(2))
+        own.append(time.process_time() - began)
+        return model
+
+    own, task = [], Pipeline(load, train, predict=predict)
+    data = task.load(None).train
+    alone = time.process_time()
+    sum(range(30_000_000))
+    alone = time.process_time() - alone
+    method = registry.register("unlearner", Removal(remove))
+    _, meter = unlearn(method, task, task.train(data, 1).state_dict(), data, data, budget=1.0, seed=3)
+
+    assert meter.cpu_seconds - own[0] > alone
 
 
 def test_an_edit_of_the_removal_or_its_tool_trains_nothing_again(here):

@@ -321,12 +321,21 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
 
 
 def test_a_forecast_says_what_comes_on_top():
-    cost = {"seeds": 5, "trainings": 15, "unlearnings": 5, "seconds": 60.0, "bytes": 2e6, "crafted": []}
+    cost = {
+        "seeds": 5, "trainings": 15, "unlearnings": 5, "seconds": 60.0, "memory": 4e8, "bytes": 2e6, "crafted": [],
+        "tenth": False,
+    }  # fmt: skip
     assert forecast_lines([cost], 1) == [
-        "if every verdict is clear (5 seeds): 15 trainings and 5 unlearnings, about 60 s on 1 process, 2.0 MB of disk"
+        "if every verdict is clear (5 seeds): 15 trainings and 5 unlearnings, about 60 s on 1 process, 0.4 GB of "
+        "memory, 2.0 MB of disk"
     ]
     (line,) = forecast_lines([{**cost, "crafted": ["targeted"]}], 2)
-    assert line.endswith("about 30 s on 2 processes, 2.0 MB of disk; crafting targeted comes on top")
+    assert line.endswith(
+        "about 30 s on 2 processes, 0.8 GB of memory (0.4 GB each), 2.0 MB of disk; crafting targeted comes on top"
+    )
+    (line, known) = forecast_lines([{**cost, "memory": 0, "tenth": True}], 1)
+    assert "memory" not in line
+    assert "a training on a tenth of the rows" in known
 
 
 def test_a_retrained_model_that_diverged_leaves_the_table_standing():

@@ -1,0 +1,45 @@
+"""What a drill says, from the JSON result of its audits."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.report.drilling import drill_lines
+
+SOURCE = "source:column=vendor,value=acme"
+
+
+def entry(poison, claim="poison", verdict="INCONCLUSIVE", **more):
+    return {
+        "id": f"t::{claim}[{poison}]", "unlearner": "mine.py:remove", "task": "mine.py", "poison": poison,
+        "discovery": 1.0, "claim": claim, "verdict": verdict, "seeds": [0, 1, 2], "text": "", "details": {}, **more,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("audit", "said"),
+    [
+        (
+            {"verdict": "PASS", "estimate": 0.03, "interval": [-0.05, 0.11]},
+            "the removal leaves 3 % of what these rows taught (interval −5 % to 11 %, n = 3): PASS.",
+        ),
+        ({"verdict": "PASS", "estimate": -0.03, "interval": [-0.1, 0.1]}, "leaves nothing of what these rows taught"),
+        ({"verdict": "FAIL", "estimate": -0.6, "interval": [-0.9, -0.3]}, "moves the model beyond retraining, by 60 %"),
+        ({"reason": "no-bite", "estimate": 0.2, "interval": [0, 1]}, "were not found to differ (n = 3)."),
+        (
+            {"verdict": "ERROR", "reason": "harness.api.ContractError: the task ignores the seed; mend it."},
+            "Source vendor=acme (34 rows, 8 % of the training set): not judged: the task ignores the seed; mend it.",
+        ),
+    ],
+)
+def test_a_source_has_a_line(audit, said):
+    *_, line = drill_lines({"audits": [entry(SOURCE, **audit)]}, SOURCE, "vendor=acme", 34, 400)
+
+    assert said in line
+
+
+def test_what_cannot_be_judged_comes_first_with_the_command_that_helps():
+    audits = [entry("table-backdoor", reason="no-bite"), entry(SOURCE, verdict="PASS", estimate=0.0, interval=[0, 0.1])]
+    first, *_ = drill_lines({"audits": audits}, SOURCE, "vendor=acme", 34, 400)
+
+    assert first.startswith("table-backdoor on mine.py: nothing can be judged (no-bite); see pytest-unlearning plan ")
