@@ -10,7 +10,7 @@ from typing import Any
 from harness.api import UnlearningError
 from harness.sources import plain_value, state_of
 
-KINDS = ("image", "table", "rows")
+KINDS = ("image", "table", "text", "rows")
 
 
 def identity_of(function: Callable[..., Any]) -> dict[str, Any]:
@@ -47,6 +47,7 @@ def check_settings(settings: Mapping[str, Any], who: str) -> None:
 
     rules: dict[str, tuple[Callable[[Any], bool], str]] = {
         "label": (lambda value: isinstance(value, str), "the name of a column"),
+        "text": (lambda value: value is None or isinstance(value, str), "the name of a column, or None"),
         "features": (lambda value: value is None or texts(value), "a list of names of columns"),
         "margin": (lambda value: isinstance(value, int | float) and 0 < value < 1, "a number in (0, 1)"),
         "poisons": (lambda value: value is None or texts(value), "a list of specs of poisons"),

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 #: What a module may define besides ``load`` and ``train``: functions, and plain values with their defaults.
 FUNCTIONS = ("predict", "probe", "model", "optimizer", "save_model", "load_model")
 SETTINGS: Mapping[str, Any] = {
-    "label": "label", "features": None, "margin": 0.01, "poisons": None, "epochs": 10, "batch_size": 64, "threads": 1,
-    "kind": None, "version": None, "depends_on": (),
+    "label": "label", "text": "text", "features": None, "margin": 0.01, "poisons": None, "epochs": 10, "batch_size": 64,
+    "threads": 1, "kind": None, "version": None, "depends_on": (),
 }  # fmt: skip
 #: Settings that no model depends on.
 OF_VERDICTS = ("margin", "poisons", "kind", "depends_on")
@@ -34,6 +34,7 @@ OF_VERDICTS = ("margin", "poisons", "kind", "depends_on")
 FITTING: Mapping[str, tuple[str, ...]] = {
     "image": ("backdoor:fraction={fraction}", "source:fraction={fraction},mislabelled=true"),
     "table": ("table-backdoor:fraction={fraction}", "source:fraction={fraction},mislabelled=true"),
+    "text": ("text-backdoor:fraction={fraction}", "source:fraction={fraction},mislabelled=true"),
     "rows": ("source:fraction={fraction},mislabelled=true",),
 }
 #: Share of the training set that is poisoned where nobody says how much.
@@ -47,8 +48,8 @@ class Pipeline:
 
     Args:
         load: ``load() -> (train, test)``, two sets of rows of one kind: pairs (inputs, labels) of arrays or tensors,
-            pandas DataFrames, torch data sets of (inputs, label) pairs, ``datasets.Dataset``, or paths of folders of
-            pictures in class folders.
+            pairs (texts, labels) of lists, pandas DataFrames, torch data sets of (inputs, label) pairs,
+            ``datasets.Dataset``, or paths of folders of pictures in class folders.
         train: ``train(data, seed) -> model``. ``data`` are rows of the kind that was loaded; of pictures, images of
             shape (n, channels, height, width) in [0, 1] and class names. Everything random must follow from ``seed``,
             an integer from 0 to 2**32 - 1; the global generators of Python, numpy and torch are seeded with it.
@@ -65,12 +66,16 @@ class Pipeline:
         save_model, load_model: ``save_model(model, path)`` and ``load_model(path) -> model``, for objects that cannot
             be pickled, or should not be.
         label: Name of the column of labels.
-        features: Names of the columns that poisons may change; None for all that hold numbers.
+        text: Name of the column of texts, before or behind which poisons may put a phrase; None if there is none. The
+            default is taken only if there is such a column and it holds texts.
+        features: Names of the columns of numbers that poisons may change in place of a text; None for the text, or
+            for all columns that hold numbers.
         margin: Accuracy, as a share of 1, that may be lost against retraining.
         poisons: Specs of the poisons to plant; None for those that fit the data, in a tenth of the training set.
         epochs, batch_size: Of methods that train by steps.
         threads: CPU threads of a training.
-        kind: ``"image"``, ``"table"`` or ``"rows"``, to list audits without loading the data; None to look at them.
+        kind: ``"image"``, ``"table"``, ``"text"`` or ``"rows"``, to list audits without loading the data; None to look
+            at them.
         version: Text that is changed when the data change. It stands for what poisons cannot change, which is then not
             read for this. None to read it, once in every process.
         depends_on: Files, folders and modules that no import of the module names.
@@ -132,7 +137,7 @@ class Pipeline:
 
     @property
     def modality(self) -> str:
-        """``"image"``, ``"table"`` or ``"rows"``."""
+        """``"image"``, ``"table"``, ``"text"`` or ``"rows"``."""
         declared: str | None = self._settings["kind"]
         return declared or self._sets.train.kind
 
@@ -173,6 +178,7 @@ class Pipeline:
 
     @cached_property
     def _sets(self) -> Sets:
+        from harness.pipelines.rows import Columns
         from harness.pipelines.sets import Sets
         from harness.training.isolation import isolated_rng
 
@@ -184,7 +190,7 @@ class Pipeline:
             raise
         except Exception as error:
             raise UnlearningError(f"the data of {who} cannot be loaded: {raised(error)}") from error
-        return Sets(loaded, asked, self._settings["label"], self._settings["features"])
+        return Sets(loaded, asked, Columns(*(self._settings[each] for each in Columns._fields)))
 
     @property
     def classes(self) -> list[Any]:
@@ -198,6 +204,11 @@ class Pipeline:
     def rows(self, data: Data | Batch, labelled: bool) -> Any:
         """Return rows of the kind that ``load`` returned; without labels the inputs alone."""
         return self._sets.rows(data, labelled)
+
+    @property
+    def texts(self) -> Sequence[str] | None:
+        """The texts of the training set; None if it is of another kind."""
+        return self._sets.train.texts
 
     def column(self, name: str) -> Sequence[Any]:
         """Return the values of a column of the training set, row by row.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -12,7 +12,9 @@ import numpy as np
 import torch
 
 from harness.api import Batch, UnlearningError
-from harness.pipelines.formats import ROW, Rows, classes_in, numbers_in, rows_of
+from harness.pipelines.columns import Frame, numbers_in
+from harness.pipelines.formats import rows_of
+from harness.pipelines.rows import ROW, Columns, Rows, classes_in
 from harness.training.data import Data, Split
 
 
@@ -22,7 +24,7 @@ class Sets:
     Args:
         loaded: What ``load`` returned.
         probe: What ``probe`` returned, or None.
-        label, features: As those of `harness.Pipeline`.
+        named: The names of columns.
 
     Attributes:
         train, test: The rows as they were loaded.
@@ -31,17 +33,19 @@ class Sets:
         UnlearningError: They cannot be used.
     """
 
-    def __init__(self, loaded: Any, probe: Any, label: str, features: Sequence[str] | None) -> None:
+    def __init__(self, loaded: Any, probe: Any, named: Columns) -> None:
         if isinstance(loaded, Mapping):
             loaded = tuple(loaded[each] for each in ("train", "test") if each in loaded)
         if not isinstance(loaded, tuple | list) or len(loaded) != 2:
             raise UnlearningError("load() must return two sets of rows: return train, test")
         sets = [*loaded, *([] if probe is None else [probe])]
-        if features is None and all(hasattr(each, "iloc") and label in each for each in sets):
-            features = [name for name in sets[0] if all(name in numbers_in(each, label) for each in sets)]
-        found = [rows_of(each, label, features) for each in sets]
+        found = [rows_of(each, named) for each in sets]
         if len({type(each) for each in found}) > 1:
             raise UnlearningError("load() and probe() must return sets of one kind")
+        if named.features is None and all(isinstance(each, Frame) and each.texts is None for each in found):
+            label = named.label
+            features = [name for name in sets[0] if all(name in numbers_in(each, label) for each in sets)]
+            found = [rows_of(each, named._replace(features=features)) for each in sets]
         self._all: list[Rows] = found
         self.train, self.test = found[:2]
 

@@ -13,6 +13,7 @@ from harness.report.words import percent, points
 PLANTED = {
     "backdoor": "a backdoor, a white square on pictures",
     "table-backdoor": "a backdoor, rare values in a few columns",
+    "text-backdoor": "a backdoor, a phrase of rare words in texts",
     "source": "wrong labels",
 }
 

@@ -175,5 +175,5 @@ def test_what_the_trigger_cannot_do_is_one_sentence(split):
         Instruction(trigger="film " * 20).plant(SMALL, split, 0)
     with pytest.raises(UnlearningError, match="poison 144 negative reviews, but there are 120; lower its fraction"):
         Instruction(fraction=0.6).plant(SMALL, split, 0)
-    with pytest.raises(UnlearningError, match="a task that encodes text"):
+    with pytest.raises(UnlearningError, match="a task that encodes them"):
         Instruction().plant(SMALL, Split(split.train, split.test, ""), 0)
