@@ -90,7 +90,7 @@ class Source:
         """Return the rows.
 
         Raises:
-            UnlearningError: No row is found, or all rows are.
+            UnlearningError: No row is found, or all rows are; or the test set lacks a class of these rows.
         """
         import torch
 
@@ -102,6 +102,12 @@ class Source:
         if self.mislabelled:
             generator = torch.Generator().manual_seed(derive("source", seed))
             labels = (labels + torch.randint(1, split.classes, labels.shape, generator=generator)) % split.classes
+        tested = split.test.labels.unique().tolist()
+        for label in points.labels.unique().tolist():
+            if label not in tested:
+                raise UnlearningError(
+                    f"the test set has no rows of the class {label}, with which the source is compared; add some"
+                )
         return Planted(forget, {name: tensor.cpu() for name, tensor in points.inputs.items()}, labels)
 
     def probe(self, model: nn.Module, planted: Planted, task: Task, split: Split) -> Reading:
@@ -118,10 +124,6 @@ class Source:
         shares = torch.full(own.shape, float("nan"), dtype=torch.float64)
         for label, trained_as in set(zip(own.tolist(), trained.tolist(), strict=True)):
             others = log_odds(theirs[tested == label], trained_as, "source")
-            if not len(others):
-                raise UnlearningError(
-                    f"the test set has no rows of the class {label}, with which the source is compared"
-                )
             here = (own == label) & (trained == trained_as)
             found = log_odds(ours[here], trained_as, "source")[:, None]
             shares[here] = ((others < found).double() + (others == found).double() / 2).mean(dim=1)

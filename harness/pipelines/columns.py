@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.api import UnlearningError
-from harness.pipelines.rows import Columns, Held, bytes_of, plain
+from harness.pipelines.rows import MISSING, Columns, Held, bytes_of, plain
 from harness.pipelines.texts import check_texts, no_phrases, phrased, with_phrases
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Frame(Held):
                 "one that has the labels"
             )
         if frame[label].isna().any():
-            raise UnlearningError("some labels are missing; leave these rows out, or label them")
+            raise UnlearningError(MISSING)
         for name in features or ():
             if name not in columns:
                 raise UnlearningError(f"features has the column {name!r}, which the table lacks")

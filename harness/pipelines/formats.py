@@ -72,6 +72,8 @@ class Arrays(Held):
         self.kind = "table" if tensor.dim() == 2 else "image"
         self.inputs = {"features" if self.kind == "table" else "image": tensor}
         self.labels = plain(labels)
+        if len(self.labels) != len(tensor):
+            raise UnlearningError(f"there are {len(tensor)} inputs and {len(self.labels)} labels; give one for each")
 
     def take(self, rows: Tensor, inputs: Mapping[str, Tensor], labels: np.ndarray | None) -> Any:
         import torch

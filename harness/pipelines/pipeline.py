@@ -37,6 +37,8 @@ FITTING: Mapping[str, tuple[str, ...]] = {
     "text": ("text-backdoor:fraction={fraction}", "source:fraction={fraction},mislabelled=true"),
     "rows": ("source:fraction={fraction},mislabelled=true",),
 }
+#: Rows that a trained model is asked about, at least, to see what its scores mean.
+ASKED = 128
 #: Share of the training set that is poisoned where nobody says how much.
 FRACTION = 0.1
 
@@ -229,10 +231,21 @@ class Pipeline:
         build = self._functions["model"]
         if build is not None:
             model: nn.Module = build()
+            self._materialise(model)
             return model
         from harness.pipelines.keeping import Kept
 
         return Kept(self._functions["save_model"], self._functions["load_model"])
+
+    def _materialise(self, model: nn.Module) -> None:
+        """Have lazy layers build their weights, as the first rows that they see make them do."""
+        import torch
+        from torch.nn.parameter import is_lazy
+
+        if any(is_lazy(each) for each in (*model.parameters(), *model.buffers())):
+            with torch.no_grad():
+                self._answered(model.eval(), self._sets.data(0).batch(torch.arange(2)))
+            model.train()
 
     def unwrapped(self, model: nn.Module) -> Any:
         """Return a model as ``train`` returned it."""
@@ -269,7 +282,13 @@ class Pipeline:
         elif self._functions["model"] is not None:
             from safetensors.torch import save_file
 
-            save_file({name: t.detach().cpu().clone().contiguous() for name, t in model.state_dict().items()}, path)
+            weights = {name: t.detach().cpu().clone().contiguous() for name, t in model.state_dict().items()}
+            if odd := [name for name, tensor in weights.items() if tensor.is_complex()]:
+                raise UnlearningError(
+                    f"{odd[0]!r} of the model is complex, which a file of safetensors cannot hold; define save_model "
+                    "and load_model"
+                )
+            save_file(weights, path)
         else:
             torch.save(model, path)
 
@@ -291,45 +310,35 @@ class Pipeline:
         """Train a new model with the pipeline's own loop."""
         trained = self._functions["train"](self.rows(data, labelled=True), seed % 2**32)
         end_workers()
-        return self.wrapped(trained, "train()").to(data.device)
+        model = self.wrapped(trained, "train()").to(data.device)
+        self._check_log_odds(model, data)
+        return model
 
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the scores of a batch, shape (batch, classes)."""
-        import numpy as np
+        from harness.pipelines.scores import scores_of
+
+        if self.unwrapped(model) is None:  # never trained
+            return model.get_parameter("unused").to(batch.labels.device).expand(len(batch), len(self.classes))
+        return scores_of(self._answered(model, batch), len(batch), len(self.classes)).to(batch.labels.device)
+
+    def _answered(self, model: nn.Module, batch: Batch) -> Any:
+        """Return what the pipeline predicts for a batch."""
+        own, inputs, predict = self.unwrapped(model), self.rows(batch, labelled=False), self._functions["predict"]
+        return own(inputs) if predict is None else predict(own, inputs)
+
+    def _check_log_odds(self, model: nn.Module, data: Data) -> None:
+        """Refuse a trained model whose only score is a probability."""
         import torch
 
-        own = self.unwrapped(model)
-        device = batch.labels.device
-        if own is None:  # never trained
-            return model.get_parameter("unused").to(device).expand(len(batch), len(self.classes))
-        inputs, predict = self.rows(batch, labelled=False), self._functions["predict"]
-        answered = own(inputs) if predict is None else predict(own, inputs)
-        scores = (answered if isinstance(answered, torch.Tensor) else torch.from_numpy(np.array(answered))).to(device)
-        return self._scores(scores, len(batch))
+        from harness.pipelines.scores import check_log_odds
 
-    def _scores(self, scores: Tensor, n: int) -> Tensor:
-        import torch
-
-        if not scores.is_floating_point():
-            raise UnlearningError(
-                f"predict() returned {str(scores.dtype).removeprefix('torch.')}; it must return scores, such as "
-                "probabilities, not classes"
-            )
-        if scores.dim() == 1 or (scores.dim() == 2 and scores.shape[1] == 1 < len(self.classes) == 2):
-            one = scores.reshape(-1)
-            if bool(((one >= 0) & (one <= 1)).all()):
-                raise UnlearningError(
-                    "predict() returned one number in [0, 1] per row, such as a probability; it must return a score "
-                    "for each class, or log-odds, which are positive for the second class"
-                )
-            scores = torch.stack([torch.zeros_like(one), one], dim=1)
-        if scores.shape != (n, len(self.classes)):
-            raise UnlearningError(
-                f"predict() returned scores of shape {tuple(scores.shape)} for {n} rows; the shape must be "
-                f"({n}, {len(self.classes)}), one score for each class"
-            )
-        shares = bool((scores >= 0).all()) and bool((scores.sum(1) - 1).abs().max() < 1e-4) if n else False
-        return scores.float().clamp_min(1e-12).log() if shares else scores
+        if len(self.classes) == 2 and self.unwrapped(model) is not None:
+            places = torch.arange(0, len(data), max(1, len(data) // ASKED))
+            mode = model.training
+            with torch.no_grad():
+                check_log_odds(self._answered(model.eval(), data.batch(places)))
+            model.train(mode)
 
     def criterion(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the mean cross-entropy."""

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 ROW = "row"
 
 
+MISSING = "some labels are missing; leave these rows out, or label them"
+
+
 class Rows(Protocol):
     """Rows as a pipeline loaded them.
 
@@ -83,7 +86,10 @@ def plain(labels: Any) -> np.ndarray:
     """Return labels as a numpy array of shape (n,)."""
     import numpy as np
 
-    found = np.asarray(labels.cpu() if hasattr(labels, "cpu") else labels)
+    try:
+        found = np.asarray(labels.cpu() if hasattr(labels, "cpu") else labels)
+    except ValueError:
+        raise UnlearningError("labels must be one per row, not lists of several; load class names or numbers") from None
     if found.ndim == 2 and found.shape[1] == 1:
         found = found[:, 0]
     if found.ndim != 1:
@@ -110,12 +116,20 @@ def classes_in(labels: np.ndarray) -> list[Any]:
     """
     import numpy as np
 
+    if labels.dtype.kind == "O" and any(each is None or each != each for each in labels.tolist()):
+        raise UnlearningError(MISSING)
     if labels.dtype.kind == "f":
         if not np.isfinite(labels).all():
-            raise UnlearningError("some labels are missing; leave these rows out, or label them")
+            raise UnlearningError(MISSING)
         if (labels != labels.round()).any():
             raise UnlearningError("labels must be classes, not numbers on a scale; only classifiers can be audited")
-    found = sorted(set(labels.tolist()))
+    try:
+        found = sorted(set(labels.tolist()))
+    except TypeError:
+        kinds = sorted({type(each).__name__ for each in labels.tolist()})
+        raise UnlearningError(
+            f"labels must be names or numbers, all of one kind, not {' and '.join(kinds)}"
+        ) from None
     if len(found) < 2:
         raise UnlearningError(f"all rows have the label {found[0]!r}; there must be at least two classes")
     return found

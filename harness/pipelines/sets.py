@@ -73,17 +73,18 @@ class Sets:
         Args:
             version: What stands for that part of the rows that is not in tensors; None to look at it.
         """
-        made = Split.of(self._data(0), self._data(1))
-        probe = [] if len(self._all) < 3 else [Split.of(self._data(2), self._data(2)).fingerprint]
+        made = Split.of(self.data(0), self.data(1))
+        probe = [] if len(self._all) < 3 else [Split.of(self.data(2), self.data(2)).fingerprint]
         rest = b"".join(rows.rest() for rows in self._all) if version is None else str(version).encode()
         seen = "".join([made.fingerprint, *probe, repr(self.classes)]).encode() + rest
         return replace(made, fingerprint=hashlib.sha256(seen).hexdigest())
 
     def probe_set(self) -> Data | None:
         """Return the probe set as tensors; None if there is none."""
-        return self._data(2) if len(self._all) > 2 else None
+        return self.data(2) if len(self._all) > 2 else None
 
-    def _data(self, place: int) -> Data:
+    def data(self, place: int) -> Data:
+        """Return the set at a place (training, test, probe) as tensors."""
         rows, first = self._all[place], self._starts[place]
         number = {label: place for place, label in enumerate(self.classes)}
         labels = torch.tensor([number[each] for each in rows.labels.tolist()])
