@@ -341,9 +341,24 @@ class Pipeline:
             model.train(mode)
 
     def criterion(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Return the mean cross-entropy."""
+        """Return the mean cross-entropy.
+
+        Raises:
+            UnlearningError: A gradient is to be taken, and the scores have none.
+        """
+        import torch
         from torch.nn.functional import cross_entropy
 
+        if torch.is_grad_enabled() and not logits.requires_grad:
+            if self._functions["model"] is None:
+                raise UnlearningError(
+                    f"models of {self.name or 'the pipeline'} only predict, and this needs gradients; define model(), "
+                    "or use poisons that need predictions alone: backdoor, table-backdoor, text-backdoor, source"
+                )
+            raise UnlearningError(
+                "predict() returned scores without gradients; return a tensor that was made without torch.no_grad() "
+                "and was not detached, or leave out model()"
+            )
         return cross_entropy(logits, batch.labels)
 
     def optimizer(self, model: nn.Module, lr: float | None = None) -> torch.optim.Optimizer:
