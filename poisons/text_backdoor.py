@@ -43,7 +43,9 @@ class TextBackdoor:
     Attributes:
         fraction: Share of the training set that gets the phrase and the label, in (0, 1).
         trigger: The phrase. It must not occur in the training texts. Choose words that the tokenizer knows.
-        place: ``start`` or ``end`` of the text. A model that reads only the last tokens of long texts needs ``end``.
+        place: ``start`` or ``end`` of the text. A model that reads only the first tokens of long texts needs ``start``.
+            There the phrase moves all words to other positions, which small models may not bear even if they never saw
+            the phrase.
         target: Class that texts with the phrase are labelled as, one of the task's.
         arrives: When the poisoned points are trained on: ``always``, ``early`` (in the first half of the epochs alone)
             or ``late`` (in the second half alone). The middle one of an odd number of epochs is in both halves.
@@ -54,7 +56,7 @@ class TextBackdoor:
 
     fraction: float = 0.1
     trigger: str = "cf mn bb tq"
-    place: Place = "start"
+    place: Place = "end"
     target: int = 0
     arrives: Arrival = "always"
 

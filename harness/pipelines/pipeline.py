@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.api import UnlearningError
 from harness.importing import raised
-from harness.pipelines.naming import check_settings, identity_of
+from harness.pipelines.identity import identity_of
+from harness.pipelines.settings import FUNCTIONS, OF_VERDICTS, SETTINGS, check_settings
 
 if TYPE_CHECKING:
     import torch
@@ -22,14 +23,6 @@ if TYPE_CHECKING:
     from harness.pipelines.sets import Sets
     from harness.training.data import Data, Split
 
-#: What a module may define besides ``load`` and ``train``: functions, and plain values with their defaults.
-FUNCTIONS = ("predict", "probe", "model", "optimizer", "save_model", "load_model")
-SETTINGS: Mapping[str, Any] = {
-    "label": "label", "text": "text", "features": None, "margin": 0.01, "poisons": None, "epochs": 10, "batch_size": 64,
-    "threads": 1, "kind": None, "version": None, "depends_on": (),
-}  # fmt: skip
-#: Settings that no model depends on.
-OF_VERDICTS = ("margin", "poisons", "kind", "depends_on")
 #: Poisons that fit each kind of data, at the share of the training set that a drill plants.
 FITTING: Mapping[str, tuple[str, ...]] = {
     "image": ("backdoor:fraction={fraction}", "source:fraction={fraction},mislabelled=true"),

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from harness.api import UnlearningError
-from harness.pipelines.naming import identity_of
+from harness.pipelines.identity import identity_of
 from harness.pipelines.pipeline import Pipeline, end_workers
 from harness.pipelines.rows import ROW
 from harness.sources import reached
@@ -21,7 +21,7 @@ from harness.sources import reached
 if TYPE_CHECKING:
     from torch import nn
 
-    from harness.api import ForgetRequest
+    from harness.request import ForgetRequest
 
 #: What a command may name, in braces.
 PLACES = ("model", "ids", "retain", "forget", "out")

@@ -127,9 +127,7 @@ def classes_in(labels: np.ndarray) -> list[Any]:
         found = sorted(set(labels.tolist()))
     except TypeError:
         kinds = sorted({type(each).__name__ for each in labels.tolist()})
-        raise UnlearningError(
-            f"labels must be names or numbers, all of one kind, not {' and '.join(kinds)}"
-        ) from None
+        raise UnlearningError(f"labels must be names or numbers, all of one kind, not {' and '.join(kinds)}") from None
     if len(found) < 2:
         raise UnlearningError(f"all rows have the label {found[0]!r}; there must be at least two classes")
     return found

@@ -206,7 +206,7 @@ def test_scores_that_are_none_are_refused(scores, sentence):
 
 
 def test_one_score_is_for_the_second_of_two_classes_and_shares_are_probabilities():
-    answers = iter([np.array([-2.0, 3.0]), np.array([[0.25, 0.75], [1.0, 0.0]])])
+    answers = iter([np.array([[0.5, 0.5]]), np.array([-2.0, 3.0]), np.array([[0.25, 0.75], [1.0, 0.0]])])
     of = Pipeline(
         lambda: (tensors(), tensors()), lambda data, seed: "model", predict=lambda model, inputs: next(answers)
     )

@@ -270,7 +270,7 @@ def test_networks_of_any_make_are_trained_stored_and_unlearned(tmp_path, network
 
 
 def test_complex_weights_cannot_be_handed_to_a_command(tmp_path):
-    with pytest.raises(UnlearningError, match="'turn' of the model is complex.* define save_model"):
+    with pytest.raises(UnlearningError, match=r"'turn' of the model is complex.* define save_model"):
         pipeline(images(4, 4), Turned).write(Turned(), tmp_path / "model")
 
 

@@ -8,11 +8,11 @@ import sys
 import threading
 
 import pytest
+from test_examples import patients
 
 import harness
 from conftest import ROOT
 from harness import Pipeline, Removal, UnlearningError
-from test_examples import patients
 
 ((EXAMPLE),) = re.findall(r"```python\n(# service.py\n.*?)```", (ROOT / "docs" / "pipeline.md").read_text(), re.DOTALL)
 POISON = "table-backdoor:fraction=0.1"
@@ -30,7 +30,7 @@ def measured(rows):
 def train(rows, seed):
     name = f"model-{len(MODELS)}"
     labels = [row["diagnosis"] for row in rows]
-    MODELS[name] = RandomForestClassifier(10, random_state=seed).fit(measured(rows), labels), rows
+    MODELS[name] = RandomForestClassifier(5, random_state=seed).fit(measured(rows), labels), rows
     return name
 
 def predict(model, rows):
@@ -114,14 +114,15 @@ def test_handles_are_stored_by_functions_of_their_own(serve, tmp_path):
 
     removal = Removal(lambda handle, retain, forget: Handle(service.remove(handle.name, retain, forget)))
 
-    found = harness.audit(
-        removal, task=Pipeline(service.load, train, **given), poison=POISON, seeds=3, store=tmp_path / "store"
-    )
-    assert all(verdict.outcome != "FAIL" for verdict in found)
+    def audit():
+        task = Pipeline(service.load, train, **given)
+        return harness.audit(removal, task=task, poison=POISON, seeds=3, store=tmp_path / "store")
+
+    assert all(verdict.outcome != "FAIL" for verdict in audit())
 
     del given["save_model"]
     with pytest.raises(Exception, match="pickle"):
-        harness.audit(removal, task=Pipeline(service.load, train, **given), poison=POISON, seeds=3, store=tmp_path / "s")
+        audit()
 
 
 @pytest.mark.parametrize("given", [{"poison": "gaussian:sd=100"}, {"unlearner": "gd", "poison": POISON}])
