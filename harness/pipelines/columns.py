@@ -55,7 +55,6 @@ class Frame(Held):
 
     @property
     def texts(self) -> Sequence[str] | None:
-        """The texts; None if they are not what poisons change."""
         return self.column(self._text) if self._text else None
 
     def take(self, rows: Tensor, inputs: Mapping[str, Tensor], labels: np.ndarray | None) -> Any:
@@ -148,7 +147,6 @@ class Records(Held):
 
     @property
     def texts(self) -> Sequence[str] | None:
-        """The texts; None if they are not what poisons change."""
         return self.column(self._text) if self._text else None
 
     def take(self, rows: Tensor, inputs: Mapping[str, Tensor], labels: np.ndarray | None) -> Any:

@@ -65,7 +65,11 @@ class Held:
     kind = "rows"
     inputs: Mapping[str, Tensor] = {}
     labels: np.ndarray
-    texts: Sequence[str] | None = None
+
+    @property
+    def texts(self) -> Sequence[str] | None:
+        """The texts; None if they are not what poisons change."""
+        return None
 
     def column(self, name: str) -> Sequence[Any]:
         raise UnlearningError(f"the rows have no column {name!r}; name the source by a file with row numbers")

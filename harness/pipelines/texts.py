@@ -57,19 +57,23 @@ class Texts(Held):
     kind = "text"
 
     def __init__(self, texts: Any, labels: Any) -> None:
-        self.texts: list[str] = list(texts)
-        check_texts(self.texts, "the list of texts")
+        self._texts: list[str] = list(texts)
+        check_texts(self._texts, "the list of texts")
         self._as_list = isinstance(texts, list)
         self._labels_as_list = isinstance(labels, list)
         self.labels = plain(labels)
-        if len(self.labels) != len(self.texts):
-            raise UnlearningError(f"there are {len(self.texts)} texts and {len(self.labels)} labels; give one for each")
-        self.inputs = no_phrases(len(self.texts))
+        if len(self.labels) != len(self._texts):
+            raise UnlearningError(f"there are {len(self._texts)} texts and {len(self.labels)} labels; give one for each")
+        self.inputs = no_phrases(len(self._texts))
+
+    @property
+    def texts(self) -> Sequence[str] | None:
+        return self._texts
 
     def take(self, rows: Tensor, inputs: Mapping[str, Tensor], labels: np.ndarray | None) -> Any:
         import numpy as np
 
-        found = [self.texts[row] for row in rows.tolist()]
+        found = [self._texts[row] for row in rows.tolist()]
         places = with_phrases(inputs)
         for place, text in zip(places, phrased([found[each] for each in places], inputs, places), strict=True):
             found[place] = text
@@ -79,4 +83,4 @@ class Texts(Held):
         return back, labels.tolist() if self._labels_as_list else labels
 
     def rest(self) -> bytes:
-        return hashlib.sha256("\0".join(self.texts).encode("utf-8", "surrogatepass")).digest()
+        return hashlib.sha256("\0".join(self._texts).encode("utf-8", "surrogatepass")).digest()
