@@ -63,7 +63,9 @@ class Texts(Held):
         self._labels_as_list = isinstance(labels, list)
         self.labels = plain(labels)
         if len(self.labels) != len(self._texts):
-            raise UnlearningError(f"there are {len(self._texts)} texts and {len(self.labels)} labels; give one for each")
+            raise UnlearningError(
+                f"there are {len(self._texts)} texts and {len(self.labels)} labels; give one for each"
+            )
         self.inputs = no_phrases(len(self._texts))
 
     @property
