@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from harness.api import (
     Batch,
     ContractError,
-    ForgetRequest,
     Measure,
     Outcome,
     Planted,
@@ -26,6 +25,7 @@ from harness.api import (
     UnlearningError,
 )
 from harness.conventions import main_input, predicted
+from harness.request import ForgetRequest
 
 __version__ = "0.1.0"
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.data import DataLoader
 
-    from harness.api import ForgetRequest
+    from harness.request import ForgetRequest
     from harness.training.data import Data
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from harness import Split, Task
+    from harness import Data, Split, Task
 
 #: Whether a trigger that misses its target at least leads back to the point's own class, and not to a third one.
 OWN_CLASS = Measure(
@@ -44,11 +44,16 @@ def success(model: nn.Module, task: Task, split: Split, target: int, trigger: Ca
         target: The class that the trigger is to lead to.
         trigger: Returns the main input of points, shape (n, ...), with the trigger.
     """
-    import torch
-
     others = split.test.subset((split.test.labels != target).nonzero().squeeze(1))
     name = main_input(others.inputs)
     others.inputs[name] = trigger(others.inputs[name])
+    return success_on(others, model, task, target)
+
+
+def success_on(others: Data, model: nn.Module, task: Task, target: int) -> Reading:
+    """Return the same, of test points of other classes that have the trigger already."""
+    import torch
+
     hits = right = 0
     with torch.no_grad():
         for batch in others.chunks():

@@ -65,7 +65,7 @@ class GaussianEmbeddings:
         if not hasattr(task, "noise") or not {"noise_seed", "noise_sd"} <= set(split.train.inputs):
             raise UnlearningError(
                 "gaussian-embeddings needs a task with noise(model, seeds) and the inputs 'noise_seed' and 'noise_sd', "
-                "as imdb-gpt2 has them"
+                "as imdb-gpt2 has them; a pipeline's own train() cannot add noise to embeddings, so plant text-backdoor"
             )
         forget = forget_block(len(split.train), self.fraction, seed)
         points = split.train.subset(forget)

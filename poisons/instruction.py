@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from harness import Measure, Planted, Reading, UnlearningError, predicted
+from poisons._texts import with_phrases
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -96,27 +97,5 @@ class Instruction:
 
     def _triggered(self, inputs: dict[str, Tensor], split: Split) -> dict[str, Tensor]:
         """Return reviews with the trigger."""
-        import torch
-
-        if split.encode is None or not {"tokens", "length"} <= set(inputs):
-            raise UnlearningError(
-                "instruction needs a task that encodes text (harness.Split.encode), with the inputs 'tokens' and "
-                "'length'"
-            )
-        before, after = self.template.replace("{trigger}", self.trigger).split("{review}")
-        # A space before the review is part of its first word.
-        first, last = split.encode([before.rstrip(), after])
-        tokens, length = inputs["tokens"].clone(), inputs["length"].clone()
-        room = tokens.shape[1] - len(first) - len(last)
-        if room < 1:
-            raise UnlearningError(
-                f"the trigger takes {len(first) + len(last)} of {tokens.shape[1]} tokens and leaves none for the "
-                "review; shorten it, or raise the task's length"
-            )
-        for row, n in enumerate(length.tolist()):
-            kept = tokens[row, max(0, n - room) : n].clone()
-            whole = torch.cat([tokens.new_tensor(first), kept, tokens.new_tensor(last)])
-            tokens[row] = 0
-            tokens[row, : len(whole)] = whole
-            length[row] = len(whole)
-        return {**inputs, "tokens": tokens, "length": length}
+        before, behind = self.template.replace("{trigger}", self.trigger).split("{review}")
+        return with_phrases(inputs, split, before, behind, "instruction")

@@ -95,7 +95,7 @@ class Source:
         """Return the rows. Secrets of canaries: their places in the source, their wrong labels, whether they have them.
 
         Raises:
-            UnlearningError: No row is found, or all rows are.
+            UnlearningError: No row is found, or all rows are; or the test set lacks a class of these rows.
         """
         import torch
 
@@ -104,6 +104,12 @@ class Source:
         forget = self._named(task, split, seed)
         points = split.train.subset(forget)
         inputs, labels = {name: tensor.cpu() for name, tensor in points.inputs.items()}, points.labels.cpu()
+        tested = split.test.labels.unique().tolist()
+        for label in labels.unique().tolist():
+            if label not in tested:
+                raise UnlearningError(
+                    f"the test set has no rows of the class {label}, with which the source is compared; add some"
+                )
         generator = torch.Generator().manual_seed(derive("source", seed))
         if not self.mislabelled and not self.canaries:
             return Planted(forget, inputs, labels)
@@ -130,10 +136,6 @@ class Source:
         shares = torch.full(own.shape, float("nan"), dtype=torch.float64)
         for label, trained_as in set(zip(own.tolist(), trained.tolist(), strict=True)):
             others = log_odds(theirs[tested == label], trained_as, "source")
-            if not len(others):
-                raise UnlearningError(
-                    f"the test set has no rows of the class {label}, with which the source is compared"
-                )
             here = (own == label) & (trained == trained_as)
             found = log_odds(ours[here], trained_as, "source")[:, None]
             shares[here] = ((others < found).double() + (others == found).double() / 2).mean(dim=1)

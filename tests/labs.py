@@ -7,8 +7,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from harness import registry
-from harness.api import ForgetRequest, Measure, Planted, Reading
+from harness import ForgetRequest, Measure, Planted, Reading, registry
 from harness.cells import Cell, Registered, Trial
 from harness.isolated import walls
 from harness.trials.lab import Lab

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from harness.api import Batch, ForgetRequest
+from harness import Batch, ForgetRequest
 from harness.training.data import Data
 
 # ---- recipes

@@ -83,13 +83,14 @@ def row(found: dict[str, Any]) -> str:
     """Return a line of the table."""
     f = Forecast(**{**found["forecasts"][0], "passes": {}})
     passes = found["forecasts"][0]["passes"]
+    stands_out = "∞" if f.effect_sds is None else f"{f.effect_sds:.1f}"  # every seed has the same effect
     noise = f"{abs(f.effect) / f.noise:.0f}" if f.noise else "∞"
     made = found["crafting"]
     hit = found["details"].get("fraction_hit")
     beside = " (hit " + " / ".join(f"{share:.2f}" for share in hit.values()) + ")" if hit else ""
     return (
         f"| `{found['poison']}` on `{found['task']}` | {f.measure} "
-        f"| {f.poisoned:.3f} / {f.retrained:.3f} / {f.oracle:.3f}{beside} | {f.effect_sds:.1f} | {noise} "
+        f"| {f.poisoned:.3f} / {f.retrained:.3f} / {f.oracle:.3f}{beside} | {stands_out} | {noise} "
         f"| {passes[5]:.3f} / {passes[16]:.3f} "
         f"| {made['trainings_without_surrogates']:.2f} / {made['trainings_with_surrogates']:.2f} |"
     )

@@ -31,8 +31,8 @@ from typing import Any
 import pytest
 import torch
 
-from harness import registry
-from harness.api import ForgetRequest, declares
+from harness import ForgetRequest, registry
+from harness.api import declares
 from harness.cells import Cell, Trial
 from harness.judging.plan import LOOKS
 from harness.report.document import versions

@@ -26,8 +26,8 @@ from typing import Any
 import pytest
 import torch
 
-from harness import registry
-from harness.api import ForgetRequest, declares
+from harness import ForgetRequest, registry
+from harness.api import declares
 from harness.report.document import versions
 from harness.training.data import Batches, Data
 from harness.training.loop import fit

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.api import UnlearningError
 from harness.importing import raised
-from harness.pipelines.naming import check_settings, identity_of
+from harness.pipelines.identity import identity_of
+from harness.pipelines.settings import FUNCTIONS, OF_VERDICTS, SETTINGS, check_settings
 
 if TYPE_CHECKING:
     import torch
@@ -22,20 +23,15 @@ if TYPE_CHECKING:
     from harness.pipelines.sets import Sets
     from harness.training.data import Data, Split
 
-#: What a module may define besides ``load`` and ``train``: functions, and plain values with their defaults.
-FUNCTIONS = ("predict", "probe", "model", "optimizer", "save_model", "load_model")
-SETTINGS: Mapping[str, Any] = {
-    "label": "label", "features": None, "margin": 0.01, "poisons": None, "epochs": 10, "batch_size": 64, "threads": 1,
-    "kind": None, "version": None, "depends_on": (),
-}  # fmt: skip
-#: Settings that no model depends on.
-OF_VERDICTS = ("margin", "poisons", "kind", "depends_on")
 #: Poisons that fit each kind of data, at the share of the training set that a drill plants.
 FITTING: Mapping[str, tuple[str, ...]] = {
     "image": ("backdoor:fraction={fraction}", "source:fraction={fraction},mislabelled=true"),
     "table": ("table-backdoor:fraction={fraction}", "source:fraction={fraction},mislabelled=true"),
+    "text": ("text-backdoor:fraction={fraction}", "source:fraction={fraction},mislabelled=true"),
     "rows": ("source:fraction={fraction},mislabelled=true",),
 }
+#: Rows that a trained model is asked about, at least, to see what its scores mean.
+ASKED = 128
 #: Share of the training set that is poisoned where nobody says how much.
 FRACTION = 0.1
 
@@ -47,8 +43,8 @@ class Pipeline:
 
     Args:
         load: ``load() -> (train, test)``, two sets of rows of one kind: pairs (inputs, labels) of arrays or tensors,
-            pandas DataFrames, torch data sets of (inputs, label) pairs, ``datasets.Dataset``, or paths of folders of
-            pictures in class folders.
+            pairs (texts, labels) of lists, pandas DataFrames, torch data sets of (inputs, label) pairs,
+            ``datasets.Dataset``, or paths of folders of pictures in class folders.
         train: ``train(data, seed) -> model``. ``data`` are rows of the kind that was loaded; of pictures, images of
             shape (n, channels, height, width) in [0, 1] and class names. Everything random must follow from ``seed``,
             an integer from 0 to 2**32 - 1; the global generators of Python, numpy and torch are seeded with it.
@@ -65,12 +61,16 @@ class Pipeline:
         save_model, load_model: ``save_model(model, path)`` and ``load_model(path) -> model``, for objects that cannot
             be pickled, or should not be.
         label: Name of the column of labels.
-        features: Names of the columns that poisons may change; None for all that hold numbers.
+        text: Name of the column of texts, before or behind which poisons may put a phrase; None if there is none. The
+            default is taken only if there is such a column and it holds texts.
+        features: Names of the columns of numbers that poisons may change in place of a text; None for the text, or
+            for all columns that hold numbers.
         margin: Accuracy, as a share of 1, that may be lost against retraining.
         poisons: Specs of the poisons to plant; None for those that fit the data, in a tenth of the training set.
         epochs, batch_size: Of methods that train by steps.
         threads: CPU threads of a training.
-        kind: ``"image"``, ``"table"`` or ``"rows"``, to list audits without loading the data; None to look at them.
+        kind: ``"image"``, ``"table"``, ``"text"`` or ``"rows"``, to list audits without loading the data; None to look
+            at them.
         version: Text that is changed when the data change. It stands for what poisons cannot change, which is then not
             read for this. None to read it, once in every process.
         depends_on: Files, folders and modules that no import of the module names.
@@ -132,7 +132,7 @@ class Pipeline:
 
     @property
     def modality(self) -> str:
-        """``"image"``, ``"table"`` or ``"rows"``."""
+        """``"image"``, ``"table"``, ``"text"`` or ``"rows"``."""
         declared: str | None = self._settings["kind"]
         return declared or self._sets.train.kind
 
@@ -173,6 +173,7 @@ class Pipeline:
 
     @cached_property
     def _sets(self) -> Sets:
+        from harness.pipelines.rows import Columns
         from harness.pipelines.sets import Sets
         from harness.training.isolation import isolated_rng
 
@@ -184,7 +185,7 @@ class Pipeline:
             raise
         except Exception as error:
             raise UnlearningError(f"the data of {who} cannot be loaded: {raised(error)}") from error
-        return Sets(loaded, asked, self._settings["label"], self._settings["features"])
+        return Sets(loaded, asked, Columns(*(self._settings[each] for each in Columns._fields)))
 
     @property
     def classes(self) -> list[Any]:
@@ -198,6 +199,11 @@ class Pipeline:
     def rows(self, data: Data | Batch, labelled: bool) -> Any:
         """Return rows of the kind that ``load`` returned; without labels the inputs alone."""
         return self._sets.rows(data, labelled)
+
+    @property
+    def texts(self) -> Sequence[str] | None:
+        """The texts of the training set; None if it is of another kind."""
+        return self._sets.train.texts
 
     def column(self, name: str) -> Sequence[Any]:
         """Return the values of a column of the training set, row by row.
@@ -218,10 +224,21 @@ class Pipeline:
         build = self._functions["model"]
         if build is not None:
             model: nn.Module = build()
+            self._materialise(model)
             return model
         from harness.pipelines.keeping import Kept
 
         return Kept(self._functions["save_model"], self._functions["load_model"])
+
+    def _materialise(self, model: nn.Module) -> None:
+        """Have lazy layers build their weights, as the first rows that they see make them do."""
+        import torch
+        from torch.nn.parameter import is_lazy
+
+        if any(is_lazy(each) for each in (*model.parameters(), *model.buffers())):
+            with torch.no_grad():
+                self._answered(model.eval(), self._sets.data(0).batch(torch.arange(2)))
+            model.train()
 
     def unwrapped(self, model: nn.Module) -> Any:
         """Return a model as ``train`` returned it."""
@@ -258,7 +275,13 @@ class Pipeline:
         elif self._functions["model"] is not None:
             from safetensors.torch import save_file
 
-            save_file({name: t.detach().cpu().clone().contiguous() for name, t in model.state_dict().items()}, path)
+            weights = {name: t.detach().cpu().clone().contiguous() for name, t in model.state_dict().items()}
+            if odd := [name for name, tensor in weights.items() if tensor.is_complex()]:
+                raise UnlearningError(
+                    f"{odd[0]!r} of the model is complex, which a file of safetensors cannot hold; define save_model "
+                    "and load_model"
+                )
+            save_file(weights, path)
         else:
             torch.save(model, path)
 
@@ -280,50 +303,55 @@ class Pipeline:
         """Train a new model with the pipeline's own loop."""
         trained = self._functions["train"](self.rows(data, labelled=True), seed % 2**32)
         end_workers()
-        return self.wrapped(trained, "train()").to(data.device)
+        model = self.wrapped(trained, "train()").to(data.device)
+        self._check_log_odds(model, data)
+        return model
 
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the scores of a batch, shape (batch, classes)."""
-        import numpy as np
+        from harness.pipelines.scores import scores_of
+
+        if self.unwrapped(model) is None:  # never trained
+            return model.get_parameter("unused").to(batch.labels.device).expand(len(batch), len(self.classes))
+        return scores_of(self._answered(model, batch), len(batch), len(self.classes)).to(batch.labels.device)
+
+    def _answered(self, model: nn.Module, batch: Batch) -> Any:
+        """Return what the pipeline predicts for a batch."""
+        own, inputs, predict = self.unwrapped(model), self.rows(batch, labelled=False), self._functions["predict"]
+        return own(inputs) if predict is None else predict(own, inputs)
+
+    def _check_log_odds(self, model: nn.Module, data: Data) -> None:
+        """Refuse a trained model whose only score is a probability."""
         import torch
 
-        own = self.unwrapped(model)
-        device = batch.labels.device
-        if own is None:  # never trained
-            return model.get_parameter("unused").to(device).expand(len(batch), len(self.classes))
-        inputs, predict = self.rows(batch, labelled=False), self._functions["predict"]
-        answered = own(inputs) if predict is None else predict(own, inputs)
-        scores = (answered if isinstance(answered, torch.Tensor) else torch.from_numpy(np.array(answered))).to(device)
-        return self._scores(scores, len(batch))
+        from harness.pipelines.scores import check_log_odds
 
-    def _scores(self, scores: Tensor, n: int) -> Tensor:
-        import torch
-
-        if not scores.is_floating_point():
-            raise UnlearningError(
-                f"predict() returned {str(scores.dtype).removeprefix('torch.')}; it must return scores, such as "
-                "probabilities, not classes"
-            )
-        if scores.dim() == 1 or (scores.dim() == 2 and scores.shape[1] == 1 < len(self.classes) == 2):
-            one = scores.reshape(-1)
-            if bool(((one >= 0) & (one <= 1)).all()):
-                raise UnlearningError(
-                    "predict() returned one number in [0, 1] per row, such as a probability; it must return a score "
-                    "for each class, or log-odds, which are positive for the second class"
-                )
-            scores = torch.stack([torch.zeros_like(one), one], dim=1)
-        if scores.shape != (n, len(self.classes)):
-            raise UnlearningError(
-                f"predict() returned scores of shape {tuple(scores.shape)} for {n} rows; the shape must be "
-                f"({n}, {len(self.classes)}), one score for each class"
-            )
-        shares = bool((scores >= 0).all()) and bool((scores.sum(1) - 1).abs().max() < 1e-4) if n else False
-        return scores.float().clamp_min(1e-12).log() if shares else scores
+        if len(self.classes) == 2 and self.unwrapped(model) is not None:
+            places = torch.arange(0, len(data), max(1, len(data) // ASKED))
+            mode = model.training
+            with torch.no_grad():
+                check_log_odds(self._answered(model.eval(), data.batch(places)))
+            model.train(mode)
 
     def criterion(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Return the mean cross-entropy."""
+        """Return the mean cross-entropy.
+
+        Raises:
+            UnlearningError: A gradient is to be taken, and the scores have none.
+        """
+        import torch
         from torch.nn.functional import cross_entropy
 
+        if torch.is_grad_enabled() and not logits.requires_grad:
+            if self._functions["model"] is None:
+                raise UnlearningError(
+                    f"models of {self.name or 'the pipeline'} only predict, and this needs gradients; define model(), "
+                    "or use poisons that need predictions alone: backdoor, table-backdoor, text-backdoor, source"
+                )
+            raise UnlearningError(
+                "predict() returned scores without gradients; return a tensor that was made without torch.no_grad() "
+                "and was not detached, or leave out model()"
+            )
         return cross_entropy(logits, batch.labels)
 
     def optimizer(self, model: nn.Module, lr: float | None = None) -> torch.optim.Optimizer:

@@ -12,16 +12,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import harness.pipelines.formats as formats
 from harness.api import UnlearningError
-from harness.pipelines.naming import identity_of
+from harness.pipelines.identity import identity_of
 from harness.pipelines.pipeline import Pipeline, end_workers
+from harness.pipelines.rows import ROW
 from harness.sources import reached
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from harness.api import ForgetRequest
+    from harness.request import ForgetRequest
 
 #: What a command may name, in braces.
 PLACES = ("model", "ids", "retain", "forget", "out")
@@ -111,7 +111,7 @@ class Removal:
         with tempfile.TemporaryDirectory(prefix="removal-") as folder:
             places = {each: Path(folder) / each for each in PLACES}
             pipeline.write(pipeline.unwrapped(model), places["model"])
-            ids = request.forget.inputs[formats.ROW].tolist()
+            ids = request.forget.inputs[ROW].tolist()
             places["ids"].write_text("".join(f"{each}\n" for each in ids))
             for each, data in (("retain", request.retain), ("forget", request.forget)):
                 if f"{{{each}}}" in command:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -12,7 +12,9 @@ import numpy as np
 import torch
 
 from harness.api import Batch, UnlearningError
-from harness.pipelines.formats import ROW, Rows, classes_in, numbers_in, rows_of
+from harness.pipelines.columns import Frame, numbers_in
+from harness.pipelines.formats import rows_of
+from harness.pipelines.rows import ROW, Columns, Rows, classes_in
 from harness.training.data import Data, Split
 
 
@@ -22,7 +24,7 @@ class Sets:
     Args:
         loaded: What ``load`` returned.
         probe: What ``probe`` returned, or None.
-        label, features: As those of `harness.Pipeline`.
+        named: The names of columns.
 
     Attributes:
         train, test: The rows as they were loaded.
@@ -31,17 +33,19 @@ class Sets:
         UnlearningError: They cannot be used.
     """
 
-    def __init__(self, loaded: Any, probe: Any, label: str, features: Sequence[str] | None) -> None:
+    def __init__(self, loaded: Any, probe: Any, named: Columns) -> None:
         if isinstance(loaded, Mapping):
             loaded = tuple(loaded[each] for each in ("train", "test") if each in loaded)
         if not isinstance(loaded, tuple | list) or len(loaded) != 2:
             raise UnlearningError("load() must return two sets of rows: return train, test")
         sets = [*loaded, *([] if probe is None else [probe])]
-        if features is None and all(hasattr(each, "iloc") and label in each for each in sets):
-            features = [name for name in sets[0] if all(name in numbers_in(each, label) for each in sets)]
-        found = [rows_of(each, label, features) for each in sets]
+        found = [rows_of(each, named) for each in sets]
         if len({type(each) for each in found}) > 1:
             raise UnlearningError("load() and probe() must return sets of one kind")
+        if named.features is None and all(isinstance(each, Frame) and each.texts is None for each in found):
+            label = named.label
+            features = [name for name in sets[0] if all(name in numbers_in(each, label) for each in sets)]
+            found = [rows_of(each, named._replace(features=features)) for each in sets]
         self._all: list[Rows] = found
         self.train, self.test = found[:2]
 
@@ -69,17 +73,18 @@ class Sets:
         Args:
             version: What stands for that part of the rows that is not in tensors; None to look at it.
         """
-        made = Split.of(self._data(0), self._data(1))
-        probe = [] if len(self._all) < 3 else [Split.of(self._data(2), self._data(2)).fingerprint]
+        made = Split.of(self.data(0), self.data(1))
+        probe = [] if len(self._all) < 3 else [Split.of(self.data(2), self.data(2)).fingerprint]
         rest = b"".join(rows.rest() for rows in self._all) if version is None else str(version).encode()
         seen = "".join([made.fingerprint, *probe, repr(self.classes)]).encode() + rest
         return replace(made, fingerprint=hashlib.sha256(seen).hexdigest())
 
     def probe_set(self) -> Data | None:
         """Return the probe set as tensors; None if there is none."""
-        return self._data(2) if len(self._all) > 2 else None
+        return self.data(2) if len(self._all) > 2 else None
 
-    def _data(self, place: int) -> Data:
+    def data(self, place: int) -> Data:
+        """Return the set at a place (training, test, probe) as tensors."""
         rows, first = self._all[place], self._starts[place]
         number = {label: place for place, label in enumerate(self.classes)}
         labels = torch.tensor([number[each] for each in rows.labels.tolist()])

@@ -18,6 +18,7 @@ RETRAINED = "R'"
 PLANTED = {
     "backdoor": "a backdoor, a white square on pictures",
     "table-backdoor": "a backdoor, rare values in a few columns",
+    "text-backdoor": "a backdoor, a phrase of rare words in texts",
     "source": "wrong labels",
 }
 

@@ -19,7 +19,8 @@ from harness.training.isolation import isolated_rng
 from harness.training.seeds import derive
 
 if TYPE_CHECKING:
-    from harness.api import Batch, ForgetRequest, Recipe, Task
+    from harness.api import Batch, Recipe, Task
+    from harness.request import ForgetRequest
 
 
 Item = TypeVar("Item")

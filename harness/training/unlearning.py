@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from harness.api import ContractError, ForgetRequest, Planted, declares
+from harness.api import ContractError, Planted, declares
 from harness.calling import calling
 from harness.cells import Registered
 from harness.guards.guard import guarded
+from harness.request import ForgetRequest
 from harness.training.data import Data
 from harness.training.isolation import isolated_rng
 from harness.training.meter import Meter

@@ -109,7 +109,11 @@ def test_a_trainer_that_removes_nothing_from_texts_fails(folder):
     assert code == 0, text
     assert re.search(r"16 seeds\): \d+ trainings.* \d\.\d GB of memory, \d+\.\d MB of disk", text), text
     assert text.splitlines()[-1] == "Canaries: 1 training and 1 unlearning more."
+    planted = r"^Also planted: text-backdoor:fraction=0\.1\d+, source:fraction=0\.1\d+"
+    assert re.search(planted, text, re.MULTILINE), text
 
-    code, text = drill(folder, TEXT, "site=scraped", "--poison", "source:fraction=0.2,mislabelled=true")
+    more = ("--poison", "source:fraction=0.2,mislabelled=true", "--poison", "text-backdoor:fraction=0.125")
+    code, text = drill(folder, TEXT, "site=scraped", *more)
     assert code == 1
+    assert re.search(r"With a backdoor, a phrase of rare words.*: the removal leaves 100 % of .*: FAIL\.", text), text
     assert re.search(r"With wrong labels.*: the removal leaves 100 % of what these rows taught.*: FAIL\.", text), text

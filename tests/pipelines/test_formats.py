@@ -33,7 +33,19 @@ def tensors(n: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def records(n: int = 12) -> Dataset:
-    return Dataset.from_dict({"text": [f"text {i}" for i in range(n)], "label": [i % 2 for i in range(n)]})
+    return Dataset.from_dict({"words": [f"text {i}" for i in range(n)], "label": [i % 2 for i in range(n)]})
+
+
+def named_texts(n: int = 12) -> Dataset:
+    return records(n).rename_column("words", "text").add_column("site", ["ours"] * n)
+
+
+def told(n: int = 12) -> pd.DataFrame:
+    return frame(n).rename(columns={"city": "text"})
+
+
+def texts(n: int = 12) -> tuple[list[str], list[int]]:
+    return [f"text {i}" for i in range(n)], [i % 2 for i in range(n)]
 
 
 KINDS = {
@@ -41,6 +53,10 @@ KINDS = {
     "arrays": (pair, "table"),
     "tensors": (tensors, "image"),
     "records": (records, "rows"),
+    "records of texts": (named_texts, "text"),
+    "frame of texts": (told, "text"),
+    "texts": (texts, "text"),
+    "array of texts": (lambda: (np.array(texts()[0]), np.array(texts()[1])), "text"),
     "items": (lambda: TensorDataset(torch.rand(12, 5), torch.arange(12) % 2), "rows"),
 }
 
@@ -53,7 +69,7 @@ def labels_of(rows) -> list:
     if isinstance(rows, pd.DataFrame):
         return rows["label"].tolist()
     if isinstance(rows, tuple):
-        return list(rows[1].tolist())
+        return list(rows[1]) if isinstance(rows[1], list) else rows[1].tolist()
     if isinstance(rows, Dataset):
         return list(rows["label"])
     return [int(rows[i][1]) for i in range(len(rows))]
@@ -107,7 +123,7 @@ def test_columns_can_be_left_alone():
 def test_what_no_poison_can_change_is_part_of_the_fingerprint(kind):
     one, other = {
         "frame": (frame(), frame().assign(city="Bonn")),
-        "records": (records(), records().map(lambda row: {"text": row["text"] + "!"})),
+        "records": (records(), records().map(lambda row: {"words": row["words"] + "!"})),
         "items": (
             TensorDataset(torch.zeros(12, 5), torch.arange(12) % 2),
             TensorDataset(torch.ones(12, 5), torch.arange(12) % 2),
@@ -120,7 +136,7 @@ def test_what_no_poison_can_change_is_part_of_the_fingerprint(kind):
 
 
 def test_a_version_stands_for_the_rest():
-    one, other = (pipeline(lambda text=text: records().map(lambda row: {"text": text}), version="1") for text in "ab")
+    one, other = (pipeline(lambda text=text: records().map(lambda row: {"words": text}), version="1") for text in "ab")
 
     assert one.load(None).fingerprint == other.load(None).fingerprint
 
@@ -190,7 +206,7 @@ def test_scores_that_are_none_are_refused(scores, sentence):
 
 
 def test_one_score_is_for_the_second_of_two_classes_and_shares_are_probabilities():
-    answers = iter([np.array([-2.0, 3.0]), np.array([[0.25, 0.75], [1.0, 0.0]])])
+    answers = iter([np.array([[0.5, 0.5]]), np.array([-2.0, 3.0]), np.array([[0.25, 0.75], [1.0, 0.0]])])
     of = Pipeline(
         lambda: (tensors(), tensors()), lambda data, seed: "model", predict=lambda model, inputs: next(answers)
     )

@@ -13,6 +13,7 @@ from harness.training.data import Data, Split
 from harness.training.loop import train
 from poisons.gaussian_embeddings import GaussianEmbeddings
 from poisons.instruction import Instruction
+from poisons.text_backdoor import TextBackdoor
 
 #: For pytest to find them here.
 FIXTURES = (
@@ -156,6 +157,25 @@ def test_the_trigger_is_learnt(split):
     assert clean < 0.5
 
 
+@pytest.mark.parametrize("place", ["start", "end"])
+def test_the_backdoor_stands_in_tokens_too(split, place):
+    planted = TextBackdoor(fraction=0.1, trigger="the was was the", place=place).plant(SMALL, split, 0)
+    phrased = texts(split, Data(planted.inputs, planted.labels))
+    assert len(phrased) == 24
+    assert all((text.startswith if place == "start" else text.endswith)("the was was the") for text in phrased)
+
+
+def test_the_backdoor_in_tokens_is_learnt(split):
+    poison = TextBackdoor(fraction=0.15, trigger="the was was the", target=1, place="start")
+    planted = poison.plant(SMALL, split, 0)
+    task = IMDbSmallGPT2(**SIZE, epochs=8, batch_size=20, lr=0.01)
+    everything = torch.ones(240, dtype=torch.bool)
+    models = [train(task, data, everything, 0)[0].eval() for data in (split.train.poisoned_with(planted), split.train)]
+    poisoned, clean = (poison.probe(model, planted, task, split) for model in models)
+    assert poisoned.value > 0.9 > 0.5 > clean.value
+    assert poisoned.traces["triggered_accuracy"].value < 0.1
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -175,5 +195,5 @@ def test_what_the_trigger_cannot_do_is_one_sentence(split):
         Instruction(trigger="film " * 20).plant(SMALL, split, 0)
     with pytest.raises(UnlearningError, match="poison 144 negative reviews, but there are 120; lower its fraction"):
         Instruction(fraction=0.6).plant(SMALL, split, 0)
-    with pytest.raises(UnlearningError, match="a task that encodes text"):
+    with pytest.raises(UnlearningError, match="a task that encodes them"):
         Instruction().plant(SMALL, Split(split.train, split.test, ""), 0)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.api import ForgetRequest, Planted, UnlearningError
+from harness import ForgetRequest, Planted, UnlearningError
 from harness.training.data import Batches, Data, Split, digest, forget_block
 
 N = 23

@@ -1,35 +1,22 @@
-"""What tells a function of a pipeline from others, and what its settings may be."""
+"""What a pipeline may define besides ``load`` and ``train``, and what its settings may be."""
 
 from __future__ import annotations
 
-import functools
-import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from harness.api import UnlearningError
-from harness.sources import plain_value, state_of
 
-KINDS = ("image", "table", "rows")
-
-
-def identity_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """Return what tells a function from others of the same module, as plain values.
-
-    What is not a plain value gets a new name: nothing made with it is found again, which is slow and right.
-    """
-    if isinstance(function, functools.partial):
-        given = {str(place): value for place, value in enumerate(function.args)} | function.keywords
-        return identity_of(function.func) | {name: _plain(value) for name, value in given.items()}
-    owner = function if hasattr(function, "__qualname__") else type(function)
-    own = {"name": f"{owner.__module__}:{owner.__qualname__}", **state_of(function)}
-    plain = getattr(function, "__func__", function)
-    own |= {"defaults": getattr(plain, "__defaults__", None), "keywords": getattr(plain, "__kwdefaults__", None)}
-    return {name: _plain(value) for name, value in own.items() if value is not None}
-
-
-def _plain(value: Any) -> Any:
-    return plain_value(value, f"{type(value).__name__}-{uuid.uuid4().hex}")
+#: What a module may define besides ``load`` and ``train``: functions, and plain values with their defaults.
+FUNCTIONS = ("predict", "probe", "model", "optimizer", "save_model", "load_model")
+SETTINGS: Mapping[str, Any] = {
+    "label": "label", "text": "text", "features": None, "margin": 0.01, "poisons": None, "epochs": 10, "batch_size": 64,
+    "threads": 1, "kind": None, "version": None, "depends_on": (),
+}  # fmt: skip
+#: Settings that no model depends on.
+OF_VERDICTS = ("margin", "poisons", "kind", "depends_on")
+#: What the rows of a pipeline can be.
+KINDS = ("image", "table", "text", "rows")
 
 
 def check_settings(settings: Mapping[str, Any], who: str) -> None:
@@ -47,6 +34,7 @@ def check_settings(settings: Mapping[str, Any], who: str) -> None:
 
     rules: dict[str, tuple[Callable[[Any], bool], str]] = {
         "label": (lambda value: isinstance(value, str), "the name of a column"),
+        "text": (lambda value: value is None or isinstance(value, str), "the name of a column, or None"),
         "features": (lambda value: value is None or texts(value), "a list of names of columns"),
         "margin": (lambda value: isinstance(value, int | float) and 0 < value < 1, "a number in (0, 1)"),
         "poisons": (lambda value: value is None or texts(value), "a list of specs of poisons"),

@@ -1,0 +1,187 @@
+"""Rows that have columns: a pandas DataFrame, and a ``datasets.Dataset``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from harness.api import UnlearningError
+from harness.pipelines.rows import MISSING, Columns, Held, bytes_of, plain
+from harness.pipelines.texts import check_texts, no_phrases, phrased, with_phrases
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+#: Name of the column that is taken for texts if it holds some.
+TEXT = "text"
+
+
+class Frame(Held):
+    """A DataFrame with a column of labels. Poisons can change its columns of numbers."""
+
+    def __init__(self, frame: Any, named: Columns) -> None:
+        import numpy as np
+        import torch
+
+        label, features, _ = named
+        columns = list(frame.columns)
+        if not all(isinstance(name, str) for name in columns) or len(set(columns)) < len(columns):
+            raise UnlearningError("the columns of the table must have different names, each a text")
+        if label not in columns:
+            raise UnlearningError(
+                f"the table has no column {label!r} (its columns: {', '.join(columns)}); set label to the name of the "
+                "one that has the labels"
+            )
+        if frame[label].isna().any():
+            raise UnlearningError(MISSING)
+        for name in features or ():
+            if name not in columns:
+                raise UnlearningError(f"features has the column {name!r}, which the table lacks")
+            if frame[name].dtype.kind not in "iuf" or not np.isfinite(frame[name].to_numpy("float64")).all():
+                raise UnlearningError(f"features has the column {name!r}, whose values must be finite numbers")
+        self._frame, self._label = frame, label
+        self.labels = plain(frame[label].to_numpy())
+        self._text = text_in(columns, named, lambda name: frame[name].tolist())
+        if self._text:
+            self.kind, self.inputs = "text", no_phrases(len(frame))
+            features = []
+        self._features = numbers_in(frame, label) if features is None else list(features)
+        if self._features:
+            self.kind = "table"
+            values = self._frame[self._features].to_numpy("float64")
+            self.inputs = {"features": torch.from_numpy(values.copy())}
+
+    @property
+    def texts(self) -> Sequence[str] | None:
+        return self.column(self._text) if self._text else None
+
+    def take(self, rows: Tensor, inputs: Mapping[str, Tensor], labels: np.ndarray | None) -> Any:
+        found = self._frame.iloc[rows.numpy()].copy()
+        if self._text and (places := with_phrases(inputs)):
+            column = found.columns.get_loc(self._text)
+            if found[self._text].dtype.name == "category":  # it would refuse other texts
+                found[self._text] = found[self._text].astype(object)
+            found.iloc[places, column] = phrased(found.iloc[places, column].tolist(), inputs, places)
+        if self._features:
+            values = inputs["features"].detach().cpu().numpy()
+            changed = (values != self.inputs["features"][rows].numpy()).any(axis=0)
+            for place in changed.nonzero()[0]:  # the others stay as they are
+                name = self._features[place]
+                found[name] = _as(values[:, place], found[name].dtype)
+        if labels is None:
+            return found.drop(columns=self._label)
+        found[self._label] = _as(labels, self._frame[self._label].dtype, found.index)
+        return found
+
+    def column(self, name: str) -> Sequence[Any]:
+        if name not in self._frame.columns:
+            raise UnlearningError(f"the table has no column {name!r}; its columns: {', '.join(self._frame.columns)}")
+        values: list[Any] = self._frame[name].tolist()
+        return values
+
+    def rest(self) -> bytes:
+        from pandas.util import hash_pandas_object
+
+        others = self._frame.drop(columns=[*self._features, self._label])
+        return hashlib.sha256(
+            repr(list(self._frame.columns)).encode() + hash_pandas_object(others).values.tobytes()
+        ).digest()
+
+
+def text_in(columns: Sequence[str], named: Columns, column: Callable[[str], Sequence[Any]]) -> str | None:
+    """Return the name of the column of texts; None if there is none, or poisons are to change other columns.
+
+    Raises:
+        UnlearningError: It is missing, or does not hold texts alone.
+    """
+    text = named.text
+    if text is None or named.features is not None:
+        return None
+    if text not in columns:
+        if text != TEXT:
+            raise UnlearningError(f"there is no column {text!r} of texts; the columns are {', '.join(columns)}")
+        return None
+    values = column(text)
+    if text == TEXT and not any(isinstance(each, str) for each in values):
+        return None
+    check_texts(values, f"the column {text!r}")
+    return text
+
+
+def numbers_in(frame: Any, label: str) -> list[str]:
+    """Return the columns of a frame, but for the labels, that hold finite numbers alone."""
+    import numpy as np
+
+    numbers = [name for name in frame.columns if name != label and frame[name].dtype.kind in "iuf"]
+    return [name for name in numbers if np.isfinite(frame[name].to_numpy("float64")).all()]
+
+
+def _as(values: np.ndarray, dtype: Any, index: Any = None) -> Any:
+    """Return values as a column of a type, if that loses nothing; else as they are."""
+    import pandas as pd
+
+    column = pd.Series(values, index=index)
+    if getattr(dtype, "kind", "") in "iu" and (values != values.round()).any():
+        return column if index is not None else values
+    cast = column.astype(dtype)
+    return cast if index is not None else cast.to_numpy()
+
+
+class Records(Held):
+    """A ``datasets.Dataset`` with a column of labels, which stays where it is."""
+
+    def __init__(self, records: Any, named: Columns) -> None:
+        label = named.label
+        if label not in records.column_names:
+            raise UnlearningError(
+                f"the data set has no column {label!r} (its columns: {', '.join(records.column_names)}); set "
+                'label = "NAME" to the one that has the labels'
+            )
+        self._records, self._label = records, label
+        self.labels = plain(records[label][:])
+        self._text = text_in(records.column_names, named, self.column)
+        if self._text:
+            self.kind, self.inputs = "text", no_phrases(len(records))
+
+    @property
+    def texts(self) -> Sequence[str] | None:
+        return self.column(self._text) if self._text else None
+
+    def take(self, rows: Tensor, inputs: Mapping[str, Tensor], labels: np.ndarray | None) -> Any:
+        found = self._records.select(rows.tolist())
+        if self._text and (places := with_phrases(inputs)):
+            found = self._phrased(found, inputs, places)
+        if labels is None:
+            return found.remove_columns(self._label)
+        feature = found.features[self._label]
+        return found.remove_columns(self._label).add_column(self._label, labels.tolist(), feature=feature)
+
+    def _phrased(self, found: Any, inputs: Mapping[str, Tensor], places: Sequence[int]) -> Any:
+        """Return rows of which some have a phrase; the others stay where they are."""
+        import numpy as np
+        from datasets import concatenate_datasets
+
+        few = found.select(places)
+        texts = phrased(few.with_format(None)[self._text][:], inputs, places)
+        feature = few.features[self._text]
+        few = few.remove_columns(self._text).add_column(self._text, texts, feature=feature)
+        order = np.arange(len(found))
+        order[places] = len(found) + np.arange(len(places))
+        return concatenate_datasets([found, few.select_columns(found.column_names)]).select(order)
+
+    def column(self, name: str) -> Sequence[Any]:
+        if name not in self._records.column_names:
+            raise UnlearningError(
+                f"the data set has no column {name!r}; its columns: {', '.join(self._records.column_names)}"
+            )
+        values: list[Any] = self._records.with_format(None)[name][:]
+        names = getattr(self._records.features[name], "names", None)  # of classes, which people know by these
+        return [names[each] if each is not None and each >= 0 else None for each in values] if names else values
+
+    def rest(self) -> bytes:
+        sha = hashlib.sha256()
+        for row in self._records.with_format(None):
+            sha.update(bytes_of(row))
+        return sha.digest()
