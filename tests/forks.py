@@ -1,4 +1,4 @@
-"""Runs pytest in forks of a process that has imported what every run imports: torch, scipy, pytest.
+"""Runs pytest in forks of a process that has imported what every run imports: torch, scipy, pytest and its plugins.
 
 A run is what ``python -m pytest`` is in every other respect. It has its own process, folder, environment and output.
 It imports our packages itself. The workers of pytest-xdist are forks, too: two of them would import torch for longer
@@ -7,8 +7,10 @@ than most runs train.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
+import importlib
 import json
 import os
 import runpy
@@ -17,8 +19,19 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
+
+#: Plugins of pytest that every run loads. Not xdist, which keeps ``sys.path`` as it is when xdist is imported.
+PLUGINS = ("_hypothesis_ftz_detector", "_hypothesis_globals", "_hypothesis_pytestplugin", "anyio", "hypothesis")
+#: What a run imports: the plugins first, while pytest's hook is there to rewrite them.
+IMPORTED = (
+    *PLUGINS, "anyio.pytest_plugin", "execnet", "filelock", "hypothesis.entry_points", "pdb", "platformdirs",
+    "safetensors.torch", "scipy.special", "scipy.stats", "tomllib", "torch.utils.flop_counter",
+    "torch._dynamo",  # every optimiser imports it at its first step
+    "xml.etree.ElementTree",
+)  # fmt: skip
 
 
 class Forks:
@@ -63,11 +76,7 @@ class Forks:
 
 def serve() -> dict[str, Any] | None:
     """Fork for every job that is read; return the job in the fork, and None at the end of all."""
-    import pytest  # noqa: F401
-    import scipy.special
-    import scipy.stats  # noqa: F401
-    import torch._dynamo  # noqa: F401 - every optimiser imports it at its first step
-
+    _import_all()
     gc.collect()
     gc.freeze()  # a collection in a fork would write to every page of it
     for line in sys.stdin:
@@ -78,6 +87,17 @@ def serve() -> dict[str, Any] | None:
         signal.signal(signal.SIGALRM, lambda *_: None)
         print(json.dumps(_wait(child, job["timeout"])), flush=True)
     return None
+
+
+def _import_all() -> None:
+    from _pytest.assertion import install_importhook
+    from _pytest.config import get_config
+
+    rewriting = install_importhook(get_config())
+    rewriting.mark_rewrite(*PLUGINS)
+    for name in IMPORTED:
+        importlib.import_module(name)
+    sys.meta_path.remove(rewriting)
 
 
 def _wait(child: int, timeout: float) -> int | None:
@@ -92,6 +112,8 @@ def _wait(child: int, timeout: float) -> int | None:
 
 def become(job: dict[str, Any]) -> None:
     """Be what ``python -m pytest`` would be."""
+    from hypothesis.configuration import set_hypothesis_home_dir
+
     os.setpgid(0, 0)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     printed = os.open(job["printed"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -101,6 +123,7 @@ def become(job: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(job["environment"])
     os.chdir(job["cwd"])
+    set_hypothesis_home_dir(Path(".hypothesis").absolute())  # by default below where it was imported
     paths = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     sys.path[:1] = [job["cwd"], *paths]  # in place of this file's folder
     sys.argv = ["pytest", *job["arguments"]]
@@ -109,6 +132,15 @@ def become(job: dict[str, Any]) -> None:
         exec(eval(sys.stdin.readline()), {"__name__": "__main__"})
         return
     runpy.run_module("pytest", run_name="__main__", alter_sys=True)
+
+
+def end(code: int) -> None:
+    """End the process as Python does, but do not tear down modules: that copies most of what a fork shares."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 class Worker:
@@ -187,4 +219,8 @@ def nursery() -> bool:
 if __name__ == "__main__":
     told = serve()
     if told is not None:
-        become(told)
+        try:
+            become(told)
+        except SystemExit as ended:
+            end(ended.code)  # pytest's is a number
+        end(0)
