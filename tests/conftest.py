@@ -143,9 +143,15 @@ class Folder:
             )
             code, text = done.returncode, done.stdout + done.stderr
         else:
-            code, text = self.forks.run(command[3:], self.path, self.environment(), timeout=900)
+            code, text = self.forks.run(command[2:], self.path, self.environment(), timeout=900)
         document = json.loads(result.read_text()) if result.exists() else {}
         return Run(code, text, document)
+
+    def harness(self, *words: object, **environment: str) -> tuple[int, str]:
+        """Run ``python -m harness``; return its exit code and what it printed."""
+        assert self.forks is not None
+        told = {**self.environment(), **environment}
+        return self.forks.run(["harness", *map(str, words)], self.path, told, timeout=900)
 
     @contextlib.contextmanager
     def terminal(self, *args: str) -> Iterator[Callable[[str], str]]:
@@ -178,7 +184,7 @@ class Folder:
 
 @pytest.fixture(scope="session")
 def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    """A process whose forks are the runs of pytest, so that not every one of them imports torch anew."""
+    """A process whose forks are the runs, so that not every one of them imports torch anew."""
     server = Forks(tmp_path_factory.mktemp("forks"))
     yield server
     server.close()
