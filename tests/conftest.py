@@ -195,6 +195,23 @@ def folder(tmp_path: Path, forks: Forks) -> Folder:
     return Folder(tmp_path, forks)
 
 
+@pytest.fixture(scope="session")
+def tiny_store(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Path:
+    """A store with what every audit of the tiny task needs: the models of a run of the controls alone."""
+    made = Folder(tmp_path_factory.mktemp("tiny"), forks)
+    run = made.pytest(*TINY)
+    assert run.code == 0, run.text
+    return made.store
+
+
+@pytest.fixture
+def trained(tmp_path: Path, forks: Forks, tiny_store: Path) -> Folder:
+    """A folder whose store holds the models of the tiny task, for tests that are not about how these are made."""
+    folder = Folder(tmp_path, forks)
+    shutil.copytree(tiny_store, folder.store)
+    return folder
+
+
 @pytest.fixture
 def lab(tmp_path: Path) -> Any:
     """A lab on the CPU, over a store of its own."""
