@@ -83,15 +83,12 @@ def judge_all(criteria: Sequence[Criterion], evidence: Sequence[Evidence], plan:
         if any(_stops(test.now) for test in tests):  # nothing beyond it may have a say
             break
     judgements = tuple(test.now for test in tests)
-    order = [*filter(_forbids, judgements), *(each for each in judgements if each.outcome is Outcome.FAIL)]
+    order = [each for each in judgements if forbids(each.reason)]
+    order += [each for each in judgements if each.outcome is Outcome.FAIL]
     order += [each for each in judgements if each.outcome is Outcome.INCONCLUSIVE]
     decides = next((i for i, each in enumerate(judgements) if order and each is order[0]), 0)
     return Intersection(tuple(criteria), judgements, decides)
 
 
-def _forbids(judgement: Judgement) -> bool:
-    return judgement.outcome is Outcome.INCONCLUSIVE and forbids(judgement.reason)
-
-
 def _stops(judgement: Judgement) -> bool:
-    return judgement.final and (judgement.outcome is Outcome.FAIL or _forbids(judgement))
+    return judgement.outcome is Outcome.FAIL or forbids(judgement.reason)

@@ -15,6 +15,7 @@ from harness.judging.verdict import Evidence
 
 PASS, FAIL, INCONCLUSIVE = Outcome.PASS, Outcome.FAIL, Outcome.INCONCLUSIVE
 LEFT = Criterion(Measure("left", "what is left", "higher", "retention", short="left"), 0.2, 3)
+OTHER = Criterion(Measure("other", "what else is left", "higher", "retention", short="other"), 0.2, 3)
 KNOWN = Criterion(Measure("known", "what is known", "lower", "exact-null", short="known"), float("nan"), 3, "known")
 PLAN = Plan()
 
@@ -25,6 +26,7 @@ GOOD = tuple(0.01 + x for x in NOISE[3:] + NOISE[:3])
 BAD = tuple(0.9 + x for x in GOOD)
 EDGE = tuple(0.2 + (0.2 if i % 2 else -0.2) for i in range(16))
 OVER = tuple(x - 0.9 for x in GOOD)
+SLOW = tuple(0.01 + (0.16 if i % 2 else -0.16) for i in range(16))
 
 Z = (0.3, -0.6, 0.9, -0.2, -0.4, 0.7, -1.1, 0.2, 0.5, -0.3, 0.1, 0.8, -0.9, 0.4, -0.5, 0.2)
 KNOWS = tuple(z - 2.5 for z in Z)
@@ -58,6 +60,9 @@ def test_one_trace_is_enough_to_fail():
     assert said(both(left(GOOD), known(KNOWS))) == (FAIL, "null-rejected", "known", 3)
     assert said(both(left(BAD), known(Z)))[0::2] == (FAIL, "left")
     assert said(both(left(OVER), known(Z)))[:3] == (FAIL, "over-corrected", "left")
+    found = both(left(EDGE), known(KNOWS))
+    assert (found.outcome, found.seeds, found.final) == (FAIL, 3, True)
+    assert not found.judgements[0].final  # what is still open makes no difference
 
 
 def test_a_pass_waits_for_the_slowest_trace():
@@ -73,16 +78,23 @@ def test_a_pass_waits_for_the_slowest_trace():
 
 def test_an_exact_null_must_hold_at_the_look_where_the_others_pass():
     """It has more power with every seed: that it held before says nothing of later seeds."""
-    slow = tuple(0.01 + (0.16 if i % 2 else -0.16) for i in range(16))
     rejected = Z[:5] + tuple(z - 2.3 for z in Z[5:8]) + Z[8:]  # Z is 0 at 5 seeds, -2.5 at 8 and -1.7 at 12
-    assert judge(LEFT, left(slow), PLAN).looked == 8
+    assert judge(LEFT, left(SLOW), PLAN).looked == 8
     assert judge(KNOWN, known(rejected), PLAN).looked == 5
-    assert both(left(slow), known(rejected), Plan(seeds=8)).outcome is INCONCLUSIVE
+    assert both(left(SLOW), known(rejected), Plan(seeds=8)).outcome is INCONCLUSIVE
     fails = Z[:5] + tuple(z - 4 for z in Z[5:8]) + Z[8:]
-    assert said(both(left(slow), known(fails))) == (FAIL, "null-rejected", "known", 8)
+    assert said(both(left(SLOW), known(fails))) == (FAIL, "null-rejected", "known", 8)
     assert said(both(left(EDGE), known(fails), PLAN.to_the_end)) == (FAIL, "null-rejected", "known", 8)
-    found = both(left(slow), known(rejected))
+    found = both(left(SLOW), known(rejected))
     assert (found.outcome, found.looked) == (PASS, 12)
+    found = judge_all((LEFT, OTHER, KNOWN), (left(GOOD), left(SLOW), known(rejected)), PLAN)  # GOOD passes at 5
+    assert (found.outcome, found.looked) == (PASS, 12)
+
+
+def test_a_trace_that_waits_for_the_oracle_rests_on_the_seeds_on_which_it_passed():
+    found = judge_all((LEFT, OTHER), (left(GOOD, oracle=EDGE), left(SLOW)), PLAN)
+    assert said(found) == (INCONCLUSIVE, "oracle-not-pass", "left", 16)
+    assert (found.seeds, found.judgements[1].seeds) == (5, 8)
 
 
 def test_a_trace_whose_effect_is_not_shown_leaves_the_claim_open():
