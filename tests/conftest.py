@@ -143,9 +143,15 @@ class Folder:
             )
             code, text = done.returncode, done.stdout + done.stderr
         else:
-            code, text = self.forks.run(command[3:], self.path, self.environment(), timeout=900)
+            code, text = self.forks.run(command[2:], self.path, self.environment(), timeout=900)
         document = json.loads(result.read_text()) if result.exists() else {}
         return Run(code, text, document)
+
+    def harness(self, *words: object, **environment: str) -> tuple[int, str]:
+        """Run ``python -m harness``; return its exit code and what it printed."""
+        assert self.forks is not None
+        told = {**self.environment(), **environment}
+        return self.forks.run(["harness", *map(str, words)], self.path, told, timeout=900)
 
     @contextlib.contextmanager
     def terminal(self, *args: str) -> Iterator[Callable[[str], str]]:
@@ -178,7 +184,7 @@ class Folder:
 
 @pytest.fixture(scope="session")
 def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    """A process whose forks are the runs of pytest, so that not every one of them imports torch anew."""
+    """A process whose forks are the runs, so that not every one of them imports torch anew."""
     server = Forks(tmp_path_factory.mktemp("forks"))
     yield server
     server.close()
@@ -187,6 +193,23 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
 @pytest.fixture
 def folder(tmp_path: Path, forks: Forks) -> Folder:
     return Folder(tmp_path, forks)
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Path:
+    """A store with what every audit of the tiny task needs: the models of a run of the controls alone."""
+    made = Folder(tmp_path_factory.mktemp("tiny"), forks)
+    run = made.pytest(*TINY)
+    assert run.code == 0, run.text
+    return made.store
+
+
+@pytest.fixture
+def trained(tmp_path: Path, forks: Forks, tiny_store: Path) -> Folder:
+    """A folder whose store holds the models of the tiny task, for tests that are not about how these are made."""
+    folder = Folder(tmp_path, forks)
+    shutil.copytree(tiny_store, folder.store)
+    return folder
 
 
 @pytest.fixture

@@ -1,14 +1,16 @@
-"""Runs pytest in forks of a process that has imported what every run imports: torch, scipy, pytest.
+"""Runs modules in forks of a process that has imported what every run imports: torch, scipy, pytest and its plugins.
 
 A run is what ``python -m pytest`` is in every other respect. It has its own process, folder, environment and output.
 It imports our packages itself. The workers of pytest-xdist are forks, too: two of them would import torch for longer
-than most runs train.
+than most runs train. So are the runs of pytest that a command of ours, ``python -m harness``, starts.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
+import importlib
 import json
 import os
 import runpy
@@ -17,8 +19,24 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+#: Plugins of pytest that every run loads. Not xdist, which keeps ``sys.path`` as it is when xdist is imported.
+PLUGINS = ("_hypothesis_ftz_detector", "_hypothesis_globals", "_hypothesis_pytestplugin", "anyio", "hypothesis")
+#: What a run imports: the plugins first, while pytest's hook is there to rewrite them.
+IMPORTED = (
+    *PLUGINS, "anyio.pytest_plugin", "execnet", "filelock", "hypothesis.entry_points", "pdb", "platformdirs",
+    "safetensors.torch", "scipy.special", "scipy.stats", "tomllib", "torch.utils.flop_counter",
+    "torch._dynamo",  # every optimiser imports it at its first step
+    "xml.etree.ElementTree",
+)  # fmt: skip
+
+#: What modules are looked for in, but for this file's folder.
+PATHS = sys.path[1:]
 
 
 class Forks:
@@ -32,8 +50,8 @@ class Forks:
         self._folder = folder
         self._server: subprocess.Popen[str] | None = None
 
-    def run(self, arguments: list[str], cwd: Path, environment: dict[str, str], timeout: float) -> tuple[int, str]:
-        """Run ``python -m pytest`` with these arguments; return its exit code and what it printed.
+    def run(self, words: list[str], cwd: Path, environment: dict[str, str], timeout: float) -> tuple[int, str]:
+        """Run ``python -m`` with a module and its arguments; return its exit code and what it printed.
 
         Raises:
             TimeoutExpired: It took longer than ``timeout`` seconds, and was killed.
@@ -45,14 +63,13 @@ class Forks:
         assert self._server.stdout is not None
         printed = self._folder / "printed.txt"
         job = {
-            "arguments": arguments, "cwd": str(cwd), "environment": environment, "printed": str(printed),
-            "timeout": timeout,
+            "words": words, "cwd": str(cwd), "environment": environment, "printed": str(printed), "timeout": timeout,
         }  # fmt: skip
         self._server.stdin.write(json.dumps(job) + "\n")
         self._server.stdin.flush()
         code = json.loads(self._server.stdout.readline())
         if code is None:
-            raise subprocess.TimeoutExpired(arguments, timeout)
+            raise subprocess.TimeoutExpired(words, timeout)
         return code, printed.read_text(encoding="utf-8", errors="replace")
 
     def close(self) -> None:
@@ -63,11 +80,7 @@ class Forks:
 
 def serve() -> dict[str, Any] | None:
     """Fork for every job that is read; return the job in the fork, and None at the end of all."""
-    import pytest  # noqa: F401
-    import scipy.special
-    import scipy.stats  # noqa: F401
-    import torch._dynamo  # noqa: F401 - every optimiser imports it at its first step
-
+    _import_all()
     gc.collect()
     gc.freeze()  # a collection in a fork would write to every page of it
     for line in sys.stdin:
@@ -80,6 +93,17 @@ def serve() -> dict[str, Any] | None:
     return None
 
 
+def _import_all() -> None:
+    from _pytest.assertion import install_importhook
+    from _pytest.config import get_config
+
+    rewriting = install_importhook(get_config())
+    rewriting.mark_rewrite(*PLUGINS)
+    for name in IMPORTED:
+        importlib.import_module(name)
+    sys.meta_path.remove(rewriting)
+
+
 def _wait(child: int, timeout: float) -> int | None:
     def stop(*_: object) -> None:
         os.killpg(child, signal.SIGKILL)
@@ -90,81 +114,152 @@ def _wait(child: int, timeout: float) -> int | None:
     return None if signal.alarm(0) == 0 else code
 
 
-def become(job: dict[str, Any]) -> None:
-    """Be what ``python -m pytest`` would be."""
+def stand_alone(printed: str) -> None:
+    """Belong to no other process, and print to a file."""
     os.setpgid(0, 0)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    printed = os.open(job["printed"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for target, source in ((0, nothing), (1, printed), (2, printed)):
+    file, nothing = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), os.open(os.devnull, os.O_RDONLY)
+    for target, source in ((0, nothing), (1, file), (2, file)):
         os.dup2(source, target)
+
+
+def become(job: dict[str, Any]) -> None:
+    """Be what ``python -m`` would be with the words of a job."""
+    from hypothesis.configuration import set_hypothesis_home_dir
+
     os.environ.clear()
     os.environ.update(job["environment"])
     os.chdir(job["cwd"])
+    set_hypothesis_home_dir(Path(".hypothesis").absolute())  # by default below where it was imported
     paths = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    sys.path[:1] = [job["cwd"], *paths]  # in place of this file's folder
-    sys.argv = ["pytest", *job["arguments"]]
-    if any(argument.startswith("-n") for argument in job["arguments"]) and nursery():
+    sys.path[:] = [job["cwd"], *paths, *PATHS]
+    module, *arguments = job["words"]
+    if module == "harness":
+        if (asked := nursery(_fork_runs)) is not None:
+            become(asked)
+            return
+    elif any(argument.startswith("-n") for argument in arguments) and nursery(_fork_workers):
         # What `python -c` would do that execnet starts a worker with.
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115 - the old one has read ahead
         exec(eval(sys.stdin.readline()), {"__name__": "__main__"})
         return
-    runpy.run_module("pytest", run_name="__main__", alter_sys=True)
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-class Worker:
-    """What execnet needs of the ``Popen`` of a worker, which is here a fork of another process.
+def end(code: int) -> None:
+    """End the process as Python does, but do not tear down modules: that copies most of what a fork shares."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+class Forked:
+    """What is asked of a ``Popen``, of a fork of another process.
 
     Args:
         nursery: Asks the process that forks.
+        words: What it shall be, for ``python -m``; execnet tells its workers later.
+        fds: What it shall read from and write to; by default what this process does.
     """
 
-    def __init__(self, nursery: socket.socket) -> None:
-        theirs, mine = os.pipe(), os.pipe()
-        self.stdin, self.stdout = open(theirs[1], "wb"), open(mine[0], "rb")  # noqa: SIM115 - execnet closes them
-        told = json.dumps({"cwd": os.getcwd(), "environment": dict(os.environ)}).encode()
-        socket.send_fds(nursery, [told], [theirs[0], mine[1]])
-        os.close(theirs[0])
-        os.close(mine[1])
+    def __init__(self, nursery: socket.socket, words: Sequence[str] = (), fds: Sequence[int] = (0, 1)) -> None:
+        job = {"cwd": os.getcwd(), "environment": dict(os.environ), "words": words}
+        socket.send_fds(nursery, [json.dumps(job).encode()], fds)
+        self._nursery = nursery
         self.pid = int(nursery.recv(32))
         self._ended = os.pidfd_open(self.pid)
 
-    def wait(self) -> None:
+    def wait(self) -> int:
+        """Wait for its end, and return its exit code."""
         select.select([self._ended], [], [])
+        self._nursery.send(str(self.pid).encode())
+        return int(self._nursery.recv(32))
 
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 
 
-def _reap(*_: object) -> None:
-    """Leave no worker a zombie, and count its seconds among those of this process."""
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
+class Worker(Forked):
+    """A worker, to which execnet talks through pipes."""
+
+    def __init__(self, nursery: socket.socket) -> None:
+        theirs, mine = os.pipe(), os.pipe()
+        self.stdin, self.stdout = open(theirs[1], "wb"), open(mine[0], "rb")  # noqa: SIM115 - execnet closes them
+        super().__init__(nursery, fds=(theirs[0], mine[1]))
+        os.close(theirs[0])
+        os.close(mine[1])
+
+    def wait(self) -> None:  # type: ignore[override]
+        """Wait for its end; execnet asks from several threads, and for no exit code."""
+        select.select([self._ended], [], [])
 
 
-def nursery() -> bool:
-    """Fork a process that forks workers for execnet, while nothing has begun yet; return whether this is a worker."""
+def _fork_workers(asks: socket.socket) -> None:
+    """Have execnet start its workers as forks."""
     from execnet import gateway_io
 
+    popen2 = gateway_io.Popen2IOMaster
+
+    class Forking(popen2):
+        def __init__(self, args: list[str], execmodel: Any) -> None:
+            self.popen = worker = Worker(asks)
+            super(popen2, self).__init__(worker.stdin, worker.stdout, execmodel=execmodel)
+
+    gateway_io.Popen2IOMaster = Forking
+
+
+def _fork_runs(asks: socket.socket) -> None:
+    """Have commands start their runs of pytest as forks."""
+    popen = subprocess.Popen
+
+    def forking(command: Any, *args: Any, **options: Any) -> Any:
+        if not args and not options and list(command[:3]) == [sys.executable, "-m", "pytest"]:
+            return Forked(asks, command[2:])
+        return popen(command, *args, **options)
+
+    subprocess.Popen = forking  # type: ignore[misc,assignment]
+
+
+#: Exit codes of forks that have ended, by process.
+_codes: dict[int, int] = {}
+
+
+def _reap(*_: object) -> None:
+    """Leave no fork a zombie, and count its seconds among those of this process."""
+    with contextlib.suppress(ChildProcessError):
+        while (found := os.waitpid(-1, os.WNOHANG))[0]:
+            _codes[found[0]] = os.waitstatus_to_exitcode(found[1])
+
+
+def nursery(use: Callable[[socket.socket], None]) -> dict[str, Any] | None:
+    """Fork a process that forks when it is asked, while nothing has begun yet.
+
+    Args:
+        use: Has this process ask it.
+
+    Returns:
+        In a process that was asked for, what it shall be; in this one, None.
+    """
     asks, told = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if os.fork():
         told.close()
-        popen2 = gateway_io.Popen2IOMaster
-
-        class Forked(popen2):
-            def __init__(self, args: list[str], execmodel: Any) -> None:
-                self.popen = worker = Worker(asks)
-                super(popen2, self).__init__(worker.stdin, worker.stdout, execmodel=execmodel)
-
-        gateway_io.Popen2IOMaster = Forked
-        return False
+        use(asks)
+        return None
     asks.close()
     signal.signal(signal.SIGCHLD, _reap)
     while True:
         message, fds, _, _ = socket.recv_fds(told, 1 << 20, 2)
         if not message:
             os._exit(0)
+        if not fds:  # the number of a process that has ended
+            while int(message) not in _codes:
+                time.sleep(0.001)
+            told.send(str(_codes[int(message)]).encode())
+            continue
         child = os.fork()
         if child == 0:
             break
@@ -176,15 +271,19 @@ def nursery() -> bool:
     for fd, target in zip(fds, (0, 1), strict=True):
         os.dup2(fd, target)
         os.close(fd)
-    sys.stdin = open(0, closefd=False)  # noqa: SIM115 - the old one has read ahead
-    job = json.loads(message)
+    job: dict[str, Any] = json.loads(message)
     os.environ.clear()
     os.environ.update(job["environment"])
     os.chdir(job["cwd"])
-    return True
+    return job
 
 
 if __name__ == "__main__":
     told = serve()
     if told is not None:
-        become(told)
+        try:
+            stand_alone(told["printed"])
+            become(told)
+        except SystemExit as ended:
+            end(int(ended.code or 0))
+        end(0)

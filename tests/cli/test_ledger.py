@@ -1,15 +1,13 @@
 """The ledger of a gate: what was submitted, how often, and what alpha that spent."""
 
 import json
-import subprocess
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 from documents import document
 
-from conftest import TINY, Folder
+from conftest import TINY
 from harness.api import UnlearningError
 from harness.cli import ledger
 from harness.judging.drawing import FIXED, POOL
@@ -138,18 +136,14 @@ def test_a_result_says_what_was_submitted():
 # ---- the gate itself
 
 
-def test_the_gate_draws_for_all_its_stages_and_notes_what_it_judged(tmp_path):
-    folder = Folder(tmp_path, forks=None)
+def test_the_gate_draws_for_all_its_stages_and_notes_what_it_judged(folder, tmp_path):
     secret, path = folder.write("salt.txt", SALT), tmp_path / "ledger.jsonl"
 
     def gate(*more):
-        done = subprocess.run(
-            [sys.executable, "-m", "harness", "gate", f"--store={folder.store}", "--unlearner=retrain", *TINY,
-             f"--ledger={path}", "--report=report", *more, "--", "--audit-budget=1.5", "--audit-plan=quick",
-             "--audit-seeds=5"],
-            cwd=folder.path, env=folder.environment(), capture_output=True, text=True, timeout=600, check=False,
+        return folder.harness(
+            "gate", f"--store={folder.store}", "--unlearner=retrain", *TINY, f"--ledger={path}", "--report=report",
+            *more, "--", "--audit-budget=1.5", "--audit-plan=quick", "--audit-seeds=5",
         )  # fmt: skip
-        return done.returncode, done.stdout + done.stderr
 
     code, said = gate(f"--seeds-from={secret}")
     assert code == 0, said

@@ -1,8 +1,6 @@
 """The stages of the gate: none is green that has not judged all that it was asked for."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -35,16 +33,12 @@ PASSES = ("--unlearner=retrain", *TINY, "--", "--audit-budget=1.5")  # with whic
 
 
 @pytest.fixture(scope="module")
-def gate(tmp_path_factory):
+def gate(tmp_path_factory, forks):
     """A folder whose store is filled by the first test that needs it."""
-    folder = Folder(tmp_path_factory.mktemp("gate"), forks=None)
+    folder = Folder(tmp_path_factory.mktemp("gate"), forks)
 
     def run(*arguments, **environment):
-        done = subprocess.run(
-            [sys.executable, "-m", "harness", "gate", f"--store={folder.store}", *arguments], cwd=folder.path,
-            env={**folder.environment(), **environment}, capture_output=True, text=True, timeout=600, check=False,
-        )  # fmt: skip
-        return done.returncode, done.stdout + done.stderr
+        return folder.harness("gate", f"--store={folder.store}", *arguments, **environment)
 
     run.folder = folder
     return run

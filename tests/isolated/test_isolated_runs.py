@@ -42,16 +42,18 @@ def pytest_sessionfinish():
 """
 
 
-def test_the_judge_never_imports_the_method(folder):
-    folder.write("mine.py", METHOD)
-    folder.write("watching.py", WATCHING)
-    run = folder.pytest(*TINY, "--unlearner=mine:forget", "--audit-isolated", "--audit-seeds=3", "-p", "watching", "-s")
+def test_the_judge_never_imports_the_method(trained):
+    trained.write("mine.py", METHOD)
+    trained.write("watching.py", WATCHING)
+    run = trained.pytest(
+        *TINY, "--unlearner=mine:forget", "--audit-isolated", "--audit-seeds=3", "-p", "watching", "-s"
+    )
     assert "NOT IMPORTED" in run.text
     assert run.audits["mine:forget", "backdoor:size=1", "poison"]["verdict"] == "FAIL"
     assert run.json["run"]["settings"]["isolated"] is True
     assert "--audit-isolated" in run.audits["mine:forget", "backdoor:size=1", "poison"]["command"].split()
     assert "isolated=True" in run.text
-    again = folder.pytest(*TINY, "--unlearner=mine:forget", "--audit-isolated", "--audit-seeds=3")
+    again = trained.pytest(*TINY, "--unlearner=mine:forget", "--audit-isolated", "--audit-seeds=3")
     assert again.built == []
     assert again.judged == run.judged
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -59,12 +57,8 @@ def reviews(folder: Path) -> None:
 
 def drill(folder: Folder, code: str, source: str, *more: str) -> tuple[int, str]:
     folder.write("pipeline.py", code)
-    command = [sys.executable, "-m", "harness", "drill", "pipeline.py", "--source", source, "--store", "store", *more]
-    command += [] if "--dry-run" in more else ["--", "--audit-seeds=5"]
-    done = subprocess.run(
-        command, cwd=folder.path, env=folder.environment(), capture_output=True, text=True, timeout=900, check=False
-    )
-    return done.returncode, done.stdout + done.stderr
+    seeds = () if "--dry-run" in more else ("--", "--audit-seeds=5")
+    return folder.harness("drill", "pipeline.py", "--source", source, "--store", "store", *more, *seeds)
 
 
 @pytest.mark.parametrize("code", EXAMPLES)

@@ -135,10 +135,10 @@ def test_any_text_survives_being_written(expect):
 # ---- runs
 
 
-def test_an_expected_failure_is_green_and_everything_else_is_not(folder):
-    folder.write("expected.toml", DOES_NOTHING)
+def test_an_expected_failure_is_green_and_everything_else_is_not(trained):
+    trained.write("expected.toml", DOES_NOTHING)
     args = (*TINY, "--audit-seeds=5", "--audit-expect=expected.toml")
-    run = folder.pytest(*args, IDENTITY)
+    run = trained.pytest(*args, IDENTITY)
     assert run.code == 0, run.text
     assert run.counts()["expected"] == 1
     assert run.counts()["passed"] == 2
@@ -149,81 +149,81 @@ def test_an_expected_failure_is_green_and_everything_else_is_not(folder):
     assert found["poison"] == {"verdict": "FAIL", "reason": "It hands the model back.", "line": 1, "met": True}
     assert found["accuracy"] is None
     # What failed as it was expected to is no failure to come back to.
-    again = folder.pytest(*args, IDENTITY, GD, "-n2")
+    again = trained.pytest(*args, IDENTITY, GD, "-n2")
     assert again.code == 1
     assert (again.counts()["failed"], again.counts()["expected"]) == (1, 1)
-    last = folder.pytest(*args, IDENTITY, GD, "--lf")
+    last = trained.pytest(*args, IDENTITY, GD, "--lf")
     assert list(last.audits) == [("gd:lr=0.01", "backdoor:size=1", "poison")]
     assert last.code == 1
 
 
-def test_better_than_expected_is_red_until_the_file_says_so(folder):
-    folder.write("expected.toml", ENTRY.format("retrain", "FAIL", "Nobody has tried."))
+def test_better_than_expected_is_red_until_the_file_says_so(trained):
+    trained.write("expected.toml", ENTRY.format("retrain", "FAIL", "Nobody has tried."))
     args = (*TINY, RETRAIN, BIG, "--audit-expect=expected.toml", "-k", "forgotten")
-    run = folder.pytest(*args)
+    run = trained.pytest(*args)
     assert run.code == 1
     assert run.counts()["failed"] == 1
     assert "FAIL is expected (expected.toml, line 1: Nobody has tried.), but it is PASS. It does better" in run.text
     assert "0 % of the poison's effect is left" in run.text
     assert run.audits["retrain", "backdoor:size=1", "poison"]["expected"]["met"] is False
-    updated = folder.pytest(*args, "--audit-expect-update")
+    updated = trained.pytest(*args, "--audit-expect-update")
     assert updated.code == 0, updated.text
-    assert "[[expected]]" not in (folder.path / "expected.toml").read_text()
-    assert folder.pytest(*args).code == 0
+    assert "[[expected]]" not in (trained.path / "expected.toml").read_text()
+    assert trained.pytest(*args).code == 0
 
 
-def test_inconclusive_is_no_expected_failure(folder):
+def test_inconclusive_is_no_expected_failure(trained):
     # Nothing can pass at three seeds.
-    folder.write("expected.toml", ENTRY.format("retrain", "FAIL", "x"))
+    trained.write("expected.toml", ENTRY.format("retrain", "FAIL", "x"))
     args = (*TINY, RETRAIN, BIG, "--audit-seeds=3", "--audit-expect=expected.toml", "-k", "forgotten")
-    run = folder.pytest(*args)
+    run = trained.pytest(*args)
     assert run.code == 1
     assert run.counts()["inconclusive"] == 1
     assert "but it is INCONCLUSIVE. The evidence does not show it any more" in run.text
-    softened = folder.pytest(*args, "--audit-inconclusive=warn")
+    softened = trained.pytest(*args, "--audit-inconclusive=warn")
     assert (softened.code, softened.counts()["failed"]) == (1, 1)
-    folder.write("expected.toml", ENTRY.format("retrain", "INCONCLUSIVE", "Three seeds decide nothing."))
-    run = folder.pytest(*args)
+    trained.write("expected.toml", ENTRY.format("retrain", "INCONCLUSIVE", "Three seeds decide nothing."))
+    run = trained.pytest(*args)
     assert run.code == 0, run.text
     assert run.counts()["expected"] == 1
 
 
-def test_an_error_is_red_whatever_is_expected(folder):
-    folder.write("methods/mine.py", "def forget(model, request):\n    raise RuntimeError('no such layer')\n")
-    folder.write("expected.toml", ENTRY.format("mine:forget", "FAIL", "It is known to be bad."))
+def test_an_error_is_red_whatever_is_expected(trained):
+    trained.write("methods/mine.py", "def forget(model, request):\n    raise RuntimeError('no such layer')\n")
+    trained.write("expected.toml", ENTRY.format("mine:forget", "FAIL", "It is known to be bad."))
     args = (*TINY, "--unlearner=mine:forget", "--audit-expect=expected.toml", "-k", "forgotten")
-    run = folder.pytest(*args)
+    run = trained.pytest(*args)
     assert run.code == 1
     assert run.counts()["error"] == 1
     assert "ERROR, but FAIL was expected" in run.text
-    update = folder.pytest(*args, "--audit-expect-update")
+    update = trained.pytest(*args, "--audit-expect-update")
     assert update.code == 1
-    assert "It is known to be bad." in (folder.path / "expected.toml").read_text()
+    assert "It is known to be bad." in (trained.path / "expected.toml").read_text()
 
 
-def test_what_no_audit_can_meet_is_red_and_what_is_not_audited_is_told(folder):
+def test_what_no_audit_can_meet_is_red_and_what_is_not_audited_is_told(trained):
     misspelled = DOES_NOTHING.replace("backdoor:size=1", "backdor")
-    folder.write("expected.toml", "\n".join([DOES_NOTHING, ENTRY.format("scrub", "FAIL", "x"), misspelled]))
+    trained.write("expected.toml", "\n".join([DOES_NOTHING, ENTRY.format("scrub", "FAIL", "x"), misspelled]))
     args = (f"{TINY[0]}", IDENTITY, "--audit-expect=expected.toml", "--audit-seeds=3", "-k", "forgotten")
     # With --poison the file may speak of other poisons.
-    chosen = folder.pytest(*args, TINY[1])
+    chosen = trained.pytest(*args, TINY[1])
     assert chosen.code == 0, chosen.text
     assert "2 expectations are about audits that are not part of this run" in chosen.text
     # Without, the poisons are the task's own: nothing is called backdor, and backdoor:size=1 does not run by default.
-    default = folder.pytest(*args)
+    default = trained.pytest(*args)
     assert default.code == 1
     assert "backdor, poison (expected.toml, line 15): matches no audit of this method" in default.text
     # What -k leaves out is not missed.
-    folder.write("expected.toml", DOES_NOTHING)
-    left_out = folder.pytest(*TINY, IDENTITY, "--audit-expect=expected.toml", "--audit-seeds=3", "-k", "budget")
+    trained.write("expected.toml", DOES_NOTHING)
+    left_out = trained.pytest(*TINY, IDENTITY, "--audit-expect=expected.toml", "--audit-seeds=3", "-k", "budget")
     assert left_out.code == 0, left_out.text
 
 
-def test_controls_do_what_their_tests_say_and_not_what_is_expected(folder):
-    file = folder.write("expected.toml", DOES_NOTHING.replace("FAIL", "PASS"))
-    run = folder.pytest(*TINY, "--audit-expect=expected.toml", "-k", "caught")
+def test_controls_do_what_their_tests_say_and_not_what_is_expected(trained):
+    file = trained.write("expected.toml", DOES_NOTHING.replace("FAIL", "PASS"))
+    run = trained.pytest(*TINY, "--audit-expect=expected.toml", "-k", "caught")
     assert run.code == 0, run.text
-    update = folder.pytest(*TINY, "--audit-expect=expected.toml", "--audit-expect-update", "-k", "caught")
+    update = trained.pytest(*TINY, "--audit-expect=expected.toml", "--audit-expect-update", "-k", "caught")
     assert update.code == 0
     assert tomllib.loads(file.read_text()) == tomllib.loads(DOES_NOTHING.replace("FAIL", "PASS"))
 
@@ -373,14 +373,14 @@ def test_a_file_from_windows_is_read(tmp_path):
     assert Expectations(path).of(audit("FAIL")).reason == "It hands the model back."
 
 
-def test_a_failure_that_became_worse_is_red(folder):
+def test_a_failure_that_became_worse_is_red(trained):
     args = (*TINY, IDENTITY, "--audit-seeds=3", "--audit-expect=expected.toml", "-k", "forgotten")
-    folder.write("expected.toml", DOES_NOTHING + "at_most = {success = 0.5}\n")
-    run = folder.pytest(*args)
+    trained.write("expected.toml", DOES_NOTHING + "at_most = {success = 0.5}\n")
+    run = trained.pytest(*args)
     assert run.code == 1
     assert "FAIL of at most 0.50 of the effect (success) is expected (expected.toml, line 1" in run.text
     assert "FAIL of 1.00 of the effect (success), but at most 0.50 of the effect (success) was expected" in run.text
-    assert folder.pytest(*args, "--audit-expect-update").code == 0
-    (entry,) = tomllib.loads((folder.path / "expected.toml").read_text())["expected"]
+    assert trained.pytest(*args, "--audit-expect-update").code == 0
+    (entry,) = tomllib.loads((trained.path / "expected.toml").read_text())["expected"]
     assert entry["at_most"]["success"] > 1
     assert set(entry["at_most"]) == {"success", "own class"}

@@ -55,20 +55,20 @@ def test_not_today(verdict):
         ("exit", "= not judged ="),
     ],
 )
-def test_what_gives_no_verdict_is_red(folder, monkeypatch, how, said):
-    folder.write("hides.py", HIDES)
+def test_what_gives_no_verdict_is_red(trained, monkeypatch, how, said):
+    trained.write("hides.py", HIDES)
     monkeypatch.setenv("HIDE", how)
-    run = folder.pytest(*RUN)
+    run = trained.pytest(*RUN)
     assert run.code == 1, run.text
     assert said in run.text
     assert "test_poison_is_forgotten[identity-tiny:Tiny-backdoor:size=1]" in run.text
     assert all(not audit["as_required"] for audit in run.json["audits"])
 
 
-def test_workers_tell_what_was_to_be_judged(folder, monkeypatch):
-    folder.write("hides.py", HIDES)
+def test_workers_tell_what_was_to_be_judged(trained, monkeypatch):
+    trained.write("hides.py", HIDES)
     monkeypatch.setenv("HIDE", "never")
-    run = folder.pytest(*RUN, "-n1")
+    run = trained.pytest(*RUN, "-n1")
     assert run.code == 1, run.text
     assert "= not judged =" in run.text
 
@@ -80,9 +80,9 @@ def test_a_listing_and_a_forecast_judge_nothing_and_are_green(folder, monkeypatc
         assert folder.pytest(*RUN, instead).code == 0
 
 
-def test_a_test_of_ones_own_may_be_skipped_by_its_mark_and_not_by_its_method(folder):
-    own = folder.write("test_own.py", OWN)
-    run = folder.pytest("--audit-seeds=3", suites=str(own))
+def test_a_test_of_ones_own_may_be_skipped_by_its_mark_and_not_by_its_method(trained):
+    own = trained.write("test_own.py", OWN)
+    run = trained.pytest("--audit-seeds=3", suites=str(own))
     assert run.code == 1, run.text
     assert run.counts()["error"] == 1
     assert "tried to end its own test by pytest.skip (not here)" in run.text

@@ -19,9 +19,9 @@ METHODS = ("skips", "expects", "stops", "skips_by_unittest", "leaves", "exits")
 
 
 @pytest.mark.parametrize("workers", ["-n0", "-n2"])
-def test_a_method_that_ends_its_test_is_an_error_in_every_audit(workers, folder):
-    folder.write("ends.py", ENDS)
-    run = folder.pytest(*TINY, *(f"--unlearner=ends:{name}" for name in METHODS), "--audit-seeds=3", workers)
+def test_a_method_that_ends_its_test_is_an_error_in_every_audit(workers, trained):
+    trained.write("ends.py", ENDS)
+    run = trained.pytest(*TINY, *(f"--unlearner=ends:{name}" for name in METHODS), "--audit-seeds=3", workers)
     assert run.code == 1, run.text
     assert {audit["verdict"] for audit in run.audits.values()} == {"ERROR"}
     assert len(run.audits) == 3 * len(METHODS)
@@ -56,11 +56,11 @@ def test_what_a_careless_method_leaves_reaches_no_other(folder):
     assert "the unlearner 'careless:forget' replaced torch.nn.functional.cross_entropy" in beside.text
 
 
-def test_a_method_that_hangs_is_an_error_and_the_rest_goes_on(folder):
-    folder.write(
+def test_a_method_that_hangs_is_an_error_and_the_rest_goes_on(trained):
+    trained.write(
         "hangs.py", "import time\n\n\ndef forget(model, request):\n    while True:\n        time.sleep(0.01)\n"
     )
-    run = folder.pytest(*TINY, "--unlearner=hangs:forget", "--unlearner=gd", "--audit-seeds=3", "--audit-timeout=1")
+    run = trained.pytest(*TINY, "--unlearner=hangs:forget", "--unlearner=gd", "--audit-seeds=3", "--audit-timeout=1")
     assert run.code == 1
     verdicts = {unlearner: audit["verdict"] for (unlearner, _, _), audit in run.audits.items()}
     assert verdicts["hangs:forget"] == "ERROR" != verdicts["gd"]

@@ -70,8 +70,8 @@ def test_nothing_beyond_a_conclusion_is_trained_in_one_process(folder):
     assert run.counts()["not needed"] == 4 * (16 - used)
 
 
-def test_json_has_the_promised_keys_and_only_finite_numbers(folder):
-    run = folder.pytest(*TINY, GD)
+def test_json_has_the_promised_keys_and_only_finite_numbers(trained):
+    run = trained.pytest(*TINY, GD)
     document = run.json
     assert document["schema"] == 1
     assert set(document["run"]) >= {"argv", "versions", "device", "started", "seconds", "settings"}
@@ -107,9 +107,9 @@ def test_selection_listing_and_last_failed(folder):
     assert failed.counts()["cached"] > 0, "trials are put in after --lf has deselected"
 
 
-def test_junit_carries_the_numbers(folder):
-    target = folder.path / "junit.xml"
-    folder.pytest(*TINY, "--unlearner=identity", "-n2", f"--junitxml={target}")
+def test_junit_carries_the_numbers(trained):
+    target = trained.path / "junit.xml"
+    trained.pytest(*TINY, "--unlearner=identity", "-n2", f"--junitxml={target}")
     cases = {case.get("name"): case for case in ET.parse(target).iter("testcase")}
     case = cases["test_poison_is_forgotten[identity-tiny:Tiny-backdoor:size=1]"]
     properties = {p.get("name"): p.get("value") for p in case.iter("property")}
@@ -118,8 +118,8 @@ def test_junit_carries_the_numbers(folder):
     assert "of the poison's effect is left" in case.find("failure").text
 
 
-def test_a_failure_says_what_was_found_and_how_to_see_it_again(folder):
-    run = folder.pytest(*TINY, "--unlearner=identity")
+def test_a_failure_says_what_was_found_and_how_to_see_it_again(trained):
+    run = trained.pytest(*TINY, "--unlearner=identity")
     assert "100 % of the poison's effect is left" in run.text
     assert "FAIL needs p" in run.text
     command = next(line for line in run.text.splitlines() if "reproduce:" in line).partition("pytest ")[2]
@@ -137,10 +137,10 @@ def test_a_failure_says_what_was_found_and_how_to_see_it_again(folder):
     ],
     ids=["raises", "none", "architecture"],
 )
-def test_a_broken_unlearner_errs_and_the_rest_goes_on(folder, body, said):
-    folder.write("methods/mine.py", f"def forget(model, request):\n    {body}\n")
+def test_a_broken_unlearner_errs_and_the_rest_goes_on(trained, body, said):
+    trained.write("methods/mine.py", f"def forget(model, request):\n    {body}\n")
     for workers in ("0", "2"):
-        run = folder.pytest(*TINY, "--unlearner=mine:forget", "--unlearner=identity", "-n", workers)
+        run = trained.pytest(*TINY, "--unlearner=mine:forget", "--unlearner=identity", "-n", workers)
         assert run.code == 1
         mine = {key[2]: audit for key, audit in run.audits.items() if key[0] == "mine:forget"}
         assert {audit["verdict"] for audit in mine.values()} == {"ERROR"}
@@ -148,42 +148,42 @@ def test_a_broken_unlearner_errs_and_the_rest_goes_on(folder, body, said):
         assert said in mine["poison"]["reason"]
         assert run.audits["identity", "backdoor:size=1", "poison"]["verdict"] == "FAIL"
         assert run.counts()["errors"] == 3
-    folder.write("methods/mine.py", GOOD)
-    mended = folder.pytest(*TINY, "--unlearner=mine:forget", "--audit-budget=0.7")
+    trained.write("methods/mine.py", GOOD)
+    mended = trained.pytest(*TINY, "--unlearner=mine:forget", "--audit-budget=0.7")
     assert mended.code == 0, mended.text
 
 
-def test_a_diverged_model_is_evidence_and_fails(folder):
-    folder.write(
+def test_a_diverged_model_is_evidence_and_fails(trained):
+    trained.write(
         "methods/mine.py",
         "import torch\n\ndef forget(model, request):\n    with torch.no_grad():\n"
         "        next(model.parameters()).fill_(float('nan'))\n    return model\n",
     )
-    run = folder.pytest(*TINY, "--unlearner=mine:forget")
+    run = trained.pytest(*TINY, "--unlearner=mine:forget")
     poison = run.audits["mine:forget", "backdoor:size=1", "poison"]
     assert (poison["verdict"], poison["reason"]) == ("FAIL", "diverged")
     assert poison["values"]["unlearned"] == [None] * 3
     assert "weights are not finite for 3 of 3 seeds" in run.text
 
 
-def test_an_edited_helper_leaves_no_stale_model(folder):
-    folder.write("methods/helper.py", "EPOCHS = 1\n")
-    folder.write(
+def test_an_edited_helper_leaves_no_stale_model(trained):
+    trained.write("methods/helper.py", "EPOCHS = 1\n")
+    trained.write(
         "methods/mine.py",
         "import helper\n\ndef forget(model, request):\n"
         "    for batch in request.batches('retain', epochs=helper.EPOCHS):\n        request.loss(model, batch)\n"
         "    return model\n",
     )
-    first = folder.pytest(*TINY, "--unlearner=mine:forget")
-    folder.write("methods/helper.py", "EPOCHS = 3\n")
-    second = folder.pytest(*TINY, "--unlearner=mine:forget")
+    first = trained.pytest(*TINY, "--unlearner=mine:forget")
+    trained.write("methods/helper.py", "EPOCHS = 3\n")
+    second = trained.pytest(*TINY, "--unlearner=mine:forget")
     cost = [run.audits["mine:forget", "backdoor:size=1", "cost"]["estimate"] for run in (first, second)]
     assert cost[1] == pytest.approx(3 * cost[0])
     assert set(second.built) == {"U"}
 
 
-def test_two_settings_of_one_method_are_two_methods(folder):
-    run = folder.pytest(*TINY, GD, "--unlearner=gd:lr=0.02,epochs=1", "--audit-seeds=3")
+def test_two_settings_of_one_method_are_two_methods(trained):
+    run = trained.pytest(*TINY, GD, "--unlearner=gd:lr=0.02,epochs=1", "--audit-seeds=3")
     assert {key[0] for key in run.audits} == {"gd:lr=0.01", "gd:lr=0.02,epochs=1"}
 
 
@@ -276,14 +276,14 @@ def test_bad_input_is_one_clear_line_and_a_usage_error(folder, args, said):
     assert "Traceback" not in done.stderr
 
 
-def test_inconclusive_is_red_unless_it_is_to_warn(folder):
+def test_inconclusive_is_red_unless_it_is_to_warn(trained):
     cut_short = (*TINY, "--unlearner=mine:forget", "--audit-budget=0.7", "--audit-seeds=3")
-    folder.write("methods/mine.py", GOOD)
-    red = folder.pytest(*cut_short)
+    trained.write("methods/mine.py", GOOD)
+    red = trained.pytest(*cut_short)
     assert red.code == 1
     assert red.counts()["inconclusive"] == 2
     assert "3 seeds do not decide it" in red.text
-    warned = folder.pytest(*cut_short, "--audit-inconclusive=warn")
+    warned = trained.pytest(*cut_short, "--audit-inconclusive=warn")
     assert warned.code == 0
     assert warned.counts()["inconclusive"] == 2
 
@@ -328,21 +328,21 @@ def test_a_project_without_audits_sees_nothing_of_us(folder):
     assert "unlearner" not in plain.stdout
 
 
-def test_a_test_of_ones_own_may_require_a_verdict(folder):
-    folder.write(
+def test_a_test_of_ones_own_may_require_a_verdict(trained):
+    trained.write(
         "test_mine.py",
         "import harness\n\n\ndef test_mine():\n"
         "    verdicts = harness.audit('identity', task='tiny:Tiny', poison='backdoor:size=1', seeds=3)\n"
         "    verdicts[0].require()\n",
     )
-    run = folder.pytest(suites="test_mine.py")
+    run = trained.pytest(suites="test_mine.py")
     assert run.code == 1, run.text
     assert "INTERNALERROR" not in run.text
     assert "reproduce: pytest test_mine.py::test_mine" in run.text
 
 
-def test_what_a_person_can_mend_is_a_sentence_without_a_traceback(folder):
-    run = folder.pytest(*TINY, "--unlearner=cfk:k=5", "--audit-seeds=3")
+def test_what_a_person_can_mend_is_a_sentence_without_a_traceback(trained):
+    run = trained.pytest(*TINY, "--unlearner=cfk:k=5", "--audit-seeds=3")
     assert run.code == 1
     assert "k=5, but the model has 2 blocks; set k to at most that" in run.text
     assert "trial.py" not in run.text
