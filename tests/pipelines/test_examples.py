@@ -106,7 +106,7 @@ def test_a_trainer_that_removes_nothing_from_texts_fails(folder):
     planted = r"^Also planted: text-backdoor:fraction=0\.1\d+, source:fraction=0\.1\d+"
     assert re.search(planted, text, re.MULTILINE), text
 
-    more = ("--poison", "source:fraction=0.2,mislabelled=true", "--poison", "text-backdoor:fraction=0.125")
+    more = ("--poison", "source:fraction=0.2,mislabelled=true", "--poison", "text-backdoor:fraction=0.2")
     code, text = drill(folder, TEXT, "site=scraped", *more)
     assert code == 1
     assert re.search(r"With a backdoor, a phrase of rare words.*: the removal leaves 100 % of .*: FAIL\.", text), text
