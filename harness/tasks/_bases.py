@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -90,7 +91,9 @@ def with_adapters(base: nn.Module, rank: int) -> nn.Module:
     except ImportError:
         raise missing("peft") from None
     config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
-    return peft.get_peft_model(base, config)  # type: ignore[no-any-return]
+    with warnings.catch_warnings():  # peft asks transformers by a name that is to change
+        warnings.simplefilter("ignore", FutureWarning)
+        return peft.get_peft_model(base, config)  # type: ignore[no-any-return]
 
 
 def _quietly(model: str, load: Callable[[], Any]) -> Any:
