@@ -61,8 +61,8 @@ def test_one_seed_on_which_nothing_is_done_forbids_a_reliable_pass():
     assert said(u, RELIABLE) == (INCONCLUSIVE, "bad-seeds", 16)
 
 
-def found(u, plan=RELIABLE, claim=None):
-    claim, evidence = claim or Criterion(LEFT, 0.2), left(u)
+def found(u, plan=RELIABLE, claim=None, **kw):
+    claim, evidence = claim or Criterion(LEFT, 0.2), replace(left(u), **kw)
     judgement = judge(claim, evidence, plan)
     return details_of(claim, evidence.first(judgement.seeds), plan, judgement.result, judgement.reason)
 
@@ -74,6 +74,10 @@ def test_what_the_reliable_plan_found_is_among_the_details():
     assert found([-0.5] * 16)["e_fail"] == pytest.approx((1 + 0.3 / 1.2) ** 12)
     assert found([0.0] * 16, QUICK) == {}
     assert found([math.nan] * 16) == {}, "it diverged"
+    assert found([0.0] * 16, oracle=(0.9,) * 16) == {}, "the oracle fails"
+    assert found([0.0] * 16, claim=Criterion(RIGHT, 0.01), wrecked=(-1.0,) * 16) == {"bad_seeds": 0}, "no e-value"
+    scores = Measure("known", "what is known", "lower", "exact-null")
+    assert found([0.0] * 16, claim=Criterion(scores, math.nan, 1, "known")) == {}, "an exact null"
 
 
 @pytest.mark.parametrize(("worst", "outcome"), [(0.39, PASS), (0.42, INCONCLUSIVE)])
@@ -126,7 +130,8 @@ def test_a_cell_of_several_claims_asks_each_failure_for_more_evidence():
     assert said(u, RELIABLE, judged=2)[2] == 8  # less than 26.7
 
 
-def test_a_reliable_plan_cut_short_waits():
+def test_a_plan_cut_short_waits():
+    assert said([0.01] * 3, Plan(3)) == (INCONCLUSIVE, "need-more-seeds", 3)
     assert said([0.01] * 12, Plan(12, kind="reliable")) == (INCONCLUSIVE, "waits-for-seeds", 12)
 
 
@@ -150,6 +155,11 @@ def test_accuracy_is_asked_for_good_seeds_and_for_no_e_value():
         "0.0005 beyond the margin, where R' varies by 0.001"
     )
     assert judged([x - 0.05 for x in kept]) == (FAIL, "outside-margin", 3)
+    # A resolution is in the measure's unit, whatever P loses against R.
+    one_below = Evidence((0.45,) * 16, (0.95,) * 16, (0.95,) * 15 + (0.93,), (0.95,) * 16, (0.1,) * 16)
+    for resolution, reason in ((0.004, "bad-seeds"), (0.008, "equivalent")):
+        evidence = replace(one_below, resolution=resolution)
+        assert judge(Criterion(RIGHT, 0.01), evidence, RELIABLE).reason == reason
 
 
 def test_a_reliable_pass_is_the_first_look_that_excludes_a_fifth_of_bad_seeds():
@@ -206,10 +216,10 @@ def test_a_seed_on_which_nothing_is_done_never_passes_reliably(u, oracle, i):
 
 
 @given(fractions, scatters, st.floats(0.01, 100), st.booleans())
-def test_the_unit_of_the_measure_and_its_direction_change_nothing(u, oracle, unit, lower):
+def test_the_unit_of_the_measure_its_direction_and_its_zero_change_nothing(u, oracle, unit, lower):
     one = judge(Criterion(LEFT, 0.2), left(u, oracle), RELIABLE)
     scale = -unit if lower else unit
-    arms = ([scale * x for x in arm] for arm in ([1.0] * 16, [0.0] * 16, u, oracle, [0.0] * 16))
+    arms = ([scale * (1 + x) for x in arm] for arm in ([1.0] * 16, [0.0] * 16, u, oracle, [0.0] * 16))
     measure = replace(LEFT, worse="lower") if lower else LEFT
     other = judge(Criterion(measure, 0.2), Evidence(*map(tuple, arms)), RELIABLE)
     if not math.isclose(other.result.p_pass, 0.05, rel_tol=1e-6):
