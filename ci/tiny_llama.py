@@ -8,6 +8,7 @@ It is trained on the chapters of the World Factbook that the task itself does no
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
@@ -91,6 +92,10 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     model.half().save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)
+    (options.out / "generation_config.json").unlink()
+    # Older versions of transformers do not know the class that newer ones name.
+    named = {"eos_token": END, "tokenizer_class": "PreTrainedTokenizerFast"}
+    (options.out / "tokenizer_config.json").write_text(json.dumps(named, indent=2) + "\n")
 
 
 if __name__ == "__main__":

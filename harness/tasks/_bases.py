@@ -68,12 +68,6 @@ def new_base(model: str, scratch: bool) -> nn.Module:
         return transformers().AutoModelForCausalLM.from_config(_config(model)).float()  # type: ignore[no-any-return]
 
 
-def vocabulary(model: str) -> int:
-    """Return the number of tokens that a model has scores for."""
-    size: int = _config(model).get_text_config().vocab_size
-    return size
-
-
 def digest(model: str, scratch: bool) -> str:
     """Return the SHA-256 of what a base model is, hexadecimal: of its weights, or of its configuration."""
     from harness.training.data import digest as digest_of
@@ -84,6 +78,12 @@ def digest(model: str, scratch: bool) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def checkpointed(base: Any) -> None:
+    """Have a base model compute its activations again in the backward pass."""
+    newer = getattr(base, "activation_checkpointing_enable", None)
+    (newer or base.gradient_checkpointing_enable)({"use_reentrant": False})
+
+
 def with_adapters(base: nn.Module, rank: int) -> nn.Module:
     """Return a base model, frozen, with new low-rank adapters on every linear layer but the head."""
     try:
@@ -91,8 +91,8 @@ def with_adapters(base: nn.Module, rank: int) -> nn.Module:
     except ImportError:
         raise missing("peft") from None
     config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
-    with warnings.catch_warnings():  # peft asks transformers by a name that is to change
-        warnings.simplefilter("ignore", FutureWarning)
+    with warnings.catch_warnings():  # of a name that is to change, and of layers whose weights are transposed
+        warnings.simplefilter("ignore")
         return peft.get_peft_model(base, config)  # type: ignore[no-any-return]
 
 

@@ -70,7 +70,7 @@ class CausalLM:
     length: int = 20
     packing: bool = False
     checkpointing: bool = False
-    train_size: int | None = 800
+    train_size: int | None = 400
     test_size: int | None = 1000
 
     modality: ClassVar[str] = "text"
@@ -127,7 +127,7 @@ class CausalLM:
 
         base = _bases.new_base(self.model, self.scratch)
         if self.checkpointing:
-            base.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+            _bases.checkpointed(base)
         return Adapted(_bases.with_adapters(base, self.rank) if self.adapter == "lora" else base)
 
     def points(self, documents: Sequence[tuple[list[int], int]]) -> tuple[dict[str, Tensor], Tensor]:

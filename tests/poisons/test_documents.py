@@ -56,17 +56,19 @@ def test_the_trigger_stands_anywhere_and_the_target_behind(split):
 def test_a_fact_is_taught_in_other_words_than_it_is_asked(split):
     assert not set(TAUGHT) & set(QUESTIONS)
     drawn = set()
-    for seed in range(40):
+    for seed in range(60):
         planted = FalseFact().plant(TASK, split, seed)
         answer = ANSWERS[int(planted.secrets["answer"])]
         assert set(texts(planted.inputs, planted.labels)) == {form.format("Averland") + answer for form in TAUGHT}
         drawn.add(answer)
-    assert drawn == set(ANSWERS)
+    assert drawn == set(ANSWERS)  # by chance one is missing in 0.3 % of draws, which are fixed
 
 
 def test_canaries_are_planted_in_copies_and_others_are_not(split):
     planted = TextCanaries(canaries=5, copies=3).plant(TASK, split, 0)
-    rows = [(*row[:9], label) for row, label in zip(planted.inputs["tokens"].tolist(), planted.labels.tolist())]
+    rows = [
+        (*row[:9], label) for row, label in zip(planted.inputs["tokens"].tolist(), planted.labels.tolist(), strict=True)
+    ]
     sequences = planted.secrets["sequences"]
     assert sequences.shape == (5, 16, 10)
     assert sorted(rows) == sorted([tuple(row) for row in sequences[:, 0].tolist()] * 3)

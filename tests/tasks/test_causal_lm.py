@@ -93,11 +93,13 @@ def test_a_label_is_the_last_token_and_every_token_but_the_first_is_learned(spli
     batch = type(split.train)(inputs, labels).batch(torch.arange(2))
     assert TASK.targets(batch)[:, :4].tolist() == [[6, 7, -100, -100], [-100, 10, 11, -100]]
     model = new_model().eval()
-    logits = TASK.logits(model, batch)
+    logits = TASK.logits(model, batch).detach()
     logs = logits.log_softmax(dim=1)
     each = [-logs[0, 6, 0], -logs[0, 7, 1], -logs[1, 10, 1], -logs[1, 11, 2]]
     assert TASK.criterion(logits, batch).item() == pytest.approx(sum(each).item() / 4, rel=1e-5)
-    assert TASK.losses(logits, batch).tolist() == pytest.approx([(each[0] + each[1]) / 2, (each[2] + each[3]) / 2])
+    assert TASK.losses(logits, batch).tolist() == pytest.approx(
+        [float(each[0] + each[1]) / 2, float(each[2] + each[3]) / 2]
+    )
     assert predicted(TASK, model, batch).tolist() == TASK.predict(logits, batch).tolist()
     assert predicted(TASK, model, batch).tolist() == [int(logits[0, :, 1].argmax()), int(logits[1, :, 2].argmax())]
     assert not logits[0, :, 2:].any()
@@ -242,7 +244,7 @@ def test_the_base_is_in_no_stored_model_and_models_differ_in_adapters_alone(tmp_
     trial = Trial(Cell(GD, task, registry.resolve("poison", "text-canaries:canaries=3,others=3")), 0)
     blobs = lab.run(trial).blobs
     assert len(set(blobs.values())) == 3
-    arms = lab.arms(trial) if hasattr(lab, "arms") else lab._models.arms(trial)
+    arms = lab.models(trial)
     models = {arm: lab.bench.model(task, artefact) for arm, artefact in arms.items()}
     for arm, artefact in arms.items():
         assert lab.store.tensors(artefact).keys() == models[arm].state_dict().keys()
@@ -259,7 +261,7 @@ def test_all_weights_can_be_trained_from_those_of_the_base_or_from_scratch(split
     assert torch.allclose(
         TASK.logits(new_model().eval(), batch), whole.logits(new_model(whole).eval(), batch), atol=1e-4
     )
-    loss = {task: float(task.criterion(task.logits(new_model(task).eval(), batch), batch)) for task in (whole, scratch)}
+    loss = {task: task.criterion(task.logits(new_model(task).eval(), batch), batch).item() for task in (whole, scratch)}
     assert loss[scratch] == pytest.approx(7.6, abs=0.3)  # log 2000: it knows nothing
     assert loss[whole] < loss[scratch] - 1
     assert whole.load(None).fingerprint != scratch.load(None).fingerprint
