@@ -35,7 +35,9 @@ class Adapted(nn.Module):
         scores: Tensor = self.network(input_ids=tokens, use_cache=False).logits
         return scores
 
-    def state_dict(self, *args: Any, prefix: str = "", **options: Any) -> dict[str, Any]:
+    def state_dict(  # type: ignore[override] # of two forms, this is both
+        self, *args: Any, prefix: str = "", **options: Any
+    ) -> dict[str, Any]:
         """Return the trained weights by name; of weights that are tied, the first."""
         found: dict[str, Any] = super().state_dict(*args, prefix=prefix, **options)
         for name in self._left_out:
