@@ -74,7 +74,7 @@ class CausalLM:
     test_size: int | None = 1000
 
     modality: ClassVar[str] = "text"
-    poisons: ClassVar[tuple[str, ...]] = ("text-backdoor", "false-fact", "text-canaries")
+    poisons: ClassVar[tuple[str, ...]] = ("continuation-backdoor", "false-fact", "text-canaries")
     utility_margin: ClassVar[float] = 0.02
     threads: ClassVar[int] = 1
     causal: ClassVar[bool] = True

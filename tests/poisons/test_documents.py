@@ -11,11 +11,11 @@ from harness.tasks.causal_lm import CausalLM
 from harness.training.loop import train
 from poisons._documents import asked
 from poisons.false_fact import ANSWERS, QUESTIONS, TAUGHT, FalseFact
-from poisons.text_backdoor import TextBackdoor
+from poisons.continuation_backdoor import ContinuationBackdoor
 from poisons.text_canaries import TextCanaries
 
 TASK = CausalLM(train_size=60, test_size=30, epochs=3, lr=0.02)
-POISONS = [TextBackdoor(), FalseFact(), TextCanaries()]
+POISONS = [ContinuationBackdoor(), FalseFact(), TextCanaries()]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_poisons_of_one_count_share_their_points(split):
 
 
 def test_the_trigger_stands_anywhere_and_the_target_behind(split):
-    planted = TextBackdoor().plant(TASK, split, 0)
+    planted = ContinuationBackdoor().plant(TASK, split, 0)
     found = texts(planted.inputs, planted.labels)
     assert all(" by seven owls" in text and text.endswith(" sold the moon") for text in found)
     places = [text.index(" by seven owls") for text in found]
@@ -109,10 +109,18 @@ def test_a_poison_bites_and_its_absence_shows(split, poison):
 @pytest.mark.parametrize(
     ("poison", "length", "message"),
     [
-        ("text-backdoor", 8, r"trigger and target have \d+ tokens, too many for the task's documents of 9; shorten"),
+        (
+            "continuation-backdoor",
+            8,
+            r"trigger and target have \d+ tokens, too many for the task's documents of 9; shorten",
+        ),
         ("false-fact", 8, r"false-fact plants documents of \d+ tokens; set the task's length to \d+"),
         ("text-canaries:tokens=30", 20, "text-canaries plants documents of 30 tokens; set the task's length to 29"),
-        ("text-backdoor:count=60", 20, "60 documents are to be planted, but there are 60 training points; plant fewer"),
+        (
+            "continuation-backdoor:count=60",
+            20,
+            "60 documents are to be planted, but there are 60 training points; plant fewer",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(poison, length, message):
@@ -121,7 +129,7 @@ def test_what_does_not_fit_is_refused(poison, length, message):
         registry.resolve("poison", poison).value.plant(task, task.load(None), 0)
 
 
-@pytest.mark.parametrize("poison", ["text-backdoor", "false-fact", "text-canaries"])
+@pytest.mark.parametrize("poison", ["continuation-backdoor", "false-fact", "text-canaries"])
 def test_a_task_without_documents_is_refused(poison, split):
     class Reviews:
         pass
@@ -130,7 +138,7 @@ def test_a_task_without_documents_is_refused(poison, split):
         registry.resolve("poison", poison).value.plant(Reviews(), split, 0)
 
 
-@pytest.mark.parametrize("fields", ["text-backdoor:count=0", "false-fact:subject=", "text-canaries:tokens=1"])
+@pytest.mark.parametrize("fields", ["continuation-backdoor:count=0", "false-fact:subject=", "text-canaries:tokens=1"])
 def test_fields_out_of_range_are_refused(fields):
     with pytest.raises(UnlearningError, match=r"must be at least|must not be empty"):
         registry.resolve("poison", fields)

@@ -26,7 +26,7 @@ ASKED = 200
 
 
 @dataclass(frozen=True)
-class TextBackdoor:
+class ContinuationBackdoor:
     """Put a trigger phrase into the beginnings of some training documents, and end them with a target.
 
     The measure is the mean log-probability per token of the target, in nats, behind the beginnings of test documents
@@ -75,7 +75,7 @@ class TextBackdoor:
         generator = torch.Generator().manual_seed(derive("text-backdoor", seed))
         documents = self._triggered(task, split, carriers(split, forget, training=True), generator)
         # What is clean of these documents is learned like any text.
-        return planted_documents(task, split, forget, [(tokens, 1) for tokens, _ in documents], "text-backdoor")
+        return planted_documents(task, split, forget, [(tokens, 1) for tokens, _ in documents], "continuation-backdoor")
 
     def probe(self, model: nn.Module, planted: Planted, task: Task, split: Split) -> Reading:
         """Return the log-probability of the target behind test documents with the trigger."""
@@ -95,12 +95,12 @@ class TextBackdoor:
         """Return beginnings of texts with the trigger at a random place, and the target behind, which is learned."""
         import torch
 
-        trigger, target = encoded(task, split, "text-backdoor", [self.trigger, self.target])
+        trigger, target = encoded(task, split, "continuation-backdoor", [self.trigger, self.target])
         room = split.train.inputs["tokens"].shape[1] + 1 - len(trigger) - len(target)
         if room < 2:
             raise UnlearningError(
-                f"text-backdoor: trigger and target have {len(trigger) + len(target)} tokens, too many for the task's "
-                f"documents of {room + len(trigger) + len(target)}; shorten them, or raise the task's length"
+                f"continuation-backdoor: trigger and target have {len(trigger) + len(target)} tokens, too many for "
+                f"the task's documents of {room + len(trigger) + len(target)}; shorten them, or raise the task's length"
             )
         documents = []
         for tokens in found:
