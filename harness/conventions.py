@@ -12,8 +12,15 @@ if TYPE_CHECKING:
 
 
 def predicted(task: Recipe, model: nn.Module, batch: Batch) -> Tensor:
-    """Return the class that a model puts each example in, int64, shape (batch,)."""
-    return classes_of(task, task.logits(model, batch), batch)
+    """Return the class that a model puts each example in, int64, shape (batch,).
+
+    A task with ``answer(model, batch)`` is asked by that: the scores of all tokens of many texts would fill the memory.
+    """
+    answer = getattr(task, "answer", None)
+    if answer is None:
+        return classes_of(task, task.logits(model, batch), batch)
+    classes: Tensor = answer(model, batch)
+    return classes
 
 
 def main_input(inputs: Mapping[str, Tensor]) -> str:

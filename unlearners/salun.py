@@ -7,7 +7,7 @@ OPTML-Group/Unlearn-Saliency at commit a6e89fd, Classification/generate_mask.py 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -61,8 +61,9 @@ class SalUn(Trained):
         import torch
 
         passes = self._passes(request)
-        salient = self._mask(model, request)
-        kept = [parameter.detach().clone() for parameter in model.parameters()]
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        salient = self._mask(model, trained, request)
+        kept = [parameter.detach().clone() for parameter in trained]
 
         def steps() -> Iterator[Batch]:
             for which, batches in passes:
@@ -72,11 +73,11 @@ class SalUn(Trained):
                         batch = replace(batch, labels=drawn.to(batch.labels))
                     yield batch
                     with torch.no_grad():  # decay and momentum must not move the others either
-                        for parameter, mask, before in zip(model.parameters(), salient, kept, strict=True):
+                        for parameter, mask, before in zip(trained, salient, kept, strict=True):
                             parameter.copy_(torch.where(mask, parameter, before))
 
         def mask_gradients() -> None:
-            for parameter, mask in zip(model.parameters(), salient, strict=True):
+            for parameter, mask in zip(trained, salient, strict=True):
                 if parameter.grad is not None:
                     parameter.grad.mul_(mask)
 
@@ -96,15 +97,15 @@ class SalUn(Trained):
             left -= forget + examples
         return passes
 
-    def _mask(self, model: nn.Module, request: ForgetRequest) -> list[Tensor]:
-        """Return where the salient weights are, parameter by parameter."""
+    def _mask(self, model: nn.Module, trained: Sequence[nn.Parameter], request: ForgetRequest) -> list[Tensor]:
+        """Return where the salient weights are among those that are trained, parameter by parameter."""
         import torch
 
         model.eval()
         model.zero_grad()
         for batch in request.batches("forget", batch_size=self.batch_size):
             request.loss(model, batch).backward()
-        sizes = [torch.zeros_like(p) if p.grad is None else p.grad.abs() for p in model.parameters()]
+        sizes = [torch.zeros_like(p) if p.grad is None else p.grad.abs() for p in trained]
         model.train()
         ranked = torch.cat([size.flatten() for size in sizes]).argsort(descending=True)
         chosen = torch.zeros(len(ranked), dtype=torch.bool, device=ranked.device)

@@ -1,0 +1,117 @@
+"""Base models and tokenizers of causal-lm, each loaded once in a process."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import UnlearningError
+from harness.tasks._corpora import missing
+
+if TYPE_CHECKING:
+    from torch import nn
+
+TINY = "tiny"
+#: A Llama of 0.2 million weights, which ci/tiny_llama.py trained on chapters of the World Factbook.
+FOLDER = Path(__file__).resolve().parent / "tiny_llama"
+
+
+def transformers() -> Any:
+    """Return the package, or raise a sentence that names what to install."""
+    try:
+        import transformers as package
+    except ImportError:
+        raise missing("transformers") from None
+    return package
+
+
+def place(model: str) -> str:
+    """Return the folder or the name on the hub that a model is loaded from."""
+    return str(FOLDER) if model == TINY else model
+
+
+@cache
+def tokenizer(model: str) -> Any:
+    """Return the tokenizer of a model.
+
+    Raises:
+        UnlearningError: It cannot be loaded.
+    """
+    return _quietly(model, lambda: transformers().AutoTokenizer.from_pretrained(place(model)))
+
+
+@cache
+def _config(model: str) -> Any:
+    return _quietly(model, lambda: transformers().AutoConfig.from_pretrained(place(model)))
+
+
+@cache
+def _weights(model: str) -> Any:
+    """Return a base model with its published weights, in single precision on the CPU; not to be changed."""
+    auto = transformers().AutoModelForCausalLM
+    return _quietly(model, lambda: auto.from_pretrained(place(model), use_safetensors=True)).float()
+
+
+def new_base(model: str, scratch: bool) -> nn.Module:
+    """Return a model with its published weights, or one of its configuration with random weights."""
+    import torch
+
+    if not scratch:
+        return copy.deepcopy(_weights(model))  # type: ignore[no-any-return]
+    with torch.device("cpu"):
+        return transformers().AutoModelForCausalLM.from_config(_config(model)).float()  # type: ignore[no-any-return]
+
+
+def digest(model: str, scratch: bool) -> str:
+    """Return the SHA-256 of what a base model is, hexadecimal: of its weights, or of its configuration."""
+    from harness.training.data import digest as digest_of
+
+    if not scratch:
+        return digest_of(_weights(model).state_dict())
+    plain = {name: value for name, value in _config(model).to_dict().items() if not name.startswith("_")}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def checkpointed(base: Any) -> None:
+    """Have a base model compute its activations again in the backward pass."""
+    newer = getattr(base, "activation_checkpointing_enable", None)
+    (newer or base.gradient_checkpointing_enable)({"use_reentrant": False})
+
+
+def with_adapters(base: nn.Module, rank: int) -> nn.Module:
+    """Return a base model, frozen, with new low-rank adapters on every linear layer but the head."""
+    try:
+        import peft
+    except ImportError:
+        raise missing("peft") from None
+    config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    with warnings.catch_warnings():  # of a name that is to change, and of layers whose weights are transposed
+        warnings.simplefilter("ignore")
+        return peft.get_peft_model(base, config)  # type: ignore[no-any-return]
+
+
+def _quietly(model: str, load: Callable[[], Any]) -> Any:
+    """Return what was loaded, without progress bars.
+
+    Raises:
+        UnlearningError: It cannot be loaded.
+    """
+    logging = transformers().logging
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        return load()
+    except Exception as error:  # no network, no such name, no such file: each raises something of its own
+        raise UnlearningError(
+            f"model={model} cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]}); give a folder "
+            "with a causal model and its tokenizer, its name on the hub and a network, or model=tiny"
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
