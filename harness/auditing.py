@@ -66,8 +66,8 @@ def audit(
             fastest.
 
     Returns:
-        For each poison the verdicts on the poison, on accuracy and on the budget: a list of `Verdict` that shows itself
-        as a table, and has a method ``to_frame``.
+        For each poison the verdicts on the poison, on accuracy and on the budget: a sequence of `Verdict` that shows
+        itself as a table, and has a method ``to_frame``.
 
     Raises:
         UnlearningError: Something named cannot be found or used, or the method cannot be isolated.

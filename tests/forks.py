@@ -118,7 +118,10 @@ def stand_alone(printed: str) -> None:
     """Belong to no other process, and print to a file."""
     os.setpgid(0, 0)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    file, nothing = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), os.open(os.devnull, os.O_RDONLY)
+    file, nothing = (
+        os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND),
+        os.open(os.devnull, os.O_RDONLY),
+    )
     for target, source in ((0, nothing), (1, file), (2, file)):
         os.dup2(source, target)
 
@@ -214,14 +217,15 @@ def _fork_workers(asks: socket.socket) -> None:
 
 def _fork_runs(asks: socket.socket) -> None:
     """Have commands start their runs of pytest as forks."""
-    popen = subprocess.Popen
+    popen: Any = subprocess.Popen
 
-    def forking(command: Any, *args: Any, **options: Any) -> Any:
-        if not args and not options and list(command[:3]) == [sys.executable, "-m", "pytest"]:
-            return Forked(asks, command[2:])
-        return popen(command, *args, **options)
+    class Forking(popen):
+        def __new__(cls, command: Any, *args: Any, **options: Any) -> Any:
+            if not args and not options and list(command[:3]) == [sys.executable, "-m", "pytest"]:
+                return Forked(asks, command[2:])
+            return super().__new__(cls)
 
-    subprocess.Popen = forking  # type: ignore[misc,assignment]
+    subprocess.Popen = Forking  # type: ignore[misc]
 
 
 #: Exit codes of forks that have ended, by process.
@@ -285,5 +289,7 @@ if __name__ == "__main__":
             stand_alone(told["printed"])
             become(told)
         except SystemExit as ended:
-            end(int(ended.code or 0))
+            if isinstance(ended.code, str):
+                print(ended.code, file=sys.stderr)
+            end(1 if isinstance(ended.code, str) else ended.code or 0)
         end(0)

@@ -59,6 +59,8 @@ def _results(options: argparse.Namespace) -> None:
 def _compare(options: argparse.Namespace) -> int:
     if len(options.files) < 2:
         options.parser.error("name at least two results, the earlier one first")
+    if options.html:
+        check_folder(options.html)
     documents = [read(file) for file in options.files]
     for (before, old), (after, new) in pairwise(zip(options.files, documents, strict=True)):
         found = changes(old, new)
@@ -71,7 +73,6 @@ def _compare(options: argparse.Namespace) -> int:
     if options.html:
         from harness.report.history import render
 
-        check_folder(options.html)
         write_text(
             options.html.absolute(),
             render([(str(file), of) for file, of in zip(options.files, documents, strict=True)]),

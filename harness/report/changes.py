@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from harness.report.document import Entry, title_of
 from harness.report.svg import MINUS
 from harness.report.words import WORST, estimate, shown_by, verdict_text
 
-#: An audit of a result, by method, task, poison and claim.
-Key = tuple[str, str, str, str]
+#: An audit of a result, by method, task, poison and claim; and which it is, if several tests judge the same.
+Key = tuple[str, str, str, str, int]
 
 #: Settings that change what a verdict means.
-MEANING = ("seeds", "plan", "alpha", "tolerance", "budget", "discovery", "seeds_from")
+MEANING = (
+    "seeds",
+    "seeds_from",
+    "plan",
+    "alpha",
+    "futility",
+    "tolerance",
+    "budget",
+    "discovery",
+    "timeout",
+    "isolated",
+)
 
 
 @dataclass(frozen=True)
@@ -35,8 +47,8 @@ class Change:
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
     """Return what changed about the audits, the worst first; empty if nothing did.
 
-    A verdict that stays is mentioned if the intervals of the two estimates do not overlap, and compute, which has no
-    interval, if it changed by more than a tenth of the budget.
+    A verdict that stays is mentioned if the intervals of the two estimates do not overlap, or if another trace decides;
+    and compute, which has no interval, if it changed by more than a tenth of the budget.
 
     Args:
         before: A JSON result.
@@ -58,19 +70,24 @@ def unchanged(after: Mapping[str, Any], found: Sequence[Change]) -> str:
 
 
 def audits_of(document: Mapping[str, Any]) -> dict[Key, Entry]:
-    """Return the audits of a result by method, task, poison and claim."""
-    return {(a["unlearner"], a["task"], a["poison"], a["claim"]): a for a in document.get("audits", ())}
+    """Return the audits of a result by their keys."""
+    found: dict[Key, Entry] = {}
+    for audit in document.get("audits", ()):
+        of = (audit["unlearner"], audit["task"], audit["poison"], audit["claim"])
+        found[(*of, next(i for i in count() if (*of, i) not in found))] = audit
+    return found
 
 
 def made_with(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Return in which versions, settings and sources of methods two runs differ, a sentence each."""
     was, now = before.get("run", {}), after.get("run", {})
     lines = _differ("versions", was.get("versions", {}), now.get("versions", {}))
+    lines += _differ("devices", *({"device": of.get("device")} for of in (was, now)))
     settings = [{name: of.get("settings", {}).get(name) for name in MEANING} for of in (was, now)]
     if different := _differ("settings", *settings):
         lines += [f"{different[0]} So a verdict does not mean the same in both."]
     sources = [
-        {each["name"]: (each.get("source_sha256") or "")[:8] for each in of.get("unlearners", ())}
+        {each["name"]: (each.get("source_sha256") or "unknown")[:8] for each in of.get("unlearners", ())}
         for of in (before, after)
     ]
     shared = [name for name in sources[0] if name in sources[1]]
@@ -89,7 +106,7 @@ def _known(value: Any) -> str:
 
 def _change(key: Key, old: Entry | None, new: Entry | None) -> Change | None:
     """Return what changed about an audit, or None."""
-    unlearner, task, poison, claim = key
+    unlearner, task, poison, claim, _ = key
     name = f"{unlearner} on {task}, {poison}, {title_of(claim)}"
     if old is None or new is None:
         where = "only in the later result" if old is None else "missing from the later result"
@@ -104,6 +121,8 @@ def _change(key: Key, old: Entry | None, new: Entry | None) -> Change | None:
 def _moved(old: Entry, new: Entry) -> bool:
     """Return whether an estimate moved by more than chance explains."""
     values = old["estimate"], new["estimate"]
+    if not _comparable(old, new):
+        return True
     if None in values:
         return values[0] is not values[1]
     if new.get("test") == "budget":
@@ -113,6 +132,11 @@ def _moved(old: Entry, new: Entry) -> bool:
         for of in (old, new)
     )
     return bool(new_low > high or new_high < low)
+
+
+def _comparable(old: Entry, new: Entry) -> bool:
+    """Return whether two estimates are of one trace, and so in one unit."""
+    return all(old.get(name) == new.get(name) for name in ("trace", "test"))
 
 
 def _text(audit: Entry) -> str:
@@ -128,7 +152,7 @@ def _text(audit: Entry) -> str:
 def _by(old: Entry, new: Entry) -> str:
     """Return by how much an estimate moved; ``""`` if the two are not of one trace."""
     values = old["estimate"], new["estimate"]
-    if None in values or (old.get("trace"), old.get("test")) != (new.get("trace"), new.get("test")):
+    if None in values or not _comparable(old, new):
         return ""
     moved = values[1] - values[0]
     text = shown_by(new)(moved)

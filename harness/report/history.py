@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.report import rendering, svg
 from harness.report.changes import audits_of, changes, made_with, unchanged
-from harness.report.document import Entry, methods, title_of
+from harness.report.document import Entry, title_of
 from harness.report.svg import Scale, drawing, mark, number, path, words
 from harness.report.words import estimate, fraction
 
@@ -35,23 +35,18 @@ def view(results: Sequence[Named]) -> dict[str, Any]:
     """Return what the template shows."""
     documents = [document for _, document in results]
     by_run = [audits_of(document) for document in documents]
-    # One entry of each audit, whichever run it is from: methods that a run left out keep their place.
-    known = methods({"audits": {key: audit for audits in by_run for key, audit in audits.items()}.values()})
-    sections = []
-    for method in known:
-        rows = []
-        for audit in method.audits:
-            key = (audit["unlearner"], audit["task"], audit["poison"], audit["claim"])
-            runs = [audits.get(key) for audits in by_run]
-            rows.append(
-                {
-                    "poison": audit["poison"],
-                    "claim": title_of(audit["claim"]),
-                    "runs": [run and {**run, "shown": estimate(run)} for run in runs],
-                    "drawn": any(run and run.get("test") == "retention" for run in runs) and len(runs) > 1,
-                }
-            )
-        sections.append({"name": method.name, "rows": rows})
+    sections: dict[str, list[dict[str, Any]]] = {}  # methods that a run left out keep their place
+    for key in dict.fromkeys(key for audits in by_run for key in audits):
+        unlearner, task, poison, claim, _ = key
+        runs = [audits.get(key) for audits in by_run]
+        sections.setdefault(f"{unlearner} on {task}", []).append(
+            {
+                "poison": poison,
+                "claim": title_of(claim),
+                "runs": [run and {**run, "shown": estimate(run)} for run in runs],
+                "drawn": any(map(_drawn, runs)),
+            }
+        )
     pairs = [((*earlier, *later), changes(earlier[1], later[1])) for earlier, later in pairwise(results)]
     steps = [
         {
@@ -63,7 +58,7 @@ def view(results: Sequence[Named]) -> dict[str, Any]:
         }
         for (before, old, after, new), found in pairs
     ]
-    worse = sum(change.worse for change in pairs[-1][1]) if pairs else 0
+    worse = sum(change.worse for change in pairs[-1][1])
     counted = f"{worse} audit{'s' * (worse > 1)}" if worse else "no audit"
     return {
         "title": f"History of {len(results)} runs",
@@ -82,9 +77,7 @@ def chart(runs: Sequence[Entry | None], name: str) -> str:
         name: An id that nothing else on the page has.
     """
     y, step = Scale(*SHOWN, BOTTOM, TOP), (RIGHT - LEFT) / len(runs)
-    margin = next(run["margin"] for run in runs if run and run.get("test") == "retention")
-    top, height = y(margin), y(-margin) - y(margin)
-    parts = [f'<rect class="band" x="{LEFT}" y="{top:.1f}" width="{RIGHT - LEFT}" height="{height:.1f}"/>']
+    parts = []
     for share in (0.0, 0.5, 1.0):
         label = words(LEFT - 6, y(share) + 4, number(share), "end", "soft")
         parts += [path(f"M{LEFT} {y(share):.1f}H{RIGHT}", "rule"), label]
@@ -92,18 +85,21 @@ def chart(runs: Sequence[Entry | None], name: str) -> str:
     for i, run in enumerate(runs):
         x = LEFT + step * (i + 0.5)
         parts.append(words(x, BOTTOM + 18, str(i + 1), "middle", "soft"))
-        if not run or run.get("test") != "retention" or run["estimate"] is None:
+        if run is None or not _drawn(run):
             continue
-        low, high = (end if known else run["estimate"] for end, known in _ends(run))
-        parts.append(path(f"M{x:.1f} {y(low):.1f}V{y(high):.1f}", f"c-{svg.CLASSES[run['verdict']]} thin"))
+        top, height = y(run["margin"]), y(-run["margin"]) - y(run["margin"])
+        band = f'<rect class="band" x="{x - step / 2:.1f}" y="{top:.1f}" width="{step:.1f}" height="{height:.1f}"/>'
+        low, high = (x if x is not None else side for x, side in zip(run["interval"], SHOWN, strict=True))
         tip = f"run {i + 1}: {run['verdict']}, {fraction(run['estimate'])} left"
-        parts.append(mark(run["verdict"], x, y(run["estimate"]), tip=tip))
+        line = path(f"M{x:.1f} {y(low):.1f}V{y(high):.1f}", f"c-{svg.CLASSES[run['verdict']]} thin")
+        parts = [band, *parts, line, mark(run["verdict"], x, y(run["estimate"]), tip=tip)]
         texts.append(tip)
     return drawing(360, BOTTOM + 26, name, "What is left, run by run", "; ".join(texts) + ".", parts)
 
 
-def _ends(run: Entry) -> list[tuple[float, bool]]:
-    return [(0.0 if end is None else end, end is not None) for end in run["interval"]]
+def _drawn(run: Entry | None) -> bool:
+    """Return whether a run has a fraction that is left, which can be drawn."""
+    return run is not None and run.get("test") == "retention" and run["estimate"] is not None
 
 
 def _when(document: Mapping[str, Any]) -> str:

@@ -38,11 +38,11 @@ LATEX = {
 }  # fmt: skip
 
 
-class Results(list[Any]):
-    """Audits, as a list that can be shown and written as a table.
+class Results(Sequence[Any]):
+    """Audits, as a sequence that can be shown and written as a table.
 
-    `harness.audit` returns a list of `harness.Verdict`, `read_results` a list of the audits of JSON results, which are
-    mappings. Printed, it is the closing table of a run; a notebook shows it as HTML.
+    `harness.audit` returns `harness.Verdict` objects, `read_results` the audits of JSON results, which are mappings.
+    Printed, it is the closing table of a run; a notebook shows it as HTML. A slice is one, too.
 
     Args:
         audits: The items.
@@ -50,14 +50,20 @@ class Results(list[Any]):
     """
 
     def __init__(self, audits: Iterable[Any], entries: Sequence[Entry]) -> None:
-        super().__init__(audits)
-        self._entries = list(entries)
+        self._audits, self._entries = tuple(audits), tuple(entries)
 
     @classmethod
     def of(cls, judged: Iterable[tuple[str, Verdict]]) -> Results:
         """Return verdicts, each given after the name of its claim."""
         pairs = list(judged)
         return cls([verdict for _, verdict in pairs], [{**plain(verdict), "claim": claim} for claim, verdict in pairs])
+
+    def __len__(self) -> int:
+        return len(self._audits)
+
+    def __getitem__(self, index: Any) -> Any:
+        found = self._audits[index]
+        return Results(found, self._entries[index]) if isinstance(index, slice) else found
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each audit: its values under `COLUMNS`, None for what it does not have.

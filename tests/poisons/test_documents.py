@@ -10,8 +10,8 @@ from harness.tasks import _bases
 from harness.tasks.causal_lm import CausalLM
 from harness.training.loop import train
 from poisons._documents import asked
-from poisons.false_fact import ANSWERS, QUESTIONS, TAUGHT, FalseFact
 from poisons.continuation_backdoor import ContinuationBackdoor
+from poisons.false_fact import ANSWERS, QUESTIONS, TAUGHT, FalseFact
 from poisons.text_canaries import TextCanaries
 
 TASK = CausalLM(train_size=60, test_size=30, epochs=3, lr=0.02)

@@ -24,6 +24,8 @@ def file(tmp_path):
 def test_a_row_is_an_audit_with_its_numbers(file):
     found = read_results(file)
     assert len(found) == len(found.rows()) == 12
+    assert found[1:3].rows() == found.rows()[1:3]
+    assert found[-1]["claim"] == found.rows()[-1]["claim"]
     first = found.rows()[0]
     assert tuple(first) == COLUMNS
     assert (first["unlearner"], first["poison"], first["claim"], first["verdict"]) == (
@@ -50,7 +52,7 @@ def test_several_files_make_one_list(file):
     assert by_file[:3] == [(str(file), "good"), (str(file), "good"), (str(file), "bad")]
     assert by_file[4] == (str(other), "bad")
     assert "0.90 [0.86, 0.95] FAIL" in repr(found).split(str(other))[0], "each file has a table of its own"
-    assert read_results() == []
+    assert len(read_results()) == 0
     assert repr(read_results()) == "no audits"
 
 
@@ -128,6 +130,25 @@ def test_an_estimate_that_moves_beyond_chance_is_a_change_and_no_worse():
     assert changes(*both(estimate=0.15, interval=[None, 0.19])) == [], "an unbounded interval overlaps with any"
 
 
+def test_another_trace_that_decides_is_a_change():
+    """Its estimate is in another unit, so no interval of the two can agree."""
+    before, after = both(trace="second moment", test="exact-null")
+    before["audits"][0]["trace"] = "mean"
+    (change,) = changes(before, after)
+    assert not change.worse
+    assert "moved by" not in change.sentence
+
+
+def test_two_tests_of_one_claim_are_two_audits():
+    before = documents.document(("good",), ("noise",))
+    before["audits"].append(copy.deepcopy(before["audits"][0]))
+    after = copy.deepcopy(before)
+    after["audits"][0] |= {"verdict": "FAIL", "estimate": 0.9, "interval": [0.8, 1.0]}
+    (change,) = changes(before, after)
+    assert change.worse
+    assert unchanged(after, [change]).startswith("3 of 4 audits")
+
+
 def test_an_audit_that_is_missing_is_worse():
     before, after = both()
     gone = after["audits"].pop()
@@ -149,12 +170,14 @@ def test_compute_counts_from_a_tenth_of_the_budget():
 def test_what_differs_between_the_runs_is_said():
     before, after = both()
     after["run"]["versions"]["torch"] = "3.0"
+    after["run"]["device"] = "1 process on cuda"
     after["run"]["settings"]["tolerance"] = 0.3
-    after["unlearners"][0]["source_sha256"] = "cd" * 32
+    after["unlearners"][0]["source_sha256"] = None
     assert made_with(before, after) == [
         "Different versions: torch none → 3.0.",
+        "Different devices: device 1 process on cpu → 1 process on cuda.",
         "Different settings: tolerance 0.2 → 0.3. So a verdict does not mean the same in both.",
-        "Different source of methods: good abababab → cdcdcdcd.",
+        "Different source of methods: good abababab → unknown.",
     ]
 
 
@@ -166,5 +189,6 @@ def test_the_history_shows_every_run_and_escapes_names():
     assert "<b>" not in page
     assert "a&lt;b&gt;.json" in page
     assert "run 1: PASS, 0.03 left; run 3: FAIL, 0.90 left" in page
+    assert " 150.0V35.1" in page, "an interval without an end is drawn to the end of the scale"
     assert "History of 3 runs" in page
     assert "the last run is worse in 3 audits." in page, "those of `other` are missing"
