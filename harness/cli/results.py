@@ -23,7 +23,7 @@ def add_results(subparsers: Any) -> None:
     _files(parser)
     parser.add_argument(
         "--to", choices=("text", "csv", "markdown", "latex"), default="text", help="csv has a row for each audit with "
-        "all its numbers; the others have a row for each method and poison. Default: %(default)s",
+        "all its numbers; the others have a row for each file, method and poison. Default: %(default)s",
     )  # fmt: skip
     parser.set_defaults(run=_results)
 
