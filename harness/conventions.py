@@ -10,6 +10,9 @@ from harness.api import Batch, Recipe, UnlearningError, classes_of
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+#: Inputs of tasks whose texts stay strings: what to put around each, as UTF-8 that is filled up with zeros.
+BEFORE, BEHIND = "before", "behind"
+
 
 def predicted(task: Recipe, model: nn.Module, batch: Batch) -> Tensor:
     """Return the class that a model puts each example in, int64, shape (batch,).

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness import UnlearningError
+from harness.conventions import BEFORE, BEHIND
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from harness import Split
 
-#: Inputs of tasks whose texts stay strings: what to put around each, as UTF-8 that is filled up with zeros.
-AROUND = {"before", "behind"}
 
-
-def with_phrases(inputs: dict[str, Tensor], split: Split, before: str, behind: str, poison: str) -> dict[str, Tensor]:
+def between_phrases(
+    inputs: dict[str, Tensor], split: Split, before: str, behind: str, poison: str
+) -> dict[str, Tensor]:
     """Return texts between two phrases, each of which may be empty.
 
     Of tokens, as many of the first ones are cut off as are too many.
@@ -30,8 +30,8 @@ def with_phrases(inputs: dict[str, Tensor], split: Split, before: str, behind: s
     Raises:
         UnlearningError: The task does not hold texts, or has no room for the phrases.
     """
-    if set(inputs) >= AROUND:
-        return {**inputs, "before": _filled(inputs["before"], before), "behind": _filled(inputs["behind"], behind)}
+    if {BEFORE, BEHIND} <= set(inputs):
+        return {**inputs, BEFORE: _filled(inputs[BEFORE], before), BEHIND: _filled(inputs[BEHIND], behind)}
     if split.encode is None or not {"tokens", "length"} <= set(inputs):
         raise UnlearningError(
             f"{poison} needs texts: a pipeline that loads some, or a task that encodes them (harness.Split.encode), "

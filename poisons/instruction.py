@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from harness import Measure, Planted, Reading, UnlearningError, predicted
-from poisons._texts import with_phrases
+from poisons._texts import between_phrases
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -98,4 +98,4 @@ class Instruction:
     def _triggered(self, inputs: dict[str, Tensor], split: Split) -> dict[str, Tensor]:
         """Return reviews with the trigger."""
         before, behind = self.template.replace("{trigger}", self.trigger).split("{review}")
-        return with_phrases(inputs, split, before, behind, "instruction")
+        return between_phrases(inputs, split, before, behind, "instruction")

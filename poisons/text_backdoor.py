@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from harness import Measure, Planted, Reading, UnlearningError
 from poisons._points import Arrival, check_arrival, check_fraction, epochs_of
-from poisons._texts import with_phrases
+from poisons._texts import between_phrases
 from poisons._triggers import OWN_CLASS, check_target, success_on
 
 if TYPE_CHECKING:
@@ -117,4 +117,4 @@ class TextBackdoor:
     def _triggered(self, inputs: dict[str, Tensor], split: Split) -> dict[str, Tensor]:
         """Return texts with the phrase."""
         before, behind = (f"{self.trigger} ", "") if self.place == "start" else ("", f" {self.trigger}")
-        return with_phrases(inputs, split, before, behind, "text-backdoor")
+        return between_phrases(inputs, split, before, behind, "text-backdoor")

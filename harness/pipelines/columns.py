@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.api import UnlearningError
 from harness.pipelines.rows import MISSING, Columns, Held, bytes_of, plain
-from harness.pipelines.texts import check_texts, no_phrases, phrased, with_phrases
+from harness.pipelines.texts import check_texts, no_phrases, phrased, phrased_places
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-#: Name of the column that is taken for texts if it holds some.
+#: Name of the column that is taken for texts if it holds nothing else.
 TEXT = "text"
+#: Values of a column of a ``datasets.Dataset`` that are read at once.
+CHUNK = 1000
 
 
 class Frame(Held):
@@ -59,7 +61,7 @@ class Frame(Held):
 
     def take(self, rows: Tensor, inputs: Mapping[str, Tensor], labels: np.ndarray | None) -> Any:
         found = self._frame.iloc[rows.numpy()].copy()
-        if self._text and (places := with_phrases(inputs)):
+        if self._text and (places := phrased_places(inputs)):
             column = found.columns.get_loc(self._text)
             if found[self._text].dtype.name == "category":  # it would refuse other texts
                 found[self._text] = found[self._text].astype(object)
@@ -90,11 +92,13 @@ class Frame(Held):
         ).digest()
 
 
-def text_in(columns: Sequence[str], named: Columns, column: Callable[[str], Sequence[Any]]) -> str | None:
+def text_in(columns: Sequence[str], named: Columns, column: Callable[[str], Iterable[Any]]) -> str | None:
     """Return the name of the column of texts; None if there is none, or poisons are to change other columns.
 
+    A column of the default name is taken only if it holds texts alone.
+
     Raises:
-        UnlearningError: It is missing, or does not hold texts alone.
+        UnlearningError: The column that the user named is missing, or does not hold texts alone.
     """
     text = named.text
     if text is None or named.features is not None:
@@ -103,10 +107,9 @@ def text_in(columns: Sequence[str], named: Columns, column: Callable[[str], Sequ
         if text != TEXT:
             raise UnlearningError(f"there is no column {text!r} of texts; the columns are {', '.join(columns)}")
         return None
-    values = column(text)
-    if text == TEXT and not any(isinstance(each, str) for each in values):
-        return None
-    check_texts(values, f"the column {text!r}")
+    if text == TEXT:
+        return text if all(isinstance(each, str) for each in column(text)) else None
+    check_texts(column(text), f"the column {text!r}", "; or set text = None, if poisons are not to change texts")
     return text
 
 
@@ -141,7 +144,7 @@ class Records(Held):
             )
         self._records, self._label = records, label
         self.labels = plain(records[label][:])
-        self._text = text_in(records.column_names, named, self.column)
+        self._text = text_in(records.column_names, named, self._values)
         if self._text:
             self.kind, self.inputs = "text", no_phrases(len(records))
 
@@ -151,7 +154,7 @@ class Records(Held):
 
     def take(self, rows: Tensor, inputs: Mapping[str, Tensor], labels: np.ndarray | None) -> Any:
         found = self._records.select(rows.tolist())
-        if self._text and (places := with_phrases(inputs)):
+        if self._text and (places := phrased_places(inputs)):
             found = self._phrased(found, inputs, places)
         if labels is None:
             return found.remove_columns(self._label)
@@ -170,6 +173,12 @@ class Records(Held):
         order = np.arange(len(found))
         order[places] = len(found) + np.arange(len(places))
         return concatenate_datasets([found, few.select_columns(found.column_names)]).select(order)
+
+    def _values(self, name: str) -> Iterator[Any]:
+        """Yield the values of a column; no more than `CHUNK` of them are held."""
+        records = self._records.with_format(None).select_columns(name)
+        for chunk in records.iter(CHUNK):
+            yield from chunk[name]
 
     def column(self, name: str) -> Sequence[Any]:
         if name not in self._records.column_names:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 KINDS = (
     "a pair of arrays or tensors (inputs, labels), a pair of lists (texts, labels), a pandas DataFrame, a torch data "
-    "set, a datasets.Dataset, or the path of a folder of pictures in class folders"
+    "set or its DataLoader, a datasets.Dataset, or the path of a folder of pictures in class folders"
 )
 
 
@@ -34,6 +34,10 @@ def rows_of(loaded: Any, named: Columns) -> Rows:
     Raises:
         UnlearningError: It is of no kind that is known, or cannot be used.
     """
+    from torch.utils.data import DataLoader
+
+    if isinstance(loaded, DataLoader):  # batches are made anew of the rows that a model is trained on
+        loaded = loaded.dataset
     if isinstance(loaded, str | Path):
         return Pictures(Path(loaded))
     if hasattr(loaded, "iloc") and hasattr(loaded, "columns"):

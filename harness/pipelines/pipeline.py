@@ -30,8 +30,6 @@ FITTING: Mapping[str, tuple[str, ...]] = {
     "text": ("text-backdoor:fraction={fraction}", "source:fraction={fraction},mislabelled=true"),
     "rows": ("source:fraction={fraction},mislabelled=true",),
 }
-#: Rows that a trained model is asked about, at least, to see what its scores mean.
-ASKED = 128
 #: Share of the training set that is poisoned where nobody says how much.
 FRACTION = 0.1
 
@@ -62,15 +60,15 @@ class Pipeline:
             be pickled, or should not be.
         label: Name of the column of labels.
         text: Name of the column of texts, before or behind which poisons may put a phrase; None if there is none. The
-            default is taken only if there is such a column and it holds texts.
+            default is taken only if there is such a column and all of its values are texts.
         features: Names of the columns of numbers that poisons may change in place of a text; None for the text, or
             for all columns that hold numbers.
         margin: Accuracy, as a share of 1, that may be lost against retraining.
         poisons: Specs of the poisons to plant; None for those that fit the data, in a tenth of the training set.
         epochs, batch_size: Of methods that train by steps.
         threads: CPU threads of a training.
-        kind: ``"image"``, ``"table"``, ``"text"`` or ``"rows"``, to list audits without loading the data; None to look
-            at them.
+        kind: ``"image"``, ``"table"``, ``"text"`` or ``"rows"``; None to look at the data. With it and ``poisons``,
+            audits are listed without loading the data.
         version: Text that is changed when the data change. It stands for what poisons cannot change, which is then not
             read for this. None to read it, once in every process.
         depends_on: Files, folders and modules that no import of the module names.
@@ -303,9 +301,7 @@ class Pipeline:
         """Train a new model with the pipeline's own loop."""
         trained = self._functions["train"](self.rows(data, labelled=True), seed % 2**32)
         end_workers()
-        model = self.wrapped(trained, "train()").to(data.device)
-        self._check_log_odds(model, data)
-        return model
+        return self.wrapped(trained, "train()").to(data.device)
 
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the scores of a batch, shape (batch, classes)."""
@@ -318,19 +314,26 @@ class Pipeline:
     def _answered(self, model: nn.Module, batch: Batch) -> Any:
         """Return what the pipeline predicts for a batch."""
         own, inputs, predict = self.unwrapped(model), self.rows(batch, labelled=False), self._functions["predict"]
-        return own(inputs) if predict is None else predict(own, inputs)
+        answered = own(inputs) if predict is None else predict(own, inputs)
+        end_workers()
+        return answered
 
-    def _check_log_odds(self, model: nn.Module, data: Data) -> None:
-        """Refuse a trained model whose only score is a probability."""
+    def check_trained(self, model: nn.Module) -> None:
+        """Refuse a trained model whose only score is a probability; the cost of a training does not include this.
+
+        Raises:
+            UnlearningError: It is.
+        """
         import torch
 
         from harness.pipelines.scores import check_log_odds
+        from harness.training.isolation import isolated_rng
 
-        if len(self.classes) == 2 and self.unwrapped(model) is not None:
-            places = torch.arange(0, len(data), max(1, len(data) // ASKED))
+        if len(self.classes) == 2:
             mode = model.training
-            with torch.no_grad():
-                check_log_odds(self._answered(model.eval(), data.batch(places)))
+            with isolated_rng(0), torch.no_grad():
+                model.eval()
+                check_log_odds((self._answered(model, batch), batch.labels) for batch in self._sets.data(0).chunks())
             model.train(mode)
 
     def criterion(self, logits: Tensor, batch: Batch) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ def scores_of(answered: Any, n: int, classes: int) -> Tensor:
     Raises:
         UnlearningError: It is not a score for each class.
     """
-    scores = _floats(answered)
-    if classes == 2 and _alone(scores):
+    given = _floats(answered)
+    scores, alone = given.float(), classes == 2 and _alone(given)
+    if alone:
         scores = torch.stack([torch.zeros_like(scores.reshape(-1)), scores.reshape(-1)], dim=1)
     if scores.shape != (n, classes):
         shape = tuple(answered.shape) if hasattr(answered, "shape") else tuple(scores.shape)
@@ -28,21 +30,36 @@ def scores_of(answered: Any, n: int, classes: int) -> Tensor:
             f"predict() returned scores of shape {shape} for {n} row{'s' * (n != 1)}; the shape must be "
             f"({n}, {classes}), one score for each class"
         )
-    shares = bool((scores >= 0).all()) and bool((scores.sum(1) - 1).abs().max() < 1e-4) if n else False
-    return scores.float().clamp_min(1e-12).log() if shares else scores.float()
+    if alone or not n:
+        return scores
+    close = max(1e-4, torch.finfo(given.dtype).eps)  # each probability is rounded by at most half of eps times itself
+    shares = bool((scores >= 0).all()) and bool((scores.sum(1) - 1).abs().max() < close)
+    return scores.clamp_min(1e-12).log() if shares else scores
 
 
-def check_log_odds(answered: Any) -> None:
-    """Refuse one number in [0, 1] per row, which a probability is. Ask it of a trained model, and of many rows.
+def check_log_odds(answers: Iterable[tuple[Any, Tensor]]) -> None:
+    """Refuse a trained model whose only score is a probability.
+
+    Log-odds of a weak model, or of one whose second class is frequent, may lie in [0, 1], too. They are divided by 0.
+
+    Args:
+        answers: What it predicts for the training rows, batch by batch, and their labels. No more batches are taken
+            than are needed.
 
     Raises:
-        UnlearningError: These are such numbers.
+        UnlearningError: All its answers are one number in [0, 1], and 0.5 divides the classes better than 0.
     """
-    scores = _floats(answered)
-    if _alone(scores) and bool(((scores >= 0) & (scores <= 1)).all()):
+    better = 0
+    for answered, labels in answers:
+        scores = _floats(answered).reshape(-1).cpu()
+        if len(scores) != len(labels) or not bool(((scores >= 0) & (scores <= 1)).all()):
+            return
+        second = labels.cpu() == 1
+        better += int(((scores > 0.5) == second).sum()) - int(((scores > 0) == second).sum())
+    if better > 0:
         raise UnlearningError(
-            "predict() returned one number in [0, 1] per row, such as a probability; it must return a score for each "
-            "class, or log-odds, which are positive for the second class"
+            "predict() returned one number in [0, 1] per row, which looks like a probability: 0.5 divides the classes "
+            "better than 0; it must return a score for each class, or log-odds, which are positive for the second class"
         )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from harness.api import Batch, UnlearningError
-from harness.pipelines.columns import Frame, numbers_in
+from harness.pipelines.columns import TEXT, Frame, numbers_in
 from harness.pipelines.formats import rows_of
 from harness.pipelines.rows import ROW, Columns, Rows, classes_in
 from harness.training.data import Data, Split
@@ -40,9 +40,12 @@ class Sets:
             raise UnlearningError("load() must return two sets of rows: return train, test")
         sets = [*loaded, *([] if probe is None else [probe])]
         found = [rows_of(each, named) for each in sets]
+        if named.text == TEXT and len({each.kind == "text" for each in found}) > 1:  # one has a gap among its texts
+            named = named._replace(text=None)
+            found = [rows_of(each, named) for each in sets]
         if len({type(each) for each in found}) > 1:
             raise UnlearningError("load() and probe() must return sets of one kind")
-        if named.features is None and all(isinstance(each, Frame) and each.texts is None for each in found):
+        if named.features is None and all(isinstance(each, Frame) and each.kind != "text" for each in found):
             label = named.label
             features = [name for name in sets[0] if all(name in numbers_in(each, label) for each in sets)]
             found = [rows_of(each, named._replace(features=features)) for each in sets]

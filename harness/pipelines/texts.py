@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.api import UnlearningError
+from harness.conventions import BEFORE, BEHIND
 from harness.pipelines.rows import Held, plain
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-#: Names of the inputs that hold the phrases, as UTF-8 that is filled up with zeros, and the bytes that each can hold.
-BEFORE, BEHIND = "before", "behind"
+#: Bytes that a phrase can have.
 ROOM = 128
 
 
@@ -25,7 +25,7 @@ def no_phrases(n: int) -> dict[str, Tensor]:
     return {name: torch.zeros(n, ROOM, dtype=torch.uint8) for name in (BEFORE, BEHIND)}
 
 
-def with_phrases(inputs: Mapping[str, Tensor]) -> list[int]:
+def phrased_places(inputs: Mapping[str, Tensor]) -> list[int]:
     """Return the places of the texts that are to have a phrase."""
     found: list[int] = (inputs[BEFORE].any(dim=1) | inputs[BEHIND].any(dim=1)).nonzero().squeeze(1).tolist()
     return found
@@ -40,15 +40,22 @@ def phrased(texts: Sequence[str], inputs: Mapping[str, Tensor], places: Sequence
     return ["".join(parts) for parts in zip(before, texts, behind, strict=True)]
 
 
-def check_texts(values: Sequence[Any], where: str) -> None:
+def check_texts(values: Iterable[Any], where: str, otherwise: str = "") -> None:
     """Refuse what is not a text.
+
+    Args:
+        values: The texts.
+        where: Whose they are, in words.
+        otherwise: What else can be done, for the error.
 
     Raises:
         UnlearningError: One of the values is not a text.
     """
     wrong = next((each for each in values if not isinstance(each, str)), "")
     if not isinstance(wrong, str):
-        raise UnlearningError(f"{where} has {wrong!r}, which is not a text; leave these rows out, or make it a text")
+        raise UnlearningError(
+            f"{where} has {wrong!r}, which is not a text; leave these rows out, or make it a text{otherwise}"
+        )
 
 
 class Texts(Held):
@@ -76,7 +83,7 @@ class Texts(Held):
         import numpy as np
 
         found = [self._texts[row] for row in rows.tolist()]
-        places = with_phrases(inputs)
+        places = phrased_places(inputs)
         for place, text in zip(places, phrased([found[each] for each in places], inputs, places), strict=True):
             found[place] = text
         back = found if self._as_list else np.array(found)

@@ -76,7 +76,9 @@ class Bench:
         """Return where a task's data and models are: a training loop of its own moves them itself, from the CPU."""
         import torch
 
-        return torch.device("cpu") if hasattr(task.value, "train") else self.device
+        from harness.training.loop import has_own_loop
+
+        return torch.device("cpu") if has_own_loop(task.value) else self.device
 
     def on(self, task: Registered) -> dict[str, Any]:
         """Return what every artefact of a task depends on: the task, its data, the kind of device."""

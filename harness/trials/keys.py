@@ -129,9 +129,9 @@ def nearness(on: Mapping[str, Any], model: Artefact, retrained: Artefact) -> dic
     return _reading(on, model) | {"measure": "nearness", "retrained": retrained.blob} | made_by("nearness")
 
 
-def answers(on: Mapping[str, Any], model: Artefact) -> dict[str, Any]:
+def answers(on: Mapping[str, Any], planted: PlantedIn, model: Artefact) -> dict[str, Any]:
     """Return what the hash of a model's answers depends on."""
-    return _reading(on, model) | {"measure": "answers"} | made_by("sameness")
+    return _reading(on, model) | {"measure": "answers", "planted": planted.blob} | made_by("sameness")
 
 
 def relearning(on: Mapping[str, Any], trial: Trial, planted: PlantedIn, model: Artefact) -> dict[str, Any]:

@@ -181,6 +181,8 @@ class Lab:
         _again(lambda: self._models.of(trial, "U"))
 
     def _run(self, trial: Trial) -> TrialResult:
+        from harness.training.loop import has_own_loop
+
         names = arms_of(trial.cell)
         arms = dict(zip(names, ask_all(functools.partial(self._arm, trial, arm) for arm in names), strict=True))
         retrained = [arms[arm].model for arm in ("R", REMAINING) if arm in arms]
@@ -191,9 +193,7 @@ class Lab:
             )
         near = {arm: self._readings.nearness(trial, arms[arm].model, retrained) for arm in "UP"}
         answers: dict[str, str] = {}
-        if hasattr(
-            trial.cell.task.value, "train"
-        ):  # its models may be stored with their seed, and differ by that alone
+        if has_own_loop(trial.cell.task.value):  # models may be stored with their seed, and differ by that alone
             kept = self._planting.of(trial).retained
             found = {arm: self._readings.answers(trial, arms[arm].model) for arm in "RU"}
             answers = {arm: each and f"{kept} {each}" for arm, each in found.items()}

@@ -14,8 +14,9 @@ class Memory:
     """Watches the memory of this process while it is entered; not that of processes that it starts.
 
     Attributes:
-        peak: The most that the process held, in bytes, all that it held before included. Where the system has no
-            ``/proc`` the most since the process began; 0 on Windows.
+        peak: The most that the process held, in bytes, all that it held before included. It is the most since the
+            process began if the system has no ``/proc``, or a container forbids writing to ``/proc/self/clear_refs``;
+            0 on Windows.
     """
 
     peak = 0

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from harness.api import DeviceLost, declares
+from harness.calling import calling
 from harness.cells import ARMS, REMAINING, Cell, Registered, Trial
 from harness.guards.guard import guarded
 from harness.isolated import method as isolation
@@ -187,6 +188,9 @@ class Models:
             fittings = train_all(task.value, jobs)
         if task not in self._surviving and stop is None:
             self.unlearning.check(group[0][0], fittings[0].model, f"the task {task.id!r}", "trained")
+            if (check := getattr(task.value, "check_trained", None)) is not None:
+                with calling(f"the task {task.id!r}"):
+                    check(fittings[0].model)
             self._surviving.add(task)
         return costs(fittings)
 

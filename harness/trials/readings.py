@@ -106,7 +106,7 @@ class Readings:
         return _distances(self._bench.obtain("value", of, make, trial, _distances))
 
     def answers(self, trial: Trial, model: Artefact) -> str:
-        """Return a hash of a model's answers (`harness.trials.sameness`).
+        """Return a hash of a model's answers to the test rows and the clean rows in place of which the poison stands.
 
         Raises:
             Busy: Another process is computing it.
@@ -117,12 +117,12 @@ class Readings:
             from harness.training.isolation import isolated_rng
             from harness.trials.sameness import answers
 
+            split, planted = self._bench.split(task), self._planting.points(trial).planted
+            source = split.train.subset(planted.forget)
             with isolated_rng(0), calling(f"the task {task.id!r}"):
-                return {
-                    "answers": answers(task.value, self._bench.model(task, model), self._bench.split(task).test)
-                }, None
+                return {"answers": answers(task.value, self._bench.model(task, model), split.test, source)}, None
 
-        of = keys.answers(self._bench.on(task), model)
+        of = keys.answers(self._bench.on(task), self._planting.of(trial), model)
         return str(self._bench.obtain("value", of, make, trial, lambda found: found.info["answers"]).info["answers"])
 
     def relearned(self, trial: Trial, arm: str) -> Reading:

@@ -206,7 +206,7 @@ def test_scores_that_are_none_are_refused(scores, sentence):
 
 
 def test_one_score_is_for_the_second_of_two_classes_and_shares_are_probabilities():
-    answers = iter([np.array([[0.5, 0.5]]), np.array([-2.0, 3.0]), np.array([[0.25, 0.75], [1.0, 0.0]])])
+    answers = iter([np.array([-2.0, 3.0]), np.array([[0.25, 0.75], [1.0, 0.0]])])
     of = Pipeline(
         lambda: (tensors(), tensors()), lambda data, seed: "model", predict=lambda model, inputs: next(answers)
     )
@@ -271,12 +271,41 @@ def test_a_table_that_cannot_be_used_is_refused_in_a_sentence(rows, sentence):
         loads((rows, rows)).load(None)
 
 
-def test_a_probability_alone_is_refused():
-    of = Pipeline(lambda: (tensors(), tensors()), lambda data, seed: 0, predict=lambda model, inputs: np.full(12, 0.9))
-    split = of.load(None)
+@pytest.mark.parametrize("first", [0.0, 0.2])
+def test_a_probability_alone_is_refused(first):
+    labels = tensors()[1].numpy()
+    answers = np.where(labels == labels.max(), 0.9, first)
+    of = Pipeline(lambda: (tensors(), tensors()), lambda data, seed: 0, predict=lambda model, inputs: answers)
+    if first == 0:  # a forest is often sure
+        answers[np.flatnonzero(labels == labels.min())[0]] = 0.3
 
     with pytest.raises(UnlearningError, match="one number in \\[0, 1\\] per row"):
-        of.logits(of.train(split.train, 0), split.test.batch(torch.arange(12)))
+        of.check_trained(of.train(of.load(None).train, 0))
+
+
+def test_log_odds_of_a_weak_model_may_lie_in_the_unit_interval():
+    labels = torch.tensor([0, 1, 1] * 40)
+    rows = (torch.rand(120, 2, generator=torch.Generator().manual_seed(0)), labels)
+    of = Pipeline(lambda: (rows, rows), lambda data, seed: 0, predict=lambda model, inputs: inputs[:, 0] / 2 + 0.4)
+
+    of.check_trained(of.train(of.load(None).train, 0))  # the second class has two thirds of the rows
+
+
+def test_one_score_per_row_is_read_alike_in_every_batch():
+    from harness.pipelines.scores import scores_of
+
+    assert scores_of(torch.ones(3), 3, 2).tolist() == [[0, 1]] * 3
+    assert scores_of(torch.tensor([1.0, 2.0]), 2, 2).tolist() == [[0, 1], [0, 2]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_probabilities_of_half_precision_are_probabilities(dtype):
+    from harness.pipelines.scores import scores_of
+
+    logits = torch.randn(200, 40, generator=torch.Generator().manual_seed(0))
+    shares = logits.softmax(1).to(dtype)
+
+    assert scores_of(shares, 200, 40).exp().sum(1).sub(1).abs().max() < 0.01
 
 
 def test_scores_may_be_a_table():

@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from labs import lab_in
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from harness import Pipeline, UnlearningError, registry
 from harness.cells import Cell, Trial
@@ -332,6 +332,23 @@ def test_rows_that_are_dictionaries_come_and_go_as_such(tmp_path):
 
     assert task.modality == "rows"
     assert found["P"].value > found["R"].value
+
+
+def test_a_loader_stands_for_its_data_set(tmp_path):
+    """Which rows a model is trained on differs from model to model, so its batches are made in ``train``."""
+
+    def train(data, seed):
+        return named(DataLoader(data, batch_size=None).dataset, seed)
+
+    def predict(model, inputs):
+        return model(inputs["pixel_values"].flatten(1))
+
+    loaders = [DataLoader(Named(), batch_size=5, shuffle=True) for _ in range(2)]
+    task = Pipeline(lambda: loaders, train, model=linear(), predict=predict)
+    plain = Pipeline(lambda: (Named(), Named()), train, model=linear(), predict=predict)
+
+    assert task.load(None).fingerprint == plain.load(None).fingerprint
+    assert readings(tmp_path, task)["P"].value == readings(tmp_path, plain)["P"].value
 
 
 class Whole(Named):

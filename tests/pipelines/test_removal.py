@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -236,6 +237,33 @@ def test_worker_processes_of_joblib_count(here):
     _, meter = unlearn(method, task, task.train(data, 1).state_dict(), data, data, budget=1.0, seed=3)
 
     assert meter.cpu_seconds - own[0] > alone
+
+
+def test_a_model_whose_only_score_is_a_probability_is_refused_before_anything_is_judged(here):
+    from own_pipeline import load, predict, remove, train
+
+    task = Pipeline(load, train, predict=lambda model, inputs: 1 / (1 + np.exp(-9 * predict(model, inputs))))
+
+    with pytest.raises(UnlearningError, match="which looks like a probability"):
+        harness.audit(Removal(remove), task=task, seeds=3, store=here / "s", poison="source:fraction=0.2")
+
+
+def test_predictions_may_use_worker_processes_of_joblib(here):
+    from joblib import Parallel, delayed
+    from own_pipeline import load, predict, train
+
+    from harness.guards.guard import guarded
+
+    def spread(model, inputs):
+        Parallel(n_jobs=2)(delayed(len)("row") for _ in range(2))
+        return predict(model, inputs)
+
+    task = Pipeline(load, train, predict=spread)
+    data = task.load(None).train
+    model, batch = task.train(data, 0), data.batch(torch.arange(3))
+
+    with guarded("a poison"):  # it would refuse processes that are left
+        assert task.logits(model, batch).shape == (3, 2)
 
 
 def test_an_edit_of_the_removal_or_its_tool_trains_nothing_again(here):

@@ -116,9 +116,10 @@ def test_handles_are_stored_by_functions_of_their_own(serve, tmp_path):
 
     def audit():
         task = Pipeline(service.load, train, **given)
-        return harness.audit(removal, task=task, poison=POISON, seeds=3, store=tmp_path / "store")
+        return harness.audit(removal, task=task, poison=POISON, seeds=5, store=tmp_path / "store")
 
-    assert all(verdict.outcome != "FAIL" for verdict in audit())
+    (forgotten,) = (verdict for verdict in audit() if verdict.measure.name == "attack_success")
+    assert forgotten.outcome == "PASS"
 
     del given["save_model"]
     with pytest.raises(Exception, match="pickle"):
