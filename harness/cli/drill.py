@@ -26,7 +26,7 @@ from harness.studies.recall import CANARIES, lacking, recall, trials
 from harness.trials.lab import Lab, new_run
 
 #: What a drill runs, for pytest; with a budget, `BUDGET`, too. They are named so that ``-k`` and ``-m`` stay free.
-SUITES = tuple(f"test_suites.test_{each}" for each in ("forgetting", "utility", "heuristics", "relearning"))
+SUITES = ("test_suites.test_forgetting", "test_suites.test_utility")
 BUDGET = "test_suites.test_budget"
 
 
@@ -63,7 +63,7 @@ def add_drill(subparsers: Any) -> None:
         "disk, then stop. To measure it, one model is trained on a tenth of the rows",
     )  # fmt: skip
     parser.add_argument("--store", metavar="PATH", help="Where trained models are kept (pytest's --audit-store)")
-    parser.add_argument("--report", metavar="DIR", help="Folder for an HTML report and the JSON result")
+    parser.add_argument("--report", metavar="DIR", help="Folder for an HTML report and the JSON results")
     parser.add_argument("--workers", metavar="N", help="Worker processes (pytest's -n)")
     parser.add_argument("pytest", nargs="*", metavar="-- OPTION=VALUE", help="Further options for pytest")
     parser.set_defaults(run=run)
@@ -98,8 +98,9 @@ def run(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="unlearning-drill-") as folder:
         report = Path(options.report or folder)
         report.mkdir(parents=True, exist_ok=True)
-        result = report / "audits.json"
-        result.unlink(missing_ok=True)
+        result, found = report / "audits.json", report / "drill.json"
+        for each in (result, found):
+            each.unlink(missing_ok=True)
         files = {"--audit-json": result} | ({"--audit-html": report / "report.html"} if options.report else {})
         arguments = _arguments(options, method, specs, files)
         code = run_suite(SUITES if options.budget is None else (*SUITES, BUDGET), options, arguments)
@@ -111,8 +112,8 @@ def run(options: argparse.Namespace) -> int:
             lines.append(_canaries(options, arguments, audited, canaries))
             print(lines[-1])
         if options.report and not options.dry_run:
-            found = {"source": name, "rows": rows, "of": of, "lines": lines}
-            write_text(report / "drill.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+            drilled = {"source": name, "rows": rows, "of": of, "lines": lines}
+            write_text(found, json.dumps(drilled, indent=1, ensure_ascii=False) + "\n")
     return code
 
 
@@ -149,15 +150,11 @@ def _canaries(
 
 
 def _given(arguments: Sequence[str], store: str | None) -> argparse.Namespace:
-    """Return the options of audits among pytest's arguments, as pytest reads them; it has refused what is invalid."""
+    """Return the options of one value among pytest's arguments, as pytest reads them; it refused what is invalid."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for option in OPTIONS:
-        if option.is_flag:
-            continue
-        action = "append" if option.many else "store"
-        parser.add_argument(
-            option.name, type=option.type, default=None if option.many else option.default, action=action
-        )
+        if not option.is_flag and not option.many:
+            parser.add_argument(option.name, type=option.type, default=option.default)
     parser.set_defaults(audit_store=store)
     return parser.parse_known_args(arguments)[0]
 

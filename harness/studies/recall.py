@@ -54,7 +54,10 @@ def lacking(method: Registered, task: Registered, source: Registered, lab: Lab, 
     """Count what canaries need that neither is stored nor made by the audits.
 
     Args:
-        method, task, source, lab: As in `recall`.
+        method: The removal.
+        task: The pipeline.
+        source: The poison `source`, with canaries.
+        lab: Where.
         audited: Trials of the audits.
     """
     soon = {key for trial in audited for key in lab.missing(trial).values()}
