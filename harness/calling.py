@@ -20,6 +20,9 @@ CALLS = {
     "SystemExit": "sys.exit",
 }
 
+#: Attribute of an error that a plugin raised: which plugin, in words.
+MARK = "raised_by_plugin"
+
 
 class PluginError(Exception):
     """What a plugin did wrong, in a sentence of ours; no refusal of its own."""
@@ -53,6 +56,8 @@ def calling(who: str, passing: tuple[type[BaseException], ...] = ()) -> Iterator
         yield
     except BaseException as error:
         if isinstance(error, (KeyboardInterrupt, PluginError, *passing)) or _is_error(error):
+            if not isinstance(error, passing):
+                setattr(error, MARK, who)
             raise
         name = type(error).__name__
         said = " ".join(str(error).split())
@@ -61,6 +66,11 @@ def calling(who: str, passing: tuple[type[BaseException], ...] = ()) -> Iterator
         ) from error
     finally:
         os._exit = leave
+
+
+def of_plugin(error: BaseException) -> bool:
+    """Return whether an error was raised inside of a plugin, or says what a plugin did wrong."""
+    return isinstance(error, (UnlearningError, PluginError)) or hasattr(error, MARK)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-import math
 from collections.abc import Sequence
+from decimal import Decimal
 from difflib import SequenceMatcher
 from typing import Any
 
@@ -69,7 +69,7 @@ def spelling(value: Any) -> str:
     if isinstance(value, str):
         return value.strip()
     if isinstance(value, float) and value.is_integer():
-        return format(value, ".0f")
+        return format(Decimal(repr(value)), ".0f")  # 1e23 has no digits that nobody wrote
     return shown(value) if isinstance(value, bool | int | float) else str(value)
 
 
@@ -87,10 +87,10 @@ def _like(text: str) -> object:
     if text.lower() in ("true", "false"):
         return text.lower()
     try:
-        number = float(text)
-    except ValueError:
+        number = Decimal(text)  # a float would take long ids for one another
+    except ArithmeticError:
         return text
-    return number if math.isfinite(number) else text
+    return number if number.is_finite() and "_" not in text else text
 
 
 def _existing(column: str, known: set[str], wanted: str) -> str:

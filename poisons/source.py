@@ -87,6 +87,11 @@ class Source:
         return (str(Path(self.rows).resolve()),) if self.rows else ()
 
     @property
+    def unused(self) -> tuple[str, ...]:
+        """The share, if rows are named: they stay as many, whatever it is."""
+        return ("fraction",) if self.column or self.rows else ()
+
+    @property
     def traces(self) -> tuple[Measure, ...]:
         """The probe set, if it is asked."""
         return (PROBED,) if self.probe_set else ()

@@ -17,7 +17,6 @@ from harness.canaries.sealing import seal
 from harness.canaries.secret import Canary, Secret, beside, sha256, stream, toss
 from harness.canaries.tables import MISSING, CSVRows, JSONLRows, Rows
 from harness.columns import parted, rows_with
-from harness.store.files import Local
 
 #: With fewer, hardly anything can be shown.
 FEWEST = 20
@@ -97,13 +96,16 @@ def _finish(found: Secret, secret: Path, sealed: Path | None, temporary: Path, o
         raise UnlearningError(f"the data hold values that JSON has no type for ({error}); convert them first") from None
     if sealed is not None:
         contents[sealed] = seal(found)
+    made: list[Path] = []
     try:
         for path, content in contents.items():
-            Local(path.parent).write(path.name, content.encode())
-        secret.chmod(0o600)
+            mode = 0o600 if path == secret else 0o666  # from the start: nobody else may open it in between
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+                made.append(path)
+                file.write(content.encode())
         os.rename(temporary, out)
     except BaseException:
-        for path in contents:  # a list of canaries that were planted nowhere
+        for path in made:  # a list of canaries that were planted nowhere
             path.unlink(missing_ok=True)
         raise
 

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from _pytest_unlearning import DEFAULTS
+from _pytest_unlearning import DEFAULTS, OPTIONS
 from harness import registry
 from harness.api import UnlearningError
+from harness.calling import of_plugin
 from harness.canaries.planting import FEWEST
-from harness.cells import Registered
+from harness.cells import Registered, Trial
 from harness.cli.suite import repeated, run_suite
 from harness.columns import parted
 from harness.importing import raised
-from harness.report.document import read
+from harness.report.document import read, write_text
 from harness.report.drilling import canary_line, drill_lines
 from harness.report.words import percent
 from harness.specs import shown
-from harness.studies.recall import CANARIES, recall, trials
+from harness.studies.recall import CANARIES, lacking, recall, trials
 from harness.trials.lab import Lab, new_run
 
-#: What a drill runs, for pytest.
-SUITES = ("test_suites", "-m", "not contract")
+#: What a drill runs, for pytest; with a budget, `BUDGET`, too. They are named so that ``-k`` and ``-m`` stay free.
+SUITES = ("test_suites.test_forgetting", "test_suites.test_utility")
+BUDGET = "test_suites.test_budget"
 
 
 def add_drill(subparsers: Any) -> None:
@@ -60,7 +63,7 @@ def add_drill(subparsers: Any) -> None:
         "disk, then stop. To measure it, one model is trained on a tenth of the rows",
     )  # fmt: skip
     parser.add_argument("--store", metavar="PATH", help="Where trained models are kept (pytest's --audit-store)")
-    parser.add_argument("--report", metavar="DIR", help="Folder for an HTML report and the JSON result")
+    parser.add_argument("--report", metavar="DIR", help="Folder for an HTML report and the JSON results")
     parser.add_argument("--workers", metavar="N", help="Worker processes (pytest's -n)")
     parser.add_argument("pytest", nargs="*", metavar="-- OPTION=VALUE", help="Further options for pytest")
     parser.set_defaults(run=run)
@@ -90,19 +93,27 @@ def run(options: argparse.Namespace) -> int:
             print(f"Not planted: {each}: {why}.")
     if taken := ", ".join(f"{each} = {value!r}" for each, value in task.value.changed.items()):
         print(f"Settings of {options.pipeline}: {taken}.")
+    audited = trials(unlearner, task, registry.resolve("poison", spec))
+    lines = []
     with tempfile.TemporaryDirectory(prefix="unlearning-drill-") as folder:
         report = Path(options.report or folder)
         report.mkdir(parents=True, exist_ok=True)
-        result = report / "audits.json"
-        result.unlink(missing_ok=True)
+        result, found = report / "audits.json", report / "drill.json"
+        for each in (result, found):
+            each.unlink(missing_ok=True)
         files = {"--audit-json": result} | ({"--audit-html": report / "report.html"} if options.report else {})
-        code = run_suite(SUITES, options, _arguments(options, method, specs, files))
+        arguments = _arguments(options, method, specs, files)
+        code = run_suite(SUITES if options.budget is None else (*SUITES, BUDGET), options, arguments)
         if not options.dry_run and result.is_file():
             print()
-            for line in drill_lines(read(result), spec, name, rows, of):
-                print(line)
-    if not unfit and code in (0, 1):
-        print(_canaries(options, unlearner, task, canaries))
+            lines += drill_lines(read(result), spec, name, rows, of)
+            print(*lines, sep="\n")
+        if not unfit and code in (0, 1):
+            lines.append(_canaries(options, arguments, audited, canaries))
+            print(lines[-1])
+        if options.report and not options.dry_run:
+            drilled = {"source": name, "rows": rows, "of": of, "lines": lines}
+            write_text(found, json.dumps(drilled, indent=1, ensure_ascii=False) + "\n")
     return code
 
 
@@ -110,24 +121,46 @@ def _arguments(options: argparse.Namespace, method: str, specs: Sequence[str], f
     """Return the options of the drill's pytest."""
     arguments = [f"--task={options.pipeline}", f"--unlearner={method}", *repeated("--poison", specs)]
     arguments += [f"--audit-plan={options.plan}", *(f"{option}={file}" for option, file in files.items())]
-    arguments += ["-k", "not test_budget"] if options.budget is None else [f"--audit-budget={options.budget}"]
+    arguments += [] if options.budget is None else [f"--audit-budget={options.budget}"]
     return [*arguments, *(["--audit-dry-run"] if options.dry_run else []), *options.pytest]
 
 
-def _canaries(options: argparse.Namespace, method: Registered, task: Registered, source: Registered) -> str:
+def _canaries(
+    options: argparse.Namespace, arguments: Sequence[str], audited: Sequence[Trial], source: Registered
+) -> str:
     """Return what canaries show, in a line; what they would cost, if only that is asked for."""
-    given = dict(each.partition("=")[::2] for each in options.pytest)
-    timeout = float(given["--audit-timeout"]) if "--audit-timeout" in given else None
-    budget, device = float(options.budget or DEFAULTS["budget"]), given.get("--audit-device", DEFAULTS["device"])
+    given = _given(arguments, options.store)
+    cell = audited[0].cell
     try:
-        lab = Lab.open(options.store, run=new_run("drill"), budget=budget, timeout=timeout, device=device)
+        lab = Lab.open(
+            given.audit_store, data=given.audit_data and Path(given.audit_data).expanduser().absolute(),
+            device=given.audit_device, budget=given.audit_budget, timeout=given.audit_timeout,
+            group=given.audit_group, run=new_run("drill"),
+        )  # fmt: skip
         if options.dry_run:
-            missing = [arm for arm in lab.missing(trials(method, task, source)[0]) if arm != "R"]
-            return f"Canaries: {missing.count('P')} training and {missing.count('U')} unlearning more."
-        return canary_line(recall(method, task, source, lab))
-    except Exception as error:  # of the removal, as a rule, which the audits report in full
-        said = str(error) if isinstance(error, UnlearningError) else raised(error)
-        return f"Canaries: not judged: {said}"
+            # Seeds that are drawn do not have the one of the canaries.
+            soon = () if given.audit_seeds_from else audited
+            trainings, unlearnings = lacking(cell.unlearner, cell.task, source, lab, soon)
+            return f"Canaries: {_several(trainings, 'training')} and {_several(unlearnings, 'unlearning')} more."
+        return canary_line(recall(cell.unlearner, cell.task, source, lab))
+    except Exception as error:
+        if not of_plugin(error):
+            raise
+        return f"Canaries: not judged: {str(error) if isinstance(error, UnlearningError) else raised(error)}"
+
+
+def _given(arguments: Sequence[str], store: str | None) -> argparse.Namespace:
+    """Return the options of one value among pytest's arguments, as pytest reads them; it refused what is invalid."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for option in OPTIONS:
+        if not option.is_flag and not option.many:
+            parser.add_argument(option.name, type=option.type, default=option.default)
+    parser.set_defaults(audit_store=store)
+    return parser.parse_known_args(arguments)[0]
+
+
+def _several(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def source_of(text: str) -> tuple[str, str]:

@@ -112,10 +112,10 @@ def _dials(study: Callable[[str], list[Forecast]], forecasts: Sequence[Forecast]
     found: dict[str, dict[str, float | str]] = {}
     for poison in dict.fromkeys(each.poison for each in forecasts):
         registered, powers = registry.resolve("poison", poison), found.setdefault(poison, {})
-        for field, spec in stronger(registered).items():
+        for field, (spec, refusal) in stronger(registered).items():
             name = f"{field}={shown(2 * registered.fields[field])}"
             try:
-                powers[name] = power(study(spec))
+                powers[name] = refusal or power(study(spec))
             except UnlearningError as error:
                 powers[name] = str(error)
         print(f"{poison}, each field doubled in turn")

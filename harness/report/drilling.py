@@ -10,7 +10,7 @@ from typing import Any
 from harness.canaries.judgement import Judgement, at_least
 from harness.report.document import methods
 from harness.report.tables import too_weak
-from harness.report.words import percent, points
+from harness.report.words import KNOWS, deviations, percent, points
 
 #: The name of the second retrained model.
 RETRAINED = "R'"
@@ -81,8 +81,15 @@ def _left(audit: Mapping[str, Any]) -> str:
     if not isinstance(estimate, float) or not math.isfinite(estimate):
         return f"{verdict}; reason: {reason}"
     low, high = audit["interval"]
-    span = f"interval {percent(low)} to {percent(high)}, n = {len(audit['seeds'])}"
-    if high < 0:
+    exact = audit.get("test") == "exact-null"
+    show = deviations if exact else percent
+    unbounded = low is None or high is None
+    span = "interval unbounded" if unbounded else f"interval {show(low)} to {show(high)}"
+    span = f"{span}, n = {len(audit['seeds'])}"
+    if exact:
+        knows = KNOWS[verdict]
+        return f"{knows[0].lower()}{knows[1:]} ({show(estimate)} from retraining, {span}): {verdict}"
+    if not unbounded and high < 0:
         by = f"by {percent(-estimate)} of what these rows taught"
         return f"the removal moves the model beyond retraining, {by} ({span}): {verdict}"
     if estimate < 0:

@@ -89,7 +89,7 @@ def _judgement(f: Forecast) -> str:
     weak = f"Too weak to audit: even retraining PASSes with a probability below {ENOUGH}.{needed}"
     if not f.dials:
         return (
-            f"{weak} None of its fields makes the effect larger. Train a model that varies less over seeds, or judge "
+            f"{weak} None of its fields can be doubled. Train a model that varies less over seeds, or judge "
             "by another poison."
         )
     more = "Plant more points (fraction); that raises the effect more than stronger noise or a larger trigger. " * (
@@ -121,7 +121,7 @@ def dial_lines(before: float, found: Mapping[str, float | str]) -> list[str]:
     powers = {dial: power for dial, power in found.items() if isinstance(power, float)}
     best = max(powers, key=lambda dial: powers[dial], default="")
     if not found:
-        return ["  None of its fields makes the effect larger."]
+        return ["  None of its fields can be doubled."]
     if not best or powers[best] <= before:
         return [*lines, "  None of them raises the power."]
     rest = "" if powers[best] >= ENOUGH else f" Raise it further: a power of {ENOUGH} is enough."

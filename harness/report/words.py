@@ -14,6 +14,13 @@ from harness.report.svg import MINUS
 
 WORST = ("ERROR", "FAIL", "INCONCLUSIVE", "PASS")  # the worst first
 
+#: What a verdict means on a score whose law is known for every model that never saw what was planted.
+KNOWS = {
+    "FAIL": "The model still knows what was planted",
+    "PASS": "Nothing shows that the model still knows what was planted",
+    "INCONCLUSIVE": "It is undecided whether the model still knows what was planted",
+}
+
 #: The rate of true positives that attacks are compared by.
 RATE = "tpr_at_1_percent_fpr"
 
@@ -112,12 +119,7 @@ def finding(verdict: Verdict) -> str:
 
 def _known(verdict: Verdict) -> str:
     """Return the sentence on a score whose law is known for every model that never saw what was planted."""
-    said = {
-        Outcome.FAIL: "The model still knows what was planted",
-        Outcome.PASS: "Nothing shows that the model still knows what was planted",
-        Outcome.INCONCLUSIVE: "It is undecided whether the model still knows what was planted",
-    }[verdict.outcome]
-    title, p = verdict.measure.title, verdict.p_fail or 0.0
+    said, title, p = KNOWS[verdict.outcome.value], verdict.measure.title, verdict.p_fail or 0.0
     return f"{said}: a retrained model has a {title} this far off with probability {_p(p)} (n = {len(verdict.seeds)})."
 
 

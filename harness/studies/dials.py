@@ -24,23 +24,23 @@ DIALS: Mapping[str, str] = {
 }
 
 
-def stronger(poison: Registered) -> dict[str, str]:
-    """Return specs of a poison with one field doubled, by field; without those that the poison does not take so large.
+def stronger(poison: Registered) -> dict[str, tuple[str, str]]:
+    """Return a poison with one field doubled, by field: its spec, and why it does not take that; ``""`` if it does.
 
-    Rows that are named stay as many, whatever ``fraction`` says.
+    Fields that a poison lists in an attribute ``unused`` have no effect as it is set, and are left out.
     """
-    fixed = any(poison.fields.get(name) for name in ("column", "rows"))
+    unused = getattr(poison.value, "unused", ())
     found = {}
     for field in DIALS:
         value = poison.fields.get(field)
-        if not isinstance(value, int | float) or not value or (fixed and field == "fraction"):
+        if not isinstance(value, int | float) or not value or field in unused:
             continue
         fields = {name: each for name, each in poison.fields.items() if each is not None} | {field: 2 * value}
         spec = f"{poison.name}:{','.join(f'{name}={shown(each)}' for name, each in fields.items())}"
         try:
-            found[field] = registry.resolve("poison", spec).id
-        except UnlearningError:
-            continue
+            found[field] = registry.resolve("poison", spec).id, ""
+        except UnlearningError as error:
+            found[field] = spec, str(error)
     return found
 
 

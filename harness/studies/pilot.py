@@ -231,7 +231,7 @@ def plan_study(
         for done in range(1, seeds + 1):
             evidence = study.evidence(cell, done)
             on_seed(cell.poison.id, done)
-        dials = tuple(stronger(cell.poison))
+        dials = tuple(field for field, (_, refusal) in stronger(cell.poison).items() if not refusal)
         for claim in walking(cell):
             for criterion, of in evidence[claim.name].items():
                 forecasts.append(forecast_from(criterion, of, cell.poison.id, looks, dials=dials))

@@ -11,10 +11,12 @@ right with probability 1/2, each independently of the others.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
 
 from harness import registry
 from harness.api import UnlearningError
+from harness.calling import calling
 from harness.canaries.judgement import Judgement
 from harness.cells import Cell, Registered, Trial
 from harness.store.artefacts import patiently
@@ -35,10 +37,35 @@ ALPHA, DELTA = 0.05, 1e-5
 ALPHA_CONTROL = 0.001
 
 
+class Count(NamedTuple):
+    """How many models are trained and unlearned."""
+
+    trainings: int
+    unlearnings: int
+
+
 def trials(method: Registered, task: Registered, source: Registered) -> tuple[Trial, Trial]:
     """Return the trial of the method, and that of retraining, whose U is the control."""
     cells = [Cell(each, task, source) for each in (method, registry.resolve("unlearner", ORACLE))]
     return Trial(cells[0], SEED), Trial(cells[1], SEED)
+
+
+def lacking(method: Registered, task: Registered, source: Registered, lab: Lab, audited: Iterable[Trial] = ()) -> Count:
+    """Count what canaries need that neither is stored nor made by the audits.
+
+    Args:
+        method: The removal.
+        task: The pipeline.
+        source: The poison `source`, with canaries.
+        lab: Where.
+        audited: Trials of the audits.
+    """
+    soon = {key for trial in audited for key in lab.missing(trial).values()}
+    own, second = trials(method, task, source)
+    kinds = {key: arm != "U" for arm, key in lab.missing(own).items()}
+    kinds |= dict.fromkeys(lab.missing(second).values(), True)  # its U is a training, too
+    needed = [training for key, training in kinds.items() if key not in soon]
+    return Count(sum(needed), len(needed) - sum(needed))
 
 
 def recall(method: Registered, task: Registered, source: Registered, lab: Lab) -> dict[str, Judgement]:
@@ -68,7 +95,7 @@ def recall(method: Registered, task: Registered, source: Registered, lab: Lab) -
         import torch
 
         net, train = lab.model(task, model), lab.split(task).train.subset(rows)
-        with torch.no_grad():
+        with torch.no_grad(), calling(f"the task {task.id!r}"):
             scores = torch.cat([task.value.logits(net, batch) for batch in train.chunks()]).double().cpu()
         if not bool(scores.isfinite().all()):
             raise UnlearningError("a model diverged: its scores are not finite")

@@ -57,6 +57,14 @@ def test_a_source_of_several_values_keeps_them(table):
     assert secret.columns["source"] == ["vendor", ["other", "acme"]]
 
 
+def test_nobody_else_can_read_the_secret_at_any_time(table, monkeypatch):
+    monkeypatch.delattr("pathlib.Path.chmod")  # it would come too late
+
+    planted(table)
+
+    assert stat.S_IMODE(table.with_name("secret.json").stat().st_mode) == 0o600
+
+
 def test_the_secret_is_what_was_written_and_is_sealed(table):
     secret = planted(table)
     path = table.with_name("secret.json")

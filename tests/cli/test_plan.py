@@ -62,7 +62,7 @@ def test_a_weak_poison_is_sent_back_with_what_to_do():
     assert "Plant more points (fraction)" in text
     assert "add --dials: fraction and sd are each doubled." in text
     (_, _, _, fixed) = pilot_lines("mine.py", [replace(weak, dials=())])
-    assert "None of its fields makes the effect larger." in fixed
+    assert "None of its fields can be doubled." in fixed
     assert "Plant more points" not in fixed
 
 
@@ -84,14 +84,16 @@ def test_the_field_by_which_the_effect_grows_is_named():
         "  columns=9 (a trigger of more columns): not planted: the task has 8 columns",
         "  The power grows most by fraction=0.3. Raise it further: a power of 0.9 is enough.",
     ]
-    assert dial_lines(0.45, {})[0] == "  None of its fields makes the effect larger."
+    assert dial_lines(0.45, {})[0] == "  None of its fields can be doubled."
 
 
 def test_fields_are_doubled_as_far_as_the_poison_allows():
     found = {
         spec: stronger(resolve("poison", spec)) for spec in ("gaussian:fraction=0.6", "source:rows=tests/linear.py")
     }
-    assert found["gaussian:fraction=0.6"] == {"sd": "gaussian:fraction=0.6,sd=1"}
+    assert found["gaussian:fraction=0.6"]["sd"] == ("gaussian:fraction=0.6,sd=1", "")
+    _, refusal = found["gaussian:fraction=0.6"]["fraction"]
+    assert "fraction must lie in (0, 1), not 1.2" in refusal
     assert found["source:rows=tests/linear.py"] == {}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def reviews(folder: Path) -> None:
 
 def drill(folder: Folder, code: str, source: str, *more: str) -> tuple[int, str]:
     folder.write("pipeline.py", code)
-    seeds = () if "--dry-run" in more else ("--", "--audit-seeds=5")
+    seeds = () if "--dry-run" in more else ("--", "--audit-seeds=5", "--audit-timeout", "600", "-k", "not budget")
     return folder.harness("drill", "pipeline.py", "--source", source, "--store", "store", *more, *seeds)
 
 
@@ -71,17 +72,22 @@ def test_an_example_is_short(code):
 def test_a_table_is_recalled_by_retraining(folder):
     patients(folder.path)
 
-    code, text = drill(folder, TABLE, "vendor=acme", "--poison", "table-backdoor:fraction=0.085")
+    more = ("--poison", "table-backdoor:fraction=0.085", "--report", "report")
+    code, text = drill(folder, TABLE, "vendor=acme", *more)
 
     found = text.partition("\nSource ")[2]
     assert "source vendor=acme, 34 of 400 training rows (8 %)" in text
-    assert re.search(r"^vendor=acme \(34 rows, 8 % of the training set\): .*\.$", found, re.MULTILINE), text
-    assert re.search(r"^With a backdoor.*: the removal leaves .*: PASS\.$", found, re.MULTILINE), text
+    # The rows are like all others and leave too little to judge by; the backdoor is judged.
+    assert re.search(r"^vendor=acme \(34 rows.*\): the removal leaves .*: INCONCLUSIVE\.$", found, re.MULTILINE), text
+    assert re.search(r"^With a backdoor.*: the removal leaves nothing of .*: PASS\.$", found, re.MULTILINE), text
+    assert re.search(r"^Accuracy, .* in the worst audit\. INCONCLUSIVE\.$", found, re.MULTILINE), text
     assert "FAIL" not in found
+    assert code == 1
     canaries = text.splitlines()[-1]
     assert canaries.startswith("Canaries (34 rows of the source; a coin decided which ")
-    assert "It is proven" not in canaries
-    assert code == int("INCONCLUSIVE" in found)
+    assert canaries.endswith("Nothing is shown to be left. This does not prove that nothing is.")
+    said = json.loads((folder.path / "report" / "drill.json").read_text())["lines"]
+    assert text.splitlines()[-len(said) :] == said
 
 
 def test_a_command_that_removes_nothing_from_pictures_fails(folder):
@@ -90,6 +96,7 @@ def test_a_command_that_removes_nothing_from_pictures_fails(folder):
     code, text = drill(folder, PICTURES, "path=*/acme_*", "--poison", "backdoor:fraction=0.1")
 
     assert code == 1
+    assert "Canaries: not judged" not in text
     assert re.search(r"With a backdoor.*: the removal leaves (9\d|100) % of what these rows taught.*: FAIL\.", text), (
         text
     )

@@ -25,6 +25,15 @@ def entry(poison, claim="poison", verdict="INCONCLUSIVE", **more):
         ),
         ({"verdict": "PASS", "estimate": -0.03, "interval": [-0.1, 0.1]}, "leaves nothing of what these rows taught"),
         ({"verdict": "FAIL", "estimate": -0.6, "interval": [-0.9, -0.3]}, "moves the model beyond retraining, by 60 %"),
+        (
+            {"estimate": 0.4, "interval": [None, None]},
+            "the removal leaves 40 % of what these rows taught (interval unbounded, n = 3): INCONCLUSIVE.",
+        ),
+        (
+            {"verdict": "FAIL", "test": "exact-null", "estimate": -1.2, "interval": [-1.9, -0.5]},
+            "the model still knows what was planted (−1.2 sd from retraining, interval −1.9 sd to −0.5 sd, n = 3): "
+            "FAIL.",
+        ),
         ({"reason": "no-bite", "estimate": 0.2, "interval": [0, 1]}, "were not found to differ (n = 3)."),
         (
             {"verdict": "ERROR", "reason": "harness.api.ContractError: the task ignores the seed; mend it."},

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from harness import Pipeline, Removal, UnlearningError, registry
+from harness.calling import of_plugin
 from harness.canaries.judgement import Judgement
 from harness.report.drilling import canary_line
-from harness.studies.recall import recall
+from harness.studies.recall import lacking, recall, trials
 from harness.trials.lab import Lab
 
 CALLS: list[int] = []
@@ -43,7 +44,7 @@ def retrained(model, retain, forget):
 
 def overshoots(model, retain, forget):
     """Every row that is to be forgotten has another label than it was trained with, and a wrong one the least."""
-    rows, labels = (np.concatenate([one, other]) for one, other in zip(retain, forget, strict=True))
+    rows = np.concatenate([retain[0], forget[0]])
     labels = np.concatenate([retain[1], (forget[1] + 1) % 3])
     return [rows, labels, np.random.normal(size=3) / 10]
 
@@ -65,13 +66,16 @@ def drilled(here, remove):
 
 
 @pytest.mark.parametrize(
-    ("remove", "left", "sentence"),
+    ("remove", "left", "ending"),
     [
-        (nothing, True, "It is proven that something of the source is left: with 95 % confidence, epsilon of one row"),
+        (
+            nothing, True, "It is proven that something of the source is left: with 95 % confidence, epsilon of one "
+            "row is at least 1.64.",
+        ),
         (retrained, False, "Nothing is shown to be left. This does not prove that nothing is."),
     ],
-)
-def test_one_model_shows_whether_its_source_is_left(here, remove, left, sentence):
+)  # fmt: skip
+def test_one_model_shows_whether_its_source_is_left(here, remove, left, ending):
     found = drilled(here, remove)
 
     assert found["P"].shown
@@ -81,7 +85,7 @@ def test_one_model_shows_whether_its_source_is_left(here, remove, left, sentence
     assert len({each.planted for each in found.values()}) == 1
     line = canary_line(found)
     assert line.startswith(f"Canaries (50 rows of the source; a coin decided which {found['P'].planted} of them got a ")
-    assert line.endswith(sentence) or f"{sentence} is at least " in line
+    assert line.endswith(f"half are right by chance. {ending}")
 
 
 def test_nothing_is_trained_twice(here):
@@ -90,6 +94,31 @@ def test_nothing_is_trained_twice(here):
 
     assert drilled(here, nothing) == first
     assert len(CALLS) == calls
+
+
+def test_what_is_stored_or_audited_is_not_lacking(here):
+    task = registry.register("task", Pipeline(load, train, predict=predict))
+    method = registry.register("unlearner", Removal(nothing))
+    source, plain = (
+        registry.resolve("poison", f"source:rows={here / 'ids.txt'}{more}") for more in (",canaries=50", "")
+    )
+    lab = Lab.open(here / "store")
+
+    assert lacking(method, task, source, lab) == (3, 1)  # P, R, R' and U
+    assert lacking(method, task, source, lab, trials(method, task, plain)) == (1, 1)
+    recall(method, task, source, lab)
+    assert lacking(method, task, source, lab) == (0, 0)
+
+
+def test_an_error_of_a_removal_is_known_from_one_of_ours(here):
+    def broken(model, retain, forget):
+        raise IndexError("no such row")
+
+    with pytest.raises(IndexError) as of_removal:
+        drilled(here, broken)
+
+    assert of_plugin(of_removal.value)
+    assert not of_plugin(IndexError("no such row"))
 
 
 def test_a_removal_that_overshoots_is_seen(here):
