@@ -218,12 +218,12 @@ def _foretell(work: Any, lab: Any, cell: Any) -> None:
 
     forecast = work.forecast()
     if forecast["models"]:
-        seconds, size = lab.cost(cell.task)
-        whole = forecast["passes"] * seconds / cell.task.value.epochs
+        cost = lab.cost(cell.task)
+        whole = forecast["passes"] * cost.seconds / cell.task.value.epochs
         crafting = "; crafting poisons comes on top" if getattr(cell.poison.value, "crafted", False) else ""
         _say(
             f"{forecast['models']:.0f} models are missing: at least {duration(whole)} on one {lab.device.type}, "
-            f"{size * forecast['models'] / 1e9:.1f} GB of disk{crafting}"
+            f"{cost.size * forecast['models'] / 1e9:.1f} GB of disk{crafting}"
         )
 
 
