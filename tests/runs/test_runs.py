@@ -224,7 +224,10 @@ def test_a_killed_worker_loses_nothing_that_was_finished(folder):
     before = {path.name: path.stat().st_mtime_ns for path in folder.store.glob("records/*/*.json")}
     rerun = folder.pytest(*slow, "-n2")
     fresh = folder.pytest(*slow, f"--audit-store={folder.path / 'undisturbed'}")
-    assert rerun.judged == fresh.judged
+    # CPU time is measured, and here it is near the limit; what counts is that no model was made twice.
+    judged, undisturbed = ([audit for audit in run.judged if audit["claim"] != "cost"] for run in (rerun, fresh))
+    assert judged == undisturbed
+    assert len(judged) == 2
     for name, time_written in before.items():
         assert (folder.store / "records" / name[:2] / name).stat().st_mtime_ns == time_written
     assert not list(folder.store.rglob("*.tmp"))
@@ -307,7 +310,8 @@ def test_the_header_says_what_is_audited(folder):
     run = folder.pytest(*TINY, GD, "--audit-seeds=3", "-n2")
     for line in (
         "unlearner: gd(lr=0.01, batch_size=None, optimizer=recipe, epochs=None)  pytest-unlearning",
-        "task: tiny:Tiny   poisons: backdoor:size=1   seeds: 3 (fixed list)   plan: quick   budget: 10 % of retraining",
+        f"task: tiny:Tiny, file {folder.path / 'tiny.py'}   poisons: backdoor:size=1   seeds: 3 (fixed list)   "
+        "plan: quick   budget: 10 % of retraining",
         "devices: 2 workers on cpu, 1 thread each   store:",
     ):
         assert line in run.text
