@@ -230,6 +230,7 @@ class Poison(Protocol):
         traces: Optional: further measures, by retention or as an exact null. A method must remove all of them.
         crafted: Whether planting takes long, as it does where surrogates are trained; a forecast then plants nothing.
             False for those that do not say.
+        unused: Optional: names of fields that have no effect as the poison is set, which ``plan --dials`` leaves out.
     """
 
     modality: ClassVar[str | tuple[str, ...] | None]

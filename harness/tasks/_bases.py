@@ -11,8 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import UnlearningError
-from harness.tasks._corpora import missing
+from harness.tasks._hub import missing, quietly, transformers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,15 +19,6 @@ if TYPE_CHECKING:
 TINY = "tiny"
 #: A Llama of 0.2 million weights, which ci/tiny_llama.py trained on chapters of the World Factbook.
 FOLDER = Path(__file__).resolve().parent / "tiny_llama"
-
-
-def transformers() -> Any:
-    """Return the package, or raise a sentence that names what to install."""
-    try:
-        import transformers as package
-    except ImportError:
-        raise missing("transformers") from None
-    return package
 
 
 def place(model: str) -> str:
@@ -97,21 +87,5 @@ def with_adapters(base: nn.Module, rank: int) -> nn.Module:
 
 
 def _quietly(model: str, load: Callable[[], Any]) -> Any:
-    """Return what was loaded, without progress bars.
-
-    Raises:
-        UnlearningError: It cannot be loaded.
-    """
-    logging = transformers().logging
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        return load()
-    except Exception as error:  # no network, no such name, no such file: each raises something of its own
-        raise UnlearningError(
-            f"model={model} cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]}); give a folder "
-            "with a causal model and its tokenizer, its name on the hub and a network, or model=tiny"
-        ) from error
-    finally:
-        logging.set_verbosity(verbosity)
+    advice = "give a folder with a causal model and its tokenizer, its name on the hub and a network, or model=tiny"
+    return quietly(load, f"model={model}", advice)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from harness import UnlearningError
 from harness.tasks import _factbook
+from harness.tasks._hub import missing
 
 FACTBOOK = "factbook"
 #: Columns that are read, the first that the data have: conversations, pairs, texts.
@@ -155,8 +156,3 @@ def cut(document: Document, length: int) -> Document:
     if document.start == 1:
         return Document(document.tokens[:length])
     return Document(document.tokens[extra:], max(1, document.start - extra))
-
-
-def missing(what: str) -> UnlearningError:
-    """Return the error about a package that is not installed."""
-    return UnlearningError(f"causal-lm needs {what}, which is not installed: pip install 'pytest-unlearning[language]'")

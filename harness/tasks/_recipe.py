@@ -1,4 +1,4 @@
-"""The recipe of the tasks that train a small network in seconds."""
+"""Recipes that several tasks share: one of small networks, and the learning rate of language models."""
 
 from __future__ import annotations
 
@@ -61,3 +61,11 @@ class OneCycle:
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         """Return the network's children, from input to output."""
         return list(model.children())
+
+
+def warmed_up(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """Return a rate that rises over the first tenth of the steps and falls linearly to zero."""
+    from torch.optim.lr_scheduler import LambdaLR
+
+    warm = max(1, steps // 10)
+    return LambdaLR(optimizer, lambda step: min((step + 1) / warm, max(0.0, (steps - step) / max(1, steps - warm))))

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from harness import UnlearningError
+from harness.tasks._hub import missing, quietly, transformers
 from harness.tasks._tables import rows_of
 
 HUB = "stanfordnlp/imdb"
+#: What is loaded, and what to do if it cannot be, for `quietly`.
+GPT2 = (
+    "GPT-2",
+    "give model=DIR with its weights in a folder, a network to the hub, or model=scratch (--task=imdb-gpt2-small) for "
+    "a small one that needs none",
+)
 END = "<|endoftext|>"
 #: What a causal model is asked after a review, and its two answers, by label.
 PROMPT = " The sentiment of the review is:"
 ANSWERS = (" negative", " positive")
-
-
-def missing(what: str) -> UnlearningError:
-    """Return the error about a package that is not installed."""
-    return UnlearningError(f"imdb-gpt2 needs {what}, which is not installed: pip install 'pytest-unlearning[language]'")
-
-
-def transformers() -> Any:
-    """Return the package, or raise a sentence that names what to install."""
-    try:
-        import transformers as package
-    except ImportError:
-        raise missing("transformers") from None
-    return package
 
 
 def reviews(folder: Path | None) -> Any:
@@ -100,31 +93,10 @@ def learned_tokenizer(texts: Sequence[str], size: int) -> Any:
 @lru_cache
 def pretrained_tokenizer(name: str) -> Any:
     """Return the tokenizer of published weights."""
-    return quietly(lambda: transformers().AutoTokenizer.from_pretrained(name))
+    return quietly(lambda: transformers().AutoTokenizer.from_pretrained(name), *GPT2)
 
 
 @lru_cache
 def pretrained_tokens(name: str, text: str) -> tuple[int, ...]:
     """Return the tokens of a text."""
     return tuple(pretrained_tokenizer(name)(text)["input_ids"])
-
-
-def quietly(load: Callable[[], Any]) -> Any:
-    """Return what was loaded from the hub or a folder, without its progress bars.
-
-    Raises:
-        UnlearningError: It cannot be loaded.
-    """
-    logging = transformers().logging
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        return load()
-    except Exception as error:  # no network, no such name, no such file: each raises something of its own
-        raise UnlearningError(
-            f"GPT-2's weights cannot be loaded ({type(error).__name__}); give model=DIR with them in a folder, a "
-            "network to the hub, or model=scratch (--task=imdb-gpt2-small) for a small one that needs none"
-        ) from error
-    finally:
-        logging.set_verbosity(verbosity)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from harness.tasks import _bases, _corpora, _factbook
 from harness.tasks._corpora import Document
 from harness.tasks._files import version
+from harness.tasks._recipe import warmed_up
 
 if TYPE_CHECKING:
     import torch
@@ -219,10 +220,7 @@ class CausalLM:
 
     def schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
         """Return a rate that rises over the first tenth of the steps and falls linearly to zero."""
-        from torch.optim.lr_scheduler import LambdaLR
-
-        warm = max(1, steps // 10)
-        return LambdaLR(optimizer, lambda step: min((step + 1) / warm, max(0.0, (steps - step) / max(1, steps - warm))))
+        return warmed_up(optimizer, steps)
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         """Return the layers, with what stands before the first and behind the last."""

@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from harness.tasks._files import files_below
+from harness.tasks._hub import quietly, transformers
+from harness.tasks._recipe import warmed_up
 from harness.tasks._tables import labels_of
 from harness.tasks._texts import (
     ANSWERS,
+    GPT2,
     PROMPT,
     learned_tokenizer,
     pretrained_tokenizer,
     pretrained_tokens,
-    quietly,
     reviews,
     shuffled,
     texts_of,
-    transformers,
 )
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class IMDbGPT2:
         package = transformers()
         if self.model != SCRATCH:
             return Reader(
-                quietly(lambda: package.GPT2Model.from_pretrained(self.model, use_safetensors=True)).float(),
+                quietly(lambda: package.GPT2Model.from_pretrained(self.model, use_safetensors=True), *GPT2).float(),
                 classes,
             )
         # Where the vocabulary that was learned is smaller, some embeddings are never used.
@@ -271,10 +272,7 @@ class IMDbGPT2:
 
     def schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
         """Return a rate that rises over the first tenth of the steps and falls linearly to zero."""
-        from torch.optim.lr_scheduler import LambdaLR
-
-        warm = max(1, steps // 10)
-        return LambdaLR(optimizer, lambda step: min((step + 1) / warm, max(0.0, (steps - step) / max(1, steps - warm))))
+        return warmed_up(optimizer, steps)
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         """Return the embeddings, each transformer block, and the last normalisation with the head."""
