@@ -1,9 +1,9 @@
-"""What a task's inputs and scores mean."""
+"""What a task's inputs and scores mean, and which hooks it has."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.api import Batch, Recipe, UnlearningError, classes_of
 
@@ -42,3 +42,8 @@ def main_input(inputs: Mapping[str, Tensor]) -> str:
         f"none of the task's inputs {names} is called 'image' or 'features'; give that name to the one that poisons "
         "change"
     )
+
+
+def has_own_loop(task: Any) -> bool:
+    """Return whether a task trains by a loop of its own, and not by its recipe."""
+    return callable(getattr(task, "train", None))

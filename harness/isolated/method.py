@@ -14,6 +14,7 @@ from harness import registry
 from harness.api import DECLARATIONS, ContractError, UnlearningError, declares
 from harness.calling import PluginError
 from harness.cells import Cell, Registered
+from harness.conventions import has_own_loop
 from harness.importing import DOTTED
 from harness.isolated import process, walls
 from harness.isolated.process import Answer, Limits
@@ -129,8 +130,6 @@ def require_separate(cells: Iterable[Cell]) -> None:
     for cell in cells:
         if not cell.unlearner.isolated:
             continue
-        from harness.training.loop import has_own_loop  # here: it imports torch, which others need not wait for
-
         if has_own_loop(cell.task.value):
             raise UnlearningError(
                 f"the unlearner {cell.unlearner.id!r} cannot be isolated on {cell.task.id!r}, whose models are read by "

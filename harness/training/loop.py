@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.api import UnlearningError
+from harness.conventions import has_own_loop
 from harness.training.data import Batches, Data
 from harness.training.engine import Training, run
 from harness.training.graphs import recorder
@@ -170,11 +171,6 @@ class Trained(NamedTuple):
     model: nn.Module
     examples: int = 0
     steps: int = 0
-
-
-def has_own_loop(task: Any) -> bool:
-    """Return whether a task trains by a loop of its own, and not by its recipe."""
-    return callable(getattr(task, "train", None))
 
 
 def _trained_by(task: Any, job: Job) -> Trained:

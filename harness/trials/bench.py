@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from harness.api import DeviceLost, UnlearningError
 from harness.calling import calling
 from harness.cells import Registered, Trial
+from harness.conventions import has_own_loop
 from harness.store.artefacts import Artefact, Gone, Lock, Make, Store, key_of
 from harness.trials.cache import Cache
 from harness.trials.datasets import Datasets
@@ -75,8 +76,6 @@ class Bench:
     def device_of(self, task: Registered) -> torch.device:
         """Return where a task's data and models are: a training loop of its own moves them itself, from the CPU."""
         import torch
-
-        from harness.training.loop import has_own_loop
 
         return torch.device("cpu") if has_own_loop(task.value) else self.device
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from _pytest_unlearning import DEFAULTS
 from harness.api import ContractError, Planted, Reading, UnlearningError
 from harness.cells import ARMS, REMAINING, Registered, Trial
+from harness.conventions import has_own_loop
 from harness.judging.yardsticks import counted_in
 from harness.store.artefacts import Artefact, Gone, Store, ask_all, default_root, patiently
 from harness.trials.bench import Bench, Show
@@ -181,8 +182,6 @@ class Lab:
         _again(lambda: self._models.of(trial, "U"))
 
     def _run(self, trial: Trial) -> TrialResult:
-        from harness.training.loop import has_own_loop
-
         names = arms_of(trial.cell)
         arms = dict(zip(names, ask_all(functools.partial(self._arm, trial, arm) for arm in names), strict=True))
         retrained = [arms[arm].model for arm in ("R", REMAINING) if arm in arms]
@@ -293,7 +292,6 @@ class Lab:
 
         from harness.training.data import batch_count
         from harness.training.isolation import isolated_rng
-        from harness.training.loop import has_own_loop
         from harness.trials.memory import Memory
         from harness.trials.pace import own_cost
 

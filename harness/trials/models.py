@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from harness.api import DeviceLost, declares
 from harness.calling import calling
 from harness.cells import ARMS, REMAINING, Cell, Registered, Trial
+from harness.conventions import has_own_loop
 from harness.guards.guard import guarded
 from harness.isolated import method as isolation
 from harness.store.artefacts import Artefact, Busy, Gone, Lock, Make, ask_all, has_tensors, key_of
@@ -130,8 +131,6 @@ class Models:
 
         They are not stored yet, and no other process is making them.
         """
-        from harness.training.loop import has_own_loop
-
         task = first[0].cell.task
         if self._bench.group == 1 or has_own_loop(task.value):
             return {}
@@ -245,8 +244,6 @@ class Models:
         return history
 
     def _unlearned(self, trial: Trial, arm: str) -> Made:
-        from harness.training.loop import has_own_loop
-
         self._bench.show(trial, arm, 0, 1)
         method = trial.cell.unlearner
         ours = method.distribution == "pytest-unlearning" and hasattr(method.value, "begin")

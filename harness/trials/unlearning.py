@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from harness.api import ContractError, declares
 from harness.calling import calling
 from harness.cells import Registered, Trial
+from harness.conventions import has_own_loop
 from harness.guards.guard import guarded
 from harness.isolated import method as isolation
 from harness.isolated.method import Measured
@@ -71,7 +72,7 @@ class Unlearning:
             ContractError: It kept something outside of what is stored, or what `harness.guards` notices.
             Exception: Whatever the unlearner raised.
         """
-        from harness.training.loop import has_own_loop, is_finite
+        from harness.training.loop import is_finite
         from harness.training.seeds import derive
         from harness.training.unlearning import handed_over, unlearn
 
@@ -235,7 +236,7 @@ class Unlearning:
         import torch
 
         from harness.training.isolation import isolated_rng
-        from harness.training.loop import fit, has_own_loop
+        from harness.training.loop import fit
         from harness.training.meter import Meter
 
         recipe: Any = task.value
