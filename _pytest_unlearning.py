@@ -14,6 +14,7 @@ import importlib.util
 import inspect
 import os
 import sys
+import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 # Not pytest's own, which would import pytest: the command and `harness.audit` do without it.
 hookimpl = HookimplMarker("pytest")
 
+
+_JOINING = threading.Lock()
 
 #: Numbers of seeds at which the plan looks at the evidence; the rest of it is in `harness.judging.plan`.
 LOOKS = (3, 5, 8, 12, 16)
@@ -308,9 +311,14 @@ def pytest_collection_modifyitems(config: pytest.Config) -> None:
 
 @hookimpl(optionalhook=True, tryfirst=True)
 def pytest_report_from_serializable(config: pytest.Config, data: dict[str, Any]) -> None:
-    """Load the plugin on xdist's controller, which collects nothing, as soon as a worker reports an audit."""
-    if "unlearning" in data and not config.pluginmanager.has_plugin(NAME):
-        load(config).join()
+    """Load the plugin on xdist's controller, which collects nothing, as soon as a worker reports an audit.
+
+    xdist calls this in a thread per worker: the first one loads the plugin, and the others wait until it has joined.
+    """
+    if "unlearning" in data:
+        with _JOINING:
+            if not config.pluginmanager.has_plugin(NAME):
+                load(config).join()
 
 
 def asked(config: pytest.Config) -> bool:

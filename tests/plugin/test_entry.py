@@ -4,7 +4,12 @@ import inspect
 import re
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
+import pluggy
 import pytest
 
 import _pytest_unlearning as entry
@@ -124,3 +129,26 @@ def test_optional_audits_run_if_a_mark_a_keyword_or_their_file_is_named(folder, 
         assert "test_metric_says_unlearned" in tests
     else:
         assert tests == collected
+
+
+def test_workers_that_report_their_first_audits_at_once_load_the_plugin_once(monkeypatch):
+    done = []
+
+    class Plugin:
+        def join(self):
+            time.sleep(0.05)
+            done.append(threading.get_ident())
+
+    def load(config):
+        time.sleep(0.05)  # long enough for the other thread to find no plugin, if it looks
+        return config.pluginmanager.get_plugin(config.pluginmanager.register(Plugin(), entry.NAME))
+
+    monkeypatch.setattr(entry, "load", load)
+    config = SimpleNamespace(pluginmanager=pluggy.PluginManager("pytest"))
+
+    def report(_: int) -> int:
+        entry.pytest_report_from_serializable(config, {"unlearning": {}})
+        return len(done)
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(report, range(2))) == [1, 1], "nobody goes on before the plugin has joined"
