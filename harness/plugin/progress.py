@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
+from harness.report.words import duration
 from harness.studies.notes import EVERY
 
 
@@ -30,10 +31,12 @@ class StatusLine(threading.Thread):
         """Show the workers' notes until stopped."""
         # As package managers do: the last line is taken out of the scrolling region while we run.
         self._write(f"\n\0337\033[1;{self._size.lines - 1}r\0338\033[1A")
-        while not self._ended.wait(EVERY):
-            self._write(f"\0337\033[{self._size.lines};1H\033[2K{self.text(self._size.columns - 1)}\0338")
-        self._write(f"\0337\033[r\033[{self._size.lines};1H\033[2K\0338")
-        self._out.close()
+        try:
+            while not self._ended.wait(EVERY):
+                self._write(f"\0337\033[{self._size.lines};1H\033[2K{self.text(self._size.columns - 1)}\0338")
+        finally:
+            self._write(f"\0337\033[r\033[{self._size.lines};1H\033[2K\0338")
+            self._out.close()
 
     def stop(self) -> None:
         """Give the line back."""
@@ -56,8 +59,6 @@ class StatusLine(threading.Thread):
         if self.trials:
             far = f" — {self.finished} of {self.trials} trials"
             if self.finished >= 5:  # the first ones pay for the start
-                from harness.report.words import duration
-
                 left = (time.monotonic() - self._begun) / self.finished * (self.trials - self.finished)
                 far += f", at most about {duration(left)} to go"
         if width is not None and len(text) + len(far) > width:
