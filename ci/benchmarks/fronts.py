@@ -109,7 +109,7 @@ def picture(document: Mapping[str, Any]) -> str:
     poisons = ", ".join(document["poisons"])
     parts = [
         f'<rect width="{width}" height="{height}" fill="#fff"/>',
-        words(GAP, 22, f"What is left of the worst of {poisons}", classes="strong"),
+        words(GAP, 22, f"What is left of {poisons}, on average", classes="strong"),
         words(GAP, 38, "up: share of the effect that is left · across: accuracy against retraining, points · blue: "
               "passes both", classes="soft"),
         words(GAP, 54, f"dashed, dots: {document['settings']} settings, seeds {search} · black: their best, seeds "

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from harness.studies.tuning import Tuned
 
 #: What the joint front is called, beside those of single poisons.
-JOINT = "all poisons"
+JOINT = "mean of all poisons"
 
 
 def head_of(
@@ -37,13 +37,13 @@ def head_of(
 
 def found_of(tuned: Tuned) -> dict[str, Any]:
     """Return what a document says of one method: every setting, the fronts, and the choice."""
-    from harness.studies.fronts import FLOORS, read, worst
+    from harness.studies.fronts import FLOORS, read, together
 
     complete = [each for each in tuned.tried if not each.given_up]
     again = {each.number: each for each in tuned.finals if not each.given_up}
     fronts: dict[str, list[dict[str, Any]]] = {}
     for name in (JOINT, *(poison.id for poison in tuned.poisons)):
-        scores = [worst(each.scores) if name == JOINT else each.scores[name] for each in complete]
+        scores = [together(each.scores) if name == JOINT else each.scores[name] for each in complete]
         fronts[name] = []
         for floor in FLOORS:
             at = read(scores, floor, tuned.budget)
@@ -51,7 +51,7 @@ def found_of(tuned: Tuned) -> dict[str, Any]:
             if at is not None:
                 point |= {"number": complete[at].number, **_score(scores[at])}
                 if final := again.get(complete[at].number):
-                    point["again"] = _score(worst(final.scores) if name == JOINT else final.scores[name])
+                    point["again"] = _score(together(final.scores) if name == JOINT else final.scores[name])
             fronts[name].append(point)
     return {
         "unlearner": tuned.method.id,

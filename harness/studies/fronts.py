@@ -20,13 +20,15 @@ FLOORS = (0.005, 0.01, 0.015, 0.02, 0.03)
 CHANCE_LEFT, CHANCE_ACCURACY = 0.3, 0.01
 #: A score that is N(0, 1) if nothing is left lies beyond it with a probability of 5 %.
 BEYOND = 1.96
+#: What is left of several poisons together.
+MEAN = "mean over the poisons"
 #: What is left of a poison where that is not known: more than of any setting that ends.
 UNKNOWN = 2.0
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a setting does to one poison, or to all of them at the worst, on the seeds that it was tried on.
+    """What a setting does to one poison, or to all of them together, on the seeds that it was tried on.
 
     Attributes:
         traces: Size of the share of each trace that is left, or exceeded beyond retraining, by label; infinite if the
@@ -93,8 +95,8 @@ class Tried:
 
     @property
     def score(self) -> Score:
-        """What it does to all poisons at the worst."""
-        return worst(self.scores)
+        """What it does to all poisons together."""
+        return together(self.scores)
 
 
 def score_of(cell: Cell, results: Sequence[TrialResult], timed: bool) -> Score:
@@ -159,15 +161,19 @@ def certainly_left(p: Sequence[float], u: Sequence[float]) -> float | None:
     return max(0.0, rest - chance) / effect if math.isfinite(rest) else math.inf
 
 
-def worst(scores: Mapping[str, Score]) -> Score:
-    """Return what a setting does to several poisons at the worst: the most left, the lowest accuracy, the dearest.
+def together(scores: Mapping[str, Score]) -> Score:
+    """Return what a setting does to several poisons: the mean of what is left, the lowest accuracy, the dearest.
 
-    A poison of which nothing is known has no say in what is left.
+    The mean, because by the worst poison all settings of a method would be equal that removes one poison and not
+    another. No poison counts for more than `UNKNOWN`, and one of which nothing is known does not count. A model that
+    diverged does: then infinitely much is left.
     """
     if not scores:
         return Score({}, {}, -math.inf, 0.0, {})
     lowest = min(scores.values(), key=lambda each: each.accuracy)
-    left = {poison: each.left for poison, each in scores.items() if each.traces}
+    known = [each.left for each in scores.values() if each.traces]
+    mean = fmean(min(left, UNKNOWN) if math.isfinite(left) else left for left in known) if known else math.inf
+    left = {MEAN: mean} if known else {}
     used: dict[str, float] = {}
     for each in scores.values():
         used |= {name: max(share, used.get(name, 0.0)) for name, share in each.shares.items()}
@@ -258,9 +264,10 @@ def choose(finals: Sequence[Tried], margin: float, budget: float) -> tuple[Tried
     audit needs to show it. If there is none, the margin is asked of the mean alone; and if there is none either, it is
     the setting with the highest accuracy.
     """
+    least = "the least poison left, on average over the poisons, with"
     rules = (
-        ("the least poison left with accuracy within the margin by two standard errors", 2.0),
-        ("the least poison left with accuracy within the margin on average; none is within it for certain", 0.0),
+        (f"{least} accuracy within the margin by two standard errors", 2.0),
+        (f"{least} mean accuracy within the margin; none is within it for certain", 0.0),
     )
     fit = [each for each in finals if affordable(each.score, budget)]
     for rule, errors in rules:

@@ -22,7 +22,7 @@ from harness.guards.clock import TimedOut
 from harness.importing import raised
 from harness.judging.yardsticks import YARDSTICKS, beyond
 from harness.store.artefacts import Busy, Lock, key_of, patiently
-from harness.studies.fronts import UNKNOWN, Score, Tried, choose, finalists, goals, hopeless, score_of, worst
+from harness.studies.fronts import UNKNOWN, Score, Tried, choose, finalists, goals, hopeless, score_of, together
 from harness.studies.pilot import PILOT_SEED
 from harness.studies.ranges import Recipe, distributions, edges, inside, placed, positions
 from harness.studies.searches import Journal
@@ -40,7 +40,7 @@ RANDOM_FIRST, RANDOM_EVERY = 10, 3
 #: A setting that was begun so often and never ended is given up: it kills its process, or asks for too much.
 ATTEMPTS = 2
 #: Part of a search's key; a new number begins all searches anew, after a change of the rules here or in `fronts`.
-RULES = 3
+RULES = 4
 
 What = Literal["setting", "final"]
 
@@ -344,14 +344,14 @@ class Tuning:
     def _hopeless(self, history: Sequence[Mapping[str, Score]]) -> str:
         """Return why a setting is given up after its first seeds; ``""`` if it may yet be on a front.
 
-        It may as long as that holds of one poison, or of all at the worst.
+        It may as long as that holds of one poison, or of all together.
         """
         seeds, budget = len(history), self.lab.budget
-        scores, score = history[-1], worst(history[-1])
+        scores, score = history[-1], together(history[-1])
         if dear := beyond(score.shares, budget):
             return f"beyond the budget ({', '.join(YARDSTICKS[name].title for name in dear)})"
         others = [each.history[seeds - 1] for each in self._tried() if len(each.history) >= seeds]
-        if not hopeless(score, map(worst, others), seeds, budget):
+        if not hopeless(score, map(together, others), seeds, budget):
             return ""
         if all(hopeless(scores[name], [other[name] for other in others], seeds, budget) for name in scores):
             return f"far from the front after {seeds} seed{'s' * (seeds > 1)}"

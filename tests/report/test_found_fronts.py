@@ -62,7 +62,7 @@ def test_the_fronts_hold_what_was_found():
     assert [p["left"] for p in method["fronts"]["backdoor"]] == [0.9, 0.1, 0.1, 0.0, 0.0]
     assert [p["left"] for p in method["fronts"]["gaussian"]] == [0.8, 0.3, 0.3, 0.1, 0.1]
     assert "again" not in method["fronts"][JOINT][0]  # it was no finalist
-    again = {"left": 0.35, "accuracy": -0.007, "error": 0.001, "cost": 0.1, "shares": {"examples": 0.1}}
+    again = {"left": 0.275, "accuracy": -0.007, "error": 0.001, "cost": 0.1, "shares": {"examples": 0.1}}
     assert method["fronts"][JOINT][1]["again"] == again
     assert method["chosen"] == "gd:lr=0.11"
     assert method["tried"][5]["left"] is None
@@ -74,8 +74,8 @@ def test_the_table_is_read_without_the_documentation():
     lines = front_lines(found["methods"][0], found)
     assert lines[:6] == [
         "least poison left if accuracy is at least  −0.5 pp  −1.0 pp  −1.5 pp  −2.0 pp  −3.0 pp",
-        "  all poisons, seeds 1000 to 1004             0.90     0.30     0.30     0.10     0.10",
-        "    the same settings, seeds 1005 to 1014        –     0.35     0.35     0.20     0.20",
+        "  mean of all poisons, seeds 1000 to 1004     0.85     0.20     0.20     0.05     0.05",
+        "    the same settings, seeds 1005 to 1014        –     0.28     0.28     0.11     0.11",
         "    their accuracy there                         –  −0.7 pp  −0.7 pp  −2.0 pp  −2.0 pp",
         "  backdoor, seeds 1000 to 1004                0.90     0.10     0.10     0.00     0.00",
         "  gaussian, seeds 1000 to 1004                0.80     0.30     0.30     0.10     0.10",
@@ -117,7 +117,7 @@ def test_the_chosen_settings_are_read_back(tmp_path):
 def test_a_setting_has_a_line():
     (method,) = document(tuned())["methods"]
     lines = [" ".join(setting_line(each).split()) for each in method["tried"]]
-    assert lines[0] == "poison left 0.90, accuracy −0.1 pp, cost 10 % gd:lr=0.1"
+    assert lines[0] == "poison left 0.85, accuracy −0.1 pp, cost 10 % gd:lr=0.1"
     assert lines[3].endswith("cost 10 %; given up: far from the front after 1 seed gd:lr=0.13")
     assert lines[4] == "given up: RuntimeError: no gd:lr=9"
     assert lines[5] == "poison left ?, accuracy ?, cost 10 % gd:lr=0.15"
@@ -148,8 +148,8 @@ def test_the_picture_has_a_panel_for_each_method(draw):
     assert [t.text for t in root.iter(f"{space}text") if t.get("class") == "strong"][1:] == ["gd", "short", "ga"]
     assert len(list(root.iter(f"{space}circle"))) == 3 * 3  # what was given up, or diverged, is not drawn
     assert len([p for p in root.iter(f"{space}path") if p.get("class") == "c-fail s"]) == 3
-    assert "gd: 0.35 left at −0.7 pp." in root.find(f"{space}desc").text
-    assert "| `gd` | 0.90 | 0.30, 0.35 | 0.30, 0.35 | 0.10, 0.20 | 0.10, 0.20 | `gd:lr=0.11` | 0.35, −0.7 pp |" in table
+    assert "gd: 0.28 left at −0.7 pp." in root.find(f"{space}desc").text
+    assert "| `gd` | 0.85 | 0.20, 0.28 | 0.20, 0.28 | 0.05, 0.11 | 0.05, 0.11 | `gd:lr=0.11` | 0.28, −0.7 pp |" in table
 
 
 def test_one_method_with_several_fields_is_told_apart(draw):

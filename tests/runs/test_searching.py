@@ -42,13 +42,13 @@ def test_what_is_chosen_is_written_to_a_file_that_can_be_audited(folder):
     assert {"torch", "optuna", "python"} <= set(found["versions"])
     gd, _ = found["methods"]
     assert [each["number"] for each in gd["tried"]] == [0, 1]
-    assert set(gd["fronts"]) == {"all poisons", "backdoor:size=1"}
-    point = gd["fronts"]["all poisons"][0]
+    assert set(gd["fronts"]) == {"mean of all poisons", "backdoor:size=1"}
+    point = gd["fronts"]["mean of all poisons"][0]
     assert point["floor"] == -0.005
     assert point["left"] == gd["tried"][point["number"]]["left"]
     (again,) = [each for each in gd["finals"] if each["number"] == point["number"]]
     assert point["again"]["left"] == again["left"]
-    assert f"all poisons, seeds 1000 to 1004{point['left']:>17.2f}" in run.text.replace("  all", "all")
+    assert f"mean of all poisons, seeds 1000 to 1004 {point['left']:.2f}" in " ".join(run.text.split())
 
     again = folder.pytest(*methods, "--audit-tune=2", "--audit-tune-file=again.txt", *COMMON)
     assert again.code == 0

@@ -24,7 +24,7 @@ from harness.studies.fronts import (
     hopeless,
     read,
     score_of,
-    worst,
+    together,
 )
 from harness.trials.lab import TrialResult
 
@@ -105,12 +105,14 @@ def test_of_an_exact_null_counts_what_is_left_for_certain(p, u, left):
     assert certainly_left(p, u) == (None if left is None else pytest.approx(left))
 
 
-def test_jointly_the_worst_of_each_counts():
-    joint = worst(
+def test_of_all_poisons_the_mean_counts_and_the_worst_accuracy():
+    joint = together(
         {"a": Score({"x": 0.1, "y": 0.3}, {}, -0.01, 0.002, {"examples": 0.1}), "b": score(0.2, -0.02, 0.004, 0.05)}
     )
-    assert (joint.left, joint.accuracy, joint.error, joint.cost) == (0.3, -0.02, 0.004, 0.1)
-    assert worst({}).left == math.inf
+    assert (joint.left, joint.accuracy, joint.error, joint.cost) == (pytest.approx(0.25), -0.02, 0.004, 0.1)
+    assert together({"reversed": score(9.0, 0.0), "gone": score(0.0, 0.0)}).left == UNKNOWN / 2
+    assert together({"dead": score(math.inf, 0.0), "gone": score(0.0, 0.0)}).left == math.inf
+    assert together({}).left == math.inf
 
 
 # ---- what is searched for
@@ -147,7 +149,7 @@ def test_the_budget_is_that_of_an_audit_by_every_yardstick(shares, kept):
 
 def test_jointly_the_dearest_counts_by_each_yardstick():
     one, other = ({"examples": 0.1, "flops": 0.05}, {"examples": 0.02, "flops": 0.12, "cpu_seconds": 0.3})
-    joint = worst({name: Score({}, {}, 0.0, 0.0, shares) for name, shares in (("a", one), ("b", other))})
+    joint = together({name: Score({}, {}, 0.0, 0.0, shares) for name, shares in (("a", one), ("b", other))})
     assert joint.shares == {"examples": 0.1, "flops": 0.12, "cpu_seconds": 0.3}
     assert joint.cost == 0.12
 
@@ -189,8 +191,8 @@ def test_a_poison_of_which_nothing_is_known_decides_nothing(cell):
     unknown = Score({}, {}, 0.0, 0.0, {"examples": 0.1})
     assert not hopeless(unknown, [score(0.0, 0.0)], 4, BUDGET)
     assert hopeless(replace(unknown, accuracy=-0.2), [score(0.0, 0.0)], 4, BUDGET)  # its accuracy is known
-    joint = worst({"weak": unknown, "strong": score(0.3, -0.002)})
-    assert (joint.left, joint.traces) == (0.3, {"strong": 0.3})
+    joint = together({"weak": unknown, "strong": score(0.3, -0.002)})
+    assert joint.left == 0.3
     every = [Tried(i, True, Named(i), [{"weak": replace(unknown, accuracy=a)}], 5, "", {}, 1.0)
              for i, a in enumerate((-0.004, -0.001))]  # fmt: skip
     best, rule = choose(finalists(every, 2, MARGIN, BUDGET), MARGIN, BUDGET)
