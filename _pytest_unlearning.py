@@ -123,7 +123,7 @@ OPTIONS = (
     Option(
         "--audit-unlearner",
         "Unlearning method to audit: a registered name, 'all', a path such as mymodule:forget, or @FILE with one "
-        "method per line. Without this option, the controls are audited",
+        "method per line; ALIAS=NAME shows it under a short name. Without this option, the controls are audited",
         _NOUN, many=True, repeats=False, short="--unlearner",
     ),
     Option("--audit-task", "Task that the models learn", _NOUN, default="digits-cnn", many=True, short="--task"),

@@ -15,8 +15,8 @@ class Registered:
 
     Attributes:
         kind: ``"task"``, ``"poison"`` or ``"unlearner"``.
-        id: Name and fields that differ from their defaults, in the grammar of the command line.
-        name: The id without fields.
+        id: Alias, if any, name and fields that differ from their defaults, in the grammar of the command line.
+        name: The id without alias and fields.
         value: The configured object.
         fields: Every field with its value.
         distribution, version: The installed distribution it belongs to; ``"(local)"`` for a dotted path.

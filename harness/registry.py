@@ -19,6 +19,7 @@ import types
 import typing
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from importlib import metadata
 from pathlib import Path
@@ -30,7 +31,7 @@ from harness.cells import Cell, Registered
 from harness.guards.patches import SEAL
 from harness.importing import DOTTED, cause, distribution_of, imported, named, raised
 from harness.sources import ROOT, adapted_by, factory_of, file_of, plain_value, source_with_adapted, state_of
-from harness.specs import SpecError, converted, fields_in, names_file, shown, split
+from harness.specs import SpecError, aliased, called, converted, fields_in, names_file, shown, split
 
 Kind = Literal["task", "poison", "unlearner"]
 
@@ -86,12 +87,16 @@ def resolve(kind: Kind, spec: str, hashed: bool = True) -> Registered:
         SpecError: Unknown name (near misses are listed), a module that cannot be imported, an unknown or ill-typed
             field, or an object that cannot be made.
     """
+    alias, spec = aliased(spec)
+    if alias and kind != "unlearner":
+        raise SpecError(f"'{alias}={spec}': only a method can have an alias; write {spec!r}")
     target, _, fields = split(spec)
     factory, module, distribution, version = _load(kind, target)
     given = fields_in(spec, fields)
     try:
         with calling(f"the {kind} {target!r}"):
-            return _configure(kind, target, factory, module if hashed else None, given, distribution, version)
+            made = _configure(kind, target, factory, module if hashed else None, given, distribution, version)
+            return replace(made, id=f"{alias}={made.id}") if alias else made
     except UnlearningError:
         raise
     except Exception as error:
@@ -122,6 +127,9 @@ def resolve_all(
             found |= {each.id: each for each in everything if not declares(each.value, "control")}
         else:
             one = of(spec)
+            same = [each for each in found if called(each) == called(one.id) and each != one.id]
+            if same:
+                raise SpecError(f"the name {called(one.id)!r} is given to two methods: {same[0]!r} and {one.id!r}")
             found[one.id] = one
     return list(found.values())
 

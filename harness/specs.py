@@ -1,4 +1,4 @@
-"""The grammar of specs, ``NAME[:FIELD=VALUE[,FIELD=VALUE...]]``, and the values of fields as text."""
+"""The grammar of specs, ``[ALIAS=]NAME[:FIELD=VALUE[,FIELD=VALUE...]]``, and the values of fields as text."""
 
 from __future__ import annotations
 
@@ -19,6 +19,20 @@ def split(spec: str) -> tuple[str, str, str]:
     """Split a spec into target, colon and fields: the fields begin at the first segment that assigns."""
     match = re.fullmatch(r"(?P<target>[^=]+?)(?P<colon>:)(?P<fields>\s*\w+\s*=.*)", spec, re.DOTALL)
     return (match["target"], ":", match["fields"]) if match else (spec, "", "")
+
+
+def aliased(spec: str) -> tuple[str, str]:
+    """Split ``ALIAS=SPEC`` into both; the alias is ``""`` where there is none.
+
+    No target of a spec holds an equals sign, and fields stand behind a colon.
+    """
+    match = re.fullmatch(r"(?P<alias>[^\W\d][\w-]*)=(?P<spec>.+)", spec, re.DOTALL)
+    return (match["alias"], match["spec"]) if match else ("", spec)
+
+
+def called(unlearner: str) -> str:
+    """Return what people call a method: its alias, or its id if it has none."""
+    return aliased(unlearner)[0] or unlearner
 
 
 def names_file(target: str) -> bool:

@@ -13,9 +13,9 @@ from plugins import FORGET, write
 
 from harness import registry
 from harness.api import UnlearningError
-from harness.registry import register, resolve
+from harness.registry import register, resolve, resolve_all
 from harness.sources import source_of
-from harness.specs import SpecError
+from harness.specs import SpecError, called
 
 
 @dataclass(frozen=True)
@@ -169,6 +169,22 @@ def test_one_setting_spelled_twice_is_one_method():
     assert hash(one) == hash(other)
 
 
+def test_an_alias_is_another_name_for_the_same_method():
+    plain, alias = resolve("unlearner", "gd:lr=0.1"), resolve("unlearner", "slow-1=gd:lr=0.10")
+    assert alias.id == "slow-1=gd:lr=0.1"
+    assert (called(alias.id), called(plain.id)) == ("slow-1", "gd:lr=0.1")
+    assert alias.identity == plain.identity, "they share what is stored"
+    assert resolve("unlearner", alias.id) == alias
+
+
+def test_an_alias_names_one_method():
+    specs = ["a=gd:lr=0.1", "a=gd:lr=0.10", "b=gd:lr=0.1", "gd:lr=0.1"]
+    assert [each.id for each in resolve_all("unlearner", specs)] == ["a=gd:lr=0.1", "b=gd:lr=0.1", "gd:lr=0.1"]
+    for other in ("a=gd:lr=0.2", "gd=ga"):
+        with pytest.raises(SpecError, match="is given to two methods"):
+            resolve_all("unlearner", [*specs, "gd", other])
+
+
 # ---- functions
 
 
@@ -224,6 +240,7 @@ def listed(kind):
             f"'norm' of the unlearner '{HERE}Knobs' takes one of l1, l2, 2, not 'l3'",
         ),
         ("unlearner", "gd:lr=1,epochs", "'gd:lr=1,epochs': 'epochs' is not FIELD=VALUE"),
+        ("poison", "mine=gaussian", "'mine=gaussian': only a method can have an alias; write 'gaussian'"),
         ("unlearner", "gd:lr='1", '"gd:lr=\'1": no closing quotation'),
         ("unlearner", "gd:lr=-1", "the unlearner 'gd': lr must be positive, not -1.0"),
         ("poison", "gaussian:fraction=2", "the poison 'gaussian': fraction must lie in (0, 1), not 2.0"),

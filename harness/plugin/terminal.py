@@ -17,6 +17,7 @@ from harness.plugin.session import Session
 from harness.report import github, tables
 from harness.report.document import write_json, write_text
 from harness.sources import in_tree
+from harness.specs import aliased
 
 
 def header(session: Session) -> list[str]:
@@ -33,7 +34,7 @@ def header(session: Session) -> list[str]:
         for method in settings.unlearners:
             fields = ", ".join(f"{name}={value}" for name, value in method.fields.items())
             lines.append(
-                f"unlearner: {method.name}({fields})  {method.distribution} {method.version}".rstrip()
+                f"unlearner: {_alias(method)}{method.name}({fields})  {method.distribution} {method.version}".rstrip()
                 + f", source {method.source[:8]}"
                 + _from(method)
             )
@@ -47,6 +48,11 @@ def header(session: Session) -> list[str]:
             + (f"   discovery: {100 * settings.discovery:g} %" if settings.discovery < 1 else "")
         )
     return [*lines, devices]
+
+
+def _alias(method: Registered) -> str:
+    alias, _ = aliased(method.id)
+    return f"{alias} = " if alias else ""
 
 
 def _from(plugin: Registered) -> str:

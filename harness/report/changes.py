@@ -10,6 +10,7 @@ from typing import Any
 from harness.report.document import Entry, title_of
 from harness.report.svg import MINUS
 from harness.report.words import WORST, estimate, shown_by, verdict_text
+from harness.specs import called
 
 #: An audit of a result, by method, task, poison and claim; and which it is, if several tests judge the same.
 Key = tuple[str, str, str, str, int]
@@ -107,7 +108,7 @@ def _known(value: Any) -> str:
 def _change(key: Key, old: Entry | None, new: Entry | None) -> Change | None:
     """Return what changed about an audit, or None."""
     unlearner, task, poison, claim, _ = key
-    name = f"{unlearner} on {task}, {poison}, {title_of(claim)}"
+    name = f"{called(unlearner)} on {task}, {poison}, {title_of(claim)}"
     if old is None or new is None:
         where = "only in the later result" if old is None else "missing from the later result"
         return Change(f"{name}: {where}.", worse=new is None, stays=new is not None)

@@ -77,7 +77,7 @@ def panels(document: Mapping[str, Any]) -> list[Panel]:
         for cell in method.cells:
             attack, audit = (cell.by_claim.get(claim, {}) for claim in ("membership", "poison"))
             if attack.get("values") and audit.get("values"):
-                pairs.setdefault((method.task, cell.poison), {})[method.unlearner] = (attack, audit)
+                pairs.setdefault((method.task, cell.poison), {})[method.called] = (attack, audit)
     found = []
     several = len({task for task, _ in pairs}) > 1
     for (task, poison), by_method in pairs.items():

@@ -20,6 +20,7 @@ from harness.judging.reasons import advice_on
 from harness.judging.verdict import Trace, Verdict
 from harness.report.console import command_line
 from harness.report.words import WORST, finding, standing_of, trace_text
+from harness.specs import called
 
 if TYPE_CHECKING:
     import pytest
@@ -82,9 +83,14 @@ class MethodResult:
     cells: tuple[CellResult, ...]
 
     @property
+    def called(self) -> str:
+        """The method as people read it: its alias, if it has one."""
+        return called(self.unlearner)
+
+    @property
     def name(self) -> str:
         """The method and its task, as people read them."""
-        return f"{self.unlearner} on {self.task}"
+        return f"{self.called} on {self.task}"
 
     @property
     def audits(self) -> tuple[Entry, ...]:

@@ -16,6 +16,7 @@ from harness.report.document import Entry, MethodResult, methods, title_of
 from harness.report.tables import bad_seeds_left_open, contract_lines, heuristic_rows, methods_that_pass
 from harness.report.words import WORST, as_required, estimate, manner, percent, shown_by, verdict_text
 from harness.sources import factory_of
+from harness.specs import called
 
 if TYPE_CHECKING:
     from harness.plugin.expectations import Expectation
@@ -51,13 +52,13 @@ def failing(
     for audit in audits:
         is_error = audit["verdict"] == "ERROR"
         if audit["red"] and (failures or is_error):
-            of = f"{audit['unlearner']} on {audit['task']}, {audit['poison']}"
+            of = f"{called(audit['unlearner'])} on {audit['task']}, {audit['poison']}"
             title = f"{of}: {title_of(audit['claim'])} {audit['verdict']}"
             message = audit.get("text") or audit.get("reason") or audit["verdict"]
             lines.append(command("error", title, message, places.get(audit["unlearner"], {})))
     for each in contract:
         if each["kept"] is False and failures:
-            title = f"{each['unlearner']}: contract, {each['line']}"
+            title = f"{called(each['unlearner'])}: contract, {each['line']}"
             lines.append(command("error", title, each["sentence"], places.get(each["unlearner"], {})))
     lines += [command("error", "an expectation matches no audit", f"line {old.line}: {old}") for old in stale]
     return lines + [command("error", "a worker crashed", crash) for crash in crashes]

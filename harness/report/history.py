@@ -11,6 +11,7 @@ from harness.report.changes import audits_of, changes, made_with, unchanged
 from harness.report.document import Entry, title_of
 from harness.report.svg import Scale, drawing, mark, number, path, words
 from harness.report.words import estimate, fraction
+from harness.specs import called
 
 #: A result with its name, such as that of its file.
 Named = tuple[str, Mapping[str, Any]]
@@ -39,7 +40,7 @@ def view(results: Sequence[Named]) -> dict[str, Any]:
     for key in dict.fromkeys(key for audits in by_run for key in audits):
         unlearner, task, poison, claim, _ = key
         runs = [audits.get(key) for audits in by_run]
-        sections.setdefault(f"{unlearner} on {task}", []).append(
+        sections.setdefault(f"{called(unlearner)} on {task}", []).append(
             {
                 "poison": poison,
                 "claim": title_of(claim),

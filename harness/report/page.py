@@ -31,7 +31,7 @@ from harness.report.words import (
     shown_by,
     worded,
 )
-from harness.specs import split
+from harness.specs import called, split
 
 #: Pictures by task and poison.
 Pictures = Mapping[tuple[str, str], Picture]
@@ -102,7 +102,7 @@ def view(document: Mapping[str, Any], pictures: Pictures) -> dict[str, Any]:
 
 
 def _title(document: Mapping[str, Any]) -> str:
-    names = [each["name"] for each in document.get("unlearners", ())]
+    names = [called(each["name"]) for each in document.get("unlearners", ())]
     tasks = document.get("run", {}).get("settings", {}).get("tasks", [])
     named = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return f"Unlearning audits{': ' * bool(named)}{named}" + (f" on {', '.join(tasks)}" if tasks else "")
@@ -177,7 +177,7 @@ def _matrix(found: Sequence[MethodResult]) -> dict[str, Any]:
     for method in found:
         by = {cell.poison: cell.by_claim for cell in method.cells}
         cells = [by.get(poison, {}).get(claim) for poison, claims in groups.items() for claim in claims]
-        rows.append({"method": method.unlearner, "cells": cells})
+        rows.append({"method": method.called, "cells": cells})
     titles = [title_of(claim) for claims in groups.values() for claim in claims]
     spans = {poison: len(claims) for poison, claims in groups.items()}
     return {"task": found[0].task, "groups": spans, "claims": titles, "rows": rows}
@@ -217,7 +217,7 @@ def _trials(trials: Iterable[Entry]) -> list[dict[str, Any]]:
         built = [arm for cost in costs for arm in cost["built"]]
         times = {arm: [cost["seconds"][arm] for cost in costs if arm in cost["seconds"]] for arm in "PRU"}
         rows.append({
-            "method": method, "task": task,
+            "method": called(method), "task": task,
             "poison": poison if discovery == 1 else f"{poison}, {100 * discovery:.3g} % handed over",
             "seeds": _span(sorted(trial["seed"] for trial in own)),
             "built": ", ".join(f"{built.count(arm)} {arm}" for arm in "PRUD" if built.count(arm)) or "nothing",

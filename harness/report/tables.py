@@ -12,6 +12,7 @@ from harness.judging.plan import LOOKS, Plan
 from harness.judging.reasons import Reason
 from harness.report.document import CellResult, Entry, MethodResult, grouped, title_of, worst_of
 from harness.report.words import certificate_text, estimate, flags, fraction, percent, points, reached, verdict_text
+from harness.specs import called
 from harness.studies.controls import AUDITED
 
 
@@ -39,7 +40,7 @@ def rows_of(methods: Iterable[MethodResult], columns: Sequence[str]) -> list[lis
     for method in methods:
         for cell in method.cells:
             texts = (" ".join(text.split()) for text in _texts(cell, columns))
-            rows.append([method.unlearner, method.task, cell.poison, *texts])
+            rows.append([method.called, method.task, cell.poison, *texts])
     return rows
 
 
@@ -197,7 +198,7 @@ def contract_lines(contract: Sequence[Mapping[str, Any]]) -> list[str]:
         if not broken and len(own) > unknown:
             texts = [f"keeps all {len(own)} lines" if not unknown else f"keeps the {len(own) - unknown} lines checked"]
         texts += [f"{unknown} could not be checked"] if unknown else []
-        lines.append(f"{method}: {'; '.join(texts)}")
+        lines.append(f"{called(method)}: {'; '.join(texts)}")
     return lines
 
 
@@ -229,7 +230,7 @@ def methods_that_pass(methods: Iterable[MethodResult], alpha: float, plan: str) 
         p.append(min(1.0, looks * max(tested)) if tested and worst_of(own) == "PASS" else 1.0)
     named = [m for m, adjusted in zip(by_method, holm(p), strict=True) if rejects(adjusted, alpha)]
     return (
-        f"{len(named)} of {len(by_method)} methods pass everything{': ' * bool(named)}{', '.join(named)} "
+        f"{len(named)} of {len(by_method)} methods pass everything{': ' * bool(named)}{', '.join(map(called, named))} "
         f"(error rate {percent(alpha)} over all of them together, by Holm)"
     )
 

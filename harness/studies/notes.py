@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.specs import called
+
 if TYPE_CHECKING:
     from harness.cells import Trial
 
@@ -29,7 +31,7 @@ class Noting(ABC):
         if (trial, arm) == self._of and now - self._noted < EVERY:
             return
         self._of, self._noted = (trial, arm), now
-        names = {"P": f"{trial.cell.poison.id} model", "R": "retraining", "U": trial.cell.unlearner.id}
+        names = {"P": f"{trial.cell.poison.id} model", "R": "retraining", "U": called(trial.cell.unlearner.id)}
         names["D"] = "retraining on the rest"
         what = names.get(arm, f"{arm} for {trial.cell.poison.id}")
         self._note(trial, f"{what}, seed {trial.seed}" + (f", pass {done}/{total}" if arm != "U" else ""))
