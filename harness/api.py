@@ -154,6 +154,7 @@ class Recipe(Protocol):
     class of every example, where that is not the likeliest along dimension 1; and ``losses(logits, batch)``, its loss,
     where that is not the cross-entropy. A task of one score for each example needs both: labels are classes. With
     ``answer(model, batch)`` a task returns the classes itself, where ``logits`` of many examples are too large. With
+    ``learned(logits, batch)`` a task of causal language models says which tokens are learned (`ForgetRequest`). With
     ``compiled = True`` P, R and R' are trained through `torch.compile` (`docs/gpu.md`).
     """
 

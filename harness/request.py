@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from harness.api import Recipe, classes_of
+from harness.api import Recipe, UnlearningError, classes_of
 
 if TYPE_CHECKING:
     import torch
@@ -128,6 +128,28 @@ class ForgetRequest:
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the recipe's mean training loss of a batch, a scalar."""
         return self.criterion(self.logits(model, batch), batch)
+
+    def learned(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the scores that are trained on, and the classes that they are to name.
+
+        Returns:
+            Scores, shape (batch, classes) or, of a causal language model, (batch, vocabulary, tokens); and the label of
+            each example, shape (batch,), or the token that each score is of, shape (batch, tokens), int64. Tokens that
+            are not learned are -100.
+
+        Raises:
+            UnlearningError: There is one score for each example, or the task does not say which tokens are learned.
+        """
+        own = getattr(self._recipe, "learned", None)
+        if own is not None:
+            scores, targets = own(logits, batch)
+            return scores, targets
+        if logits.dim() != 2 or logits.shape[1] < 2:
+            raise UnlearningError(
+                f"this method asks how likely a label is, and the task's logits of shape {tuple(logits.shape)} do not "
+                "tell; give the task learned(logits, batch), or use another method"
+            )
+        return logits, batch.labels
 
     def predict(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the class that the scores of each example mean, int64, shape (batch,)."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from harness import UnlearningError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from harness import Batch
@@ -40,10 +41,24 @@ def divergence(teacher: Tensor, student: Tensor, temperature: float, batch: Batc
         return temperature**2 * kl_div(soft, hard, reduction="batchmean", log_target=True)
     each = kl_div(soft, hard, reduction="none", log_target=True).sum(dim=1)
     positions = torch.arange(each.shape[1], device=each.device)
-    # What is scored of a text, a question behind it included, is shorter than of the longest one by the difference of
-    # their lengths. Its last score is that of no token.
-    length = batch.inputs.get("length", torch.ones(len(each), dtype=torch.int64, device=each.device))
-    longest = length.max() if batch.longest is None else batch.longest
-    scored = each.shape[1] - (longest - length)
-    follow = positions < (scored - 1).clamp_min(1)[:, None]
+    # The last score of a text is that of no token.
+    follow = positions < (scored(batch, each.shape[1], each.device) - 1).clamp_min(1)[:, None]
     return temperature**2 * each.where(follow, 0).sum() / follow.sum()
+
+
+def scored(batch: Batch, positions: int, device: torch.device) -> Tensor:
+    """Return how many positions of each text are no padding, which stands at the end, int64, shape (batch,).
+
+    What is scored of a text, a question behind it included, is shorter than of the longest one by the difference of
+    their lengths.
+
+    Args:
+        batch: The texts; without a ``"length"`` all are as long.
+        positions: Of the longest text.
+        device: Where it is returned.
+    """
+    import torch
+
+    length = batch.inputs.get("length", torch.ones(len(batch), dtype=torch.int64, device=device))
+    longest = length.max() if batch.longest is None else batch.longest
+    return positions - (longest - length)

@@ -6,15 +6,12 @@ Source: the baseline of Kurmanji, Triantafillou, Hayes and Triantafillou, "Towar
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from harness import Search
-from unlearners._budget import enough
-from unlearners._steps import descend
-from unlearners._trained import Trained, check
+from unlearners._pairs import Paired
+from unlearners._trained import check
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class NegGradPlus(Trained):
+class NegGradPlus(Paired):
     """Minimise ``beta * L_retain - (1 - beta) * L_forget``, with a batch of each per step; the forget set is cycled.
 
     Each pass over the retain set costs that pass and one forget batch per step. With 16 forget points to 128 retained
@@ -40,45 +37,25 @@ class NegGradPlus(Trained):
         beta: Weight of the retain set, in [0, 1]; 1 is GD, 0 is GA. The reference code has 0.95 and 0.9999; the loss
             on the forget set has no upper bound, so smaller values destroy the model. Searched evenly in
             log(1 - beta).
-        forget_batch_size: Batch size on the forget set, >= 1.
+        forget_batch_size: Batch size on the forget set, >= 1; None for that of the retain set.
 
     Raises:
         ValueError: A field is out of range.
     """
 
     beta: Annotated[float, Search(1e-5, 0.2, log=True, below=1.0)] = 0.953
-    forget_batch_size: Annotated[int, Search(choices=(8, 16, 32, 64, 128))] = 16
+    forget_batch_size: Annotated[int | None, Search(choices=(8, 16, 32, 64, 128))] = 16
 
     lr_of_recipe: ClassVar[float] = 0.17
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(0 <= self.beta <= 1, f"beta must lie in [0, 1], not {self.beta}")
-        check(self.forget_batch_size >= 1, f"forget_batch_size must be at least 1, not {self.forget_batch_size}")
 
     def __call__(self, model: nn.Module, request: ForgetRequest) -> nn.Module:
         """Return the model, better on the retain set and worse on the forget set."""
-        examples = self._affordable(request) if self.epochs is None else self.epochs * len(request.retain)
-        batches = request.batches("retain", batch_size=self.batch_size, examples=examples)
-        forgotten = self._forever(request)
 
-        def loss(pair: tuple[Batch, Batch]) -> Tensor:
-            retain, forget = pair
+        def loss(retain: Batch, forget: Batch) -> Tensor:
             return self.beta * request.loss(model, retain) - (1 - self.beta) * request.loss(model, forget)
 
-        return descend(request, model, zip(batches, forgotten, strict=False), len(batches), self, loss)
-
-    def _affordable(self, request: ForgetRequest) -> int:
-        """Return how many retained points the budget pays for, a forget batch beside each of their batches."""
-        forget, most = len(request.forget), self.forget_batch_size
-        beside = min(most, forget) + (forget > most and forget % most == 1)  # a last batch of one joins the one before
-        size = min(self.batch_size or request.batch_size, len(request.retain))
-        steps_per_pass = request.batches("retain", batch_size=self.batch_size).per_epoch
-        per_pass = len(request.retain) + steps_per_pass * beside
-        passes, rest = divmod(request.affordable(), per_pass)
-        steps, rest = divmod(rest, size + beside)
-        return enough(request, passes * len(request.retain) + steps * size + max(0, rest - beside))
-
-    def _forever(self, request: ForgetRequest) -> Iterator[Batch]:
-        passes = (request.batches("forget", batch_size=self.forget_batch_size) for _ in itertools.count())
-        return itertools.chain.from_iterable(passes)
+        return self.descend_on_pairs(model, request, loss)

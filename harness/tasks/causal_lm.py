@@ -185,7 +185,7 @@ class CausalLM:
         """Return the mean cross-entropy of the tokens that are to be learned."""
         from torch.nn.functional import cross_entropy
 
-        targets = self.targets(batch)[:, : logits.shape[2]]
+        _, targets = self.learned(logits, batch)
         # Vocabulary last, as the model wrote them: without copies it takes half the time.
         return cross_entropy(logits.transpose(1, 2).flatten(0, 1), targets.flatten(), ignore_index=-100)
 
@@ -193,7 +193,7 @@ class CausalLM:
         """Return the mean loss of every document over the tokens that are to be learned, shape (batch,)."""
         from torch.nn.functional import cross_entropy
 
-        targets = self.targets(batch)[:, : logits.shape[2]]
+        _, targets = self.learned(logits, batch)
         each = cross_entropy(logits, targets, ignore_index=-100, reduction="none")
         return each.sum(dim=1) / (targets != -100).sum(dim=1)
 
@@ -210,6 +210,10 @@ class CausalLM:
         behind = behind.scatter(1, length[:, None] - 1, batch.labels[:, None])
         at = torch.arange(tokens.shape[1], device=tokens.device)
         return behind.masked_fill((at < start[:, None] - 1) | (at >= length[:, None]), -100)
+
+    def learned(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the scores, shape (batch, vocabulary, tokens), and the `targets` of them, shape (batch, tokens)."""
+        return logits, self.targets(batch)[:, : logits.shape[2]]
 
     def optimizer(self, model: nn.Module, lr: float | None = None) -> torch.optim.Optimizer:
         """Return AdamW on what is trained, without weight decay."""

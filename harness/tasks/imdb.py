@@ -208,19 +208,15 @@ class IMDbGPT2:
         """Return the mean cross-entropy, of the class or of every next token."""
         from torch.nn.functional import cross_entropy
 
-        if self.head == "classifier":
-            return cross_entropy(logits, batch.labels)
-        return cross_entropy(logits[:, :, :-1], self.targets(batch)[:, 1 : logits.shape[2]], ignore_index=-100)
+        return cross_entropy(*self.learned(logits, batch), ignore_index=-100)
 
     def losses(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the loss of every example: of its class, or the mean over its next tokens."""
         from torch.nn.functional import cross_entropy
 
-        if self.head == "classifier":
-            return cross_entropy(logits, batch.labels, reduction="none")
-        targets = self.targets(batch)[:, 1 : logits.shape[2]]
-        each = cross_entropy(logits[:, :, :-1], targets, ignore_index=-100, reduction="none")
-        return each.sum(dim=1) / (targets != -100).sum(dim=1)
+        scores, targets = self.learned(logits, batch)
+        each = cross_entropy(scores, targets, ignore_index=-100, reduction="none")
+        return each if self.head == "classifier" else each.sum(dim=1) / (targets != -100).sum(dim=1)
 
     def predict(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the class of every example, shape (batch,)."""
@@ -237,6 +233,12 @@ class IMDbGPT2:
         tokens, length = self._asked(batch)
         real = torch.arange(tokens.shape[1], device=tokens.device) < length[:, None]
         return tokens.masked_fill(~real, -100)
+
+    def learned(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the scores of classes and the labels, or the scores of every next token and the `targets` of them."""
+        if self.head == "classifier":
+            return logits, batch.labels
+        return logits[:, :, :-1], self.targets(batch)[:, 1 : logits.shape[2]]
 
     def noise(self, model: nn.Module, seeds: Tensor) -> Tensor:
         """Return standard normal noise on embeddings, each example's from its own seed.
