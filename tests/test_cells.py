@@ -14,6 +14,7 @@ def test_all_are_the_registered_ones_without_the_controls():
     names = [each.id for each in resolve_all("unlearner", ["all"])]
     assert {"cfk", "euk", "ga", "gd", "neggrad_plus", "ngd", "rewind", "scrub", "ssd", "undo"} <= set(names)
     assert {"bad_teacher", "certified", "influence", "l1_sparse", "msa", "potion", "salun", "scrub_r"} <= set(names)
+    assert {"graddiff", "npo", "rmu", "simnpo", "task_arithmetic", "undial"} <= set(names)
     assert not {"retrain", "identity", "wrecked", "short"} & set(names)
     assert [each.id for each in resolve_all("unlearner", ["gd", "identity", "gd"])] == ["gd", "identity"]
 

@@ -14,22 +14,29 @@ from unlearners.controls import Short
 from unlearners.euk import EUk
 from unlearners.ga import GA
 from unlearners.gd import GD
+from unlearners.graddiff import GradDiff
 from unlearners.influence import Influence
 from unlearners.l1_sparse import L1Sparse
 from unlearners.msa import MSA
 from unlearners.neggrad_plus import NegGradPlus
 from unlearners.ngd import NGD
+from unlearners.npo import NPO
 from unlearners.potion import Potion
 from unlearners.rewind import Rewind
+from unlearners.rmu import RMU
 from unlearners.salun import SalUn
 from unlearners.scrub import SCRUB
 from unlearners.scrub_r import SCRUBR
+from unlearners.simnpo import SimNPO
 from unlearners.ssd import SSD
+from unlearners.task_arithmetic import TaskArithmetic
+from unlearners.undial import UNDIAL
 from unlearners.undo import UNDO
 
 NAN, INF = math.nan, math.inf
 TRAINED = (
     GD, NGD, GA, NegGradPlus, SCRUB, CFk, EUk, UNDO, Rewind, Short, SCRUBR, SalUn, L1Sparse, BadTeacher, MSA, Certified,
+    *(PAIRED := (GradDiff, NPO, SimNPO, UNDIAL, RMU)), TaskArithmetic,
 )  # fmt: skip
 BAD = [
     *((method, "lr", (0, -1, NAN, INF)) for method in TRAINED),
@@ -72,6 +79,15 @@ BAD = [
     (Certified, "delta", (0, 1, NAN)),
     (Certified, "decay", (-1, 10001, NAN, INF)),
     (Certified, "noise_steps", (0, -1, NAN)),
+    *((method, "forget_batch_size", (0, -1, NAN)) for method in PAIRED),
+    (GradDiff, "beta", (-0.01, 1.01, NAN)),
+    *((method, "beta", (0, -1, NAN, INF)) for method in (NPO, SimNPO)),
+    *((method, "weight", (-0.1, NAN, INF)) for method in (NPO, SimNPO)),
+    (SimNPO, "gamma", (-0.1, NAN, INF)),
+    (UNDIAL, "beta", (-0.1, NAN, INF)),
+    *((method, "alpha", (-0.1, NAN, INF)) for method in (UNDIAL, RMU, TaskArithmetic)),
+    (RMU, "depth", (0, 1.01, NAN)),
+    (RMU, "c", (-0.1, NAN, INF)),
 ]
 NAMES = {type(resolve("unlearner", name).value): name for name in available("unlearner")}
 
@@ -113,6 +129,12 @@ def test_the_fields_above_are_all_that_there_are():
         (Potion, {"rho": 0}),
         (Certified, {"decay": 0, "noise_steps": 1}),
         (Certified, {"decay": 10000}),
+        *((method, {"forget_batch_size": 1}) for method in PAIRED),
+        *((method, {"weight": 0}) for method in (NPO, SimNPO)),
+        (SimNPO, {"gamma": 0}),
+        (UNDIAL, {"beta": 0, "alpha": 0}),
+        (RMU, {"depth": 1, "c": 0, "alpha": 0}),
+        (TaskArithmetic, {"alpha": 0}),
         (Rewind, {"to": 0}),
         (Rewind, {"to": 1}),
         *((method, {"epochs": 1, "lr": 1e-300, "batch_size": 1}) for method in TRAINED),

@@ -9,14 +9,18 @@ from every_method import (
     GD,
     MSA,
     NGD,
+    NPO,
+    RMU,
     SCRUB,
     SCRUBR,
     SSD,
+    UNDIAL,
     UNDO,
     BadTeacher,
     Certified,
     CFk,
     EUk,
+    GradDiff,
     Influence,
     L1Sparse,
     NegGradPlus,
@@ -24,6 +28,8 @@ from every_method import (
     Rewind,
     SalUn,
     Short,
+    SimNPO,
+    TaskArithmetic,
 )
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
@@ -38,7 +44,7 @@ from unlearners._trained import Trained
 #: Methods that make as many steps as the budget pays for, unless they are told how many.
 SPENDING = (
     GD, NGD, CFk, EUk, Rewind, UNDO, SCRUB, NegGradPlus, SSD, SCRUBR, SalUn, L1Sparse, BadTeacher, MSA, Influence,
-    Potion, Certified,
+    Potion, Certified, GradDiff, NPO, SimNPO, UNDIAL, RMU, TaskArithmetic,
 )  # fmt: skip
 
 
@@ -201,6 +207,14 @@ def test_neggrad_plus_uses_up_what_the_budget_pays_for(budget, batch_size, forge
     assert allowed - spent <= forget_batch_size  # a step of one point needs a forget batch beside it
 
 
+@pytest.mark.parametrize("method", [GradDiff, NPO, SimNPO, UNDIAL, TaskArithmetic], ids=by_name)
+@pytest.mark.parametrize("budget", [1.5, 2.0, 3.0])
+def test_methods_for_texts_use_up_what_the_budget_pays_for(method, budget):
+    spent, allowed = cost(method(), 96, 32, 16, budget), budget * 96
+    assert spent <= allowed * (1 + 1e-9)
+    assert allowed - spent <= 4 / 3 * 17  # a step of one retained point needs a forget batch beside it
+
+
 @pytest.mark.parametrize("budget", [1.0, 2.0, 0.5])
 def test_ssd_passes_over_everything_and_over_the_forget_set_or_spends_what_there_is(budget):
     assert cost(SSD(), 70, 10, 16, budget) == pytest.approx(min(90, 70 * budget))
@@ -240,6 +254,16 @@ def test_ssd_passes_over_everything_and_over_the_forget_set_or_spends_what_there
         (SCRUBR(epochs=2, max_epochs=1, min_epochs=3), 4 / 3 * (2 * 54 + 24) + 1 / 3 * (3 * 24 + 6)),
         (Influence(points=10, batch_size=7), 60 + 24 + 10),
         (Certified(epochs=2, batch_size=7), 2 * 60 + 6 * 7),
+        # A pass over the retain set makes four steps; they take 16, 8, 16 and 8 of the forget set.
+        (GradDiff(epochs=2), 2 * (60 + 48)),
+        (NPO(epochs=2), 2 * (60 + 4 / 3 * 48)),
+        (NPO(epochs=1, batch_size=7), 60 + 4 / 3 * (2 * 24 + 7)),  # nine steps
+        (SimNPO(epochs=2, forget_batch_size=8), 2 * (60 + 4 * 8)),
+        (UNDIAL(epochs=2), 4 / 3 * 2 * 24),
+        (UNDIAL(epochs=2, alpha=1.0), 2 * (60 + 4 / 3 * 48)),
+        (RMU(epochs=1, depth=1.0), 4 / 3 * 60 + 48),
+        (RMU(epochs=1), 1 / 3 * (2 * 60 + 48)),  # what is counted ends where the backward pass does: before the layer
+        (TaskArithmetic(epochs=2), 2 * 24),
         (SSD(), 60 + 24 + 24),
         (SSD(batch_size=7), 60 + 24 + 24),
     ],
@@ -277,7 +301,9 @@ def test_a_budget_that_pays_for_nothing_is_refused_in_one_sentence(method, budge
     assert all(p.requires_grad for p in model.parameters())
 
 
-@pytest.mark.parametrize("method", [SCRUB, SSD, NegGradPlus, SCRUBR, SalUn, Influence, Potion], ids=by_name)
+@pytest.mark.parametrize(
+    "method", [SCRUB, SSD, NegGradPlus, SCRUBR, SalUn, Influence, Potion, GradDiff, NPO, SimNPO, RMU], ids=by_name
+)
 def test_a_budget_that_the_forget_set_uses_up_is_refused(method):
     with pytest.raises(UnlearningError, match="pays for no step of this method"):
         cost(method(), retain=10, forget=40, batch_size=16, budget=1.0)

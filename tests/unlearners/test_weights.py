@@ -13,7 +13,8 @@ from harness.cells import Cell, Trial
 
 METHODS = (
     "gd", "ngd", "ga", "euk", "cfk", "scrub", "neggrad_plus", "ssd", "undo", "rewind", "short", "retrain", "scrub_r",
-    "salun", "l1_sparse", "bad_teacher", "msa", "influence", "potion", "certified",
+    "salun", "l1_sparse", "bad_teacher", "msa", "influence", "potion", "certified", "graddiff", "npo", "simnpo", "rmu",
+    "undial", "task_arithmetic",
 )  # fmt: skip
 
 
@@ -94,7 +95,10 @@ def test_every_method_serves_them(tmp_path, task, name):
         "rewind",
     ):  # which begin from other features
         assert torch.equal(found["U"]["base.weight"], found["P"]["base.weight"])
-    if isinstance(task, Unused) and name in ("ssd", "gd", "scrub", "salun", "bad_teacher", "influence", "potion"):
+    if isinstance(task, Unused) and name in (
+        "ssd", "gd", "scrub", "salun", "bad_teacher", "influence", "potion", "graddiff", "npo", "simnpo", "rmu",
+        "undial", "task_arithmetic",
+    ):  # fmt: skip
         assert torch.equal(found["U"]["spare.weight"], found["P"]["spare.weight"])
 
 
