@@ -39,9 +39,9 @@ class RMU(Paired):
     counts less: the backward pass ends at the layer, and is no part of the count of examples.
 
     Deviations from the reference code: it updates one matrix in the layer and in each of the two before; its port, all
-    weights, as here. The port leaves prompts out of the means, and the reference code takes padding in. Both make their
-    steps with as many points of each set; here the retain set is gone through, and the forget set as often as that
-    takes. The rate falls.
+    weights, as here. The port leaves prompts out of the means, and divides the sum of each text by the length of every
+    one; the reference code takes padding in. Both make their steps with as many points of each set; here the retain set
+    is gone through, and the forget set as often as that takes. The rate falls.
 
     The defaults are as published, not searched: c = 20, alpha = 100, Adam, but for the depth: the authors' layer ends
     at 8 of 32, and a model of two layers has none there.
@@ -51,7 +51,7 @@ class RMU(Paired):
         forget_batch_size: As in `Paired`.
         depth: Where the layer ends, as a share of the model's blocks, in (0, 1].
         c: Length of the vector, >= 0, in units of h.
-        alpha: Weight of the retain set, >= 0.
+        alpha: Weight of the retain set, >= 0. Under SGD it multiplies the rate, and 100 is too much.
 
     Raises:
         ValueError: A field is out of range.

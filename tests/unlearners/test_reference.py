@@ -171,7 +171,9 @@ THEIRS_ON_TEXTS = [
 
 
 @pytest.mark.parametrize(
-    ("method", "documents", "theirs"), THEIRS_ON_TEXTS, ids=[by_name(method) for method, *_ in THEIRS_ON_TEXTS]
+    ("method", "documents", "theirs"),
+    THEIRS_ON_TEXTS,
+    ids=[by_name(method) + "+" * (method == UNDIAL(beta=3.0, alpha=0.5, **SGD)) for method, *_ in THEIRS_ON_TEXTS],
 )
 def test_a_method_for_texts_leaves_what_the_code_of_its_authors_leaves(method, documents, theirs):
     """The largest difference of a weight was 2.2e-16."""

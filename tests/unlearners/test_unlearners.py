@@ -118,7 +118,7 @@ BLIND = [
 SEEING = [
     SCRUB(epochs=2, max_epochs=2), NegGradPlus(epochs=2), GA(), SSD(alpha=0.5), SCRUBR(epochs=2, lr=0.5, min_epochs=5),
     SalUn(epochs=2), BadTeacher(epochs=2), MSA(epochs=2), Influence(), Potion(), GradDiff(epochs=2), NPO(epochs=2),
-    SimNPO(epochs=2), RMU(epochs=2), UNDIAL(epochs=2), UNDIAL(epochs=2, alpha=1.0), TaskArithmetic(epochs=2),
+    SimNPO(epochs=2), RMU(epochs=2), UNDIAL(epochs=2), TaskArithmetic(epochs=2),
 ]  # fmt: skip
 
 
