@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import register_multi_grad_hook
 from torch.nn.modules import module as global_hooks
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
@@ -113,10 +114,12 @@ class Meter:
         share = _size(module) / self._size
         cost = (_batch((*args, *(kwargs or {}).values(), result)) or 0) * share  # the result tells what arguments hide
         self.examples += cost / 3
-        # One output is enough: its gradient arrives whenever a backward pass goes through the call.
-        output = next((t for t in _leaves(result) if isinstance(t, Tensor) and t.requires_grad), None)
-        if output is not None and cost:
-            output.register_hook(lambda grad: self._backward(cost))
+        # A backward pass may go through one output and not another, such as scores beside a loss that is not used.
+        outputs = [t for t in _leaves(result) if isinstance(t, Tensor) and t.requires_grad] if cost else []
+        if len(outputs) == 1:  # in half the time
+            outputs[0].register_hook(lambda grad: self._backward(cost))
+        elif outputs:
+            register_multi_grad_hook(outputs, lambda grad: self._backward(cost), mode="any")
 
     def _backward(self, cost: float) -> None:
         self.examples += cost * 2 / 3

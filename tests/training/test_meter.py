@@ -153,6 +153,18 @@ def test_outputs_may_be_nested(net, x):
     assert cost(net, lambda: dictionary(x)["logits"][0].sum().backward()) == N
 
 
+@pytest.mark.parametrize("used", [["loss"], ["scores"], ["loss", "scores"]], ids="+".join)
+def test_a_backward_pass_counts_once_whichever_outputs_it_goes_through(net, x, used):
+    several = Wrapper(net)
+    several.forward = lambda x: {"loss": (scores := net(x)).square().mean(), "scores": scores}
+
+    def work():
+        outputs = several(x)
+        sum(outputs[name].sum() for name in used).backward()
+
+    assert cost(net, work) == N
+
+
 def test_functional_calls_count(net, x):
     parameters = {name: p.clone() for name, p in net.state_dict().items()}
     assert cost(net, lambda: torch.func.functional_call(net, parameters, (x,))) == FORWARD
