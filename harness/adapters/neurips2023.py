@@ -1,14 +1,14 @@
-"""Methods that were written for another harness, run unchanged."""
+"""Submissions to the NeurIPS 2023 unlearning challenge, run unchanged."""
 
 from __future__ import annotations
 
-import ast
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from harness.adapters._settings import parsed
 from harness.api import UnlearningError
 from harness.importing import named
 from harness.specs import SpecError
@@ -78,7 +78,7 @@ class NeurIPS2023:
             raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
         if not 0 <= self.held_out < 1:
             raise ValueError(f"held_out must be at least 0 and below 1, not {self.held_out}")
-        _settings(self.args or "")
+        parsed(self.args or "")
         if not callable(self.wraps):
             raise ValueError(f"function must name something that can be called, not {self.function!r}")
 
@@ -129,25 +129,7 @@ class NeurIPS2023:
             "epochs": max(1, int(request.budget + 1e-9)),
             "seed": request.generator.initial_seed(),
         }
-        return Namespace(**{**known, **_settings(self.args or "")})
-
-
-def _settings(text: str) -> dict[str, Any]:
-    """Return settings such as ``alpha=0.5;mask=none``: Python's literals, or text where they are none.
-
-    Raises:
-        ValueError: They are not NAME=VALUE.
-    """
-    found: dict[str, Any] = {}
-    for each in filter(None, (part.strip() for part in text.split(";"))):
-        name, equals, value = (part.strip() for part in each.partition("="))
-        if not equals or not name.isidentifier():
-            raise ValueError(f"args must be NAME=VALUE, separated by semicolons; {each!r} is not")
-        try:
-            found[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            found[name] = value
-    return found
+        return Namespace(**{**known, **parsed(self.args or "")})
 
 
 def _at_hand(device: torch.device) -> AbstractContextManager[Any]:
