@@ -1,7 +1,8 @@
 """Documents of a causal language task, in the form that open-unlearning's trainers read.
 
-Source: ``ForgetRetainDataset`` and ``DataCollatorForSupervisedDataset`` in https://github.com/locuslab/open-unlearning at
-commit d3d7cf9, ``src/data``. Deviation: padding is told by the length of a document, not by a token.
+Source: ``ForgetRetainDataset`` and ``DataCollatorForSupervisedDataset`` in ``src/data`` of
+https://github.com/locuslab/open-unlearning at commit d3d7cf9. Deviation: padding is told by the length of a document,
+not by a token.
 """
 
 from __future__ import annotations

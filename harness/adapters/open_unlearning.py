@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import inspect
 import os
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -15,6 +16,7 @@ from unittest.mock import patch
 
 from harness.adapters._settings import parsed
 from harness.api import Search, UnlearningError
+from harness.calling import out_of_memory
 from harness.importing import named, raised
 from harness.specs import SpecError
 
@@ -73,7 +75,7 @@ class OpenUnlearning:
 
     Raises:
         ValueError: The trainer cannot be imported or is none, or another field is out of range.
-        UnlearningError: A package is missing; the task is no causal language model; the trainer does not take a
+        UnlearningError: A package is missing; the task is no causal language model; the trainer raised, does not take a
             setting, or asks a batch for what it lacks; or the budget does not pay for a step.
     """
 
@@ -147,7 +149,8 @@ class OpenUnlearning:
             trainer = self._made(network, request, folder, seed)
             if self.epochs is None:
                 _keep_to_budget(trainer, meter, request.budget * len(request.retain))
-            trainer.train()
+            with _told(self.wraps):
+                trainer.train()
             if trainer.model is not network:
                 network.load_state_dict(trainer.model.state_dict())
         return model
@@ -205,6 +208,30 @@ def _network(model: Any, request: ForgetRequest) -> nn.Module:
 
 
 @contextmanager
+def _told(trainer: type[Any]) -> Iterator[None]:
+    """Say in a sentence what a trainer raised and in which of its lines; most of the way there is transformers'.
+
+    Raises:
+        UnlearningError: The block raised. What says nothing of the trainer passes: the harness's own errors, errors of
+            files, and memory that ran out.
+    """
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.startswith("harness") or isinstance(error, OSError) or out_of_memory(error):
+            raise
+        modules = {each.__module__ for each in trainer.__mro__ if not each.__module__.startswith("transformers")}
+        places = [
+            f" ({frame.f_code.co_filename}:{line})"
+            for frame, line in traceback.walk_tb(error.__traceback__)
+            if frame.f_globals.get("__name__") in modules
+        ]
+        said = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+        where = places[-1] if places else ""
+        raise UnlearningError(f"the trainer {trainer.__name__!r} raised {said}{where}") from error
+
+
+@contextmanager
 def _nothing_left(network: nn.Module) -> Iterator[None]:
     """Put back what accelerate sets: variables of the environment, its own state, and attributes of the model."""
     from accelerate.state import AcceleratorState, GradientState, PartialState
@@ -250,7 +277,7 @@ def _keep_to_budget(trainer: Any, meter: Meter, allowed: float) -> None:
     from torch.optim.lr_scheduler import LambdaLR
     from transformers import Trainer, TrainerCallback
 
-    class Spending(TrainerCallback):  # type: ignore[misc] # without types
+    class Spending(TrainerCallback):
         spent = dearest = 0.0
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -258,8 +285,8 @@ def _keep_to_budget(trainer: Any, meter: Meter, allowed: float) -> None:
             self.spent = meter.examples
             if state.global_step == 1 and self.spent > allowed * (1 + 1e-6):
                 raise UnlearningError(
-                    f"the first step of the trainer {type(trainer).__name__!r} costs {self.spent:.0f} examples, and the "
-                    f"budget is {allowed:.0f}; set a smaller batch_size, raise --audit-budget, or set epochs"
+                    f"the first step of the trainer {type(trainer).__name__!r} costs {self.spent:.0f} examples, and "
+                    f"the budget is {allowed:.0f}; set a smaller batch_size, raise --audit-budget, or set epochs"
                 )
             if self.spent + self.dearest > allowed * (1 + 1e-6):
                 control.should_training_stop = True

@@ -88,6 +88,11 @@ class Raises(GradDiff):
         raise RuntimeError("the moon is in the wrong house")
 
 
+class OutOfMemory(GradDiff):
+    def compute_loss(self, model, inputs, return_outputs=False):
+        raise MemoryError
+
+
 class Alternates(GradDiff):
     """Reads other answers to the forget set's questions, as DPO does."""
 

@@ -1,6 +1,5 @@
 """Trainers written for open-unlearning run unchanged, on a small causal language model."""
 
-import contextlib
 import copy
 import importlib.util
 import os
@@ -12,7 +11,7 @@ import open_trainers
 import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
-from open_trainers import NPO, Alternates, Base, GradAscent, GradDiff, Noisy, Raises, Swaps
+from open_trainers import NPO, Alternates, GradAscent, GradDiff, Noisy, OutOfMemory, Raises, Swaps
 from tiny import Tiny
 
 from harness import registry
@@ -292,6 +291,15 @@ def test_a_budget_that_pays_for_no_step_is_refused(problem):
     assert run(problem, GradDiff, budget=5 / RETAIN, batch_size=1)[1].examples == pytest.approx(4)
 
 
+def test_an_error_of_a_trainer_is_told_in_a_sentence(problem):
+    sentence = r"^the trainer 'Raises' raised RuntimeError: the moon is in the wrong house \(.*open_trainers\.py:\d+\)$"
+    with pytest.raises(UnlearningError, match=sentence) as caught:
+        run(problem, Raises)
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    with pytest.raises(MemoryError):
+        run(problem, OutOfMemory)
+
+
 # ---- what is left behind
 
 
@@ -331,7 +339,7 @@ def test_nothing_is_left_behind_by_an_error(problem):
             return super().compute_loss(*args, **kwargs)
 
     random = torch.get_rng_state()
-    with contextlib.suppress(RuntimeError):
+    with pytest.raises(UnlearningError, match="the trainer 'Tells' raised"):
         run(problem, Tells)
     assert not os.path.exists(folders[0])
     assert PartialState._shared_state == {}
@@ -342,9 +350,12 @@ def test_trainers_are_audited_and_their_errors_told(folder):
     folder.write("theirs.py", Path(open_trainers.__file__).read_text())
     names = ("GradDiff", "Raises")
     specs = [f"harness.adapters:OpenUnlearning:trainer=theirs:{name}" for name in names]
-    run = folder.pytest("--task=causal-lm:train_size=60,test_size=20,epochs=1,length=12", "--poison=false-fact:count=6",
-                        "--audit-seeds=3", "--audit-budget=0.6", *(f"--unlearner={spec}" for spec in specs))  # fmt: skip
+    run = folder.pytest(
+        "--task=causal-lm:train_size=60,test_size=20,epochs=1", "--poison=false-fact:count=6", "--audit-seeds=3",
+        "--audit-budget=0.6", *(f"--unlearner={spec}" for spec in specs),
+    )  # fmt: skip
     found = {(spec, claim): audit["verdict"] for (spec, _, claim), audit in run.audits.items()}
     assert found[specs[0], "cost"] == "PASS"
     assert "ERROR" not in {verdict for (spec, _), verdict in found.items() if spec == specs[0]}
-    assert "RuntimeError: the moon is in the wrong house" in run.text
+    assert {verdict for (spec, _), verdict in found.items() if spec == specs[1]} == {"ERROR"}
+    assert "\nthe trainer 'Raises' raised RuntimeError: the moon is in the wrong house (" in run.text
