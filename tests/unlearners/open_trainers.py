@@ -83,6 +83,15 @@ class Swaps(GradAscent):
         self.model = self.model_wrapped = copy.deepcopy(self.model)
 
 
+class Unfreezes(GradAscent):
+    """Trains all weights, also those that were frozen."""
+
+    def create_optimizer(self, *args, **kwargs):
+        for weight in self.model.parameters():
+            weight.requires_grad = True
+        return super().create_optimizer(*args, **kwargs)
+
+
 class Raises(GradDiff):
     def compute_loss(self, model, inputs, return_outputs=False):
         raise RuntimeError("the moon is in the wrong house")

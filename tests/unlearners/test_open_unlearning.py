@@ -11,7 +11,7 @@ import open_trainers
 import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
-from open_trainers import NPO, Alternates, GradAscent, GradDiff, Noisy, OutOfMemory, Raises, Swaps
+from open_trainers import NPO, Alternates, GradAscent, GradDiff, Noisy, OutOfMemory, Raises, Swaps, Unfreezes
 from tiny import Tiny
 
 from harness import registry
@@ -20,6 +20,7 @@ from harness.api import Search, UnlearningError
 from harness.tasks.causal_lm import CausalLM
 from harness.training.data import Data, digest
 from harness.training.loop import train
+from harness.training.roundtrip import survives
 from harness.training.unlearning import unlearn
 
 TASK = CausalLM(train_size=30, test_size=10, epochs=1, length=8, batch_size=5)
@@ -121,6 +122,12 @@ def test_a_model_that_the_trainer_put_in_place_is_taken(problem):
     (swapped, meter), (ordinary, _) = run(problem, Swaps), run(problem, GradAscent)
     assert meter.examples == pytest.approx(47)
     assert digest(swapped.state_dict()) == digest(ordinary.state_dict())
+
+
+def test_a_trainer_that_changes_what_is_frozen_is_noticed(problem):
+    batch = problem[1].batch(torch.arange(5))
+    assert survives(TASK, run(problem, GradAscent)[0], batch)
+    assert not survives(TASK, run(problem, Unfreezes)[0], batch)
 
 
 # ---- what goes in
