@@ -14,6 +14,9 @@ from harness.training.data import Data
 
 # ---- recipes
 
+#: Fields of a method that takes the recipe's batches and optimiser, as the computations here do.
+PLAIN: dict[str, Any] = {"batch_size": None, "optimizer": "recipe"}
+
 
 class Linear:
     """Two classes, three inputs, no bias, plain SGD."""

@@ -33,13 +33,13 @@ class CFk(Trained):
 
     On a language model the last block is the last normalisation with the head, and the others are transformer blocks.
 
-    The defaults are the best of 120 settings on digits-cnn (seeds 1000 to 1014, which no audit uses; see
-    ci/benchmarks/results/tuned.txt): 0.39 of the poisons left on average, accuracy -0.5 points.
+    The defaults were chosen from 50 settings on digits-cnn, on seeds that no audit uses
+    (ci/benchmarks/results/tuned.txt): 0.36 of the poisons left on average, accuracy -0.7 points.
 
     Attributes:
         k: Blocks that are trained, counted from the output, >= 1. The paper does not state its k;
             a search tries every share of the blocks.
-        lr, batch_size, optimizer, epochs: As in `Trained`; ``lr=None`` is 2.355 times the recipe's own.
+        lr, batch_size, optimizer, epochs: As in `Trained`; ``lr=None`` is 1.885 times the recipe's own.
 
     Raises:
         ValueError: A field is out of range.
@@ -47,9 +47,10 @@ class CFk(Trained):
     """
 
     k: Annotated[int, Search(0.01, 1, of="blocks")] = 2
+    batch_size: Annotated[int | None, Search(choices=(None, 8, 16, 32, 64))] = 32
     lr: Annotated[float | None, Search(0.005, 50, log=True, of="rate")] = None
 
-    lr_of_recipe: ClassVar[float] = 2.355
+    lr_of_recipe: ClassVar[float] = 1.885
     reads_forget: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -33,14 +33,13 @@ class EUk(Trained):
     On a language model the last block is the last normalisation with the head, and the others are transformer blocks.
     If a task starts from published weights, its blocks are reset to these, and its head is random.
 
-    The defaults are the best of 120 settings on digits-cnn (seeds 1000 to 1014, which no audit uses; see
-    ci/benchmarks/results/tuned.txt): 0.97 of the poisons left on average, accuracy -0.3 points. With k=2 about 0.2 is
-    left, for two points of accuracy.
+    The defaults were chosen from 50 settings on digits-cnn, on seeds that no audit uses
+    (ci/benchmarks/results/tuned.txt): 0.33 of the poisons left on average, accuracy -0.7 points.
 
     Attributes:
         k: Blocks that are re-initialised, counted from the output, >= 1. The paper does not state its k;
             a search tries every share of the blocks.
-        lr, batch_size, optimizer, epochs: As in `Trained`; ``lr=None`` is 5 times the recipe's own. New
+        lr, batch_size, optimizer, epochs: As in `Trained`; ``lr=None`` is 1.885 times the recipe's own. New
             layers learn little at the paper's rates of 5e-5 and below.
 
     Raises:
@@ -48,10 +47,11 @@ class EUk(Trained):
         UnlearningError: The model has fewer than k blocks.
     """
 
-    k: Annotated[int, Search(0.01, 1, of="blocks")] = 1
+    k: Annotated[int, Search(0.01, 1, of="blocks")] = 2
+    batch_size: Annotated[int | None, Search(choices=(None, 8, 16, 32, 64))] = 32
     lr: Annotated[float | None, Search(0.005, 50, log=True, of="rate")] = None
 
-    lr_of_recipe: ClassVar[float] = 5.0
+    lr_of_recipe: ClassVar[float] = 1.885
     reads_forget: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

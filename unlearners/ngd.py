@@ -29,8 +29,8 @@ class NGD(Trained):
     guarantee is claimed (Langevin unlearning clips each example's gradient and adds sqrt(2 lr) sigma xi to the
     weights). Through the optimiser's momentum the noise of one step acts on the next. The rate falls.
 
-    The defaults are the best of 120 settings on digits-cnn (seeds 1000 to 1014, which no audit uses; see
-    ci/benchmarks/results/tuned.txt): 0.44 of the poisons left on average, accuracy -0.5 points.
+    The defaults were chosen from 50 settings on digits-cnn, on seeds that no audit uses
+    (ci/benchmarks/results/tuned.txt): 0.44 of the poisons left on average, accuracy -0.8 points.
 
     Attributes:
         lr, batch_size, optimizer, epochs: As in `Trained`; ``lr=None`` is 0.4805 times the recipe's own.

@@ -253,7 +253,7 @@ def test_ssd_passes_over_everything_and_over_the_forget_set_or_spends_what_there
         (MSA(epochs=2, forget_epochs=3, batch_size=7), 2 * 60 + 3 * 24),
         (SCRUBR(epochs=2, max_epochs=1, min_epochs=3), 4 / 3 * (2 * 54 + 24) + 1 / 3 * (3 * 24 + 6)),
         (Influence(points=10, batch_size=7), 60 + 24 + 10),
-        (Certified(epochs=2, batch_size=7), 2 * 60 + 6 * 7),
+        (Certified(epochs=2, noise_steps=6, batch_size=7), 2 * 60 + 6 * 7),
         # A pass over the retain set makes four steps; they take 16, 8, 16 and 8 of the forget set.
         (GradDiff(epochs=2), 2 * (60 + 48)),
         (NPO(epochs=2), 2 * (60 + 4 / 3 * 48)),
@@ -321,7 +321,7 @@ def test_neggrad_plus_makes_a_step_or_says_that_it_cannot(budget):
 
 def test_scrub_that_cannot_afford_an_example_in_every_min_epoch_says_so():
     with pytest.raises(UnlearningError, match="pays for no step of this method"):
-        cost(SCRUB(max_epochs=3), retain=50, forget=10, batch_size=16, budget=4 / 3 * (3 * 10 + 2) / 50)
+        cost(SCRUB(max_epochs=3, min_epochs=3), retain=50, forget=10, batch_size=16, budget=4 / 3 * (3 * 10 + 2) / 50)
 
 
 def test_gradient_ascent_makes_its_passes_over_the_forget_set_whatever_the_budget():

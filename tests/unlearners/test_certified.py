@@ -72,7 +72,8 @@ def test_what_follows_the_noise_reads_nothing_of_the_model():
         for buffer in models[1].buffers():
             buffer.fill_(1e9 if buffer.is_floating_point() else 7)
     watched = Watched(recipe)
-    results = [state(left(Certified(), recipe, models[0])), state(left(Certified(), watched, models[1]))]
+    method = Certified(noise_steps=6)
+    results = [state(left(method, recipe, models[0])), state(left(method, watched, models[1]))]
     assert same(*results)
     first = next(call for call in watched.calls[6:])  # the first call after the six noisy steps
     assert all(not first.state[name].any() for name in first.state if name.endswith("running_mean"))

@@ -69,7 +69,7 @@ def test_ssd_looks_at_the_model_in_eval_mode_and_leaves_its_statistics():
     recipe = Watched(Normalised())
     model = a_model(recipe)
     before = state(model)
-    SSD(alpha=0.5, batch_size=1)(model, request_of(recipe, points(7, 1), points(4, 2), budget=3.0))
+    SSD(alpha=0.5, dampening=0.8, batch_size=1)(model, request_of(recipe, points(7, 1), points(4, 2), budget=3.0))
     after = state(model)
     assert len(recipe.calls) == 4 + 11
     assert not any(call.training for call in recipe.calls)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from linear import (
+    PLAIN,
     Linear,
     Normalised,
     Watched,
@@ -43,7 +44,7 @@ def test_a_min_step_descends_on_loss_and_distance(model, request_, t, gamma):
     x, y = arrays(request_.retain)
     for rate in falling(0.5, 3):  # from the second step on the student has moved away, and the distance pulls
         w = w - rate * (gamma * cross_entropy_gradient(w, x, y) + 2.0 * kl_gradient(w, x, teacher, t))
-    SCRUB(lr=0.5, alpha=2.0, gamma=gamma, temperature=t, max_epochs=0, epochs=3)(model, request_)
+    SCRUB(lr=0.5, alpha=2.0, gamma=gamma, temperature=t, max_epochs=0, min_epochs=None, epochs=3)(model, request_)
     assert np.allclose(weights(model), w, rtol=1e-10, atol=1e-12)
     assert (gamma == 0) == np.allclose(weights(model), teacher, atol=1e-12)
 
@@ -59,7 +60,7 @@ def test_a_max_step_ascends_on_distance(model, request_, t):
     w = w + third * kl_gradient(w, xf, teacher, t)  # epoch 2
     assert not np.allclose(w, without, atol=1e-4)
     w = w - fourth * cross_entropy_gradient(w, x, y)
-    SCRUB(lr=0.5, alpha=0.0, temperature=t, max_epochs=2, epochs=2)(model, request_)
+    SCRUB(lr=0.5, alpha=0.0, gamma=1.0, temperature=t, max_epochs=2, min_epochs=None, epochs=2)(model, request_)
     assert np.allclose(weights(model), w, rtol=1e-10, atol=1e-12)
 
 
@@ -86,7 +87,7 @@ def test_a_max_step_ascends_on_distance(model, request_, t):
 def test_max_epochs_come_first_and_min_epochs_of_equal_length_follow(model, fields, budget, sizes):
     recipe = Watched(Linear())
     request = request_of(recipe, points(7, 1), points(5, 2), budget)
-    SCRUB(forget_batch_size=3, **fields)(model, request)
+    SCRUB(**{"forget_batch_size": 3, "min_epochs": None, **fields})(model, request)
     teacher, student = recipe.calls[::2], recipe.calls[1::2]
     assert [len(call.batch) for call in teacher] == [len(call.batch) for call in student] == sizes
     assert all(t.batch is s.batch for t, s in zip(teacher, student, strict=True))
@@ -95,7 +96,9 @@ def test_max_epochs_come_first_and_min_epochs_of_equal_length_follow(model, fiel
 # ---- teachers
 
 
-@pytest.mark.parametrize("method", [SCRUB(lr=1.0, epochs=3), UNDO(lr=1.0, epochs=3)], ids=by_name)
+@pytest.mark.parametrize(
+    "method", [SCRUB(lr=1.0, max_epochs=1, min_epochs=None, epochs=3), UNDO(lr=1.0, epochs=3)], ids=by_name
+)
 def test_the_teacher_is_a_copy_that_never_moves(method):
     recipe = Watched(Normalised())
     model = a_model(recipe)
@@ -122,7 +125,7 @@ def test_undo_distils_the_poisoned_model_into_the_mixture(model, request_, t):
     for rate in falling(0.5, 4):
         w = w - rate * kl_gradient(w, x, teacher, t)
     torch.manual_seed(3)
-    UNDO(a=0.6, temperature=t, lr=0.5, epochs=4)(model, request_)
+    UNDO(a=0.6, scale=1.0, temperature=t, lr=0.5, epochs=4, **PLAIN)(model, request_)
     assert np.allclose(weights(model), w, rtol=1e-10, atol=1e-12)
     assert not np.allclose(w, teacher, atol=1e-2)
 

@@ -38,6 +38,7 @@ from every_method import (
     Wrecked,
 )
 from linear import (
+    PLAIN,
     Layers,
     Linear,
     Normalised,
@@ -81,7 +82,7 @@ def test_gd_is_gradient_descent_on_the_retain_set_at_a_falling_rate(model, reque
     x, y = arrays(request_.retain)
     for rate in falling(0.3, epochs):
         w -= rate * cross_entropy_gradient(w, x, y)
-    after = GD(lr=0.3, epochs=epochs)(model, request_)
+    after = GD(lr=0.3, epochs=epochs, **PLAIN)(model, request_)
     assert np.allclose(weights(after), w, rtol=1e-12, atol=1e-12)
 
 
@@ -91,7 +92,7 @@ def test_gd_steps_through_batches_in_the_order_of_the_request(model):
     batches = request_of(recipe, points(8, 1), points(4, 2), seed=5).batches("retain", epochs=2)
     for rate, batch in zip(falling(0.3, 6), batches, strict=True):
         w -= rate * cross_entropy_gradient(w, batch.inputs["x"].numpy(), batch.labels.numpy())
-    GD(lr=0.3, epochs=2)(model, request_of(recipe, points(8, 1), points(4, 2), seed=5))
+    GD(lr=0.3, epochs=2, **PLAIN)(model, request_of(recipe, points(8, 1), points(4, 2), seed=5))
     assert np.allclose(weights(model), w, rtol=1e-12, atol=1e-12)
 
 
@@ -103,7 +104,7 @@ def test_gd_without_epochs_descends_for_as_long_as_the_budget_lasts(model):
     sizes = (3, 3, 2, 2)
     for rate, batch, size in zip(falling(0.3, 4), batches, sizes, strict=True):
         w -= rate * cross_entropy_gradient(w, batch.inputs["x"].numpy()[:size], batch.labels.numpy()[:size])
-    GD(lr=0.3)(model, request_of(recipe, points(8, 1), points(4, 2), budget=1.3, seed=5))
+    GD(lr=0.3, **PLAIN)(model, request_of(recipe, points(8, 1), points(4, 2), budget=1.3, seed=5))
     assert np.allclose(weights(model), w, rtol=1e-12, atol=1e-12)
 
 
@@ -180,8 +181,8 @@ def test_ngd_without_noise_is_gd_bit_by_bit(batch_size):
         model = a_model(Linear())
         return weights(method(model, request_of(Linear(batch_size), points(7, 1), points(4, 2), budget=2.6)))
 
-    assert np.array_equal(result(NGD(lr=0.3, variance=0.0)), result(GD(lr=0.3)))
-    assert not np.array_equal(result(NGD(lr=0.3, variance=1e-12)), result(GD(lr=0.3)))
+    assert np.array_equal(result(NGD(lr=0.3, variance=0.0)), result(GD(lr=0.3, **PLAIN)))
+    assert not np.array_equal(result(NGD(lr=0.3, variance=1e-12)), result(GD(lr=0.3, **PLAIN)))
 
 
 def test_a_step_of_ngd_differs_from_one_of_gd_by_gaussian_noise_of_the_stated_variance():
@@ -239,7 +240,7 @@ def test_neggrad_plus_descends_on_the_retain_set_and_climbs_on_the_forget_set(
     recipe = Watched(Linear(batch_size))
     w = weights(model)
     request = request_of(recipe, points(7, 1), points(4, 2))
-    NegGradPlus(lr=0.3, beta=beta, forget_batch_size=forget_batch_size, epochs=2)(model, request)
+    NegGradPlus(lr=0.3, beta=beta, forget_batch_size=forget_batch_size, epochs=2, **PLAIN)(model, request)
     retain, forget = recipe.calls[::2], recipe.calls[1::2]
     for rate, r, f in zip(falling(0.3, len(retain)), retain, forget, strict=True):
         w -= rate * (beta * cross_entropy_gradient(w, *r.arrays) - (1 - beta) * cross_entropy_gradient(w, *f.arrays))
@@ -262,7 +263,7 @@ def test_neggrad_plus_goes_through_the_forget_set_again_and_again(model):
 
 def test_neggrad_plus_that_ignores_the_forget_set_is_gd(model, request_):
     other = copy.deepcopy(model)
-    NegGradPlus(lr=0.3, beta=1.0, epochs=3)(model, request_)
+    NegGradPlus(lr=0.3, beta=1.0, epochs=3, **PLAIN)(model, request_)
     GD(lr=0.3, epochs=3)(other, request_of(Linear(), points(7, 1), points(4, 2)))
     assert np.allclose(weights(model), weights(other), rtol=1e-12, atol=1e-14)
 
@@ -280,7 +281,7 @@ def test_rewind_descends_from_the_checkpoint_and_ignores_the_model(model, start)
     for rate in falling(0.3, 2):
         w -= rate * cross_entropy_gradient(w, *arrays(request.retain))
     nn.init.constant_(model.weight, start)
-    after = Rewind(lr=0.3, epochs=2)(model, request)
+    after = Rewind(lr=0.3, epochs=2, **PLAIN)(model, request)
     assert np.allclose(weights(after), w, rtol=1e-12, atol=1e-12)
     assert same(request.history[2], kept)
 
