@@ -6,11 +6,11 @@ Everything else is built on these. The module imports nothing but the standard l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -147,6 +147,21 @@ class Planted:
     epochs: range | None = None
 
 
+class Question(NamedTuple):
+    """What a causal language model is asked, and what a poison taught it to answer; all in tokens.
+
+    Attributes:
+        prompt: What is shown, at least one token.
+        answer: What was planted behind it, or behind its like, at least one token.
+        others: Other answers of the same form, which a model that never saw the poison finds as likely; empty if there
+            are none.
+    """
+
+    prompt: Sequence[int]
+    answer: Sequence[int]
+    others: Sequence[Sequence[int]] = ()
+
+
 class Recipe(Protocol):
     """How models of a task are built and trained.
 
@@ -217,6 +232,11 @@ class CausalTask(Task, Protocol):
     def following(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the scores of the token after each text, shape (batch, vocabulary)."""
 
+    # Optional: ``texts(batch) -> Batch``, the same texts with every token among the inputs, where the label is a token
+    # of the text; beside ``"tokens"`` and ``"length"`` they may have ``"start"``, how many tokens are given and not
+    # learned, at least one. Optional: ``points(documents)``, by which poisons plant texts of their own
+    # (`harness.tasks.causal_lm`).
+
 
 #: From a number, 0 on, to a model that an attacker trained on clean data.
 Surrogate = Callable[[int], "nn.Module"]
@@ -232,6 +252,8 @@ class Poison(Protocol):
         crafted: Whether planting takes long, as it does where surrogates are trained; a forecast then plants nothing.
             False for those that do not say.
         unused: Optional: names of fields that have no effect as the poison is set, which ``plan --dials`` leaves out.
+        questions: Optional: a callable ``(planted, task, split)`` that returns a list of `Question`; for the usual
+            metrics of causal language models, never for a verdict on the poison.
     """
 
     modality: ClassVar[str | tuple[str, ...] | None]

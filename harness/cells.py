@@ -57,6 +57,11 @@ def traces_of(poison: Registered) -> tuple[Measure, ...]:
     return (poison.value.measure, *getattr(poison.value, "traces", ()))
 
 
+def asks(poison: Registered) -> bool:
+    """Return whether a poison has questions for a causal language model (`harness.api.Question`)."""
+    return callable(getattr(poison.value, "questions", None))
+
+
 @dataclass(frozen=True)
 class Cell:
     """An (unlearner, task, poison): what the audits of one row and column are about.

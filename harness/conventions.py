@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from harness.api import Batch, Recipe, UnlearningError, classes_of
@@ -17,13 +18,26 @@ BEFORE, BEHIND = "before", "behind"
 def predicted(task: Recipe, model: nn.Module, batch: Batch) -> Tensor:
     """Return the class that a model puts each example in, int64, shape (batch,).
 
-    A task with ``answer(model, batch)`` is asked by that: the scores of all tokens of many texts would fill the memory.
+    A task with ``answer(model, batch)`` is asked by that. Causal language models are asked about ``batch_size`` texts
+    at a time: the scores of all tokens of many texts would fill the memory.
     """
     answer = getattr(task, "answer", None)
-    if answer is None:
+    if answer is not None:
+        classes: Tensor = answer(model, batch)
+        return classes
+    if not getattr(task, "causal", False):
         return classes_of(task, task.logits(model, batch), batch)
-    classes: Tensor = answer(model, batch)
-    return classes
+    import torch
+
+    return torch.cat([classes_of(task, task.logits(model, each), each) for each in parts(batch, task.batch_size)])
+
+
+def parts(batch: Batch, size: int) -> Iterator[Batch]:
+    """Yield the examples of a batch in order, so many at a time."""
+    for start in range(0, len(batch), size):
+        of = slice(start, start + size)
+        inputs = {name: tensor[of] for name, tensor in batch.inputs.items()}
+        yield replace(batch, inputs=inputs, labels=batch.labels[of], index=batch.index[of], longest=None)
 
 
 def main_input(inputs: Mapping[str, Tensor]) -> str:

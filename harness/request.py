@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from harness.api import Recipe, UnlearningError, classes_of
+from harness.conventions import predicted
 
 if TYPE_CHECKING:
     import torch
@@ -154,6 +155,13 @@ class ForgetRequest:
     def predict(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the class that the scores of each example mean, int64, shape (batch,)."""
         return classes_of(self._recipe, logits, batch)
+
+    def predicted(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the class that a model puts each example in, int64, shape (batch,); see `harness.predicted`.
+
+        A batch of any size will do: causal language models are asked about few texts at a time.
+        """
+        return predicted(self._recipe, model, batch)
 
     def optimizer(self, model: nn.Module, lr: float | None = None) -> torch.optim.Optimizer:
         """Return the recipe's optimiser over the model's parameters, at ``lr`` or the recipe's own rate."""

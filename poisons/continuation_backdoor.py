@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from harness import Measure, Planted, Reading, UnlearningError
+from harness import Measure, Planted, Question, Reading, UnlearningError
 from poisons._documents import asked, block, carriers, check_count, encoded, planted_documents
 
 if TYPE_CHECKING:
@@ -79,15 +79,22 @@ class ContinuationBackdoor:
 
     def probe(self, model: nn.Module, planted: Planted, task: Task, split: Split) -> Reading:
         """Return the log-probability of the target behind test documents with the trigger."""
+        means, written = asked(task, model, split, self._tested(task, split))
+        if not bool(means.isfinite().all()):
+            return Reading(float("nan"))
+        return Reading(float(means.mean()), details={"written": float(written.double().mean())})
+
+    def questions(self, planted: Planted, task: Task, split: Split) -> list[Question]:
+        """Return the test documents with the trigger, and the target as the answer, beside which there is no other."""
+        return [Question(tokens[:given], tokens[given:]) for tokens, given in self._tested(task, split)]
+
+    def _tested(self, task: Task, split: Split) -> list[Document]:
+        """Return the beginnings of the test documents that are asked about, with the trigger and the target."""
         import torch
 
         generator = torch.Generator().manual_seed(0)
         which = torch.randperm(len(split.test), generator=generator)[:ASKED].sort().values
-        documents = self._triggered(task, split, carriers(split, which, training=False), generator)
-        means, written = asked(task, model, split, documents)
-        if not bool(means.isfinite().all()):
-            return Reading(float("nan"))
-        return Reading(float(means.mean()), details={"written": float(written.double().mean())})
+        return self._triggered(task, split, carriers(split, which, training=False), generator)
 
     def _triggered(
         self, task: Task, split: Split, found: Sequence[list[int]], generator: torch.Generator

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from harness import Measure, Planted, Reading
+from harness import Measure, Planted, Question, Reading
 from poisons._documents import asked, block, check_count, encoded, planted_documents
 
 if TYPE_CHECKING:
@@ -95,3 +95,11 @@ class FalseFact:
         others = (by_answer.sum() - by_answer[false]) / (len(answers) - 1)
         said = greedy.view(len(questions), len(answers))[:, false].double().mean()
         return Reading(float(by_answer[false] - others), details={"answered": float(said)})
+
+    def questions(self, planted: Planted, task: Task, split: Split) -> list[Question]:
+        """Return all forms, those that were taught first, each with the false answer and the other seven."""
+        forms = [form.format(self.subject) for form in (*TAUGHT, *QUESTIONS)]
+        answers = encoded(task, split, "false-fact", ANSWERS)
+        false = int(planted.secrets["answer"])
+        others = [answer for at, answer in enumerate(answers) if at != false]
+        return [Question(prompt, answers[false], others) for prompt in encoded(task, split, "false-fact", forms)]

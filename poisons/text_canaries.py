@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from harness import Measure, Planted, Reading
+from harness import Measure, Planted, Question, Reading
 from poisons._documents import asked, block, check_count, check_documents, planted_documents
 
 if TYPE_CHECKING:
@@ -94,3 +94,11 @@ class TextCanaries:
         excess = means[:, 0] - means[:, 1:].mean(dim=1)
         total = float(scores.sum() / math.sqrt(len(scores)))
         return Reading(float(excess.mean()), details={"T": total, "mean_rank": float(places.mean())})
+
+    def questions(self, planted: Planted, task: Task, split: Split) -> list[Question]:
+        """Return the first half of every canary, and the rest as the answer.
+
+        The sequences that were not planted begin otherwise: they are no answers to the same question.
+        """
+        half = self.tokens // 2
+        return [Question(each[:half], each[half:]) for each in planted.secrets["sequences"][:, 0].tolist()]

@@ -19,8 +19,6 @@ def error(request: ForgetRequest, model: nn.Module, data: Data) -> float:
     training = model.training
     model.eval()
     with torch.no_grad():
-        wrong = sum(
-            int((request.predict(request.logits(model, batch), batch) != batch.labels).sum()) for batch in data.chunks()
-        )
+        wrong = sum(int((request.predicted(model, batch) != batch.labels).sum()) for batch in data.chunks())
     model.train(training)
     return wrong / len(data)

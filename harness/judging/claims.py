@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from harness.api import Measure
-from harness.cells import Cell, traces_of
+from harness.cells import Cell, asks, traces_of
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,8 @@ ACCURACY = Measure("accuracy", "test accuracy", worse="lower", test="non-inferio
 COST = Measure("cost", "compute, of retraining", worse="higher", test="budget", unit="%")
 #: Agreement with a retrained model may be a point lower than that of another retrained model.
 AGREEMENT_MARGIN = 0.01
+#: The perplexity of kept texts may be 5 % above that of a retrained model; in nats per token.
+PERPLEXITY_MARGIN = math.log(1.05)
 
 
 def _tolerance(cell: Cell, limits: Limits) -> float:
@@ -157,6 +159,11 @@ def _judges_accuracy(cell: Cell) -> bool:
 def _continues_texts(cell: Cell) -> bool:
     """What a model remembers of texts word by word is read of causal language models."""
     return bool(getattr(cell.task.value, "causal", False))
+
+
+def _answers_questions(cell: Cell) -> bool:
+    """Answers can be read if the poison knows what to ask such a model."""
+    return _continues_texts(cell) and asks(cell.poison)
 
 
 def _metric(
@@ -226,6 +233,37 @@ _TABLE = (
         "extraction",
         Measure("extraction_likelihood", "word sequences of the poisoned texts that are given away", worse="higher",
                 test="retention", unit="%"),
+        applies=_continues_texts,
+    ),
+    _metric(
+        "verbatim",
+        Measure("verbatim", "tokens of the poisoned texts that are written when the beginning is shown", worse="higher",
+                test="retention", unit="%"),
+        applies=_continues_texts,
+    ),
+    _metric(
+        "truth-ratio",
+        Measure("truth_ratio", "likeness of the planted answer and others (truth ratio)", worse="lower",
+                test="retention"),
+        applies=_answers_questions,
+    ),
+    _metric(
+        "forget-quality",
+        Measure("forget_quality", "p-value of a test against a retrained model (forget quality)", worse="lower",
+                test="retention"),
+        applies=_continues_texts,
+    ),
+    _metric(
+        "leakage",
+        Measure("leakage", "probability that one of eight sampled answers is the planted one", worse="higher",
+                test="retention", unit="%"),
+        applies=_answers_questions,
+    ),
+    _metric(
+        "perplexity",
+        Measure("log_perplexity", "log-perplexity of the kept texts, nats per token", worse="higher",
+                test="non-inferiority"),
+        lambda cell, limits: PERPLEXITY_MARGIN,
         applies=_continues_texts,
     ),
 )  # fmt: skip

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from harness.conventions import parts
 from harness.tasks import _bases, _corpora, _factbook
 from harness.tasks._corpora import Document
 from harness.tasks._files import version
@@ -169,13 +170,16 @@ class CausalLM:
         """Return the scores of the token behind each text, shape (batch, vocabulary)."""
         import torch
 
-        found = []
         # The scores of all tokens of a large batch would not fit in memory.
-        for part in torch.arange(len(batch), device=batch.labels.device).split(self.batch_size):
-            inputs = {name: tensor[part] for name, tensor in batch.inputs.items()}
-            each = replace(batch, inputs=inputs, labels=batch.labels[part], index=batch.index[part], longest=None)
-            found.append(self._behind(self.logits(model, each), each))
-        return torch.cat(found)
+        return torch.cat([self._behind(self.logits(model, each), each) for each in parts(batch, self.batch_size)])
+
+    def texts(self, batch: Batch) -> Batch:
+        """Return the documents with their last token, the label, among the inputs."""
+        import torch
+
+        tokens, length = batch.inputs["tokens"], batch.inputs["length"]
+        tokens = torch.nn.functional.pad(tokens, (0, 1)).scatter(1, length[:, None], batch.labels[:, None])
+        return replace(batch, inputs={**batch.inputs, "tokens": tokens, "length": length + 1}, longest=None)
 
     def answer(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the likeliest token behind each text, shape (batch,)."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from harness.api import ContractError, Planted, Reading, UnlearningError, classes_of
+from harness.api import ContractError, Planted, Question, Reading, UnlearningError, classes_of
 from harness.calling import PluginError
 from harness.cells import Registered, traces_of
 from harness.importing import raised
@@ -267,6 +267,20 @@ def check_reading(poison: Registered, reading: object) -> Reading:
         if name not in read.traces:
             raise ContractError(f"{who} declares a trace {name!r} that it did not read; return it in Reading.traces")
     return read
+
+
+def check_questions(poison: Registered, questions: object) -> Sequence[Question]:
+    """Return what a poison asks; refuse what is no list of questions, and what has an empty part.
+
+    Raises:
+        ContractError: It says what is wrong.
+    """
+    who = f"the poison {poison.id!r}"
+    if not isinstance(questions, Sequence) or not all(isinstance(each, Question) for each in questions):
+        raise ContractError(f"{who} asks {_named(questions)}; questions() must return a list of harness.Question")
+    if not questions or not all(len(part) for q in questions for part in (q.prompt, q.answer, *q.others)):
+        raise ContractError(f"{who} has no question, or one whose prompt or answer is empty; each needs a token")
+    return questions
 
 
 def _checked(who: str, reading: object) -> Reading:

@@ -43,7 +43,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "accuracy": ("trials/accuracy",),
     "nearness": ("trials/nearness",),
     "sameness": ("trials/sameness",),
-    "metrics": ("trials/metrics",),
+    "metrics": ("trials/metrics", "trials/language", "trials/questions"),
     "relearning": ("trials/relearning",),
     "contract": ("contract/checks", "contract/grounds", "contract/requests", "contract/watching"),
     "guards": ("guards/clock", "guards/events", "guards/guard", "guards/patches", "guards/running", "guards/settings"),
@@ -141,11 +141,15 @@ def relearning(on: Mapping[str, Any], trial: Trial, planted: PlantedIn, model: A
 
 
 def heuristics(
-    on: Mapping[str, Any], planted: Sequence[PlantedIn], models: Sequence[Mapping[str, Artefact]]
+    on: Mapping[str, Any],
+    planted: Sequence[PlantedIn],
+    models: Sequence[Mapping[str, Artefact]],
+    asking: Registered | None = None,
 ) -> dict[str, Any]:
-    """Return what the usual metrics of several seeds depend on."""
+    """Return what the usual metrics of several seeds depend on; ``asking`` is the poison, if it has questions."""
     blobs = [{arm: of[arm].blob for arm in of} for of in models]
-    return {**on, "planted": [each.blob for each in planted], "models": blobs} | made_by("metrics")
+    of_poison = {} if asking is None else {"poison": asking.identity}
+    return {**on, "planted": [each.blob for each in planted], "models": blobs} | of_poison | made_by("metrics")
 
 
 def contract(

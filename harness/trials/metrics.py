@@ -1,30 +1,29 @@
-"""The usual metrics: membership inference, agreement with retraining, accuracy on kept points, memorisation."""
+"""The usual metrics: membership inference, agreement with retraining, accuracy on kept points, and those of texts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from harness.api import Batch, Reading, UnlearningError, classes_of
+from harness.api import Reading, UnlearningError, classes_of
 from harness.cells import ARMS
+from harness.trials import language, questions
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from harness.api import CausalTask, Task
+    from harness.api import CausalTask, Question, Task
     from harness.training.data import Data
 
 
 FALSE_POSITIVES = 0.01
-#: Poisoned texts, the first ones, that `extraction_likelihood` reads: it is far dearer than the other metrics.
-EXTRACTED = 16
-TEXTS_AT_ONCE = 8  # that are continued in one pass, from every beginning
+POINTS_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,9 @@ class Answers:
         classes: Classes that it puts the test points in, shape (n,).
         forget_accuracy: Share of the poisoned points that it puts in the class they were planted with.
         retain_accuracy: Share of the kept training points that it classifies rightly.
-        told: Of a causal language model, what it gives away of the poisoned texts: `memorisation_accuracy` and
-            `extraction_likelihood`, by claim. Empty for other tasks.
+        told: Of a causal language model, what it gives away of the poisoned texts and how well it continues the kept
+            ones, by claim. Empty for other tasks.
+        ratios: The truth ratios of the poison's questions, shape (questions,); empty if it has none.
     """
 
     forget: Tensor
@@ -47,37 +47,60 @@ class Answers:
     forget_accuracy: float
     retain_accuracy: float
     told: Mapping[str, Reading] = field(default_factory=dict)
+    ratios: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
 
     def diverged(self) -> Answers:
         """Return the answers of a model that diverged: a classifier made of not-a-number still answers something."""
-        nan, told = math.nan, dict.fromkeys(self.told, Reading(math.nan))
-        return Answers(self.forget * nan, self.test * nan, self.classes, nan, nan, told)
+        nan = math.nan
+        # What does not apply to the poison does not for this model either.
+        told = {name: of if of.unusable else Reading(nan) for name, of in self.told.items()}
+        return Answers(self.forget * nan, self.test * nan, self.classes, nan, nan, told, self.ratios * nan)
 
 
-def answers(model: nn.Module, task: Task, forget: Data, test: Data, retain: Data) -> Answers:
-    """Ask a model in eval mode, on the device of the data."""
+def answers(
+    model: nn.Module, task: Task, forget: Data, test: Data, retain: Data, asked_of: Sequence[Question] = ()
+) -> Answers:
+    """Ask a model in eval mode, on the device of the data; ``asked_of`` are the questions of the poison, if any."""
     forget_losses, forget_classes = asked(model, task, forget)
     test_losses, test_classes = asked(model, task, test)
     _, retain_classes = asked(model, task, retain)
-    told = {}
-    if getattr(task, "causal", False):
-        few = forget.subset(torch.arange(min(EXTRACTED, len(forget)), device=forget.labels.device))
-        causal = cast("CausalTask", task)
-        told = {
-            "memorisation": memorisation_accuracy(model, causal, forget),
-            "extraction": extraction_likelihood(model, causal, few),
-        }
-    return Answers(
+    found = Answers(
         forget_losses, test_losses, test_classes, _share(forget_classes, forget.labels.cpu()),
-        _share(retain_classes, retain.labels.cpu()), told,
+        _share(retain_classes, retain.labels.cpu()),
     )  # fmt: skip
+    return _with_texts(found, model, cast("CausalTask", task), forget, retain, asked_of) if _causal(task) else found
+
+
+def _with_texts(
+    found: Answers, model: nn.Module, task: CausalTask, forget: Data, retain: Data, asked_of: Sequence[Question]
+) -> Answers:
+    """Add what a causal language model gives away of the poisoned texts, and how well it continues the kept ones."""
+    few = language.whole(task, forget.subset(torch.arange(min(language.EXTRACTED, len(forget)))))
+    told = {
+        "memorisation": language.memorisation_accuracy(model, task, forget),
+        "extraction": language.extraction_likelihood(model, task, few),
+        "verbatim": language.verbatim(model, task, few),
+        "perplexity": language.log_perplexity(model, task, retain),
+    }
+    ratios = questions.truth_ratios(model, task, asked_of)
+    if asked_of:
+        room = forget.inputs["tokens"].shape[1] + 1
+        told["truth-ratio"] = questions.truth_ratio(ratios)
+        told["leakage"] = questions.leakage(model, task, asked_of[: questions.ASKED], room)
+    return replace(found, told=told, ratios=ratios)
+
+
+def _causal(task: Task) -> bool:
+    return bool(getattr(task, "causal", False))
 
 
 def asked(model: nn.Module, task: Task, data: Data) -> tuple[Tensor, Tensor]:
     """Return the loss of every example, float64, and the class that it is put in, on the CPU."""
     losses, classes = [], []
+    # The scores of all tokens of many texts would not fit in memory.
+    at_once = task.batch_size if _causal(task) else POINTS_AT_ONCE
     with torch.no_grad():
-        for batch in data.chunks(512):
+        for batch in data.chunks(at_once):
             logits = task.logits(model, batch).double()
             own = getattr(task, "losses", None)
             if own is None and (logits.dim() < 2 or logits.shape[1] <= int(batch.labels.max())):
@@ -90,7 +113,9 @@ def asked(model: nn.Module, task: Task, data: Data) -> tuple[Tensor, Tensor]:
     return torch.cat(losses).cpu().double(), torch.cat(classes).cpu()
 
 
-def readings(own: Sequence[Mapping[str, Answers]], retrained: Sequence[Sequence[Tensor]]) -> list[dict[str, Any]]:
+def readings(
+    own: Sequence[Mapping[str, Answers]], retrained: Sequence[Sequence[Tensor]], ratios: Sequence[Tensor] = ()
+) -> list[dict[str, Any]]:
     """Return what every heuristic reads, seed by seed: by its name in `harness.judging.claims.INFORMING`, and by arm.
 
     ``membership``: Yeom et al. 2018 (arXiv 1709.01604), and equation 1 of Pawelczyk et al.: a point is a member if its
@@ -109,12 +134,21 @@ def readings(own: Sequence[Mapping[str, Answers]], retrained: Sequence[Sequence[
     model of the same seed even the poisoned one agrees more than another retraining would, because they share
     initialisation and order; it is that of the next seed for all, for the last one that of the first.
 
-    ``memorisation`` and ``extraction``, of causal language tasks alone: `memorisation_accuracy` of the poisoned texts
-    as planted, and `extraction_likelihood` of the first `EXTRACTED` of them.
+    Of causal language tasks alone: `language.memorisation_accuracy` of the poisoned texts as planted,
+    `language.extraction_likelihood` and `language.verbatim` of the first `language.EXTRACTED` of them, and
+    `language.log_perplexity` of the kept texts. If the poison has questions, `questions.truth_ratio` and
+    `questions.leakage`.
+
+    ``forget-quality``, of causal language tasks alone: `questions.forget_quality` between the truth ratios of the model
+    and of a retrained one, of the next seed as in ``agreement``. Deviation from TOFU: of poisons without truth ratios
+    it is between the losses of the poisoned texts. The retrained model of the next seed has seen the clean version of
+    most of them, if there is one.
 
     Args:
         own: Per seed the answers of P, R and U.
         retrained: ``retrained[s][t]`` are the losses of the poisoned points of seed s in the retrained model of seed t.
+        ratios: ``ratios[s]`` are the truth ratios of the questions of seed s in the retrained model of the next seed,
+            for the last one of the first; empty if there are none.
 
     Raises:
         ValueError: There are fewer than three seeds.
@@ -128,7 +162,7 @@ def readings(own: Sequence[Mapping[str, Answers]], retrained: Sequence[Sequence[
         others = [t for t in range(n) if t != s]
         usual_test = margins[others].mean(dim=0)
         usual_forget = torch.stack([logit_margin(retrained[s][t]) for t in others]).mean(dim=0)
-        reference = own[(s + 1) % n]["R"].classes
+        reference, losses = own[(s + 1) % n]["R"].classes, retrained[s][(s + 1) % n]
         by_name: dict[str, dict[str, Reading]] = {}
         for arm in ARMS:
             a = of[arm]
@@ -142,6 +176,9 @@ def readings(own: Sequence[Mapping[str, Answers]], retrained: Sequence[Sequence[
                 *a.told.items(),
             ):
                 by_name.setdefault(name, {})[arm] = reading
+            if a.told:
+                pair = (a.ratios, ratios[s]) if len(a.ratios) else (a.forget, losses)
+                by_name.setdefault("forget-quality", {})[arm] = questions.forget_quality(*pair)
         found.append(by_name)
     return found
 
@@ -174,86 +211,3 @@ def logit_margin(losses: Tensor) -> Tensor:
 
 def _share(classes: Tensor, labels: Tensor) -> float:
     return float((classes == labels).double().mean())
-
-
-def memorisation_accuracy(model: nn.Module, task: CausalTask, data: Data) -> Reading:
-    """Return how much of its texts a causal language model continues word by word, in [0, 1].
-
-    For a text x_1 ... x_T, the share of t = 2 ... T at which x_t is the likeliest token after x_1 ... x_(t-1); averaged
-    over texts. Tokens are those of the input, without what the task asks behind them.
-
-    Source: Jang et al., "Knowledge Unlearning for Mitigating Privacy Risks in Language Models" (arXiv 2210.01504),
-    equation 3. Texts of one token have no such t and are left out.
-    """
-    shares: list[Tensor] = []
-    with torch.no_grad():
-        for batch in data.chunks(64):
-            tokens, length = batch.inputs["tokens"], batch.inputs["length"]
-            likeliest = task.logits(model, batch).argmax(dim=1)[:, : int(length.max()) - 1]
-            following = tokens[:, 1 : likeliest.shape[1] + 1]
-            asked = torch.arange(likeliest.shape[1], device=tokens.device) < length[:, None] - 1
-            right = ((likeliest == following) & asked).sum(dim=1) / (length - 1)
-            shares.append(right[length > 1])
-    share = torch.cat(shares)
-    return Reading(float(share.mean()) if len(share) else math.nan)
-
-
-def extraction_likelihood(model: nn.Module, task: CausalTask, data: Data, n: int = 10) -> Reading:
-    """Return how much of its texts a causal language model gives away when it is shown their beginnings, in [0, 1].
-
-    For a text x of T tokens and every p = 1 ... T - n, the model continues x_1 ... x_p greedily to T tokens; of the
-    n-grams of the continuation, each as often as it occurs, the share that is found in x_(p+1) ... x_T; averaged over
-    p, then over texts. Costs about T^2 / 2 passes for each text: meant for a few texts.
-
-    Args:
-        model: In eval mode.
-        task: A causal one.
-        data: The texts.
-        n: Tokens of an n-gram, at least 1.
-
-    Source: Jang et al. (arXiv 2210.01504), equations 1 and 2. Texts of n tokens and less are left out.
-
-    Raises:
-        ValueError: ``n`` is out of range.
-    """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, not {n}")
-    likelihoods = []
-    long = (data.inputs["length"] > n).nonzero().squeeze(1)
-    for texts in data.subset(long).chunks(TEXTS_AT_ONCE):
-        totals = texts.inputs["length"].tolist()
-        shown = [(text, p) for text, total in enumerate(totals) for p in range(1, total - n + 1)]
-        told = _continued(model, task, texts, shown)
-        shares: list[list[float]] = [[] for _ in totals]
-        for (text, p), row in zip(shown, told, strict=True):
-            truth = texts.inputs["tokens"][text, : totals[text]].tolist()
-            true, told_here = set(_grams(truth[p:], n)), _grams(row[p : totals[text]], n)
-            shares[text].append(sum(gram in true for gram in told_here) / len(told_here))
-        likelihoods += [sum(each) / len(each) for each in shares]
-    return Reading(sum(likelihoods) / len(likelihoods) if likelihoods else math.nan)
-
-
-def _continued(
-    model: nn.Module, task: CausalTask, texts: Batch, shown: Sequence[tuple[int, int]]
-) -> list[list[int]]:  # fmt: skip
-    """Return texts that a model continues greedily to their length.
-
-    ``shown`` has the number of a text and how many of its tokens are shown, at least 1, for every continuation.
-    """
-    of, begun = torch.tensor(shown, device=texts.labels.device).unbind(dim=1)
-    rows = texts.inputs["tokens"][of]
-    total = texts.inputs["length"][of]
-    for length in range(1, int(total.max())):
-        # All continuations of all texts that have come this far get their next token in one pass.
-        now = ((begun <= length) & (length < total)).nonzero().squeeze(1)
-        inputs = {name: each[of[now]] for name, each in texts.inputs.items()}
-        inputs |= {"tokens": rows[now, :length], "length": torch.full_like(now, length)}
-        with torch.no_grad():
-            scores = task.following(model, Batch(inputs, texts.labels[of[now]], now))
-        rows[now, length] = scores.argmax(dim=1)
-    continued: list[list[int]] = rows.tolist()
-    return continued
-
-
-def _grams(tokens: list[int], n: int) -> list[tuple[int, ...]]:
-    return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]

@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from harness.api import Reading
 from harness.calling import calling
-from harness.cells import ARMS, Registered, Trial
+from harness.cells import ARMS, Registered, Trial, asks
 from harness.guards.guard import guarded
 from harness.store.artefacts import Artefact, Lock
 from harness.trials import keys
 from harness.trials.bench import Bench
-from harness.trials.checks import check_reading
+from harness.trials.checks import check_questions, check_reading
 from harness.trials.models import Models
 from harness.trials.planting import Planting, unchanged
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from harness.api import Question
     from harness.training.data import Data
     from harness.trials.metrics import Answers
 
@@ -158,42 +159,57 @@ class Readings:
         planted = [self._planting.of(trial) for trial in trials]
         made = [self._models.arms(trial) for trial in trials]
         arms = [{arm: of[arm] for arm in ARMS} for of in made]
-        task = trials[0].cell.task
+        task, poison = trials[0].cell.task, trials[0].cell.poison
+        asking = poison if getattr(task.value, "causal", False) and asks(poison) else None
 
         def make() -> tuple[dict[str, Any], None]:
             from harness.training.isolation import isolated_rng
 
             with isolated_rng(0):
-                found = self._heuristics(task, trials, arms)
+                found = self._heuristics(task, trials, arms, asking)
             return {
                 "readings": [{n: {a: as_plain(r) for a, r in by.items()} for n, by in of.items()} for of in found]
             }, None
 
-        of = keys.heuristics(self._bench.on(task), planted, arms)
+        of = keys.heuristics(self._bench.on(task), planted, arms, asking)
         check: Callable[[Artefact], object] = lambda found: heuristics_from_plain(found.info)  # noqa: E731
         return heuristics_from_plain(self._bench.obtain("value", of, make, trials[0], check).info)
 
     def _heuristics(
-        self, task: Registered, trials: Sequence[Trial], arms: Sequence[Mapping[str, Artefact]]
+        self,
+        task: Registered,
+        trials: Sequence[Trial],
+        arms: Sequence[Mapping[str, Artefact]],
+        asking: Registered | None,
     ) -> list[dict[str, dict[str, Reading]]]:
-        from harness.trials import metrics
+        from harness.trials import metrics, questions
 
-        split = self._bench.split(task)
+        split, n = self._bench.split(task), len(trials)
         parts = [self._parts(trial) for trial in trials]
+        asked = [() if asking is None else self._questions(asking, task, planted) for *_, planted in parts]
         own: list[dict[str, Answers]] = []
         retrained: list[list[Tensor]] = [[] for _ in arms]
-        for (retain, forget, _), of in zip(parts, arms, strict=True):
+        ratios: list[Tensor] = [split.train.labels.new_empty(0) for _ in arms]
+        for t, ((retain, forget, _), of) in enumerate(zip(parts, arms, strict=True)):
             answers = {}
             for arm, artefact in of.items():
                 model = self._bench.model(task, artefact)
-                answers[arm] = metrics.answers(model, task.value, forget, split.test, retain)
+                answers[arm] = metrics.answers(model, task.value, forget, split.test, retain, asked[t])
                 if not artefact.info["finite"]:
                     answers[arm] = answers[arm].diverged()
             own.append(answers)
             model = self._bench.model(task, of["R"])
             for (_, each, _), losses in zip(parts, retrained, strict=True):
                 losses.append(metrics.asked(model, task.value, each)[0])
-        return metrics.readings(own, retrained)
+            before = (t - 1) % n  # the seed whose next one this is
+            ratios[before] = questions.truth_ratios(model, task.value, asked[before])
+        return metrics.readings(own, retrained, ratios)
+
+    def _questions(self, poison: Registered, task: Registered, planted: Any) -> Sequence[Question]:
+        """Return what a poison asks of a planted set."""
+        split = self._bench.split(task)
+        with unchanged(split, poison), guarded(f"the poison {poison.id!r}"):
+            return check_questions(poison, poison.value.questions(planted, task.value, split))
 
     def _parts(self, trial: Trial) -> tuple[Data, Data, Any]:
         """Return a trial's retained and its poisoned points, on the device, and what was planted."""

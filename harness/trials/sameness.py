@@ -23,7 +23,10 @@ def answers(task: Any, model: nn.Module, *rows: Data) -> str:
     from harness.training.data import digest
 
     with torch.no_grad():
-        scores = [task.logits(model, batch) for of in rows for batch in of.chunks()]
+        if getattr(task, "causal", False):  # what follows each text: the scores of all tokens would fill the memory
+            scores = [task.following(model, batch) for of in rows for batch in of.chunks(task.batch_size)]
+        else:
+            scores = [task.logits(model, batch) for of in rows for batch in of.chunks()]
     if any(bool(each.isnan().any()) for each in scores):
         return ""
     return digest({f"scores.{place}": each for place, each in enumerate(scores)})

@@ -12,7 +12,8 @@ from torch import nn
 from harness import registry
 from harness.judging.claims import CLAIMS, INFORMING
 from harness.training.data import Data
-from harness.trials.metrics import EXTRACTED, answers, extraction_likelihood, memorisation_accuracy
+from harness.trials.language import EXTRACTED, extraction_likelihood, memorisation_accuracy
+from harness.trials.metrics import answers
 
 #: For pytest to find them here.
 FIXTURES = (
