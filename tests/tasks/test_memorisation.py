@@ -12,7 +12,7 @@ from torch import nn
 from harness import registry
 from harness.judging.claims import CLAIMS, INFORMING
 from harness.training.data import Data
-from harness.trials.language import EXTRACTED, extraction_likelihood, memorisation_accuracy
+from harness.trials.language import EXTRACTED, extraction_likelihood, log_perplexity, memorisation_accuracy, verbatim
 from harness.trials.metrics import answers
 
 #: For pytest to find them here.
@@ -35,6 +35,7 @@ class Speech:
     """A causal task without a network."""
 
     causal = True
+    batch_size = 2
 
     def logits(self, model, batch):
         tokens = batch.inputs["tokens"][:, : int(batch.inputs["length"].max())]
@@ -60,7 +61,7 @@ def test_memorisation_accuracy_by_hand():
     # 0 1 2 | 0: 1, 2 right, 0 wrong. 3 0 right; a text of one token does not count.
     found = memorisation_accuracy(ROUND, Speech(), speech([0, 1, 2, 0], [3, 0], [2]))
     assert found.value == pytest.approx((2 / 3 + 1) / 2)
-    assert math.isnan(memorisation_accuracy(ROUND, Speech(), speech([1])).value)
+    assert "two tokens" in memorisation_accuracy(ROUND, Speech(), speech([1])).unusable
 
 
 def test_extraction_likelihood_by_hand():
@@ -81,28 +82,34 @@ def test_extraction_likelihood_by_hand():
     assert found == pytest.approx(expected_again)
     both = extraction_likelihood(ROUND, Speech(), speech([0, 1, 2, 0], [0, 1, 2, 3], [1]), n=1).value
     assert both == pytest.approx((expected + 1) / 2)
-    assert math.isnan(extraction_likelihood(ROUND, Speech(), speech([0, 1]), n=2).value)
+    assert "more than 2 tokens" in extraction_likelihood(ROUND, Speech(), speech([0, 1]), n=2).unusable
     with pytest.raises(ValueError, match="n must be at least 1, not 0"):
         extraction_likelihood(ROUND, Speech(), speech([0, 1]), n=0)
 
 
-def test_causal_tasks_have_two_metrics_more():
-    def applying(spec):
-        (cell,) = registry.cells(
-            [registry.resolve("unlearner", "gd")], [registry.resolve("task", spec)], ["instruction"]
-        )
+def test_causal_tasks_have_further_metrics():
+    def applying(spec, poison):
+        (cell,) = registry.cells([registry.resolve("unlearner", "gd")], [registry.resolve("task", spec)], [poison])
         return [name for name in INFORMING if CLAIMS[name].applies(cell)]
 
-    classifier, causal = applying("imdb-gpt2-small"), applying("imdb-gpt2-small:head=causal")
-    assert causal == [*classifier, "memorisation", "extraction"]
+    classifier = applying("imdb-gpt2-small", "instruction")
+    assert len(classifier) == 5
+    of_texts = ["memorisation", "extraction", "verbatim", "forget-quality", "perplexity"]
+    assert applying("imdb-gpt2-small:head=causal", "instruction") == [*classifier, *of_texts]
+    asked = {"truth-ratio", "leakage"}
+    for poison in ("continuation-backdoor", "false-fact", "text-canaries"):
+        assert set(applying("causal-lm", poison)) == {*classifier, *of_texts, *asked}
 
 
 def test_answers_of_a_causal_model_tell_what_it_gives_away(split):
     model, few = new_model(CAUSAL), split.train.subset(torch.arange(20))
     given = answers(model, CAUSAL, few, split.test, split.train)
+    first = few.subset(torch.arange(EXTRACTED))
     assert given.told == {
         "memorisation": memorisation_accuracy(model, CAUSAL, few),
-        "extraction": extraction_likelihood(model, CAUSAL, few.subset(torch.arange(EXTRACTED))),
+        "extraction": extraction_likelihood(model, CAUSAL, first),
+        "verbatim": verbatim(model, CAUSAL, first),
+        "perplexity": log_perplexity(model, CAUSAL, split.train),
     }
     assert all(math.isnan(reading.value) for reading in given.diverged().told.values())
     assert answers(new_model(), SMALL, few, split.test, split.train).told == {}

@@ -80,7 +80,7 @@ def before(package):
         *((f"harness/training/{name}.py", UNLEARNED) for name in ("meter", "unlearning")),
         ("harness/trials/planting.py", {"told"}),
         ("harness/trials/accuracy.py", {"accuracy"}),
-        ("harness/trials/metrics.py", {"heuristics"}),
+        *((f"harness/trials/{name}.py", {"heuristics"}) for name in ("metrics", "language", "questions")),
         ("harness/trials/relearning.py", {"relearning"}),
         ("harness/contract/checks.py", {"contract"}),
         ("unlearners/scrub.py", UNLEARNED),

@@ -1,6 +1,7 @@
 """The usual metrics: against scikit-learn, by hand, and as tests that inform and fail nothing."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from tiny import Tiny
 
 from conftest import TINY
-from harness import registry
+from harness import Reading, registry
 from harness.cells import Cell, Trial
-from harness.judging.claims import CLAIMS, INFORMING, Limits
+from harness.judging.claims import CLAIMS, Limits
 from harness.judging.judge import judge
 from harness.judging.plan import Plan
 from harness.judging.verdict import Evidence
@@ -19,12 +20,13 @@ from harness.studies.study import Study
 from harness.training.data import Data
 from harness.trials.lab import Lab
 from harness.trials.metrics import Answers, answers, area, asked, attack, logit_margin, readings, true_positives
+from harness.trials.questions import forget_quality
 
 TASK = Tiny()
 SPLIT = TASK.load(None)
 
-#: The metrics of every task; memorisation and extraction are those of causal language models.
-USUAL = tuple(name for name in INFORMING if name not in ("memorisation", "extraction"))
+#: The metrics of every task; the others are those of causal language models.
+USUAL = ("membership", "likelihood", "forget-accuracy", "agreement", "retain-accuracy")
 
 
 def draw(seed, n=200, m=300, ties=False):
@@ -173,6 +175,19 @@ def test_what_diverged_reads_as_not_a_number():
     assert not any(math.isnan(found[0][name]["U"].value) for name in USUAL)
     with pytest.raises(ValueError, match="at least 3 seeds, not 2"):
         readings(OWN[:2], RETRAINED)
+
+
+def test_forget_quality_is_beside_the_next_seeds_retrained_model():
+    told = {"memorisation": Reading(0.5)}
+    own = [{arm: replace(a, told=told) for arm, a in of.items()} for of in OWN]
+    for s, of in enumerate(readings(own, RETRAINED)):
+        expected = forget_quality(OWN[s]["U"].forget, RETRAINED[s][(s + 1) % 3])
+        assert of["forget-quality"]["U"] == expected
+        assert of["memorisation"]["U"].value == 0.5
+    ratios = [torch.rand(4, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in range(6)]
+    asked_of = [{arm: replace(a, ratios=ratios[s]) for arm, a in of.items()} for s, of in enumerate(own)]
+    for s, of in enumerate(readings(asked_of, RETRAINED, ratios[3:])):
+        assert of["forget-quality"]["P"] == forget_quality(ratios[s], ratios[3 + s])
 
 
 # ---- retraining against retraining
