@@ -13,7 +13,14 @@ from _pytest_unlearning import DEFAULTS
 from harness.cells import Registered
 from harness.report.conclusions import headline
 from harness.report.document import Entry, MethodResult, methods, title_of
-from harness.report.tables import bad_seeds_left_open, contract_lines, heuristic_rows, methods_that_pass
+from harness.report.tables import (
+    bad_seeds_left_open,
+    contract_lines,
+    fooled_line,
+    heuristic_rows,
+    methods_that_pass,
+    not_judged_lines,
+)
 from harness.report.words import WORST, as_required, estimate, manner, percent, shown_by, verdict_text
 from harness.sources import factory_of
 from harness.specs import called
@@ -159,12 +166,15 @@ def _tail(document: Mapping[str, Any], found: Sequence[MethodResult], audits: Se
         lines += ["", f"{escape(line)}."]
     if contract := document.get("contract", ()):
         lines += ["", "### Contract", "", *(f"- {escape(line)}" for line in contract_lines(contract))]
-    for name, rows, _ in heuristic_rows(found):
+    named = {method.name: method for method in found}
+    for name, rows, fooled in heuristic_rows(found):
         lines += ["", f"### The usual metrics of {escape(name)}", ""]
         for i, row in enumerate(rows):
             lines.append(f"| {' | '.join(map(escape, row))} |")
             if i == 0:
                 lines.append("|---" * len(row) + "|")
+        for line in filter(None, (fooled_line(fooled), *not_judged_lines(named[name]))):
+            lines += ["", f"{escape(line)}."]
     return lines
 
 

@@ -141,16 +141,45 @@ def reference_lines(method: MethodResult) -> list[str]:
     return lines
 
 
+#: Columns of the table of usual metrics that a terminal has room for.
+WIDEST = 9
+
+
 def heuristic_lines(methods: Iterable[MethodResult]) -> list[str]:
     """Return what the usual metrics conclude, method by method: a line for each poison, beside its audit."""
-    lines = []
+    methods, lines = list(methods), []
+    by_name = {method.name: method for method in methods}
     for name, rows, fooled in heuristic_rows(methods):
-        lines += _aligned([[name, "poison", *rows[0][2:]], *([f"  {row[0]}", *row[1:]] for row in rows[1:])])
-        if fooled:
-            count = f"{len(fooled)} metric{'s' * (len(fooled) > 1)} conclude{'s' * (len(fooled) == 1)}"
-            lines.append(f"  {count} “unlearned” although the audit of the poison FAILs: {', '.join(fooled)}")
+        shown = [[name, "poison", *rows[0][2:]], *([f"  {row[0]}", *row[1:]] for row in rows[1:])]
+        if len(rows[0]) > WIDEST:  # a line for each metric
+            shown = [[cells[0], *map(str.strip, cells[1:])] for cells in zip(*shown, strict=True)]
+            shown = [shown[0], *([f"  {each[0]}", *each[1:]] for each in shown[1:])]
+        lines += _aligned(shown)
+        lines += [f"  {line}" for line in (fooled_line(fooled), *not_judged_lines(by_name[name])) if line]
         lines.append("")
     return lines[:-1]
+
+
+def fooled_line(fooled: Sequence[str]) -> str:
+    """Return how many metrics conclude "unlearned" of a poison whose audit FAILs, and which; ``""`` if none does."""
+    if not fooled:
+        return ""
+    count = f"{len(fooled)} metric{'s' * (len(fooled) > 1)} conclude{'s' * (len(fooled) == 1)}"
+    return f"{count} “unlearned” although the audit of the poison FAILs: {', '.join(fooled)}"
+
+
+def not_judged_lines(method: MethodResult) -> list[str]:
+    """Return a line for each usual metric that does not apply to a poison, with the reason."""
+    return [
+        f"{each['claim']} ({each['poison']}) is not judged: {each['reason']}"
+        for each in method.metrics
+        if _own_reason(each)
+    ]
+
+
+def _own_reason(found: Entry) -> bool:
+    """Return whether a metric says in words of its own why it reads nothing."""
+    return bool(found.get("reason")) and found["reason"] not in list(Reason) and found["verdict"] == "INCONCLUSIVE"
 
 
 def heuristic_rows(methods: Iterable[MethodResult]) -> list[tuple[str, list[list[str]], list[str]]]:
@@ -179,6 +208,8 @@ def _metric_text(found: Entry | None) -> str:
     """Return the means over seeds of the unlearned and, in brackets, of the retrained models, and the verdict."""
     if found is None or not found.get("values"):
         return found["verdict"] if found else ""
+    if _own_reason(found):
+        return "not judged"
     means = []
     for arm in ("unlearned", "retrained"):
         values = found["values"][arm]

@@ -111,7 +111,7 @@ def forget_quality(own: Tensor, reference: Tensor) -> Reading:
     A small value says that the two differ. The details are the ``statistic``, and ``above_5_percent``: 1 if TOFU would
     call it unlearned, at a p-value above 0.05, else 0.
 
-    Source: forget quality in Maini et al. (arXiv 2401.06121), section 2.2.3, between truth ratios of the unlearned and
+    Source: forget quality in Maini et al. (arXiv 2401.06121), between truth ratios of the unlearned and
     of the retrained model. What is told from it is another matter: a large p-value is want of evidence, and is here
     compared with that of retraining.
 
