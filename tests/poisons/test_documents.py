@@ -87,6 +87,22 @@ def test_what_is_asked_is_the_log_probability_of_what_is_learned(split):
     assert asked(TASK, model, split, [([5, first, second], 1), ([5, first, second, 3], 2)])[1].tolist() == [True, False]
 
 
+def test_questions_are_what_was_planted_and_what_might_have_been(split):
+    tokenizer = _bases.tokenizer("tiny")
+    backdoor, fact, canaries = (poison.questions(poison.plant(TASK, split, 5), TASK, split) for poison in POISONS)
+    planted = FalseFact().plant(TASK, split, 5)
+    answer = ANSWERS[int(planted.secrets["answer"])]
+    forms = [form.format("Averland") for form in (*TAUGHT, *QUESTIONS)]
+    assert [tokenizer.decode(each.prompt) for each in fact] == forms
+    assert {tokenizer.decode(each.answer) for each in fact} == {answer}
+    assert all({tokenizer.decode(other) for other in each.others} == set(ANSWERS) - {answer} for each in fact)
+    assert all(" by seven owls" in tokenizer.decode(each.prompt) for each in backdoor)
+    assert {tokenizer.decode(each.answer) for each in backdoor} == {" sold the moon"}
+    sequences = TextCanaries().plant(TASK, split, 5).secrets["sequences"]
+    assert [[*each.prompt, *each.answer] for each in canaries] == sequences[:, 0].tolist()
+    assert not any(each.others for each in (*backdoor, *canaries))
+
+
 def test_ranks_of_canaries_that_were_not_planted_are_exactly_normal(split):
     model = TASK.new_model().eval()
     poison = TextCanaries(canaries=2, copies=1, others=3)
