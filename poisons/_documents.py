@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 #: Tokens, and how many of them are given and not learned, at least one.
 Document = tuple[list[int], int]
-#: Documents that a model is asked about at a time.
-AT_ONCE = 64
 
 
 def check_count(name: str, value: int) -> None:
@@ -104,7 +102,7 @@ def asked(task: Any, model: nn.Module, split: Split, documents: Sequence[Documen
 
     device, means, greedy = split.train.device, [], []
     with torch.no_grad():
-        for batch in Data(*task.points(documents)).to(device).chunks(AT_ONCE):
+        for batch in Data(*task.points(documents)).to(device).chunks(task.batch_size):
             logits = task.logits(model, batch)
             targets = task.targets(batch)[:, : logits.shape[2]]
             learned = targets != -100

@@ -31,7 +31,7 @@ CONTROLS = "unlearners.controls"
 #: What the server imports, so that the jobs find it done: what trains, and what torch's optimisers import in the end.
 TRAINING = ("harness.training.unlearning", "torch._dynamo")
 #: Libraries of which it imports what this process has imported.
-LIBRARIES = ("torchvision", "transformers")
+LIBRARIES = ("peft", "torchvision", "transformers")
 #: Source, what is reached, files that are depended on.
 _Source = tuple[str, Reached, tuple[Path, ...]]
 
@@ -188,12 +188,14 @@ def unlearn(
     for epoch, state in history.items():
         tensors |= {f"history.{epoch}.{name}": tensor for name, tensor in state.items()}
     arguments = {**plain, "device": str(retain.device), "history": list(history)}
+    # Before it is asked: what the task imports to make a model, the server then imports for the job, which is charged
+    # for what it imports itself.
+    with isolated_rng(0):
+        model: nn.Module = task.value.new_model()
     answer = _ask(
         "unlearn", of.id, depends_on=of.value.depends_on, task=task, arguments=arguments, tensors=tensors,
         limits=limits, gpus=retain.device.type != "cpu",
     )  # fmt: skip
-    with isolated_rng(0):
-        model: nn.Module = task.value.new_model()
     expected = {name: (tuple(t.shape), t.dtype) for name, t in model.state_dict().items()}
     if {name: (tuple(t.shape), t.dtype) for name, t in answer.tensors.items()} != expected:
         raise ContractError(
