@@ -214,6 +214,9 @@ class Task(Recipe, Protocol):
     # a trained model, whose state dict a model of `new_model` can load. The recipe then serves methods that train by
     # steps, no checkpoints can be had, and compute is measured in CPU time alone.
 
+    # Optional: ``load_base()``, which loads what `new_model` is made of, once in a process. The process of an isolated
+    # method calls it before the method is there: it may read any file, and the method is not charged for it.
+
     # Optional: ``files(folder) -> Mapping[str, str] | None``, without torch. All that decides what `load` returns: each
     # file by name, with its hash (or size and time of change), and libraries with versions; None if it cannot say. If
     # the same is said again, the data are not loaded only to be hashed.

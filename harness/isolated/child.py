@@ -140,12 +140,14 @@ def _prepared(folder: Path) -> tuple[Job, Openings, int, int]:
     plain, tensors = wire.read(folder)
     sys.path[:] = plain["path"]
     module, _, name = plain["function"].partition(":")
-    task = plain["task"]
+    task = resolved("task", plain["task"], plain["cwd"]) if plain["task"] is not None else None
+    if callable(load := getattr(getattr(task, "value", None), "load_base", None)):
+        load()
     job = Job(
         getattr(importlib.import_module(module), name),
         plain["method"],
         plain["cwd"],
-        resolved("task", task, plain["cwd"]) if task is not None else None,
+        task,
         plain["arguments"],
         tensors,
     )

@@ -127,7 +127,7 @@ def put_up(work: Path, openings: Openings, memory: int, largest: int) -> None:
     import resource  # here, because not every system has it
 
     if len(os.listdir("/proc/self/task")) > 1:
-        raise UnlearningError("the module of the task starts threads when it is imported; it cannot be run isolated")
+        raise UnlearningError("the task starts threads before the method is there; it cannot be run isolated")
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, largest)
     _limit(resource.RLIMIT_DATA, _allocated() + memory)

@@ -132,6 +132,10 @@ class CausalLM:
             _bases.checkpointed(base)
         return Adapted(_bases.with_adapters(base, self.rank) if self.adapter == "lora" else base)
 
+    def load_base(self) -> None:
+        """Load the base model and the packages that make adapters, once in a process; see `harness.api.Task`."""
+        self.new_model()
+
     def points(self, documents: Sequence[tuple[list[int], int]]) -> tuple[dict[str, Tensor], Tensor]:
         """Return the inputs and the labels of documents, by which poisons plant texts of their own.
 

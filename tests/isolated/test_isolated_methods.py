@@ -1,5 +1,6 @@
 """Honest methods give the same, isolated or not; others get what they deserve, in one sentence."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -18,7 +19,10 @@ from harness.isolated import walls
 from harness.isolated.process import Limits, MethodError
 from harness.judging.record import certified_by
 from harness.specs import SpecError
+from harness.tasks._bases import FOLDER
 from harness.training.data import digest
+from harness.training.isolation import isolated_rng
+from harness.training.unlearning import unlearn
 
 pytestmark = BEHIND_WALLS
 ADAPTED = "harness.adapters:NeurIPS2023:function=theirs:forget"
@@ -249,3 +253,19 @@ def test_nobody_depends_on_the_store(asked, depending, monkeypatch):
     walls.require_hidden({"the store": depending / "value.txt"})
     with pytest.raises(UnlearningError, match=r"value\.txt, on which the method depends, is in the store, which"):
         asked.isolated("depending:forget")
+
+
+def test_a_language_model_is_loaded_before_the_walls_are_up(tmp_path):
+    folder = tmp_path / "model"  # which the method's process cannot read
+    shutil.copytree(FOLDER, folder)
+    task = registry.resolve("task", f"causal-lm:model={folder},train_size=40,test_size=10,epochs=1")
+    with isolated_rng(0):
+        state = task.value.new_model().state_dict()
+    retain, forget = (task.value.load(None).train.subset(torch.arange(*of)) for of in ((0, 32), (32, 40)))
+    given = {"budget": 0.5, "seed": 3}
+    own, cost = isolation.unlearn(
+        isolation.resolve("gd"), task, state, retain, forget, history={}, limits=Limits(), **given
+    )
+    model, meter = unlearn(registry.resolve("unlearner", "gd"), task.value, state, retain, forget, **given)
+    assert digest(own.state_dict()) == digest(model.state_dict())
+    assert (cost.examples, cost.steps) == (meter.examples, meter.steps)
