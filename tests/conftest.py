@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from forks import Forks
 from hypothesis import settings
+from results import against_schema
 
 from harness import registry
 
@@ -145,6 +146,7 @@ class Folder:
         else:
             code, text = self.forks.run(command[2:], self.path, self.environment(), timeout=900)
         document = json.loads(result.read_text()) if result.exists() else {}
+        assert not document or against_schema(document) == []
         return Run(code, text, document)
 
     def harness(self, *words: object, **environment: str) -> tuple[int, str]:
