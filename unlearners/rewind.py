@@ -30,7 +30,7 @@ class Rewind(Trained):
 
     The defaults were chosen from 50 settings on digits-cnn, on seeds that no audit uses
     (ci/benchmarks/results/tuned.txt): 0.37 of the poisons left on average, accuracy -0.8 points. With
-    ``to=0.1,lr=0.302,batch_size=none,optimizer=recipe`` 0.03 is left, at -1.5 points, which is more than the task
+    ``to=0.1,lr=0.302,batch_size=none,optimizer=recipe`` 0.04 is left, at -1.5 points, which is more than the task
     allows.
 
     Attributes:
