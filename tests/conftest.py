@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from forks import Forks
 from hypothesis import settings
-from results import against_schema
+from published import against_schema
 
 from harness import registry
 

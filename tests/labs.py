@@ -15,7 +15,7 @@ from harness.trials.lab import Lab
 TINY = registry.resolve("task", "tiny:Tiny")
 BACKDOOR = registry.resolve("poison", "backdoor")
 GAUSSIAN = registry.resolve("poison", "gaussian")
-NAMES = ("identity", "retrain", "wrecked", "short", "gd", "rewind")
+NAMES = ("identity", "retrain", "wrecked", "short", "gd", "rewind:to=0.1")
 IDENTITY, RETRAIN, WRECKED, SHORT, GD, REWIND = (registry.resolve("unlearner", name) for name in NAMES)
 CPU = torch.device("cpu")
 #: Marks what needs the walls of isolated methods.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ class Notes:
 
 _listening: list[Notes] = []
 _installed = False
+_thread = threading.local()
 
 
 @contextmanager
@@ -73,21 +75,32 @@ def unheard() -> Iterator[None]:
         _listening[:] = listening
 
 
+@contextmanager
+def ours() -> Iterator[None]:
+    """Note nothing of what this thread does, which is the harness's own and runs beside the calls."""
+    _thread.ours = True
+    try:
+        yield
+    finally:
+        _thread.ours = False
+
+
 def _hear(event: str, arguments: tuple[Any, ...]) -> None:
-    if not _listening:
+    listening = _listening[-1:]  # another thread may end the call meanwhile
+    if not listening or getattr(_thread, "ours", False):
         return
+    (notes,) = listening
     if event == "object.__setattr__":
         function, name = arguments[0], arguments[1]
         if name in PARTS and isinstance(function, FunctionType):
-            _listening[-1].functions.append((function, name, getattr(function, name)))
+            notes.functions.append((function, name, getattr(function, name)))
     elif event in FILES:
         for path in arguments[: FILES[event]]:
             if isinstance(path, str | bytes | os.PathLike):
-                _touches(event, os.path.realpath(os.fsdecode(path)), arguments)
+                _touches(notes, event, os.path.realpath(os.fsdecode(path)), arguments)
 
 
-def _touches(event: str, path: str, arguments: tuple[Any, ...]) -> None:
-    notes = _listening[-1]
+def _touches(notes: Notes, event: str, path: str, arguments: tuple[Any, ...]) -> None:
     ours = path.startswith(os.path.join(HERE, "")) and "__pycache__" not in path
     if os.path.join(path, "").startswith(notes.closed) or (ours and _writes(event, arguments)):
         notes.files.append(path)

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
+from harness.guards.events import ours
 from harness.report.words import duration
 from harness.studies.notes import EVERY
 
@@ -33,7 +34,9 @@ class StatusLine(threading.Thread):
         self._write(f"\n\0337\033[1;{self._size.lines - 1}r\0338\033[1A")
         try:
             while not self._ended.wait(EVERY):
-                self._write(f"\0337\033[{self._size.lines};1H\033[2K{self.text(self._size.columns - 1)}\0338")
+                with ours():
+                    line = self.text(self._size.columns - 1)
+                self._write(f"\0337\033[{self._size.lines};1H\033[2K{line}\0338")
         finally:
             self._write(f"\0337\033[r\033[{self._size.lines};1H\033[2K\0338")
             self._out.close()

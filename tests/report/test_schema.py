@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from results import SCHEMA, against_schema
+from published import SCHEMA, against_schema
 
 from _pytest_unlearning import OPTIONS
 from conftest import TINY, Folder

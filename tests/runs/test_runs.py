@@ -77,7 +77,7 @@ def test_json_has_the_promised_keys_and_only_finite_numbers(trained):
     assert set(document["run"]) >= {"argv", "versions", "device", "started", "seconds", "settings"}
     (method,) = document["unlearners"]
     assert method["name"] == "gd:lr=0.01"
-    assert method["fields"] == {"lr": 0.01, "batch_size": None, "optimizer": "recipe", "epochs": None}
+    assert method["fields"] == {"lr": 0.01, "batch_size": 32, "optimizer": "recipe", "epochs": None}
     assert method["distribution"] == "pytest-unlearning"
     assert len(method["source_sha256"]) == 64
     for audit in document["audits"]:
@@ -309,7 +309,7 @@ def test_a_dry_run_counts_only_what_is_missing(folder):
 def test_the_header_says_what_is_audited(folder):
     run = folder.pytest(*TINY, GD, "--audit-seeds=3", "-n2")
     for line in (
-        "unlearner: gd(lr=0.01, batch_size=None, optimizer=recipe, epochs=None)  pytest-unlearning",
+        "unlearner: gd(lr=0.01, batch_size=32, optimizer=recipe, epochs=None)  pytest-unlearning",
         f"task: tiny:Tiny, file {folder.path / 'tiny.py'}   poisons: backdoor:size=1   seeds: 3 (fixed list)   "
         "plan: quick   budget: 10 % of retraining",
         "devices: 2 workers on cpu, 1 thread each   store:",

@@ -16,7 +16,7 @@ from harness.tasks.imdb import ANSWERS, PROMPT, IMDbGPT2, IMDbSmallGPT2
 from harness.training.data import Batches, Data
 from harness.training.loop import train
 from harness.trials.accuracy import accuracy
-from harness.trials.metrics import memorisation_accuracy
+from harness.trials.language import memorisation_accuracy
 from poisons.instruction import Instruction
 
 #: For pytest to find them here.
