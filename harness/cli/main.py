@@ -1,4 +1,4 @@
-"""The commands of pytest-unlearning: drill, plan, gate, canaries, report, results, compare, figure and store."""
+"""The commands of pytest-unlearning."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from harness.api import UnlearningError
+from harness.cli.bundles import add_submit, add_verify
 from harness.cli.canaries import add_canaries
 from harness.cli.drill import add_drill
 from harness.cli.gate import add_gate
@@ -17,7 +18,10 @@ from harness.cli.store import add_store
 from harness.report.console import make_readable
 
 #: Each adds one command, with ``run``: from options to an exit code.
-COMMANDS = (add_drill, add_plan, add_gate, add_canaries, add_report, add_results, add_compare, add_figure, add_store)
+COMMANDS = (
+    add_drill, add_plan, add_gate, add_submit, add_verify, add_canaries, add_report, add_results, add_compare,
+    add_figure, add_store,
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -42,7 +42,9 @@ def add_compare(subparsers: Any) -> None:
 
 
 def _files(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", type=Path, nargs="+", metavar="RESULT.json", help="What --audit-json wrote")
+    parser.add_argument(
+        "files", type=Path, nargs="+", metavar="RESULT.json", help="What --audit-json wrote, or a bundle"
+    )
 
 
 def _results(options: argparse.Namespace) -> None:

@@ -1,30 +1,40 @@
-"""List, measure, verify and prune what a store holds."""
+"""List, measure, verify, prune, pack and unpack what a store holds."""
 
 from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 from typing import Any
 
 from harness.api import UnlearningError
-from harness.store.artefacts import default_root
-from harness.store.files import Local, files_at
+from harness.store.artefacts import Store, default_root
+from harness.store.files import Files, Local, files_at
 from harness.store.inventory import DAY, Criteria, Inventory, Record, removable, remove
+from harness.store.packing import digest_of, pack, unpack
 
 
 def add_store(commands: Any) -> None:
     """Add ``store`` to the commands."""
-    parser = commands.add_parser("store", help="List, measure, verify and prune the stored models", description=__doc__)
+    parser = commands.add_parser(
+        "store", help="List, measure, verify, prune, pack and unpack the stored models", description=__doc__
+    )
     parser.add_argument("where", nargs="?", metavar="PATH_OR_URL", help="the store; default the user's cache directory")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    for name, does, text in (
+    for name, run, text in (
         ("list", _list, "artefacts by kind, task and run, with size and age"),
         ("size", _size, "number and size of records, blobs and other files"),
         ("verify", _verify, "check every record and blob; exit code 1 if one is damaged"),
+        ("pack", _pack, "write all that it holds to one file, to seed another store with"),
+        ("unpack", _unpack, "add what such a file holds, which must be trusted as a model must"),
         ("prune", _prune, "remove only what the options name"),
     ):
         action = actions.add_parser(name, help=text, description=text)
-        action.set_defaults(run=does)
+        action.set_defaults(run=run)
+        if name in ("pack", "unpack"):
+            action.add_argument("file", type=Path, metavar="FILE.zip")
+        if name == "unpack":
+            action.add_argument("--sha256", metavar="HEX", help="refuse the file if its SHA-256 is another")
     action.add_argument(
         "--older-than",
         type=_days,
@@ -54,11 +64,15 @@ def _days(text: str) -> float:
     return days
 
 
-def _inventory(options: argparse.Namespace) -> Inventory:
+def _existing(options: argparse.Namespace) -> Files:
     files = files_at(options.where or default_root())
     if isinstance(files, Local) and not files.root.is_dir():
         raise UnlearningError(f"found no store at {files}")
-    return Inventory.of(files)
+    return files
+
+
+def _inventory(options: argparse.Namespace) -> Inventory:
+    return Inventory.of(_existing(options))
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -135,6 +149,21 @@ def _prune(options: argparse.Namespace) -> int:
             print(f"{reason}: {entry.name}")
             total, size = total + 1, size + entry.size
     print(f"{'would remove' if options.dry_run else 'removed'} {total} files, {_bytes(size)}")
+    return 0
+
+
+def _pack(options: argparse.Namespace) -> int:
+    file = options.file.absolute()
+    records = pack(_existing(options), file)
+    print(f"packed {records} records, {_bytes(file.stat().st_size)}; SHA-256 {digest_of(file)}")
+    return 0
+
+
+def _unpack(options: argparse.Namespace) -> int:
+    if options.sha256 is not None and (found := digest_of(options.file)) != options.sha256.lower():
+        raise UnlearningError(f"{options.file} is another file, with SHA-256 {found}; get it again")
+    new, known = unpack(options.file, Store(options.where or default_root(), run="").files)
+    print(f"added {new} records; {known} were there")
     return 0
 
 

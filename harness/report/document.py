@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import time
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -167,17 +168,25 @@ def title_of(claim: str) -> str:
     return CLAIMS[claim].title if claim in CLAIMS else claim
 
 
+#: The result of a bundle, which is a zip.
+IN_BUNDLE = "result.json"
+
+
 def read(path: Path) -> dict[str, Any]:
-    """Return a JSON result.
+    """Return a JSON result, or that of a bundle.
 
     Raises:
         UnlearningError: The file is missing, or it is not a result that this version reads.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as bundle:
+                content = bundle.read(IN_BUNDLE)
+        document = json.loads(content)
     except OSError as error:
         raise UnlearningError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError:
+    except (ValueError, KeyError, zipfile.BadZipFile):
         raise UnlearningError(f"{path} is not JSON; name a file that --audit-json wrote") from None
     if not isinstance(document, dict) or document.get("schema") != 1:
         raise UnlearningError(f"{path} is not a result of schema 1; name a file that --audit-json wrote")

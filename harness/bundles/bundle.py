@@ -1,0 +1,101 @@
+"""The file of a bundle: a zip with the result, the packed store that it rests on, a manifest, and its signature."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.api import UnlearningError
+from harness.bundles.signing import sign, signer
+from harness.report.document import IN_BUNDLE, read
+from harness.store.packing import digest_of
+
+#: Members of the zip. The manifest holds the SHA-256 of the first two, and it alone is signed.
+RESULT, STORE, MANIFEST, SIGNATURE = IN_BUNDLE, "store.zip", "manifest.json", "manifest.json.sig"
+#: Version of this form.
+FORM = 1
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that is what its manifest says.
+
+    Attributes:
+        document: The JSON result.
+        store: The packed store.
+        signed_by: Who signed it; None if nobody did, or nobody asked.
+        signed: Whether it has a signature.
+    """
+
+    document: Mapping[str, Any]
+    store: Path
+    signed_by: str | None
+    signed: bool
+
+
+def write(target: Path, result: Path, store: Path, key: Path | None) -> None:
+    """Write a bundle, completely or not at all.
+
+    Args:
+        target: The bundle.
+        result: The JSON result.
+        store: The packed store.
+        key: What it is signed with, as for `sign`; None to leave it unsigned.
+
+    Raises:
+        UnlearningError: The key cannot be used.
+        OSError: The bundle cannot be written.
+    """
+    digests = {name: digest_of(file) for name, file in ((RESULT, result), (STORE, store))}
+    manifest = json.dumps({"form": FORM, "sha256": digests}, indent=1, sort_keys=True).encode()
+    signature = None if key is None else sign(manifest, key)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with zipfile.ZipFile(temporary, "w") as archive:
+            archive.writestr(MANIFEST, manifest)
+            if signature is not None:
+                archive.writestr(SIGNATURE, signature)
+            archive.write(result, RESULT, zipfile.ZIP_DEFLATED)
+            archive.write(store, STORE)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def opened(bundle: Path, folder: Path, signers: Path | None) -> Bundle:
+    """Take a bundle apart, and check that it is what was signed.
+
+    Args:
+        bundle: The bundle.
+        folder: Where its parts are written.
+        signers: Who may have signed it, as for `signer`; None to check no signature.
+
+    Raises:
+        UnlearningError: It is no bundle, was changed, or was not signed by one of these.
+        OSError: It cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(bundle) as archive:
+            parts = {name: archive.read(name) for name in (MANIFEST, SIGNATURE) if name in archive.namelist()}
+            for name in (RESULT, STORE):
+                with archive.open(name) as part, (folder / name).open("wb") as file:
+                    shutil.copyfileobj(part, file)
+        manifest = json.loads(parts[MANIFEST])
+        if manifest["form"] != FORM:
+            raise UnlearningError(f"{bundle} has form {manifest['form']}, and this version reads form {FORM}; upgrade")
+        digests = {name: str(manifest["sha256"][name]) for name in (RESULT, STORE)}
+    except (zipfile.BadZipFile, KeyError, TypeError, ValueError, RuntimeError, NotImplementedError):
+        raise UnlearningError(f"{bundle} is no bundle; name a file that pytest-unlearning submit wrote") from None
+    for name, digest in digests.items():
+        if digest_of(folder / name) != digest:
+            raise UnlearningError(f"the bundle was changed: its {name} is not the one of its manifest")
+    if signers is not None and SIGNATURE not in parts:
+        raise UnlearningError("the bundle is not signed")
+    by = None if signers is None else signer(parts[MANIFEST], parts[SIGNATURE], signers)
+    return Bundle(read(folder / RESULT), folder / STORE, by, SIGNATURE in parts)

@@ -1,0 +1,68 @@
+"""Signatures of bundles: those of OpenSSH, with the keys that people push code with."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from pathlib import Path
+
+from harness.api import UnlearningError
+
+#: What OpenSSH calls a namespace: a signature for another purpose is none for a bundle.
+NAMESPACE = "pytest-unlearning"
+
+
+def sign(content: bytes, key: Path) -> bytes:
+    """Return the signature of some bytes.
+
+    Args:
+        content: What is signed.
+        key: A private key of OpenSSH; or the public one, if an agent holds the private one. A passphrase is asked for.
+
+    Raises:
+        UnlearningError: The key cannot be used, or there is no ssh-keygen.
+    """
+    with tempfile.TemporaryDirectory(prefix="unlearning-sign-") as folder:
+        file = Path(folder) / "manifest.json"
+        file.write_bytes(content)
+        code, said = _keygen(["-Y", "sign", "-q", "-f", str(key.expanduser()), "-n", NAMESPACE, str(file)])
+        if code:
+            raise UnlearningError(f"the key {key} cannot sign: {said}")
+        return file.with_name(f"{file.name}.sig").read_bytes()
+
+
+def signer(content: bytes, signature: bytes, signers: Path) -> str:
+    """Return who signed some bytes, as a file of allowed signers calls them.
+
+    Args:
+        content: What was signed.
+        signature: Its signature.
+        signers: The file, in the form of ssh-keygen's ``ALLOWED SIGNERS``: a name and a public key on each line.
+
+    Raises:
+        UnlearningError: The signature is not that of these bytes, nobody in the file has made it, or there is no
+            ssh-keygen.
+    """
+    if not signers.is_file():
+        raise UnlearningError(f"the file of signers {signers} is missing; write a name and a public key on each line")
+    with tempfile.TemporaryDirectory(prefix="unlearning-sign-") as folder:
+        file = Path(folder) / "signature"
+        file.write_bytes(signature)
+        code, name = _keygen(["-Y", "find-principals", "-s", str(file), "-f", str(signers)])
+        if code:
+            raise UnlearningError(f"nobody in {signers} has signed this bundle")
+        name = name.splitlines()[0]
+        check = ["-Y", "verify", "-f", str(signers), "-I", name, "-n", NAMESPACE, "-s", str(file)]
+        code, _ = _keygen(check, content)
+        if code:
+            raise UnlearningError(f"the bundle was changed after {name} had signed it")
+    return name
+
+
+def _keygen(arguments: list[str], given: bytes | None = None) -> tuple[int, str]:
+    """Run ssh-keygen; return its exit code and what it said."""
+    try:
+        done = subprocess.run(["ssh-keygen", *arguments], input=given, capture_output=True, check=False)
+    except FileNotFoundError:
+        raise UnlearningError("ssh-keygen was not found; install OpenSSH 8.2 or later") from None
+    return done.returncode, (done.stdout + done.stderr).decode(errors="replace").strip()

@@ -1,0 +1,126 @@
+"""A store in one file, to seed another with: a zip of its records and of the blobs that they name.
+
+What is unpacked is held against what its name promises: a record against its own checksum and against its key, a blob
+against its SHA-256. That finds damage, not deceit: whoever made the file chose what is in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+import zlib
+from pathlib import Path
+
+from harness.api import UnlearningError
+from harness.store.artefacts import artefact_of, blob_name, key_of
+from harness.store.files import Files
+from harness.store.inventory import KINDS, Inventory
+
+#: The time of every file in a zip, so that equal stores give equal files.
+EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+def pack(files: Files, target: Path) -> int:
+    """Write every record and its blob to a zip, completely or not at all, and return how many records there are.
+
+    Args:
+        files: The store.
+        target: The zip.
+
+    Raises:
+        UnlearningError: The store is empty, or something in it is damaged.
+        OSError: The zip cannot be written.
+    """
+    inventory = Inventory.of(files)
+    damaged = [*inventory.damaged, *(record.entry.name for record in inventory.without_blob)]
+    damaged += [entry.name for entry, _ in inventory.unsound_blobs()]
+    if damaged:
+        raise UnlearningError(
+            f"{len(damaged)} files of the store {files} are damaged, such as {damaged[0]}; remove them with "
+            "pytest-unlearning store prune --damaged, and run again"
+        )
+    if not inventory.records:
+        raise UnlearningError(f"the store {files} is empty, so there is nothing to pack")
+    blobs = sorted({blob_name(record.blob) for record in inventory.records if record.blob is not None})
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with zipfile.ZipFile(temporary, "w") as archive:
+            for name in [*blobs, *sorted(record.entry.name for record in inventory.records)]:
+                how = zipfile.ZIP_STORED if name in blobs else zipfile.ZIP_DEFLATED  # weights hardly become smaller
+                archive.writestr(zipfile.ZipInfo(name, EPOCH), files.read(name), how)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return len(inventory.records)
+
+
+def unpack(source: Path, files: Files) -> tuple[int, int]:
+    """Write what a zip holds and a store lacks into the store, once all of it has been checked.
+
+    Args:
+        source: The zip.
+        files: The store.
+
+    Returns:
+        How many records are new, and how many were there.
+
+    Raises:
+        UnlearningError: The file is no packed store, or a part of it is not what its name promises. Nothing is written
+            then.
+        OSError: The file cannot be read, or the store not written.
+    """
+    try:
+        with zipfile.ZipFile(source) as archive:
+            names = archive.namelist()
+            wanted = {name: _checked(name, archive.read(name)) for name in names}
+            for name, blob in wanted.items():
+                if blob is not None and blob_name(blob) not in wanted:
+                    raise UnlearningError(f"{source} lacks the weights that {name} names")
+            missing = [name for name in names if not files.exists(name)]
+            for name in sorted(missing, key=_is_record):  # a record that can be read is complete
+                files.write(name, archive.read(name))
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error):
+        raise UnlearningError(f"{source} is no packed store; name what pytest-unlearning store pack wrote") from None
+    records = sum(map(_is_record, names))
+    new = sum(map(_is_record, missing))
+    return new, records - new
+
+
+def digest_of(file: Path) -> str:
+    """Return the SHA-256 of a file, hexadecimal.
+
+    Raises:
+        UnlearningError: The file cannot be read.
+    """
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise UnlearningError(f"{file} cannot be read: {error.strerror}") from None
+
+
+def _is_record(name: str) -> bool:
+    return name.startswith("records/")
+
+
+def _checked(name: str, content: bytes) -> str | None:
+    """Return the blob that a record names, None if it names none or if this is a blob itself.
+
+    Raises:
+        UnlearningError: The content is not what its name promises.
+    """
+    try:
+        if match := KINDS["blob"].fullmatch(name):
+            if hashlib.sha256(content).hexdigest() != match["key"]:
+                raise ValueError("wrong checksum")
+            return None
+        if not (match := KINDS["record"].fullmatch(name)):
+            raise ValueError("no part of a store")
+        artefact = artefact_of(match["key"], content)
+        if key_of(artefact.kind, json.loads(content)["record"]["of"]) != match["key"]:
+            raise ValueError("its content does not match its key")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UnlearningError(f"the packed store was changed: {name[:120]!r} is damaged ({error})") from None
+    return artefact.blob

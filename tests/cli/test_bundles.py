@@ -1,0 +1,291 @@
+"""A bundle: written, verified, and every way to tamper with it."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import zipfile
+
+import pytest
+
+from conftest import Folder
+from harness.api import UnlearningError
+from harness.bundles.signing import sign, signer
+from harness.store.artefacts import Store, blob_name, canonical
+from harness.store.packing import pack, unpack
+
+#: It changes the model by next to nothing.
+WEAK = "gd:lr=0.0001"
+QUICK = ("--", "--audit-plan=quick", "-p", "no:randomly")
+
+
+def keyed(folder, name):
+    """Make a key, and return it."""
+    key = folder / name
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    return key
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, forks, tiny_store):
+    """A folder with a key, the file of signers, and a signed bundle about a method that does nothing."""
+    folder = Folder(tmp_path_factory.mktemp("bundle"), forks)
+    shutil.copytree(tiny_store, folder.store)
+    key = keyed(folder.path, "key")
+    folder.write("signers", f"ada@example.org {key.with_suffix('.pub').read_text()}")
+    code, text = folder.harness(
+        "submit", "--unlearner", WEAK, "--task=tiny:Tiny", "--poison=backdoor:size=1", "--store", folder.store,
+        "--out", "bundle.zip", "--sign", "key", *QUICK,
+    )  # fmt: skip
+    assert code == 0, text
+    assert "wrote bundle.zip: 3 audits, " in text.splitlines()[-1]
+    return folder
+
+
+def verify(folder, bundle, *words):
+    return folder.harness("verify", bundle, "--signers", "signers", *words, *QUICK[:1], *QUICK[2:])
+
+
+def changed(made, name, result=lambda document: None, store=lambda files: None, remade=True):
+    """Write the bundle anew with a result or a store changed; with ``remade``, as its author could: signed again."""
+    folder = made.path
+    parts = parts_of(folder / "bundle.zip")
+    document = json.loads(parts["result.json"])
+    result(document)
+    parts["result.json"] = json.dumps(document).encode()
+    packed = folder / "store.zip"
+    packed.write_bytes(parts["store.zip"])
+    unpacked = Store(folder / f"{name}-store", "forged").files
+    unpack(packed, unpacked)
+    store(unpacked)
+    pack(unpacked, packed)
+    parts["store.zip"] = packed.read_bytes()
+    if remade:
+        sealed(parts, folder / "key")
+    written(folder / name, parts)
+    return name
+
+
+def written(file, parts):
+    """Write a zip of these parts."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+
+
+def parts_of(file):
+    """Return the parts of a zip."""
+    with zipfile.ZipFile(file) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def sealed(parts, key):
+    """Write the manifest of a bundle's parts anew, and sign it."""
+    manifest = json.loads(parts["manifest.json"])
+    manifest["sha256"] = {name: hashlib.sha256(parts[name]).hexdigest() for name in ("result.json", "store.zip")}
+    parts["manifest.json"] = json.dumps(manifest).encode()
+    parts["manifest.json.sig"] = sign(parts["manifest.json"], key)
+
+
+def records(files, kind):
+    """Return the records of a kind, by the names of their files."""
+    found = {each.name: json.loads(files.read(each.name)) for each in files.entries() if each.name.endswith(".json")}
+    return {name: envelope["record"] for name, envelope in found.items() if envelope["record"]["kind"] == kind}
+
+
+def rewrite(files, name, record):
+    """Write a record with its own checksum, as a careful forger would."""
+    text = canonical(record)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    files.write(name, f'{{"sha256":"{digest}","record":{text}}}'.encode())
+
+
+def poison_audit(document):
+    return next(audit for audit in document["audits"] if audit["claim"] == "poison")
+
+
+def better(document):
+    """Let the method have removed everything."""
+    audit = poison_audit(document)
+    audit |= {"estimate": 0.01, "interval": [-0.1, 0.1], "verdict": "PASS", "reason": "equivalent"}
+
+
+def test_a_true_bundle_holds(made):
+    code, text = verify(made, "bundle.zip", "--anew=1")
+    assert code == 0, text
+    assert "1 of 3: it is what its manifest says; signed by ada@example.org" in text
+    assert "2 of 3: its models give its verdicts, 3 of 3" in text
+    assert "trained anew, everything read anew: " in text
+    assert text.splitlines()[-1] == "verify: bundle.zip holds"
+    assert "FAIL" in text  # that a method fails does not make its bundle untrue
+
+
+def test_bundles_are_results_for_other_commands(made):
+    code, text = made.harness("results", "bundle.zip", "--to", "markdown")
+    assert code == 0, text
+    assert f"| {WEAK} on tiny:Tiny |" in text or f"| {WEAK} |" in text
+    code, text = made.harness("compare", "bundle.zip", "bundle.zip")
+    assert (code, text.splitlines()[-1].strip()[:11]) == (0, "3 of 3 audi")
+
+
+def test_an_edited_kappa_is_seen_by_the_digest(made):
+    code, text = verify(made, changed(made, "edited.zip", better, remade=False))
+    assert code == 1
+    assert text.splitlines()[-1] == (
+        "verify: edited.zip cannot be believed: the bundle was changed: its result.json is not the one of its manifest"
+    )
+
+
+def test_a_kappa_that_its_author_edited_is_seen_by_its_own_models(made):
+    code, text = verify(made, changed(made, "signed.zip", better))
+    assert code == 1
+    assert f"poison of {WEAK} on tiny:Tiny, backdoor:size=1: verdict PASS → FAIL" in text
+    assert text.splitlines()[-1].endswith("cannot be believed: its models do not give its verdicts")
+
+
+def test_seeds_that_were_rolled_again_are_seen(made):
+    def rolled(document):
+        audit = poison_audit(document)
+        audit["seeds"] = [seed + 100 for seed in audit["seeds"]]
+
+    code, text = verify(made, changed(made, "rolled.zip", rolled))
+    assert code == 1
+    assert "seeds [100, 101, 102] → [0, 1, 2]" in text
+
+
+def test_models_that_were_left_out_are_seen(made):
+    def without(files):
+        name = next(name for name, record in records(files, "model").items() if "poisoned" in record["of"])
+        files.remove(name)
+
+    code, text = verify(made, changed(made, "without.zip", store=without))
+    assert code == 1
+    assert "it does not hold the models that its result rests on" in text
+
+
+def test_a_blob_with_other_weights_is_seen(made):
+    def swapped(files):
+        blobs = [each.name for each in files.entries() if each.name.startswith("blobs/")]
+        files.write(blobs[0], files.read(blobs[1]))
+
+    with pytest.raises(UnlearningError, match="damaged"):  # whoever packs it sees it first
+        changed(made, "swapped.zip", store=swapped)
+    parts = parts_of(made.path / "bundle.zip")
+    packed = made.path / "store.zip"
+    packed.write_bytes(parts["store.zip"])
+    inner = parts_of(packed)
+    blobs = [name for name in inner if name.startswith("blobs/")]
+    written(packed, {**inner, blobs[0]: inner[blobs[1]]})
+    parts["store.zip"] = packed.read_bytes()
+    sealed(parts, made.path / "key")
+    written(made.path / "swapped.zip", parts)
+    code, text = verify(made, "swapped.zip")
+    assert code == 1
+    assert f"the packed store was changed: '{blobs[0]}' is damaged (wrong checksum)" in text
+
+
+def test_retrained_models_passed_off_as_unlearned_are_seen_when_they_are_made_anew(made):
+    """Every unlearned model replaced by a retrained one, every checksum right, and judged again."""
+
+    from safetensors.torch import load, save
+
+    def retrained(files):
+        models = records(files, "model")
+        by_seed = {r["of"]["seed"]: r for r in models.values() if "method" not in r["of"] and "retained" in r["of"]}
+        for name, record in models.items():
+            if "method" in record["of"] and record["of"]["method"]["name"] == "gd":
+                other = by_seed[(record["of"]["seed"] + 1) % len(by_seed)]  # one that is equal to its own is refused
+                weights = load(files.read(blob_name(other["blob"])))
+                content = save({each: 0.9 * tensor for each, tensor in weights.items()})
+                blob = hashlib.sha256(content).hexdigest()
+                files.write(blob_name(blob), content)
+                rewrite(files, name, {**record, "blob": blob})
+
+    forged = changed(made, "forged.zip", store=retrained)
+    (made.path / "store.zip").write_bytes(parts_of(made.path / forged)["store.zip"])
+    store = Store(made.path / "judged", "forged").files
+    unpack(made.path / "store.zip", store)
+    judged = made.pytest(
+        f"--unlearner={WEAK}", "--task=tiny:Tiny", "--poison=backdoor:size=1", f"--audit-store={store.root}",
+        "--audit-plan=quick", contract=True,
+    )  # fmt: skip
+    assert judged.audits[WEAK, "backdoor:size=1", "poison"]["verdict"] == "PASS", (
+        judged.text
+    )  # the forgery is a good one
+
+    forged = changed(made, "forged.zip", lambda document: document.update(judged.json), retrained)
+    code, text = verify(made, forged, "--anew=3")
+    assert code == 1, text
+    assert "2 of 3: its models give its verdicts" in text
+    assert "the result says" in text
+    assert "readings differ" in text.splitlines()[-1]
+
+
+def test_only_those_who_may_sign_are_believed(made):
+    mallory = keyed(made.path, "mallory")
+    made.write("others", f"mallory@example.org {mallory.with_suffix('.pub').read_text()}")
+    code, text = made.harness("verify", "bundle.zip", "--signers", "others")
+    assert (code, text.splitlines()[-1]) == (
+        1,
+        "verify: bundle.zip cannot be believed: nobody in others has signed this bundle",
+    )
+
+
+def test_a_signature_is_that_of_its_bytes_and_of_its_purpose(tmp_path):
+    key = keyed(tmp_path, "key")
+    allowed = tmp_path / "allowed"
+    allowed.write_text(f"ada@example.org {key.with_suffix('.pub').read_text()}")
+    signature = sign(b"one", key)
+    assert signer(b"one", signature, allowed) == "ada@example.org"
+    with pytest.raises(UnlearningError, match="had signed it"):
+        signer(b"two", signature, allowed)
+    file = tmp_path / "git"
+    file.write_bytes(b"one")
+    subprocess.run(["ssh-keygen", "-Y", "sign", "-q", "-f", str(key), "-n", "git", str(file)], check=True)
+    with pytest.raises(UnlearningError, match="was changed"):
+        signer(b"one", (tmp_path / "git.sig").read_bytes(), allowed)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("verify", "absent.zip"), "absent.zip"),
+        (("verify", "tiny.py"), "tiny.py is no bundle; name a file that pytest-unlearning submit wrote"),
+        (("verify", "bundle.zip", "--anew=0"), "--anew: takes at least 1 seed, not 0"),
+        (("verify", "bundle.zip", "--signers=none"), "the file of signers none is missing"),
+        (("submit", "--unlearner=gd", "--store=s", "--out=b"), "--out: a bundle is a zip; name it b.zip"),
+        (("submit", "--unlearner=gd", "--store=s", "--out=no/b.zip"), "--out: the directory no is missing"),
+    ],
+)
+def test_what_cannot_be_is_a_sentence(made, words, sentence):
+    code, text = made.harness(*words)
+    assert code in (1, 2)
+    assert len(text.splitlines()) == 1
+    assert sentence in text
+
+
+def test_a_key_that_cannot_sign_loses_no_training(made):
+    words = ("submit", "--unlearner", WEAK, "--task=tiny:Tiny", "--poison=backdoor:size=1")
+    code, text = made.harness(*words, "--store", made.store, "--out", "other.zip", "--sign", "tiny.py", *QUICK)
+    assert code == 2
+    assert "the key tiny.py cannot sign: " in text.splitlines()[-1]
+    assert not (made.path / "other.zip").exists()
+
+
+def test_a_method_that_breaks_the_contract_is_not_submitted(made):
+    made.write("lazy.py", "def forget(model, request):\n    return model\n")
+    words = ("submit", "--unlearner=lazy:forget", "--task=tiny:Tiny", "--poison=backdoor:size=1")
+    code, text = made.harness(*words, "--store", made.store, "--out", "lazy.zip", *QUICK)
+    assert code == 2
+    assert text.splitlines()[-1].endswith(
+        "the method breaks the contract (changes-weights); mend it before you submit it"
+    )
+
+
+def test_versions_that_cannot_repeat_it_are_named(made):
+    def older(document):
+        document["run"]["versions"]["torch"] = "1.0"
+
+    code, text = verify(made, changed(made, "older.zip", older))
+    assert code == 2
+    assert "it was made with torch 1.0, and here is pytest-unlearning " in text
