@@ -175,3 +175,13 @@ def test_retention_fails_at_its_level():
     assert 0.01 < retention(p, r, u).p_fail < 0.05
     assert retention(p, r, u).outcome is FAIL
     assert retention(p, r, u, alpha=0.01).outcome is INCONCLUSIVE
+
+
+def test_without_the_lower_margin_the_worst_seed_is_the_one_of_which_most_is_left():
+    p, r, u = [1.0, 1.1, -0.05, 1.0], [0.0] * 4, [0.1, 0.9, 0.0, 0.1]  # the poison made the third seed better
+    assert retention(p, r, u, tau_over=INF).worst == 1
+
+
+def test_a_tie_of_both_margins_is_certain_of_nothing():
+    found = retention([1.0, 1.0, 1.0], [0.0] * 3, [0.0] * 3, tau=0.0)
+    assert (found.outcome, found.p_pass, found.p_fail, found.side) == (INCONCLUSIVE, 1.0, 1.0, "poison-left")
