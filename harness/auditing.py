@@ -17,6 +17,7 @@ from harness.judging.drawing import draw, salt_file
 from harness.judging.plan import Plan
 from harness.judging.reliable import too_strict
 from harness.report.results import Results
+from harness.studies.notes import Bar
 from harness.studies.study import Study
 from harness.trials.lab import Lab
 
@@ -40,6 +41,7 @@ def audit(
     isolated: bool = False,
     timeout: float | None = DEFAULTS["timeout"],
     group: int | None = DEFAULTS["group"],
+    progress: bool | None = None,
 ) -> Results:
     """Audit an unlearner: plant poisons, let it remove them, and judge the result against retraining.
 
@@ -64,6 +66,7 @@ def audit(
         timeout: Seconds that the unlearner has each time; None for 20 times what training took, at least a minute.
         group: Models that are trained side by side, at most; None for 1 on a CPU, and on a GPU the number that trains
             fastest.
+        progress: Whether to show what is trained, on standard error; None on a terminal and in a notebook.
 
     Returns:
         For each poison the verdicts on the poison, on accuracy and on the budget: a sequence of `Verdict` that shows
@@ -85,15 +88,18 @@ def audit(
     poisons = [poison] if isinstance(poison, str) else poison or ()
     of = registry.resolve("task", task) if isinstance(task, str) else registry.register("task", cast("Any", task))
     cells = registry.cells([method], [of], poisons, discovery)
-    lab = Lab.open(store, data=data, device=device, budget=budget, timeout=timeout, group=group)
+    bar = Bar(progress)
+    lab = Lab.open(store, data=data, device=device, budget=budget, timeout=timeout, group=group, show=bar)
     if isolated:
         isolation.require_separate(cells)
         places = {"the store": lab.store.files.scratch, "the directory of data sets": Path(data) if data else None}
         require_hidden({**places, "the salt": salt_file(seeds_from) if seeds_from is not None else None})
     study = Study(cells, lab, looks, tolerance)
+    bar.count = study.done_of_needed
     claims = [claim for claim in CLAIMS.values() if claim.gates and not claim.mark]
     asked = [(cell, claim.name) for cell in cells for claim in claims if claim.applies(cell)]
-    return Results.of((claim, study.verdict(cell, claim)) for cell, claim in asked)
+    with bar:
+        return Results.of((claim, study.verdict(cell, claim)) for cell, claim in asked)
 
 
 def _drawn(seeds_from: str, method: Registered, again: Registered) -> tuple[int, ...]:

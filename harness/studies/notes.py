@@ -1,14 +1,16 @@
-"""What a worker notes of its progress, in a file beside the store."""
+"""What a worker notes of its progress: in a file beside the store, or on a bar."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import math
+import sys
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.specs import called
 
@@ -39,6 +41,46 @@ class Noting(ABC):
     @abstractmethod
     def _note(self, trial: Trial, text: str) -> None:
         """Bring a note to where the controller looks."""
+
+
+class Bar(Noting):
+    """A bar on standard error: how many trials are done, of those that are certainly needed, and what is trained.
+
+    Nothing is shown while nothing is trained. tqdm draws it; it comes with datasets.
+
+    Args:
+        shown: Whether to show it; None where somebody can see it: on a terminal, or in a notebook.
+
+    Attributes:
+        count: Returns how many trials are done, and how many are done or certainly needed.
+    """
+
+    def __init__(self, shown: bool | None) -> None:
+        # A notebook shows standard error as it comes, though it is no terminal.
+        self._shown = (sys.stderr.isatty() or "ipykernel" in sys.modules) if shown is None else shown
+        self._bar: Any = None
+        self.count: Callable[[], tuple[int, int]] = lambda: (0, 0)
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._show()
+            self._bar.close()
+
+    def _note(self, trial: Trial, text: str) -> None:
+        if self._shown:
+            if self._bar is None:
+                from tqdm import tqdm
+
+                self._bar = tqdm(desc=f"audit of {called(trial.cell.unlearner.id)}", unit="trial", file=sys.stderr)
+            self._bar.set_postfix_str(text, refresh=False)
+            self._show()
+
+    def _show(self) -> None:
+        self._bar.n, self._bar.total = self.count()
+        self._bar.refresh()
 
 
 class Notes(Noting):

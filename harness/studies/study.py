@@ -107,6 +107,11 @@ class Study:
             return Status.NEEDED
         return Status.NOT_NEEDED if all(each.closed for each in progress) else Status.AHEAD
 
+    def done_of_needed(self) -> tuple[int, int]:
+        """Return how many trials are done, of those that the verdicts certainly need, and how many these are."""
+        needed = {trial for cell, at in self._progress.items() for trial in self._trials_behind(cell, at.horizon)}
+        return sum(map(self._is_done, needed)), len(needed)
+
     def work(self, trial: Trial) -> Status:
         """Work until the trial is done or known not to be needed.
 
