@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness import Batch, UnlearningError, main_input
+from poisons._crafting import descended
 from poisons._points import with_values
 
 if TYPE_CHECKING:
@@ -108,14 +109,15 @@ def _brew(
     noise = torch.randn(start.shape, generator=generator).to(start)
     low, high = (start - eps).clamp(min=0), (start + eps).clamp(max=1)
     image = (start + eps * noise).clamp(low, high)
-    optimizer = torch.optim.Adam([image], lr=lr)
     drops = [int(steps * share) for share in (3 / 8, 5 / 8, 7 / 8)]
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, drops, gamma=0.1)
-    for _ in range(steps):
-        image.grad = matching(task, models, directions, clean, image)[1].sign_()
-        optimizer.step()
-        schedule.step()
-        image.clamp_(low, high)
+
+    def slope(image: Tensor) -> Tensor:
+        return _matched(task, models, directions, clean, image)[1].sign_()
+
+    def schedule(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        return torch.optim.lr_scheduler.MultiStepLR(optimizer, drops, gamma=0.1)
+
+    image = descended(image, slope, lr, steps, schedule, (low, high))
     return matching(task, models, directions, clean, image)[0], image
 
 
@@ -151,10 +153,18 @@ def matching(
         clean: Provides the poison images' labels.
         image: The poison images.
     """
+    losses, slope = _matched(task, models, directions, clean, image)
+    return sum(float(loss) / len(losses) for loss in losses), slope
+
+
+def _matched(
+    task: Task, models: Sequence[nn.Module], directions: Sequence[Sequence[Tensor]], clean: Batch, image: Tensor
+) -> tuple[list[Tensor], Tensor]:
+    """As `matching`, with the losses of each batch and model on the device: a GPU is not waited for."""
     import torch
 
     parts = torch.arange(len(image), device=image.device).split(BATCH)
-    total, slope = 0.0, torch.zeros_like(image)
+    losses, slope = [], torch.zeros_like(image)
     for part in parts:
         for model, wanted in zip(models, directions, strict=True):
             leaf = image[part].detach().requires_grad_(True)
@@ -162,5 +172,5 @@ def matching(
             found = direction(task, model, batch, differentiable=True)
             loss = 1 - torch.stack([(f * w).sum() for f, w in zip(found, wanted, strict=True)]).sum()
             slope[part] += torch.autograd.grad(loss, leaf)[0] / (len(models) * len(parts))
-            total += float(loss.detach()) / (len(models) * len(parts))
-    return total, slope
+            losses.append(loss.detach())
+    return losses, slope

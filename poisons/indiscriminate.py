@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from harness import Batch, Measure, Planted, Reading, UnlearningError, main_input, predicted
+from poisons._crafting import descended
 from poisons._images import check_pixels
 from poisons._points import check_fraction, floating, planted_at, with_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    import torch
     from torch import Tensor, nn
 
     from harness import Split, Surrogate, Task
@@ -132,16 +134,14 @@ class Indiscriminate:
         """Return images that cancel the gradient of the kept points; the search starts from the clean images."""
         import torch
 
-        image = clean.inputs[main_input(clean.inputs)].clone()
-        optimizer = torch.optim.Adam([image], lr=self.lr)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
-        for _ in range(self.steps):
-            image.grad = residual(task, model, clean, image, kept)[1]
-            optimizer.step()
-            schedule.step()
-            if self.clip:
-                image.clamp_(*limits)
-        return image
+        def slope(image: Tensor) -> Tensor:
+            return _canceled(task, model, clean, image, kept)[1]
+
+        def schedule(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+            return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
+
+        start = clean.inputs[main_input(clean.inputs)]
+        return descended(start, slope, self.lr, self.steps, schedule, limits if self.clip else None)
 
 
 def span(images: Tensor) -> tuple[float, float]:
@@ -201,6 +201,14 @@ def residual(task: Task, model: nn.Module, clean: Batch, image: Tensor, kept: Se
         image: The poison images.
         kept: Summed gradient of the kept points.
     """
+    left, slope = _canceled(task, model, clean, image, kept)
+    return norm(left) ** 2, slope
+
+
+def _canceled(
+    task: Task, model: nn.Module, clean: Batch, image: Tensor, kept: Sequence[Tensor]
+) -> tuple[list[Tensor], Tensor]:
+    """As `residual`, with the summed gradient in place of its norm: a GPU is not waited for."""
     import torch
 
     parts = torch.arange(len(image), device=image.device).split(BATCH)
@@ -213,4 +221,4 @@ def residual(task: Task, model: nn.Module, clean: Batch, image: Tensor, kept: Se
         found = gradient_sum(task, model, [with_values(clean, leaf, part)], differentiable=True)
         product = torch.stack([(f * w).sum() for f, w in zip(found, left, strict=True)]).sum()
         slope[part] = 2 * torch.autograd.grad(product, leaf)[0]
-    return norm(left) ** 2, slope
+    return left, slope

@@ -155,5 +155,5 @@ def gradient_lengths(task: Task, models: Sequence[nn.Module], data: Data) -> Ten
     import torch
 
     examples = [data.batch(at) for at in torch.arange(len(data)).split(1)]
-    lengths = [[gradient(task, model, example)[1] for model in models] for example in examples]
-    return torch.tensor(lengths).mean(dim=1)
+    lengths = [torch.stack([gradient(task, model, example)[1] for model in models]) for example in examples]
+    return torch.stack(lengths).cpu().mean(dim=1)  # a GPU is waited for once
