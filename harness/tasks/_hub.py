@@ -46,3 +46,30 @@ def quietly(load: Callable[[], Any], what: str, advice: str) -> Any:
         raise UnlearningError(f"{what} cannot be loaded ({said}); {advice}") from error
     finally:
         logging.set_verbosity(verbosity)
+
+
+#: Name by which transformers knows PyTorch's attention without its search for masks.
+UNMASKED = "sdpa-unmasked"
+
+
+def without_masks(network: Any) -> Any:
+    """Have a causal network of transformers attend to all that stands before, and look for no mask; return it.
+
+    For texts that are padded on the right alone, where no token looks. In each forward pass transformers asks the
+    positions whether several texts stand in a row: a GPU is waited for. While a step is recorded it does not ask, and
+    makes a mask, with which the fastest kernels cannot be used.
+
+    Nothing is changed in networks that attend to a window, or by another attention than PyTorch's, nor by versions of
+    transformers before 4.50.
+    """
+    config = network.config
+    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    layers = getattr(config, "layer_types", None) or ()
+    plain = not any(windows) and all(layer == "full_attention" for layer in layers)
+    interface = getattr(transformers(), "AttentionInterface", None)
+    if plain and interface is not None and getattr(config, "_attn_implementation", None) == "sdpa":
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        interface.register(UNMASKED, sdpa_attention_forward)
+        config._attn_implementation = UNMASKED  # has no function that makes masks: none is made
+    return network

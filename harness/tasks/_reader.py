@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.tasks._hub import without_masks
+
 
 class Reader(nn.Module):
     """A GPT-2 and a linear head.
@@ -18,7 +20,7 @@ class Reader(nn.Module):
 
     def __init__(self, gpt2: Any, classes: int) -> None:
         super().__init__()
-        self.gpt2 = gpt2
+        self.gpt2 = without_masks(gpt2)
         self.head = nn.Linear(gpt2.config.n_embd, classes) if classes else None
 
     def forward(self, tokens: Tensor, length: Tensor, offset: Tensor | None = None) -> Tensor:

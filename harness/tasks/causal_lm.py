@@ -165,8 +165,8 @@ class CausalLM:
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=tokens.is_cuda):
             scores: Tensor = model(tokens[:, :longest])
         real = torch.arange(longest, device=tokens.device) < length[:, None]
-        # Padding says nothing: whoever compares two models compares what they say of texts. A GPU is not waited for.
-        if tokens.is_cuda or not bool(real.all()):
+        # Padding says nothing: whoever compares two models compares what they say of texts.
+        if _may_be_padded(real):
             scores = scores * real[..., None]
         return scores.float().transpose(1, 2)
 
@@ -263,6 +263,11 @@ class CausalLM:
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         found = _bases.tokenizer(self.model)(list(texts), add_special_tokens=False)["input_ids"]
         return [list(each) for each in found]
+
+
+def _may_be_padded(real: Tensor) -> bool:
+    """Return whether some positions may be no real ones; a GPU is not asked, which would be waited for."""
+    return real.is_cuda or not bool(real.all())
 
 
 def _cut_at_random(found: list[Document]) -> list[Document]:

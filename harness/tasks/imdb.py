@@ -320,14 +320,10 @@ class IMDbGPT2:
         import torch
 
         tokens, length = batch.inputs["tokens"], batch.inputs["length"]
-        question = torch.tensor(self._question, device=tokens.device)
-        behind = torch.cat(
-            [
-                question.expand(len(tokens), -1),
-                torch.tensor(self._answers, device=tokens.device)[batch.labels][:, None],
-            ],
-            dim=1,
-        )
+        first, second = self._answers
+        # Numbers are filled in on the device: a tensor that is made of them would be copied there from the CPU.
+        question = [tokens.new_full((len(tokens), 1), token) for token in self._question]
+        behind = torch.cat([*question, first + (second - first) * batch.labels[:, None]], dim=1)
         longer = torch.nn.functional.pad(tokens, (0, behind.shape[1]))
         where = length[:, None] + torch.arange(behind.shape[1], device=tokens.device)
         return longer.scatter(1, where, behind), length + behind.shape[1]
