@@ -1,10 +1,10 @@
 """A CUDA graph's stand-in on a CPU: it stores the kernels of a step, and replays them without running any Python.
 
 `harness.training.graphs.CUDAGraphs` stores kernels and addresses. So does a `Tape`, with the operators that torch
-dispatches below autograd, backward pass and optimiser included. What CUDA cannot record, a tape refuses: `HostWaitError`.
-What a CUDA graph would not repeat, a tape does not repeat either: a counter, a branch, an attribute that is set to a
-new tensor. So whoever trains by a tape as by calls has a step that a graph can hold. What remains to be seen on a GPU
-is whether each kernel can be captured, and how fast it is.
+dispatches below autograd, backward pass and optimiser included. What CUDA cannot record, a tape refuses by a
+`HostWaitError`. What a CUDA graph would not repeat, a tape does not repeat either: a counter, a branch, an attribute
+that is set to a new tensor. So whoever trains by a tape as by calls has a step that a graph can hold. What remains to
+be seen on a GPU is whether each kernel can be captured, and how fast it is.
 """
 
 from contextlib import nullcontext

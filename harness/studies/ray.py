@@ -25,6 +25,7 @@ from harness.studies.notes import EVERY, Noting, write_note
 
 if TYPE_CHECKING:
     from harness.trials.lab import Lab, TrialResult
+    from harness.trials.models import Soon
 
 
 #: How often a trial is started again whose node or process died.
@@ -116,8 +117,9 @@ class Ray:
 
     Artefacts go through the store. Each is made by one task: as long as the models P and R of a poison at a seed are
     not known to be made, one trial at a time works at that task and seed, and the same method works on one trial of
-    them at a time. A task whose node or process dies is started again elsewhere. Methods and their settings travel by
-    cloudpickle within the cluster, which runs their code anyway.
+    them at a time. Where models are trained side by side, a task gets trials of other seeds with its own, trains their
+    models in its groups, and nobody else works at these seeds meanwhile. A task whose node or process dies is started
+    again elsewhere. Methods and their settings travel by cloudpickle within the cluster, which runs their code anyway.
 
     Args:
         make_lab: Makes the lab of a worker process; it travels too.
@@ -141,6 +143,7 @@ class Ray:
         self._watch = watch
         self.budget = budget
         self._cells: tuple[Cell, ...] = ()
+        self._soon: Soon = tuple
         self._sent: dict[Hashable, _Sent] = {}
         self._made: set[Hashable] = set()
         self._setup: bytes | None = None
@@ -154,13 +157,14 @@ class Ray:
     def made_on(self) -> str:
         return "cuda" if self._gpus else "cpu"
 
-    def will_need(self, cells: Iterable[Cell], soon: object = None) -> None:
+    def will_need(self, cells: Iterable[Cell], soon: Soon | None = None) -> None:
         self._cells = (*self._cells, *cells)
+        self._soon = soon or self._soon
         self._setup = None
 
     def run(self, trial: Trial) -> TrialResult:
         result: TrialResult = self._ask("run", trial, trial, self._claims(trial))
-        self._made.add((trial.cell.task, trial.seed, trial.cell.poison, trial.cell.discovery))
+        self._made.add(models_of(trial))
         return result
 
     def unlearn(self, trial: Trial) -> None:
@@ -176,11 +180,19 @@ class Ray:
 
     def _claims(self, trial: Trial) -> frozenset[Hashable]:
         """Return what a trial may make that another one could make too."""
-        place = (trial.cell.task, trial.seed)
-        claims: set[Hashable] = {(*place, trial.cell.unlearner)}
-        if (*place, trial.cell.poison, trial.cell.discovery) not in self._made:
-            claims.add(place)
+        claims: set[Hashable] = {(*place_of(trial), trial.cell.unlearner)}
+        if models_of(trial) not in self._made:
+            claims.add(place_of(trial))
         return frozenset(claims)
+
+    def _ahead(self, trial: Trial, free: int) -> tuple[Trial, ...]:
+        """Return the trials whose models a task may train in one group with those of its own trial."""
+        group = self._make_lab.keywords.get("group")
+        if (group or 0) == 1 or (group is None and not self._gpus):
+            return ()
+        taken = frozenset[Hashable]().union(*(sent.claims for sent in self._sent.values()))
+        missing = (each for each in self._soon() if models_of(each) not in self._made)
+        return beside(trial, missing, taken, free)
 
     def _ask(self, method: str, of: Hashable, trial: Trial, claims: frozenset[Hashable] = frozenset()) -> Any:
         """Return what a lab's method returns, or raise what it raises; send the request if that was not done yet.
@@ -190,9 +202,13 @@ class Ray:
         """
         key = (method, of)
         if key not in self._sent:
-            if len(self._sent) >= self._slots() or any(claims & other.claims for other in self._sent.values()):
+            free = self._slots() - len(self._sent)
+            if free <= 0 or any(claims & other.claims for other in self._sent.values()):
                 raise Busy(trial.id)
-            self._sent[key] = _Sent(self._send(method, of, trial), claims, trial)
+            ahead = self._ahead(trial, free) if method == "run" else ()
+            for each in ahead:
+                claims |= {place_of(each), (*place_of(each), trial.cell.unlearner)}
+            self._sent[key] = _Sent(self._send(method, of, trial, ahead), claims, trial)
             raise Busy(trial.id)
         answer = self._sent[key].answer
         if not self._ray.wait([answer], timeout=0)[0]:
@@ -210,14 +226,14 @@ class Ray:
             raise error
         return value
 
-    def _send(self, method: str, of: Hashable, trial: Trial) -> Any:
+    def _send(self, method: str, of: Hashable, trial: Trial, ahead: Sequence[Trial]) -> Any:
         dumps = self._ray.cloudpickle.dumps
         if self._setup is None:
             # Sent along with every trial, and no object of its own in Ray: a few kB, and one thing less to be lost.
             self._setup = dumps((self._make_lab, self._cells))
         task = self._tasks[self._gpus > 0].options(name=trial.id, num_cpus=self._cpus(trial), num_gpus=self._gpus)
         here = [folder or os.getcwd() for folder in sys.path]
-        return task.remote(here, self._setup, dumps((method, of)))
+        return task.remote(here, self._setup, dumps((method, of, ahead)))
 
     def _cpus(self, trial: Trial) -> float:
         threads: int = trial.cell.task.value.threads
@@ -240,6 +256,37 @@ class Ray:
         return self._has
 
 
+def place_of(trial: Trial) -> tuple[Hashable, ...]:
+    """Return where a trial makes models: its task and its seed, of which all poisons share R."""
+    return (trial.cell.task, trial.seed)
+
+
+def models_of(trial: Trial) -> tuple[Hashable, ...]:
+    """Return whose P and R, and D, a trial needs."""
+    return (*place_of(trial), trial.cell.poison, trial.cell.discovery)
+
+
+def beside(trial: Trial, missing: Iterable[Trial], taken: frozenset[Hashable], free: int) -> tuple[Trial, ...]:
+    """Share seeds out among the tasks that can start now; return the trials of the seeds of this one.
+
+    Args:
+        trial: That is about to be sent.
+        missing: Trials whose models may be missing, in the order of the plan.
+        taken: What other tasks are at work on.
+        free: How many tasks can start, this one included; at least 1.
+
+    Returns:
+        Other trials of its task, in the order of the plan. Seeds at which somebody is at work are left out.
+    """
+    places: dict[Hashable, list[Trial]] = {place_of(trial): []}
+    for each in missing:
+        same_task = each.cell.task == trial.cell.task
+        if same_task and not {place_of(each), (*place_of(each), trial.cell.unlearner)} & taken:
+            places.setdefault(place_of(each), []).append(each)
+    own = list(places.values())[: math.ceil(len(places) / free)]
+    return tuple(each for of_seed in own for each in of_seed if each != trial)
+
+
 #: The lab of a worker process of Ray, by what it was made from; it is kept from trial to trial, with the data.
 _LABS: dict[bytes, Lab] = {}
 
@@ -258,7 +305,8 @@ def _work(path: Sequence[str], setup: bytes, request: bytes) -> bytes:
             _LABS.clear()
             _LABS[setup] = make_lab()
             _LABS[setup].will_need(cells)
-        method, of = _loads(request)
+        method, of, ahead = _loads(request)
+        _LABS[setup].will_need((), lambda: ahead)
         value = getattr(_LABS[setup], method)(of)
     except DeviceLost:
         os._exit(1)  # Ray starts the trial again in another process, elsewhere if need be

@@ -6,13 +6,17 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
+from labs import BACKDOOR, GAUSSIAN, trial
+from labs import GD as GRADIENT_DESCENT
 
 from conftest import SUITES, TINY, Run, comparable
+from harness import registry
 from harness.api import UnlearningError
 from harness.store.files import files_at
-from harness.studies.ray import Cluster, connect
+from harness.studies.ray import Cluster, beside, connect, place_of
 
 GD = "--unlearner=gd:lr=0.01"
 
@@ -47,6 +51,31 @@ def test_a_missing_ray_is_a_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)  # what an import finds that is not installed
     with pytest.raises(UnlearningError, match=r"needs Ray: pip install 'pytest-unlearning\[ray\]'"):
         connect("ray", "/tmp")
+
+
+# ---- which trials share a task
+
+
+def seeds(n, *poisons):
+    return [trial(GRADIENT_DESCENT, poison, seed) for seed in range(n) for poison in poisons]
+
+
+def test_seeds_are_shared_out_among_the_tasks_that_can_start():
+    needed = seeds(5, BACKDOOR, GAUSSIAN)
+    first = beside(needed[0], needed, frozenset(), free=2)
+    assert first == tuple(needed[1:6]), "three of five seeds, all poisons of each"
+    taken = frozenset(map(place_of, needed[:6]))
+    assert beside(needed[6], needed, taken, free=1) == tuple(needed[7:])
+    assert beside(needed[6], needed, taken, free=2) == (needed[7],)
+    assert beside(needed[0], needed, frozenset(), free=100) == (needed[1],), "R is the same for both poisons"
+
+
+def test_who_is_at_work_elsewhere_or_on_another_task_is_left_out():
+    needed = seeds(4, BACKDOOR)
+    taken = frozenset({(*place_of(needed[2]), GRADIENT_DESCENT)})  # the same method, whose models are made
+    assert beside(needed[0], needed, taken, free=1) == (needed[1], needed[3])
+    other = replace(needed[1], cell=replace(needed[1].cell, task=registry.resolve("task", "digits-mlp")))
+    assert beside(needed[0], [other], frozenset(), free=1) == ()
 
 
 # ---- the real thing
@@ -116,6 +145,19 @@ def test_on_a_cluster_over_a_bucket_the_verdicts_are_the_same(folder, nodes, buc
     again = folder.pytest(*arguments, "--audit-executor=ray", f"--audit-store={bucket}")
     assert again.judged == here.judged
     assert again.built == []
+
+
+def test_a_task_trains_a_group(folder, nodes, bucket):
+    arguments = (*TINY, GD, "--audit-seeds=5")
+    here = folder.pytest(*arguments)
+    there = folder.pytest(*arguments, "--audit-executor=ray", f"--audit-store={bucket}", "--audit-group=8")
+    assert there.judged == here.judged
+    made = [json.dumps(record["of"], sort_keys=True) for record in records(bucket, "model")]
+    assert len(made) == len(set(made)), "each once"
+    long = ("--task=tiny:Tiny:epochs=300", TINY[1], GD, "--audit-seeds=3", "--audit-executor=ray", "--audit-group=8")
+    with folder.terminal(*long) as until:
+        text = until(" more for ")
+    assert re.search(rf"{platform.node()}: P and \d more for backdoor:size=1, seed \d, pass", text), text
 
 
 def test_a_node_that_is_killed_costs_no_verdict(folder, nodes, bucket):
