@@ -5,6 +5,7 @@ The paper is "Machine Unlearning Fails to Remove Data Poisoning Attacks".
     python ci/reproduce table1 --scale full --data DIR        on a GPU; see --dry-run first
     python ci/reproduce figure2a --scale full --data DIR
     python ci/reproduce figure2b --scale full --data DIR      GPT-2 on IMDb
+    python ci/reproduce table1 --scale brief --data DIR       on a GPU: made for 8 minutes of an H200
     python ci/reproduce table1 --scale small --data DIR       CIFAR-10 at a fifth, long on a CPU: see --dry-run
     python ci/reproduce figure2a --scale digits               no data set needed, minutes on a CPU
     python ci/reproduce figure2b --scale small --data DIR     a small GPT-2 from scratch, minutes on a CPU
@@ -17,10 +18,11 @@ figure2b: the same for a trigger phrase in reviews, after 1 of 10 epochs of fine
 2.5 % of the images, eight methods, 2 to 10 epochs: what the Gaussian score shows (true positives at 1 % of false ones,
 mean, mean square) beside what membership inference shows.
 
-Everything that is trained stays in the store: a run that was stopped goes on where it was, and several processes (one
-per GPU, say, each under its own CUDA_VISIBLE_DEVICES and with its own --out) share the work of one command. Full scale
-keeps every unlearned model, about 45 MB each; --dry-run says how much that is. What was unlearned by another version of
-this project's code is unlearned anew: edit nothing in between. Written to the output folder after each seed: JSON,
+Before it starts, a command says about how long it will take on this device: it times steps of training and of crafting.
+--dry-run stops then. Everything that is trained stays in the store: a run that was stopped goes on where it was, and
+several processes (one per GPU, say, each under its own CUDA_VISIBLE_DEVICES and with its own --out) share the work of
+one command. Full scale keeps every unlearned model, about 45 MB each. What was unlearned by another version of this
+project's code is unlearned anew: edit nothing in between. Written to the output folder after each seed: JSON,
 Markdown, and a plot in HTML where altair is installed (pip install 'pytest-unlearning[report]'; it is drawn by scripts
 that a browser fetches).
 
@@ -61,7 +63,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from paper import FULL, SCALES, TITLES
+from paper import FULL, SCALES, TITLES, WORTH
 
 from harness.api import UnlearningError
 
@@ -166,6 +168,8 @@ def study(options: argparse.Namespace) -> int:
     )  # fmt: skip
     work = runs.Work(lab, planned, _say)
     _say(f"{options.what} on {options.task}: {len(planned)} runs, {options.seeds} of each setting; store {root}")
+    if options.scale in WORTH:
+        _say(WORTH[options.scale])
     _foretell(work, lab, planned[0].trial.cell)
     if options.dry_run:
         return 0
@@ -188,11 +192,11 @@ def study(options: argparse.Namespace) -> int:
 
 
 def _refuse_weeks(options: argparse.Namespace, device: Any) -> None:
-    large = options.scale == "full" and options.task.partition(":")[0] in FULL
+    large = options.scale in ("full", "brief") and options.task.partition(":")[0] in FULL
     if large and device.type == "cpu" and options.device == "auto" and not options.dry_run:
         raise UnlearningError(
-            "full scale is for a GPU, and none can be used here; --scale=small and --scale=digits run anywhere "
-            "(--device=cpu insists)"
+            f"the scale {options.scale} is for a GPU, and none can be used here; --scale=small and --scale=digits run "
+            "anywhere (--device=cpu insists)"
         )
 
 
@@ -218,12 +222,16 @@ def _foretell(work: Any, lab: Any, cell: Any) -> None:
 
     forecast = work.forecast()
     if forecast["models"]:
+        import estimate
+
         cost = lab.cost(cell.task)
-        whole = forecast["passes"] * cost.seconds / cell.task.value.epochs
-        crafting = "; crafting poisons comes on top" if getattr(cell.poison.value, "crafted", False) else ""
+        whole = estimate.seconds_of(lab, cost, cell.task.value.epochs, forecast)
+        crafted = f", {len(forecast['crafted'])} poisons to be crafted" if forecast["crafted"] else ""
+        untimed = sorted({each.cell.poison.id for each in forecast["crafted"] if not estimate.can_be_timed(each)})
         _say(
-            f"{forecast['models']:.0f} models are missing: at least {duration(whole)} on one {lab.device.type}, "
-            f"{cost.size * forecast['models'] / 1e9:.1f} GB of disk{crafting}"
+            f"{forecast['models']:.0f} models are missing{crafted}: about {duration(whole)} on one {lab.device.type}, "
+            f"{cost.size * forecast['models'] / 1e9:.1f} GB of disk"
+            + (f"; crafting {', '.join(untimed)} comes on top" if untimed else "")
         )
 
 

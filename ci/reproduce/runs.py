@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from harness import registry
 from harness.api import Reading
@@ -108,9 +109,16 @@ class Work:
     def done(self) -> dict[Run, TrialResult]:
         return {run: self._results[run] for run in self._runs if run in self._results}
 
-    def forecast(self) -> dict[str, float]:
-        """Find out what is missing; return the models and the passes over the data that are left to make."""
+    def forecast(self) -> dict[str, Any]:
+        """Find out what is missing.
+
+        Returns:
+            ``models``: how many; ``trained`` and ``unlearned``: the passes over the data that make them; ``crafted``: a
+            trial of each poison and seed that must be crafted first.
+        """
         known: set[str] = set()
+        unlearned = 0.0
+        crafted: dict[Hashable, Trial] = {}
         for run in self._runs:
             self._allow(run)
             try:
@@ -123,7 +131,13 @@ class Work:
                 if key not in known:
                     known.add(key)
                     self._passes[run] += run.epochs if arm == "U" else run.trial.cell.task.value.epochs
-        return {"models": len(known), "passes": sum(self._passes.values())}
+                    unlearned += run.epochs if arm == "U" else 0
+            poison = run.trial.cell.poison
+            new = bool(missing) and (poison, run.trial.seed) not in crafted
+            if new and getattr(poison.value, "crafted", False) and self._lab.stored(run.trial)[0] is None:
+                crafted[poison, run.trial.seed] = run.trial
+        trained = sum(self._passes.values()) - unlearned
+        return {"models": len(known), "trained": trained, "unlearned": unlearned, "crafted": list(crafted.values())}
 
     def finish(self, on_seeds: Callable[[int], object] = lambda _: None) -> None:
         """Do all that is not done; what another process is at comes later.

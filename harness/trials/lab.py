@@ -42,13 +42,15 @@ class Cost(NamedTuple):
     """What one training takes.
 
     Attributes:
-        seconds: Of one process.
+        seconds: Of one process; on a GPU in a group, divided by its size.
+        alone: The same, if no other model is trained beside it.
         size: Bytes of the stored model.
         memory: Bytes of main memory of the process that trains, at most; 0 if nobody knows.
         own_loop: Whether the task has a training loop of its own, of which a tenth of the rows was measured.
     """
 
     seconds: float
+    alone: float
     size: int
     memory: int
     own_loop: bool
@@ -303,14 +305,16 @@ class Lab:
             with Memory() as memory:
                 if has_own_loop(recipe):
                     seconds, size = own_cost(recipe, train)
+                    alone = seconds
                 else:
                     batches = recipe.epochs * batch_count(len(train), recipe.batch_size)
-                    seconds = self.bench.pace(task).seconds * batches
+                    pace = self.bench.pace(task)
+                    seconds, alone = pace.seconds * batches, pace.alone * batches
                     with isolated_rng(0):
                         size = sum(t.numel() * t.element_size() for t in recipe.new_model().state_dict().values())
         finally:
             torch.set_num_threads(threads)
-        return Cost(seconds, size, memory.peak, has_own_loop(recipe))
+        return Cost(seconds, alone, size, memory.peak, has_own_loop(recipe))
 
     def _result(
         self,

@@ -36,11 +36,13 @@ class Pace:
     Attributes:
         group: Group size: the fastest that was tried, or the one that was asked for.
         seconds: Of a group's step, divided by the number of models.
+        alone: Seconds of one step of one model by itself, recorded where steps are.
         unrecorded: Seconds of one unrecorded step of one model.
     """
 
     group: int
     seconds: float
+    alone: float
     unrecorded: float
 
 
@@ -56,13 +58,15 @@ def pace_of(task: Task, data: Data, group: int | None = None, share: float = 1.0
     record = recorder(data.device)
     unrecorded = step_seconds(task, data, 1, None)
     if record is None:
-        return Pace(group or 1, unrecorded, unrecorded)
-    if group is not None or data.lengths is not None:
-        size = group or 1
-        return Pace(size, step_seconds(task, data, size, record) / size, unrecorded)
+        return Pace(group or 1, unrecorded, unrecorded, unrecorded)
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     best, fastest = 1, step_seconds(task, data, 1, record)
+    alone = fastest
+    if group is not None or data.lengths is not None:
+        size = group or 1
+        seconds = alone if size == 1 else step_seconds(task, data, size, record) / size
+        return Pace(size, seconds, alone, unrecorded)
     of_data = sum(tensor.numel() * tensor.element_size() for tensor in data.inputs.values())  # P has its own
     each = torch.cuda.max_memory_allocated() - before + of_data
     free, _ = torch.cuda.mem_get_info()
@@ -73,7 +77,7 @@ def pace_of(task: Task, data: Data, group: int | None = None, share: float = 1.0
         if seconds * FASTER > fastest:
             break
         best, fastest = size, seconds
-    return Pace(best, fastest, unrecorded)
+    return Pace(best, fastest, alone, unrecorded)
 
 
 def own_cost(task: Any, data: Data) -> tuple[float, int]:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from harness import registry
 from harness.api import Reading
 from harness.cells import Cell, Trial
 from harness.trials.lab import TrialResult
+from poisons.indiscriminate import Indiscriminate
+from poisons.targeted import Targeted
 
 #: For pytest to find them here.
 FIXTURES = (script,)
@@ -119,7 +122,10 @@ def test_what_a_method_raises_is_told_and_the_rest_is_done(script, tmp_path):
         (["table1", "--epochs=two"], "'two' is not a whole number of at least 1"),
         (["table1", "--data=/nowhere"], "there is no directory /nowhere"),
         pytest.param(
-            ["table1", "--scale=full"], "full scale is for a GPU, and none can be used here", marks=WITHOUT_GPU
+            ["table1", "--scale=full"], "the scale full is for a GPU, and none can be used here", marks=WITHOUT_GPU
+        ),
+        pytest.param(
+            ["table1", "--scale=brief"], "the scale brief is for a GPU, and none can be used here", marks=WITHOUT_GPU
         ),
         (["table1", "--scale=digits", "--task=digits-cnn:epochs=1"], "2 epochs of unlearning are more than the 1"),
         (["table1", "--scale=digits", "--task=digits-cnn", "--poison=gausian"], "unknown poison 'gausian'"),
@@ -136,6 +142,44 @@ def test_bad_options_of_reproduce_are_one_clear_sentence(script, args, said):
     assert done.code == 2
     assert said in done.err.splitlines()[-1]
     assert "Traceback" not in done.err
+
+
+# ---- what is said before it starts
+
+
+def test_a_dry_run_says_how_long_training_and_crafting_take(script):
+    few = [each for each in SMALLEST if not each.startswith("--poison")]
+    said = script(REPRODUCE, "table1", *few, "--poison=indiscriminate:steps=20", "--dry-run").out
+    assert re.search(
+        r"16 models are missing, 2 poisons to be crafted: about \d+ (s|seconds?|minutes?) on one cpu", said
+    )
+    more = script(REPRODUCE, "table1", *few, "--poison=camouflaged", "--dry-run").out
+    assert "; crafting camouflaged comes on top" in more
+
+
+def test_a_step_of_crafting_is_timed(monkeypatch):
+    """It takes longer with more images. How long the whole takes is what so many steps take."""
+    monkeypatch.syspath_prepend(REPRODUCE)
+    import estimate
+
+    task = registry.resolve("task", "digits-cnn:epochs=1")
+    split = task.value.load(None)
+    few, many = (Indiscriminate(fraction=share) for share in (0.02, 0.6))
+    seconds = [estimate.step_seconds(task.value, poison, split, "cpu") for poison in (few, many)]
+    assert 0 < seconds[0] < seconds[1]
+    assert estimate.step_seconds(task.value, Targeted(fraction=0.05), split, "cpu") > 0
+
+
+def test_the_brief_scale_says_what_it_is_worth(monkeypatch):
+    monkeypatch.syspath_prepend(REPRODUCE)
+    import paper
+
+    assert {part.seeds for part in paper.SCALES["brief"].values()} == {3}
+    for part in paper.SCALES["brief"].values():
+        task = registry.resolve("task", part.task).value
+        assert (task.epochs, task.train_size, task.width) == (10, 50_000, 64)
+        assert len(part.poisons) == 1
+    assert "n = 3" in paper.WORTH["brief"]
 
 
 # ---- what the tables say

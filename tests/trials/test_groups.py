@@ -211,7 +211,7 @@ def test_pace_on_a_cpu_trains_one_at_a_time(tmp_path):
     split = TINY.value.load(None)
     found = pace_of(TINY.value, split.train)
     assert found.group == 1
-    assert 0 < found.unrecorded == found.seconds
+    assert 0 < found.unrecorded == found.alone == found.seconds
     assert pace_of(TINY.value, split.train, group=3).group == 3
 
 
@@ -230,9 +230,9 @@ def test_a_group_grows_while_it_trains_faster(monkeypatch):
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
     data = TINY.value.load(None).train
-    assert pace_of(TINY.value, data) == pace.Pace(4, 0.4, 4.0)
+    assert pace_of(TINY.value, data) == pace.Pace(4, 0.4, 1.0, 4.0)
     assert [k for k, _ in tried] == [1, 1, 2, 4, 8]
-    assert pace_of(TINY.value, data, group=2) == pace.Pace(2, 0.6, 4.0)
+    assert pace_of(TINY.value, data, group=2) == pace.Pace(2, 0.6, 1.0, 4.0)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (3 * (100 + data.inputs["image"].nbytes), 0))
     assert pace_of(TINY.value, data).group == 2
     assert pace_of(TINY.value, data, share=0.5).group == 1
