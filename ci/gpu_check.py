@@ -1,21 +1,25 @@
 """Check whether a machine with a GPU is fast enough for full-size audits. Can write the results as JSON.
 
-    python ci/gpu_check.py [--data DIR] [--json FILE]                  on a machine with a GPU
-    python ci/gpu_check.py --minutes 8 [--store DIR]                   with a longer audit
+    python ci/gpu_check.py [--data DIR] [--json FILE]                  on a machine with a GPU, in 4 minutes
+    python ci/gpu_check.py --part audit --minutes 8 --store DIR        begin a longer audit, or go on with it
     python ci/gpu_check.py --device cpu --quick                        the same code on tiny models, on any machine
 
 The parts run one after another. If a part fails, its error is written to the JSON, the other parts still run, and the
-exit code is 1:
+exit code is 1. Where steps of a part were not recorded, the JSON says why:
 
     tests       the tests that can run on a chosen device (tests/runs/test_ci_scripts.py -k on_device)
     matmul      bf16 matrix products: the rate that the device reaches, in TFLOP/s
     together    the largest difference between the weights of models trained in a group, alone, and unrecorded
     digits      seconds to train digits-cnn: unrecorded, recorded, and recorded in groups
     throughput  training of cifar10-resnet18 in the same ways: images/s, memory, FLOP/s as a share of matmul's rate
-    language    training of a GPT-2 with 355M randomly initialised parameters: tokens/s, memory, the same share
+    language    training of a GPT-2 with 355M randomly initialised parameters: tokens/s, memory, the same share; as a
+                classifier, with noise on the embeddings of one review in ten, and as a causal model
     brew        one targeted poison: how long crafting takes, and whether every pixel changes by at most eps
     audit       pytest test_suites on CIFAR-10: scrub, gd, neggrad_plus and short against three poisons, with as many
-                epochs as are expected to fit in --minutes, from 5 to 100
+                epochs as are expected to fit in two thirds of --minutes, from 5 to 100; after --minutes it is stopped
+
+An audit that was stopped is an error that says how many models it left. With --store DIR they stay in DIR, with the
+number of epochs, so that the same command goes on where it was. DIR can be copied to another machine.
 
 Without --data, the script generates images and reviews in the layout of the real data sets. Their classes are easy to
 tell apart. So times are meaningful, and accuracies are not. Figures from a CPU say nothing about a GPU; the JSON states
@@ -34,6 +38,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,8 +50,10 @@ from reproduce.machine import describe
 
 from harness import registry
 from harness.api import UnlearningError
-from harness.training.data import batch_count
-from harness.training.engine import run
+from harness.store.files import files_at
+from harness.store.inventory import Inventory
+from harness.training.data import Data, batch_count
+from harness.training.engine import StepsNotRecorded, run
 from harness.training.graphs import recorder
 from harness.training.loop import Job, fit, train, train_all
 from harness.training.meter import Meter
@@ -55,6 +62,8 @@ from harness.trials.devices import device_of, kind_of_device
 from harness.trials.pace import pace_of, step_seconds
 
 ROOT = Path(__file__).resolve().parent.parent
+#: Seconds that the whole check may take, unless it is told how long the audit may.
+WHOLE = 240
 YARDSTICKS = ("examples", "flops", "cpu_seconds")
 
 
@@ -73,6 +82,7 @@ class Size:
         digits: The task of `digits`, and the first of the two of `together`.
         language_steps: Steps that `language` times.
         methods, poisons, seeds: What `audit` audits.
+        shortest: Seconds that the audit has at least.
         reviews: Training reviews, and a fifth as many to test on.
         gpt2: Fields of the language model.
     """
@@ -89,6 +99,7 @@ class Size:
     methods: tuple[str, ...]
     poisons: tuple[str, ...]
     seeds: int
+    shortest: float
     reviews: int
     gpt2: str
 
@@ -107,12 +118,14 @@ def targeted(steps: int) -> str:
 LARGE = Size(
     matrix=8192, images=10_000, width=64, batch_size=128, groups=(1, 2, 4, 8), epochs=5, steps=50,
     digits="digits-cnn", language_steps=40, reviews=2_000, methods=("scrub", "gd", "neggrad_plus", "short"), seeds=5,
+    shortest=60,
     poisons=("gaussian:fraction=0.1,sd=0.14", "backdoor:fraction=0.1", targeted(50)),
     gpt2="layers=24,width=1024,heads=16,vocabulary=50257,length=512,batch_size=16",
 )  # fmt: skip
 QUICK = Size(
     matrix=256, images=100, width=2, batch_size=25, groups=(1, 2), epochs=8, steps=2,
     digits="digits-cnn:epochs=1", language_steps=2, reviews=50, methods=("gd",), poisons=("gaussian:sd=0.14",), seeds=3,
+    shortest=600,
     gpt2="layers=1,width=16,heads=2,vocabulary=300,length=32,batch_size=10",
 )  # fmt: skip
 
@@ -126,8 +139,9 @@ class Bench:
         size: How large.
         data: Folder with the data set in ``cifar10``.
         scratch: A folder that is removed afterwards.
-        minutes: What the audit's trainings may take.
-        store: Where it keeps its models.
+        minutes: What the audit may take; None for what is left of `WHOLE`.
+        store: Where it keeps its models, and how many epochs they are trained for.
+        began: When the check did, on the clock of `time.monotonic`.
         rate: FLOP/s of matrix products in bf16, once `matmul` measured it.
         images_per_second: Of training, all models together, once `throughput` measured it.
     """
@@ -136,8 +150,9 @@ class Bench:
     size: Size
     data: Path
     scratch: Path
-    minutes: float
+    minutes: float | None
     store: Path
+    began: float
     rate: float | None = None
     images_per_second: float | None = None
 
@@ -253,9 +268,26 @@ def throughput(bench: Bench) -> dict[str, Any]:
 
 
 def language(bench: Bench) -> dict[str, Any]:
-    """Train a GPT-2 on one pass over reviews; all tokens count, padding does not."""
-    task: Any = registry.resolve("task", f"imdb-gpt2:model=scratch,epochs=1,lr=5e-5,{bench.size.gpt2}").value
-    train = task.load(bench.data).to(bench.device).train
+    """Train a GPT-2 on a part of a pass over reviews; all tokens count, padding does not."""
+    spec = f"imdb-gpt2:model=scratch,epochs=1,lr=5e-5,{bench.size.gpt2}"
+    task: Any = registry.resolve("task", spec).value
+    split = task.load(bench.data)
+    noise: Any = registry.resolve("poison", "gaussian-embeddings:fraction=0.1,sd=0.32").value
+    noisy = split.train.poisoned_with(noise.plant(task, split, 0))
+    causal: Any = registry.resolve("task", f"{spec},head=causal").value
+    plain = _tokens_per_second(bench, task, split.train)
+    return {
+        **plain,
+        "steps": bench.size.language_steps,
+        "mean_length": split.train.inputs["length"].double().mean().item(),
+        "with_noise": _tokens_per_second(bench, task, noisy),
+        "causal": _tokens_per_second(bench, causal, split.train),
+    }
+
+
+def _tokens_per_second(bench: Bench, task: Any, data: Data) -> dict[str, Any]:
+    """Time steps of a language task on some data."""
+    train = data.to(bench.device)
     model = task.new_model().to(bench.device)
     batch = train.batch(torch.arange(task.batch_size))
     with Meter(model) as meter:
@@ -268,13 +300,10 @@ def language(bench: Bench) -> dict[str, Any]:
         torch.cuda.reset_peak_memory_stats()
     started = _now(bench)
     fit(task, model, steps)
-    seconds = _now(bench) - started
-    rate = sum(int(step.inputs["length"].sum()) for step in steps) / seconds
+    rate = sum(int(step.inputs["length"].sum()) for step in steps) / (_now(bench) - started)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "tokens_per_second": rate,
-        "steps": len(steps),
-        "mean_length": train.inputs["length"].double().mean().item(),
         "tflops": rate * per_token / 1e12,
         "of_matmul_rate": rate * per_token / bench.rate if bench.rate else None,
         "peak_bytes": torch.cuda.max_memory_allocated() if bench.device.type == "cuda" else None,
@@ -308,23 +337,42 @@ def brew(bench: Bench) -> dict[str, Any]:
 
 
 def audit(bench: Bench) -> dict[str, Any]:
-    """Audit methods on CIFAR-10 with as many epochs as the minutes allow, at most the recipe's own hundred."""
+    """Audit methods on CIFAR-10 with as many epochs as the minutes allow, at most the recipe's own hundred.
+
+    Raises:
+        RuntimeError: It was stopped, or ended otherwise than audits do.
+    """
     size, n = bench.size, bench.size.images
+    seconds = 60 * bench.minutes if bench.minutes is not None else WHOLE - (time.monotonic() - bench.began)
+    limit = max(seconds, size.shortest)
     # On each seed P of each poison; R, R' and a short training for both sizes of retain set that the poisons have; and
     # as much again for methods, measures, and what cannot be made side by side.
     examples = size.seeds * (len(size.poisons) + 2 * 2.1) * 2 * n
-    rate = bench.images_per_second or throughput(bench)["unrecorded"]["images_per_second"]
-    epochs = max(size.epochs, min(100, int(60 * bench.minutes * rate / examples)))
+    chosen = bench.store / "epochs.json"
+    if chosen.exists():  # its models are used again if they are trained for as long
+        epochs = json.loads(chosen.read_text(encoding="utf-8"))
+    else:
+        rate = bench.images_per_second or throughput(bench)["unrecorded"]["images_per_second"]
+        epochs = max(size.epochs, min(100, int(2 / 3 * seconds * rate / examples)))
+        bench.store.mkdir(parents=True, exist_ok=True)
+        chosen.write_text(json.dumps(epochs), encoding="utf-8")
     result = bench.scratch / "audit.json"
     suites = [str(ROOT / "test_suites" / f"test_{name}.py") for name in ("forgetting", "utility", "budget")]
     started = time.perf_counter()
-    done = _pytest(
-        bench, *suites, f"--task={bench.size.task(epochs)}",
-        *(f"--unlearner={name}" for name in size.methods), *(f"--poison={spec}" for spec in size.poisons),
-        f"--audit-seeds={size.seeds}", f"--audit-data={bench.data}", f"--audit-store={bench.store}",
-        f"--audit-json={result}", f"--audit-device={bench.device.type}", "-q", "-n0",
-        limit=60 * (3 * bench.minutes + 10),
-    )  # fmt: skip
+    models = bench.store / "models"
+    try:
+        done = _pytest(
+            bench, *suites, f"--task={bench.size.task(epochs)}",
+            *(f"--unlearner={name}" for name in size.methods), *(f"--poison={spec}" for spec in size.poisons),
+            f"--audit-seeds={size.seeds}", f"--audit-data={bench.data}", f"--audit-store={models}",
+            f"--audit-json={result}", f"--audit-device={bench.device.type}", "-q", "-n0", limit=limit,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        made = sum(record.kind == "model" for record in Inventory.of(files_at(models)).records)
+        raise RuntimeError(
+            f"stopped after {limit:.0f} s with {epochs} epochs; {made} models are stored, and with --store=DIR the "
+            "same command goes on where it was"
+        ) from None
     if done.returncode not in (0, 1) or not result.exists():
         raise RuntimeError(f"pytest ended with {done.returncode}:\n{_tail(done)}")
     found = json.loads(result.read_text(encoding="utf-8"))
@@ -413,11 +461,15 @@ def check(bench: Bench, names: list[str]) -> list[dict[str, Any]]:
             continue
         print(f"{part.__name__} …", flush=True)
         started = time.perf_counter()
-        try:
-            entry = {"ok": True, "result": part(bench)}
-        except Exception as error:  # whatever it is: the other parts are worth having
-            entry = {"ok": False, "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
-        entry = {"name": part.__name__, **entry, "seconds": time.perf_counter() - started}
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", StepsNotRecorded)
+            try:
+                entry = {"ok": True, "result": part(bench)}
+            except Exception as error:  # whatever it is: the other parts are worth having
+                entry = {"ok": False, "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+        unrecorded = [str(each.message) for each in said if issubclass(each.category, StepsNotRecorded)]
+        entry |= {"not_recorded": sorted(set(unrecorded)), "seconds": time.perf_counter() - started}
+        entry = {"name": part.__name__, **entry}
         print(f"  {'ok' if entry['ok'] else 'FAILED'} after {entry['seconds']:.0f} s: {_shown(entry)}", flush=True)
         found.append(entry)
     return found
@@ -427,7 +479,8 @@ def _shown(entry: dict[str, Any]) -> str:
     if not entry["ok"]:
         return str(entry["error"])
     numbers = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in entry["result"].items()}
-    return ", ".join(f"{name} {value}" for name, value in numbers.items())
+    shown = ", ".join(f"{name} {value}" for name, value in numbers.items())
+    return "; ".join([shown, *entry["not_recorded"]])
 
 
 def parse() -> argparse.Namespace:
@@ -443,7 +496,7 @@ def parse() -> argparse.Namespace:
     add(
         "--data", metavar="DIR", type=_folder, help="CIFAR-10 in DIR/cifar10, IMDb in DIR/imdb; default: generated data"
     )
-    add("--minutes", metavar="M", type=_minutes, default=2.0, help="rough time for the audit; default %(default)s")
+    add("--minutes", metavar="M", type=_minutes, help="stop the audit after M minutes; default: what is left of 4")
     add("--store", metavar="DIR", type=Path, help="keep the audit's models in DIR; default: delete them at the end")
     add("--json", metavar="FILE", type=Path, help="write the results to FILE")
     options = parser.parse_args()
@@ -477,13 +530,13 @@ def main() -> int:
     if device.type == "cpu":
         torch.set_num_threads(1)
     size = QUICK if options.quick else LARGE
-    started = time.time()
+    started, began = time.time(), time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         if options.data is None and set(options.part) - {"tests", "matmul", "digits"}:
             generate(folder, size)
         store = (options.store or folder / "store").resolve()
-        bench = Bench(device, size, options.data or folder, folder, options.minutes, store)
+        bench = Bench(device, size, options.data or folder, folder, options.minutes, store, began)
         parts = check(bench, options.part)
     document = {
         "schema": 1,

@@ -2,6 +2,9 @@
 
 import json
 import math
+import time
+import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +15,10 @@ from harness import registry
 from harness.adapters import NeurIPS2023
 from harness.api import serves
 from harness.cells import Cell, Trial
+from harness.store.files import files_at
+from harness.store.inventory import Inventory
 from harness.tasks.cifar10 import CIFAR10ResNet18
+from harness.training.engine import StepsNotRecorded
 from harness.training.isolation import isolated_rng
 from harness.training.loop import fit
 from harness.training.meter import Meter
@@ -38,7 +44,7 @@ def test_the_check_runs_on_the_cpu_and_says_that_it_did(script, tmp_path):
     assert found["device"]["kind"] == "cpu"
     assert "measured on the CPU" in found["note"]
     assert found["quick"]
-    by_name = {part["name"]: part["result"] for part in found["parts"]}
+    by_name, document = {part["name"]: part["result"] for part in found["parts"]}, found
     assert list(by_name) == ["matmul", *PARTS]
     for found in by_name["together"].values():
         assert found["in_a_group"] == found["unrecorded"] == found["repeated"] == 0 < found["another_seed"]
@@ -46,6 +52,9 @@ def test_the_check_runs_on_the_cpu_and_says_that_it_did(script, tmp_path):
     assert set(by_name["digits"]["seconds_of_a_training"]) == {"unrecorded", "recorded_1", "recorded_2", "recorded_8"}
     assert by_name["language"]["tokens_per_second"] > 0
     assert by_name["language"]["of_matmul_rate"] > 0
+    assert by_name["language"]["with_noise"]["tokens_per_second"] > 0
+    assert by_name["language"]["causal"]["tokens_per_second"] > 0
+    assert not any(part["not_recorded"] for part in document["parts"])
     assert by_name["matmul"]["bf16_tflops"] > 0
     for way in ("unrecorded", "recorded_1", "recorded_2"):
         assert by_name["throughput"][way]["of_matmul_rate"] > 0
@@ -55,6 +64,40 @@ def test_the_check_runs_on_the_cpu_and_says_that_it_did(script, tmp_path):
     assert cell.startswith("gd gaussian")
     assert set(claims) == {"poison", "accuracy", "cost"}
     assert by_name["audit"]["fraction_of_retraining"]["examples"] == pytest.approx(0.1, abs=0.01)
+
+
+def test_an_audit_that_is_stopped_goes_on_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(GPU_CHECK.parent)
+    import gpu_check
+
+    gpu_check.generate(tmp_path, gpu_check.QUICK)
+    size = replace(gpu_check.QUICK, shortest=12)
+    began = time.monotonic()
+    bench = gpu_check.Bench(
+        torch.device("cpu"), size, tmp_path, tmp_path, 0.01, tmp_path / "store", began, images_per_second=1.0
+    )
+    with pytest.raises(RuntimeError, match=r"stopped after 12 s with 8 epochs; \d+ models are stored"):
+        gpu_check.audit(bench)
+    assert json.loads((tmp_path / "store" / "epochs.json").read_text()) == 8
+    kept = Inventory.of(files_at(tmp_path / "store" / "models")).records
+    bench = replace(bench, size=gpu_check.QUICK, images_per_second=1e9)  # as many epochs as there are models of
+    assert gpu_check.audit(bench)["epochs"] == 8
+    after = {record.key for record in Inventory.of(files_at(tmp_path / "store" / "models")).records}
+    assert {record.key for record in kept} < after
+
+
+def test_steps_that_are_not_recorded_are_named(monkeypatch):
+    monkeypatch.syspath_prepend(GPU_CHECK.parent)
+    import gpu_check
+
+    def slow(bench):
+        warnings.warn("without CUDA graphs: it waits", StepsNotRecorded, stacklevel=1)
+        return {"seconds": 1.0}
+
+    monkeypatch.setattr(gpu_check, "PARTS", (slow,))
+    (found,) = gpu_check.check(None, ["slow"])
+    assert found["ok"]
+    assert found["not_recorded"] == ["without CUDA graphs: it waits"]
 
 
 def test_a_part_that_fails_is_recorded_and_the_others_go_on(script, tmp_path):
