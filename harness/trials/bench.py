@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from harness.trials.pace import Pace
 
+#: Names the folder in which torch's compiler keeps what it made.
+INDUCTOR = "TORCHINDUCTOR_CACHE_DIR"
 #: Called with (trial, what is being trained, passes done, passes in all).
 Show = Callable[[Trial, str, int, int], None]
 
@@ -159,6 +162,26 @@ class Bench:
         self._in_memory.drop((task, str(artefact.blob)))
 
     @contextmanager
+    def _compiled_kept(self) -> Iterator[None]:
+        """Keep what `torch.compile` compiles in a folder beside the store, where the next process finds it.
+
+        A folder that the user has named stays: ``TORCHINDUCTOR_CACHE_DIR``. So does torch's own if that beside the
+        store cannot be made.
+        """
+        root = self.store.files.scratch
+        folder = root.with_name(f"{root.name}-compiled")
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+        if INDUCTOR in os.environ or not folder.is_dir():
+            yield
+            return
+        os.environ[INDUCTOR] = str(folder)
+        try:
+            yield
+        finally:
+            os.environ.pop(INDUCTOR, None)
+
+    @contextmanager
     def computing(self, trial: Trial) -> Iterator[None]:
         """Compute on the task's number of threads, which has a say in sums; report in words that memory ran out."""
         import torch
@@ -166,8 +189,10 @@ class Bench:
         task = trial.cell.task
         threads = torch.get_num_threads()
         torch.set_num_threads(task.value.threads)
+        compiling = self._compiled_kept() if getattr(task.value, "compiled", False) else nullcontext()
         try:
-            yield
+            with compiling:
+                yield
         except torch.OutOfMemoryError as error:
             self._in_memory.clear()
             torch.cuda.empty_cache()
