@@ -170,7 +170,9 @@ class Recipe(Protocol):
     where that is not the cross-entropy. A task of one score for each example needs both: labels are classes. With
     ``answer(model, batch)`` a task returns the classes itself, where ``logits`` of many examples are too large. With
     ``learned(logits, batch)`` a task of causal language models says which tokens are learned (`ForgetRequest`). With
-    ``compiled = True`` P, R and R' are trained through `torch.compile` (`docs/gpu.md`).
+    ``compiled = True`` P, R and R' are trained through `torch.compile` (`docs/gpu.md`). With ``from_host(numbers,
+    longest, device)`` a task makes inputs of a batch on a GPU that only the CPU can make, before the step, which then
+    waits for nothing (`harness.training.data.FromHost`).
     """
 
     epochs: int

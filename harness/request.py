@@ -102,8 +102,8 @@ class ForgetRequest:
         if which not in ("retain", "forget"):
             raise ValueError(f"which must be 'retain' or 'forget', not {which!r}")
         data = self.retain if which == "retain" else self.forget
-        augment = getattr(self._recipe, "augment", None)
-        return data.batches(batch_size or self.batch_size, epochs, self.generator, examples, augment)
+        hooks = {name: getattr(self._recipe, name, None) for name in ("augment", "from_host")}
+        return data.batches(batch_size or self.batch_size, epochs, self.generator, examples, **hooks)
 
     def affordable(self, price: float = 1.0, reserve: float = 0.0) -> int:
         """Return how many examples the budget pays for, at least 0.

@@ -100,3 +100,10 @@ def pretrained_tokenizer(name: str) -> Any:
 def pretrained_tokens(name: str, text: str) -> tuple[int, ...]:
     """Return the tokens of a text."""
     return tuple(pretrained_tokenizer(name)(text)["input_ids"])
+
+
+@lru_cache
+def pretrained_width(name: str) -> int:
+    """Return the width of the embeddings of published weights."""
+    width: int = quietly(lambda: transformers().AutoConfig.from_pretrained(name), *GPT2).n_embd
+    return width

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -18,6 +18,7 @@ from harness.tasks._texts import (
     learned_tokenizer,
     pretrained_tokenizer,
     pretrained_tokens,
+    pretrained_width,
     reviews,
     shuffled,
     texts_of,
@@ -256,10 +257,36 @@ class IMDbGPT2:
         import torch
 
         width: int = model.gpt2.config.n_embd  # type: ignore[union-attr, assignment]
-        generator, drawn = torch.Generator(), torch.empty(len(seeds), self.length, width)
-        for each, seed in zip(drawn, seeds.tolist(), strict=True):
-            each.normal_(generator=generator.manual_seed(seed))
-        return drawn.to(seeds.device)
+        drawn = [self._drawn(seed, width) for seed in seeds.tolist()]
+        return torch.stack(drawn).to(seeds.device) if drawn else torch.empty(0, self.length, width, device=seeds.device)
+
+    def from_host(self, numbers: Mapping[str, Tensor], longest: int | None, device: torch.device) -> dict[str, Tensor]:
+        """Return the ``offset`` of a batch, see `logits`, shape (batch, ``longest``, width); none if none has noise.
+
+        The noise is drawn on the CPU before the step, while the GPU is at work on the step before; see `noise`.
+
+        Args:
+            numbers: ``noise_seed`` and ``noise_sd`` of the examples, on the CPU, if any of the data set has noise.
+            longest: Tokens that the batch is cut to.
+            device: Where it is.
+        """
+        import torch
+
+        if "noise_sd" not in numbers:
+            return {}
+        width = self.width if self.model == SCRATCH else pretrained_width(self.model)
+        offset = torch.zeros(len(numbers["noise_sd"]), longest or self.length, width, device=device)
+        for row in numbers["noise_sd"].nonzero().squeeze(1).tolist():
+            noise = self._drawn(int(numbers["noise_seed"][row]), width)[: offset.shape[1]] * numbers["noise_sd"][row]
+            # From memory that is pinned it is copied when its turn comes, and nobody waits for that.
+            offset[row].copy_(noise.pin_memory() if device.type == "cuda" else noise, non_blocking=True)
+        return {"offset": offset}
+
+    def _drawn(self, seed: int, width: int) -> Tensor:
+        """Return standard normal noise from a seed, shape (``length``, ``width``), on the CPU."""
+        import torch
+
+        return torch.empty(self.length, width).normal_(generator=torch.Generator().manual_seed(seed))
 
     def optimizer(self, model: nn.Module, lr: float | None = None) -> torch.optim.Optimizer:
         """Return AdamW with weight decay .01 on matrices, none on biases and normalisation."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,8 +20,12 @@ from harness.training.seeds import derive
 POOL = 32
 #: Lengths that batches are padded to on a GPU.
 BUCKETS = 8
-#: What a batch is made of: its index into the data set, and the length of its longest example, where they have one.
-Item = tuple[Tensor, int | None]
+#: What a batch is made of: its index into the data set, the length of its longest example, where they have one, and
+#: what the CPU made for it, by name.
+Item = tuple[Tensor, int | None, tuple[tuple[str, Tensor], ...]]
+#: Of a task: from the inputs of a batch that are numbers and not 0 everywhere, on the CPU, from the length of the
+#: longest example, and from a device to further inputs, on that device.
+FromHost = Callable[[Mapping[str, Tensor], int | None, torch.device], Mapping[str, Tensor]]
 
 
 class Data(Dataset[tuple[dict[str, Tensor], Tensor]]):
@@ -45,6 +49,11 @@ class Data(Dataset[tuple[dict[str, Tensor], Tensor]]):
     @property
     def device(self) -> torch.device:
         return self.labels.device
+
+    @property
+    def recorded(self) -> bool:
+        """Whether steps on the data may be recorded: they then serve batches of one shape, and wait for nothing."""
+        return self.device.type == "cuda"
 
     @cached_property
     def zero(self) -> frozenset[str]:
@@ -75,6 +84,26 @@ class Data(Dataset[tuple[dict[str, Tensor], Tensor]]):
         return Batch(inputs, self.labels[index], index, longest, self.zero)
 
     @cached_property
+    def numbers(self) -> dict[str, Tensor]:
+        """The inputs that are one number per example and not 0 for every example, on the CPU: no GPU is waited for."""
+        return {name: t.cpu() for name, t in self.inputs.items() if t.dim() == 1 and name not in self.zero}
+
+    def longest(self, index: Tensor) -> int | None:
+        """Return the length of the longest example at an index on the CPU; on a GPU the next of `BUCKETS` lengths."""
+        if self.lengths is None:
+            return None
+        longest, most = int(self.lengths[index].max()), int(self.lengths.max())
+        bucket = -(-most // BUCKETS)
+        return min(most, -(-longest // bucket) * bucket) if self.recorded else longest
+
+    def from_host(self, make: FromHost | None, index: Tensor, longest: int | None) -> tuple[tuple[str, Tensor], ...]:
+        """Return what a task makes on the CPU for the examples at an index, before a step that may be recorded."""
+        if make is None or not self.recorded:
+            return ()
+        numbers = {name: numbers[index] for name, numbers in self.numbers.items()}
+        return tuple(make(numbers, longest, self.device).items())
+
+    @cached_property
     def lengths(self) -> Tensor | None:
         """The ``length`` of every example on the CPU, where examples have one: a GPU need not be waited for."""
         return self.inputs["length"].cpu() if "length" in self.inputs else None
@@ -86,12 +115,13 @@ class Data(Dataset[tuple[dict[str, Tensor], Tensor]]):
         generator: torch.Generator,
         examples: int | None = None,
         augment: Callable[[Batch], Batch] | None = None,
+        from_host: FromHost | None = None,
     ) -> Batches:
         """Return shuffled batches over ``epochs`` passes or so many examples, drawn from a CPU generator."""
         everything = torch.ones(len(self), dtype=torch.bool)
         if examples is not None:
             epochs = -(-examples // max(1, len(self)))
-        return Batches(self, batch_size, epochs, generator, everything, examples, augment)
+        return Batches(self, batch_size, epochs, generator, everything, examples, augment, from_host)
 
     def chunks(self, size: int = 1024) -> Iterator[Batch]:
         """Yield everything once, in order, for evaluation."""
@@ -129,6 +159,7 @@ class Batches:
         keep: Mask over the examples, shape (n,), or one for each pass, shape (epochs, n).
         examples: Where to stop, or None for the end of the last pass; the last batch is cut to it.
         augment: Applied to every batch, or None.
+        from_host: On a GPU, makes further inputs of every batch before its step; None for none.
     """
 
     data: Data
@@ -138,6 +169,7 @@ class Batches:
     keep: Tensor
     examples: int | None = None
     augment: Callable[[Batch], Batch] | None = None
+    from_host: FromHost | None = None
 
     @property
     def per_epoch(self) -> int:
@@ -180,24 +212,16 @@ class Batches:
             # To the device at once: each copy from the CPU would wait for all that was launched.
             there = torch.cat(list(groups)).to(self.data.device).split([len(group) for group in groups])
             for index, group in zip(there, groups, strict=True):
-                yield index, self._longest(group)
+                longest = self.data.longest(group)
+                yield index, longest, self.data.from_host(self.from_host, group, longest)
 
     def at(self, item: Item) -> Batch:
         """Return the batch of an item, augmented."""
-        batch = self.data.batch(*item)
+        index, longest, more = item
+        batch = self.data.batch(index, longest)
+        if more:
+            batch = replace(batch, inputs={**batch.inputs, **dict(more)})
         return batch if self.augment is None else self.augment(batch)
-
-    def _longest(self, index: Tensor) -> int | None:
-        """Return the length of the longest example; on a GPU the next of `BUCKETS` lengths.
-
-        A step that is recorded serves batches of one shape.
-        """
-        lengths = self.data.lengths
-        if lengths is None:
-            return None
-        longest, most = int(lengths[index].max()), int(lengths.max())
-        bucket = -(-most // BUCKETS)
-        return min(most, -(-longest // bucket) * bucket) if self.data.device.type == "cuda" else longest
 
     def _grouped(self, order: Tensor) -> Sequence[Tensor]:
         """Return the batches of a pass, from the order that was drawn."""

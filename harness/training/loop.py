@@ -158,8 +158,8 @@ class Job:
         with isolated_rng(derive("initialisation", self.seed)):
             model = task.new_model().to(self.data.device)
             order = torch.Generator().manual_seed(derive("order", self.seed))
-            augment = getattr(task, "augment", None)
-            batches = Batches(self.data, task.batch_size, task.epochs, order, self.keep, augment=augment)
+            hooks = {name: getattr(task, name, None) for name in ("augment", "from_host")}
+            batches = Batches(self.data, task.batch_size, task.epochs, order, self.keep, **hooks)
             if self.on_epoch is not None:
                 self.on_epoch(model, 0, task.epochs)
             return Fitting(task, model, batches, self.on_epoch, self.stop)

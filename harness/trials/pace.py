@@ -120,8 +120,8 @@ def step_seconds(task: Task, data: Data, k: int, record: Record | None) -> float
         for _ in range(k):
             model, order = task.new_model().to(data.device), torch.Generator().manual_seed(0)
             epochs = -(-examples // len(data))
-            augment = getattr(task, "augment", None)
-            batches = Batches(data, task.batch_size, epochs, order, everything, examples, augment)
+            hooks = {name: getattr(task, name, None) for name in ("augment", "from_host")}
+            batches = Batches(data, task.batch_size, epochs, order, everything, examples, **hooks)
             fittings.append(Fitting(task, model, batches))
         first = fittings[0].training
         first.items = marked(first.items)

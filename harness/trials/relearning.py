@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from harness.training.loop import descend
 from harness.training.seeds import derive
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from harness.api import Task
 
@@ -96,12 +96,29 @@ def _batches(task: Task, retain: Data, forget: Data, generator: torch.Generator)
     points = torch.randperm(len(forget), generator=generator)[:POINTS]
     poisoned = forget.subset(points)
     kept = max(1, task.batch_size - len(points))
+    everything = torch.arange(len(poisoned))
+    make = getattr(task, "from_host", None) if retain.recorded else None
     for _ in range(STEPS):
-        batch = retain.batch(torch.randperm(len(retain), generator=generator)[:kept])
-        yield _joined(batch, poisoned)
+        parts = ((retain, torch.randperm(len(retain), generator=generator)[:kept]), (poisoned, everything))
+        lengths = [length for data, at in parts if len(at) and (length := data.longest(at)) is not None]
+        longest = max(lengths, default=None)
+        more = {} if make is None else make(_numbers(parts), longest, retain.device)
+        yield _joined(retain.batch(parts[0][1]), poisoned, longest, more)
 
 
-def _joined(batch: Batch, poisoned: Data) -> Batch:
+def _numbers(parts: Sequence[tuple[Data, Tensor]]) -> dict[str, Tensor]:
+    """Return the numbers of some examples of each data set, which a task makes further inputs of on the CPU."""
+    names = {name for data, _ in parts for name in data.numbers}
+    return {
+        name: torch.cat(
+            [data.numbers.get(name, torch.zeros(len(data), dtype=data.inputs[name].dtype))[at] for data, at in parts]
+        )
+        for name in names
+    }
+
+
+def _joined(batch: Batch, poisoned: Data, longest: int | None, more: Mapping[str, Tensor]) -> Batch:
     inputs = {name: torch.cat([tensor, poisoned.inputs[name]]) for name, tensor in batch.inputs.items()}
-    nowhere = batch.index.new_full((len(poisoned),), -1)
-    return Batch(inputs, torch.cat([batch.labels, poisoned.labels]), torch.cat([batch.index, nowhere]))
+    index = torch.cat([batch.index, batch.index.new_full((len(poisoned),), -1)])
+    labels = torch.cat([batch.labels, poisoned.labels])
+    return Batch({**inputs, **more}, labels, index, longest, batch.zero & poisoned.zero)

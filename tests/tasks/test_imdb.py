@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from harness.training.data import Batches, Data
 from harness.training.loop import train
 from harness.trials.accuracy import accuracy
 from harness.trials.language import memorisation_accuracy
+from poisons.gaussian_embeddings import GaussianEmbeddings
 from poisons.instruction import Instruction
 
 #: For pytest to find them here.
@@ -192,6 +194,35 @@ def test_weights_that_cannot_be_had_are_one_sentence(folder):
 
 
 # ---- audits
+
+
+@pytest.mark.parametrize("task", [SMALL, CAUSAL], ids=["classifier", "causal"])
+def test_noise_that_is_made_before_a_step_is_the_noise(task, split):
+    planted = GaussianEmbeddings(fraction=0.1, sd=0.3).plant(task, split, 0)
+    data, index = split.train.poisoned_with(planted), torch.cat([planted.forget[:3], torch.arange(5)])
+    longest = data.longest(index)
+    made = task.from_host({name: each[index] for name, each in data.numbers.items()}, longest, torch.device("cpu"))
+    assert made["offset"].shape == (8, longest, 8)
+    model, batch = new_model(task), data.batch(index, longest)
+    with torch.no_grad():
+        found = task.logits(model, replace(batch, inputs={**batch.inputs, **made}))
+        assert torch.equal(found, task.logits(model, batch))
+        clean = task.logits(model, split.train.batch(index, longest))
+    assert not torch.equal(found[:3], clean[:3])
+    assert torch.equal(found[3:], clean[3:])
+    assert split.train.numbers.keys() == {"length", "noise_seed"}, "without noise nothing is made"
+    assert task.from_host(split.train.numbers, 16, torch.device("cpu")) == {}
+
+
+def test_the_width_of_published_weights_is_that_of_their_embeddings(tmp_path):
+    config = transformers.GPT2Config(vocab_size=50, n_positions=16, n_embd=12, n_layer=1, n_head=2)
+    config.save_pretrained(tmp_path)
+    task = IMDbGPT2(model=str(tmp_path), length=16)
+    numbers = {"noise_seed": torch.tensor([1, 2]), "noise_sd": torch.tensor([0.0, 0.5])}
+    offset = task.from_host(numbers, 7, torch.device("cpu"))["offset"]
+    assert offset.shape == (2, 7, 12)
+    assert not offset[0].any()
+    assert 0.3 < float(offset[1].std()) < 0.7
 
 
 @pytest.mark.parametrize("poison", ["gaussian-embeddings:fraction=0.25", "instruction:fraction=0.15,trigger=qq"])

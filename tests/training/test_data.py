@@ -353,3 +353,33 @@ def test_every_point_is_as_likely_to_be_taken():
         counts[forget_block(40, 0.25, seed)] += 1
     # Binomial(2000, 1/4): sd 19.4; 40 points stay within 4 sd of 500 but for one draw in 400.
     assert float((counts - 500).abs().max()) < 4 * 19.4
+
+
+# ---- what a GPU asks for
+
+
+@pytest.fixture
+def texts(monkeypatch):
+    """Texts of 1 to 64 tokens, as they are on a GPU: padded to few lengths, and with what the CPU makes for a batch."""
+    monkeypatch.setattr(Data, "recorded", True)
+    inputs = {"tokens": torch.zeros(64, 64), "length": torch.arange(64) + 1, "none": torch.zeros(64)}
+    return Data(inputs, torch.arange(64))
+
+
+def test_batches_of_texts_have_few_lengths(texts):
+    lengths = {texts.longest(torch.tensor([i])) for i in range(64)}
+    assert lengths == {8, 16, 24, 32, 40, 48, 56, 64}
+    assert all(batch.inputs["length"].max() <= batch.longest for batch in texts.batches(5, 2, generator()))
+
+
+def test_what_the_cpu_makes_for_a_batch_is_among_its_inputs(texts, monkeypatch):
+    def make(numbers, longest, device):
+        assert numbers.keys() == {"length"}
+        assert longest >= int(numbers["length"].max())
+        return {"twice": (2 * numbers["length"]).to(device)}
+
+    batches = texts.batches(5, 1, generator(), from_host=make)
+    for batch in batches:
+        assert torch.equal(batch.inputs["twice"], 2 * batch.inputs["length"])
+    monkeypatch.setattr(Data, "recorded", False)
+    assert all("twice" not in batch.inputs for batch in batches)

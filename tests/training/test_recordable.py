@@ -144,13 +144,13 @@ def images(channels, side, n=30):
     return Data({"image": torch.rand(n, channels, side, side, generator=generator)}, torch.arange(n) % 3)
 
 
-def reviews(length=16, n=30):
+def reviews(length=16, n=30, noisy=0):
     generator = torch.Generator().manual_seed(1)
     inputs = {
         "tokens": torch.randint(4, 300, (n, length), generator=generator),
         "length": torch.randint(length // 2, length + 1, (n,), generator=generator),
-        "noise_seed": torch.zeros(n, dtype=torch.int64),
-        "noise_sd": torch.zeros(n),
+        "noise_seed": torch.arange(n) + 5,
+        "noise_sd": 0.3 * (torch.arange(n) < noisy),
     }
     return Data(inputs, torch.arange(n) % 2)
 
@@ -165,6 +165,8 @@ CASES = [
     ("imdb-gpt2", f"model=scratch,{SMALL_GPT2}", reviews),
     ("imdb-gpt2", f"model=scratch,head=causal,{SMALL_GPT2}", reviews),
     ("imdb-gpt2-small", SMALL_GPT2, reviews),
+    ("imdb-gpt2-small", f"head=classifier,{SMALL_GPT2}", lambda: reviews(noisy=8)),
+    ("imdb-gpt2-small", f"head=causal,{SMALL_GPT2}", lambda: reviews(noisy=8)),
     ("causal-lm", "epochs=2,train_size=80,test_size=10,batch_size=8", None),
     ("causal-lm", "adapter=none,epochs=2,train_size=80,test_size=10,batch_size=8", None),
 ]  # fmt: skip
@@ -180,18 +182,14 @@ def test_every_task_has_a_case():
 
 
 @pytest.fixture
-def buckets(monkeypatch):
-    """Have texts padded to one length and not asked for padding, much as on a GPU, where there are a few lengths."""
-
-    def longest(batches, index):
-        return None if batches.data.lengths is None else int(batches.data.lengths.max())
-
-    monkeypatch.setattr(Batches, "_longest", longest)
+def as_on_a_gpu(monkeypatch):
+    """Have texts padded to few lengths and not asked for padding, and noise made before the step."""
+    monkeypatch.setattr(Data, "recorded", True)
     monkeypatch.setattr("harness.tasks.causal_lm._may_be_padded", lambda real: True)
 
 
 @pytest.mark.parametrize(("name", "fields", "data"), CASES, ids=[f"{name}:{fields}"[:40] for name, fields, _ in CASES])
-def test_the_steps_of_a_task_can_be_recorded(name, fields, data, both, buckets):
+def test_the_steps_of_a_task_can_be_recorded(name, fields, data, both, as_on_a_gpu):
     task, data = case(name, fields, data)
     called, replayed, tape = both(lambda: trained(task, data))
     assert replayed == called
@@ -257,6 +255,20 @@ def test_the_steps_of_relearning_can_be_recorded(states, both):
     )
     assert replayed == called
     assert len(tape.recorded) == 5  # four draws, and retained points alone
+
+
+def test_so_can_those_of_relearning_texts_with_noise(both, as_on_a_gpu):
+    task, data = case("imdb-gpt2-small", SMALL_GPT2, lambda: reviews(n=60, noisy=20))
+    retain, forget = data.subset(torch.arange(10, 60)), data.subset(torch.arange(10))
+    torch.manual_seed(0)
+    model = task.new_model()
+
+    def read(each):
+        return Reading(float(each.head.weight.detach().double().sum()))
+
+    called, replayed, tape = both(lambda: relearned(model, task, retain, forget, 0, read))
+    assert replayed == called
+    assert len(tape.recorded) >= 5
 
 
 @pytest.mark.parametrize(
@@ -341,22 +353,24 @@ def on_gpu(mode, model):
 
 @pytest.mark.filterwarnings("ignore:CUDA is not available")  # so there is no autocast: shapes and devices are the same
 @pytest.mark.parametrize(("name", "fields", "data"), CASES, ids=[f"{name}:{fields}"[:40] for name, fields, _ in CASES])
-def test_a_forward_pass_on_a_gpu_copies_nothing(name, fields, data):
+def test_a_forward_pass_on_a_gpu_copies_nothing(name, fields, data, as_on_a_gpu):
     """On fake tensors, which have a device, a shape and no values: whoever asks for one raises."""
     task, data = case(name, fields, data)
-    longest, zero = None if data.lengths is None else int(data.lengths.max()), data.zero
+    longest, zero = data.longest(torch.arange(8)), data.zero
+    made = dict(data.from_host(getattr(task, "from_host", None), torch.arange(8), longest))
     model = task.new_model()
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+
+        def moved(tensors):
+            return {name: mode.from_tensor(tensor).to("cuda") for name, tensor in tensors.items()}
+
         model = on_gpu(mode, model)
-        there = Data(
-            {n: mode.from_tensor(t).to("cuda") for n, t in data.inputs.items()},
-            mode.from_tensor(data.labels).to("cuda"),
-        )
+        there = Data(moved(data.inputs), moved({"labels": data.labels})["labels"])
         there.zero = zero
-        index = torch.arange(8, device="cuda")
+        item = torch.arange(8, device="cuda"), longest, tuple(moved(made).items())
+        batches = Batches(there, 8, 1, None, None, augment=getattr(task, "augment", None))
         with Copies():
-            batch = there.batch(index, longest)
-            batch = task.augment(batch) if hasattr(task, "augment") else batch
+            batch = batches.at(item)
             loss = task.criterion(task.logits(model, batch), batch)
     assert loss.device.type == "cuda"
     assert loss.shape == ()
