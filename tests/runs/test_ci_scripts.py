@@ -18,9 +18,11 @@ from harness.cells import Cell, Trial
 from harness.store.files import files_at
 from harness.store.inventory import Inventory
 from harness.tasks.cifar10 import CIFAR10ResNet18
+from harness.tasks.imdb import IMDbSmallGPT2
+from harness.training.data import Data
 from harness.training.engine import StepsNotRecorded
 from harness.training.isolation import isolated_rng
-from harness.training.loop import fit
+from harness.training.loop import fit, train
 from harness.training.meter import Meter
 from harness.trials.lab import Lab
 
@@ -200,11 +202,16 @@ def test_models_trained_on_device_are_as_good_as_elsewhere(device, tmp_path):
 
 #: What poisons need on the tiny task: three classes of 4 x 4 images.
 SMALL_FIELDS = {
-    "backdoor": ":size=1", "confusion": ":first=0,second=1", "indiscriminate": ":steps=2", "targeted": ":steps=2",
-    "sleeper-agent": ":steps=2", "camouflaged": ":steps=2",
+    "backdoor": ":size=1", "confusion": ":first=0,second=1", "indiscriminate": ":steps=6", "targeted": ":steps=6",
+    "sleeper-agent": ":steps=6", "camouflaged": ":steps=6",
 }  # fmt: skip
 
 
+#: On a GPU every step of what is here is recorded.
+RECORDED = pytest.mark.filterwarnings("error::harness.training.engine.StepsNotRecorded")
+
+
+@RECORDED
 def test_every_poison_is_planted_and_measured_on_device(device, tmp_path):
     lab = Lab.open(tmp_path, device=device.type, budget=0.5)
     for name in registry.available("poison"):
@@ -215,6 +222,7 @@ def test_every_poison_is_planted_and_measured_on_device(device, tmp_path):
             assert readings["U"].value == readings["P"].value, name
 
 
+@RECORDED
 def test_every_method_unlearns_on_device(device, tmp_path):
     lab = Lab.open(tmp_path, device=device.type, budget=0.5)
     for name in registry.available("unlearner"):
@@ -223,6 +231,31 @@ def test_every_method_unlearns_on_device(device, tmp_path):
             result = lab.run(each)
             assert name == "identity" or result.cost["unlearn_examples"] > 0 or name == "wrecked", name
             assert not math.isnan(result.readings["accuracy"]["U"].value), name
+
+
+@RECORDED
+@pytest.mark.parametrize("head", ["classifier", "causal"])
+def test_texts_with_noise_are_learned_on_device(device, head):
+    task = IMDbSmallGPT2(width=8, vocabulary=320, length=16, epochs=8, batch_size=10, lr=0.01, head=head)
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.arange(60) % 2
+    inputs = {
+        "tokens": torch.randint(4, 100, (60, 16), generator=generator) + 100 * labels[:, None],
+        "length": torch.randint(8, 17, (60,), generator=generator),
+        "noise_seed": torch.arange(60),
+        "noise_sd": 0.1 * (torch.arange(60) < 20),
+    }
+    data, losses = Data(inputs, labels), []
+    for where in (torch.device("cpu"), device):
+        there = data.to(where)
+        model = train(task, there, torch.ones(60, dtype=torch.bool), 0)[0].eval()
+        batch = there.batch(torch.arange(60))
+        with torch.no_grad():
+            both = [task.logits(each, batch) for each in (model, task.new_model().to(where))]
+            losses.append([float(task.criterion(scores, batch)) for scores in both])
+    (here, before), (found, _) = losses
+    assert found == pytest.approx(here, abs=0.1 * before)
+    assert found < 0.9 * before
 
 
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument")
