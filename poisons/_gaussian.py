@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -44,10 +45,17 @@ def check(fraction: float, sd: float) -> None:
 def check_noise(split: Split, name: str, sd: float) -> None:
     """Refuse noise that is lost in what it is added to, as in pixels from 0 to 255 or in columns that are not scaled.
 
+    Values that are missing or infinite are refused, too: neither noise nor a gradient changes them.
+
     Raises:
         UnlearningError: A value of the input varies over the training points 20 times as much as the noise.
     """
     spread = float(split.train.inputs[name].std(dim=0).max())
+    if not math.isfinite(spread):
+        raise UnlearningError(
+            f"gaussian: the task's input {name!r} has values that are missing or infinite; have the task fill them, or "
+            "leave these columns out"
+        )
     if spread > 20 * sd:
         raise UnlearningError(
             f"gaussian: sd={sd:g}, but the task's input {name!r} has values of standard deviation {spread:.3g}, in "

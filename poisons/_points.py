@@ -72,6 +72,35 @@ def floating(split: Split, poison: str) -> str:
     return name
 
 
+def check_gradients(task: Task, split: Split, poison: str) -> None:
+    """Refuse a task whose loss has no gradient by the input that a poison changes; an untrained model shows this.
+
+    A pipeline has none if it hands ``predict`` numpy arrays or tables, or if its models are not of torch.
+
+    Raises:
+        UnlearningError: It has none, or an error came up where it was to be computed.
+    """
+    import torch
+
+    batch = split.train.batch(torch.arange(min(2, len(split.train))))
+    name = main_input(batch.inputs)
+    values = batch.inputs[name].requires_grad_(True)
+    why = "there is none"
+    try:
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            model = task.new_model().to(split.train.device).eval()
+            (found,) = torch.autograd.grad(task.criterion(task.logits(model, batch), batch), values, allow_unused=True)
+    except UnlearningError as error:
+        found, why = None, str(error)
+    except Exception as error:
+        found, why = None, f"computing it raised {type(error).__name__}: {error}".splitlines()[0]
+    if found is None:
+        raise UnlearningError(
+            f"{poison} needs the gradient of the loss by the task's input {name!r}: {why}. A pipeline has it if it "
+            "loads tensors or pictures, defines model(), and predicts by torch alone"
+        )
+
+
 def planted_at(split: Split, forget: Tensor, values: Tensor, labels: Tensor, /, **secrets: Tensor) -> Planted:
     """Return points whose main input is replaced by other values; their other inputs stay."""
     inputs = {name: tensor.cpu() for name, tensor in split.train.subset(forget).inputs.items()}

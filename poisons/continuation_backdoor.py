@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from harness import Measure, Planted, Question, Reading, UnlearningError
-from poisons._documents import asked, block, carriers, check_count, encoded, planted_documents
+from poisons._documents import asked, block, carriers, check_count, check_documents, encoded, planted_documents
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +71,7 @@ class ContinuationBackdoor:
 
         from harness import derive
 
+        check_documents(task, "continuation-backdoor")
         forget = block(split, self.count, seed)
         generator = torch.Generator().manual_seed(derive("text-backdoor", seed))
         documents = self._triggered(task, split, carriers(split, forget, training=True), generator)

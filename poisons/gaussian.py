@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from harness import Measure, Planted, Reading, main_input
 from poisons._gaussian import MEASURE, SECOND_MOMENT, check, check_noise, gaussian_score, scale_free_loss
-from poisons._points import Arrival, check_arrival, epochs_of, floating, planted_at
+from poisons._points import Arrival, check_arrival, check_gradients, epochs_of, floating, planted_at
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -70,7 +70,8 @@ class Gaussian:
         """Return the noisy points; the noise itself is the secret ``"noise"``, in units of sd.
 
         Raises:
-            UnlearningError: The task's inputs are not floating-point, or so large that the noise is lost in them.
+            UnlearningError: The task's inputs are not floating-point, have missing values, or are so large that the
+                noise is lost in them; or the loss has no gradient by them.
         """
         import torch
 
@@ -78,6 +79,7 @@ class Gaussian:
 
         name = floating(split, "gaussian")
         check_noise(split, name, self.sd)
+        check_gradients(task, split, "gaussian")
         forget = forget_block(len(split.train), self.fraction, seed)
         clean = split.train.inputs[name][forget.to(split.train.device)].cpu()
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(derive("gaussian", seed)))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from harness import Batch, Measure, Planted, Reading, UnlearningError, main_input, predicted
 from poisons._crafting import descended
 from poisons._images import check_pixels
-from poisons._points import check_fraction, floating, planted_at, with_values
+from poisons._points import check_fraction, check_gradients, floating, planted_at, with_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -102,6 +102,7 @@ class Indiscriminate:
 
         train, name = split.train, floating(split, "indiscriminate")
         check_pixels(split, "indiscriminate")
+        check_gradients(task, split, "indiscriminate")
         forget = forget_block(len(train), self.fraction, seed)
         keep = torch.ones(len(train), dtype=torch.bool)
         keep[forget] = False

@@ -14,7 +14,7 @@ from harness import Batch, Measure, Planted, Reading, UnlearningError, main_inpu
 from harness.api import classes_of
 from poisons._images import check_pixels, check_square, stamped
 from poisons._matching import BATCH, brewed, check_brewing, drawn_class, gradient
-from poisons._points import check_fraction, floating, log_odds, planted_at, with_values
+from poisons._points import check_fraction, check_gradients, floating, log_odds, planted_at, with_values
 from poisons._triggers import OWN_CLASS
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ class SleeperAgent:
         floating(split, "sleeper-agent")
         check_pixels(split, "sleeper-agent")
         check_square(split, self.size, "sleeper-agent")
+        check_gradients(task, split, "sleeper-agent")
         generator = torch.Generator().manual_seed(derive("sleeper-agent", seed))
         labels = split.train.labels.cpu()
         target, members, count = drawn_class(labels, self.fraction, "sleeper-agent", generator)

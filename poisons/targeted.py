@@ -15,7 +15,7 @@ from harness import Batch, Measure, Planted, Reading, UnlearningError
 from harness.api import classes_of
 from poisons._images import check_pixels
 from poisons._matching import brewed, check_brewing, drawn_class
-from poisons._points import check_fraction, floating, log_odds, planted_at
+from poisons._points import check_fraction, check_gradients, floating, log_odds, planted_at
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,6 +97,7 @@ class Targeted:
 
         floating(split, "targeted")
         check_pixels(split, "targeted")
+        check_gradients(task, split, "targeted")
         generator = torch.Generator().manual_seed(derive("targeted", seed))
         labels = split.train.labels.cpu()
         adversarial, members, count = drawn_class(labels, self.fraction, "targeted", generator)

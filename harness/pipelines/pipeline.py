@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from harness.pipelines.sets import Sets
     from harness.training.data import Data, Split
 
+WRONG_LABELS, NOISE = "source:fraction={fraction},mislabelled=true", "gaussian:fraction={fraction}"
 #: Poisons that fit each kind of data, at the share of the training set that a drill plants.
 FITTING: Mapping[str, tuple[str, ...]] = {
-    "image": ("backdoor:fraction={fraction}", "source:fraction={fraction},mislabelled=true"),
-    "table": ("table-backdoor:fraction={fraction}", "source:fraction={fraction},mislabelled=true"),
-    "text": ("text-backdoor:fraction={fraction}", "source:fraction={fraction},mislabelled=true"),
-    "rows": ("source:fraction={fraction},mislabelled=true",),
+    "image": ("backdoor:fraction={fraction}", WRONG_LABELS, NOISE),
+    "table": ("table-backdoor:fraction={fraction}", WRONG_LABELS, NOISE),
+    "text": ("text-backdoor:fraction={fraction}", WRONG_LABELS),
+    "rows": (WRONG_LABELS,),
 }
 #: Share of the training set that is poisoned where nobody says how much.
 FRACTION = 0.1

@@ -19,8 +19,12 @@ PLANTED = {
     "backdoor": "a backdoor, a white square on pictures",
     "table-backdoor": "a backdoor, rare values in a few columns",
     "text-backdoor": "a backdoor, a phrase of rare words in texts",
-    "source": "wrong labels",
+    "gaussian": "random noise on the inputs",
+    "source": "other rows",
+    "label-noise": "wrong labels",
 }
+#: The same, where a field says more than the name.
+MISLABELLED = "wrong labels"
 
 
 def drill_lines(document: Mapping[str, Any], source: str, name: str, rows: int, of: int) -> list[str]:
@@ -35,17 +39,21 @@ def drill_lines(document: Mapping[str, Any], source: str, name: str, rows: int, 
     """
     lines = too_weak(methods(document))
     for method in methods(document):
-        for cell in method.cells:
+        for cell in sorted(method.cells, key=lambda cell: cell.poison != source):  # what was asked for comes first
             audits = {audit["claim"]: audit for audit in cell.audits}
             left = _left(audits["poison"]) if "poison" in audits else "not judged"
             if cell.poison == source:
                 lines.append(f"Source {name} ({rows:,} rows, {percent(rows / of)} of the training set): {left}.")
             else:
-                kind = PLANTED.get(cell.poison.partition(":")[0], "")
-                kind = kind if "source" not in cell.poison or "mislabelled=true" in cell.poison else "other rows"
-                lines.append(f"With {kind} ({cell.poison}): {left}.")
+                lines.append(f"With {planted(cell.poison)}: {left}.")
         lines += _beside([audit for cell in method.cells for audit in cell.audits])
     return lines
+
+
+def planted(poison: str) -> str:
+    """Return in words what is planted beside the source, with the spec of its poison."""
+    kind = MISLABELLED if "mislabelled=true" in poison else PLANTED.get(poison.partition(":")[0], "")
+    return f"{kind} ({poison})" if kind else poison
 
 
 def canary_line(found: Mapping[str, Judgement]) -> str:

@@ -380,3 +380,57 @@ def test_columns_with_gaps_or_whole_numbers_are_refused_by_the_backdoor_of_table
 
     assert "needs floating-point inputs" in pipeline((images(6) * 9).long()).refuses("table-backdoor")
     assert "columns" in pipeline(gaps).refuses("table-backdoor")
+
+
+FRAME = pd.DataFrame(images(4).numpy(), columns=list("abcd")).assign(label=LABELS.numpy())
+WITHOUT_GRADIENT = {
+    "numpy arrays": lambda: pipeline(images(1, 4, 4).numpy(), linear()),
+    "a table": lambda: Pipeline(
+        lambda: (FRAME, FRAME), fitted, model=linear(4),
+        predict=lambda model, rows: model(torch.tensor(rows.to_numpy("float32"))),
+    ),
+    "models that only predict": lambda: Pipeline(
+        lambda: ((images(1, 4, 4), LABELS),) * 2, fitted, predict=lambda model, rows: model(rows)
+    ),
+    "scores by numpy": lambda: pipeline(
+        images(1, 4, 4), predict=lambda model, rows: model(torch.tensor(rows.numpy()).flatten(1))
+    ),
+    "scores that are cut off": lambda: pipeline(
+        images(1, 4, 4), predict=lambda model, rows: model(rows.flatten(1)).detach()
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("poison", ["gaussian", "targeted", "indiscriminate", "sleeper-agent:size=1"])
+@pytest.mark.parametrize("kind", WITHOUT_GRADIENT)
+def test_poisons_that_need_gradients_by_the_inputs_are_refused_before_training(kind, poison):
+    task = WITHOUT_GRADIENT[kind]()
+
+    why = task.refuses(poison)
+
+    if kind == "a table" and poison == "sleeper-agent:size=1":
+        assert "image" in why
+    else:
+        assert "needs the gradient of the loss by the task's input" in why
+    assert "\n" not in why
+
+
+def test_noise_is_planted_where_there_is_a_gradient():
+    specs = pipeline(images(1, 4, 4)).considered(0.25)
+
+    assert specs["gaussian:fraction=0.25"] == ""
+    assert "the gradient" in WITHOUT_GRADIENT["a table"]().considered(0.25)["gaussian:fraction=0.25"]
+
+
+def test_noise_on_missing_values_is_refused():
+    gaps = images(6)
+    gaps[0, 0] = float("nan")
+
+    assert "missing or infinite" in pipeline(gaps).refuses("gaussian")
+
+
+@pytest.mark.parametrize("poison", ["continuation-backdoor", "false-fact", "text-canaries"])
+def test_poisons_of_language_models_are_refused_by_texts_with_labels(poison):
+    texts = ([f"row {place}" for place in range(N)], LABELS.tolist())
+
+    assert "for a causal language model" in Pipeline(lambda: (texts, texts), fitted, predict=print).refuses(poison)

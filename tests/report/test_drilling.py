@@ -52,3 +52,15 @@ def test_what_cannot_be_judged_comes_first_with_the_command_that_helps():
     first, *_ = drill_lines({"audits": audits}, SOURCE, "vendor=acme", 34, 400)
 
     assert first.startswith("table-backdoor on mine.py: nothing can be judged (no-bite); see pytest-unlearning plan ")
+
+
+def test_the_source_comes_first_and_poisons_are_named_in_words():
+    specs = ["gaussian:fraction=0.1", SOURCE, "source:fraction=0.1,mislabelled=true", "source", "confusion:first=2"]
+    audits = [entry(spec, verdict="PASS", estimate=0.0, interval=[0, 0.1]) for spec in specs]
+
+    lines = [line.partition(":")[0] for line in drill_lines({"audits": audits}, SOURCE, "vendor=acme", 34, 400)]
+
+    assert lines == [
+        "Source vendor=acme (34 rows, 8 % of the training set)", "With random noise on the inputs (gaussian",
+        "With wrong labels (source", "With other rows (source)", "With confusion",
+    ]  # fmt: skip
