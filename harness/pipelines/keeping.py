@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from harness.api import UnlearningError
 
 #: Writes a model to a path.
 Save = Callable[[Any, Path], object]
@@ -22,12 +25,46 @@ def unpickled(source: io.BytesIO | Path) -> Any:
     return torch.load(source, weights_only=False)
 
 
+#: The first of the bytes of what ``save_model`` wrote.
+FILE, FOLDER = b"\0", b"\1"
+
+
+def packed(path: Path) -> bytes:
+    """Return a file or a folder as bytes; files of a folder are told by their relative paths and contents alone.
+
+    Raises:
+        UnlearningError: Nothing is there.
+    """
+    if path.is_file():
+        return FILE + path.read_bytes()
+    if not path.is_dir():
+        raise UnlearningError(
+            "save_model() wrote nothing to the path that it was given; write a file or a folder there"
+        )
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as folder:
+        for file in sorted(each for each in path.rglob("*") if each.is_file()):
+            # Without a time: the same model must have the same bytes.
+            folder.writestr(zipfile.ZipInfo(file.relative_to(path).as_posix()), file.read_bytes())
+    return FOLDER + buffer.getvalue()
+
+
+def unpack(content: bytes, path: Path) -> None:
+    """Write what was `packed` to a path at which nothing is."""
+    if content[:1] == FILE:
+        path.write_bytes(content[1:])
+    else:
+        with zipfile.ZipFile(io.BytesIO(content[1:])) as folder:
+            path.mkdir()
+            folder.extractall(path)
+
+
 class Kept(nn.Module):
     """Holds a model of any kind; its state dict is the bytes that ``save`` writes.
 
     Args:
-        save, load: How a model is written to a file and read again; None for `torch.save`, which pickles it. Reading a
-            pickle runs what its writer put there, so a store with such models must be trusted.
+        save, load: How a model is written to a file or a folder and read again; None for `torch.save`, which pickles
+            it. Reading a pickle runs what its writer put there, so a store with such models must be trusted.
         model: The model, or None for one that was never trained.
     """
 
@@ -59,7 +96,7 @@ class Kept(nn.Module):
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "model"
                 self._save(model, path)
-                written = path.read_bytes()
+                written = packed(path)
         return torch.frombuffer(bytearray(written), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -72,5 +109,5 @@ class Kept(nn.Module):
         else:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "model"
-                path.write_bytes(read)
+                unpack(read, path)
                 self._held = (self._load(path),)

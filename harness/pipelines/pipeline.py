@@ -14,6 +14,7 @@ from harness.api import UnlearningError
 from harness.importing import raised
 from harness.pipelines.identity import identity_of
 from harness.pipelines.settings import FUNCTIONS, OF_VERDICTS, SETTINGS, check_settings
+from harness.pipelines.weights import read_weights, write_weights
 
 if TYPE_CHECKING:
     import torch
@@ -272,15 +273,7 @@ class Pipeline:
         if self._functions["save_model"] is not None:
             self._functions["save_model"](model, path)
         elif self._functions["model"] is not None:
-            from safetensors.torch import save_file
-
-            weights = {name: t.detach().cpu().clone().contiguous() for name, t in model.state_dict().items()}
-            if odd := [name for name, tensor in weights.items() if tensor.is_complex()]:
-                raise UnlearningError(
-                    f"{odd[0]!r} of the model is complex, which a file of safetensors cannot hold; define save_model "
-                    "and load_model"
-                )
-            save_file(weights, path)
+            write_weights(model, path)
         else:
             torch.save(model, path)
 
@@ -292,10 +285,8 @@ class Pipeline:
             return self._functions["load_model"](path)
         if self._functions["model"] is None:
             return unpickled(path)
-        from safetensors.torch import load_file
-
         model = self.new_model()
-        model.load_state_dict(load_file(path))
+        read_weights(model, path)
         return model
 
     def train(self, data: Data, seed: int) -> nn.Module:

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from harness.api import UnlearningError
+from harness.importing import raised
 from harness.pipelines.identity import identity_of
 from harness.pipelines.pipeline import Pipeline, end_workers
 from harness.pipelines.rows import ROW
@@ -125,18 +126,17 @@ class Removal:
             except OSError as error:
                 raise UnlearningError(f"the command {words[0]!r} cannot be run: {error}") from None
             who = f"the command {words[0]!r}"
-            ending = "The last lines of its output:\n" + "\n".join(done.stdout.splitlines()[-SHOWN:])
+            last = "\n".join(done.stdout.splitlines()[-SHOWN:])
+            ending = f"The last lines of its output:\n{last}" if last.strip() else "It printed nothing."
             if done.returncode:
                 raise UnlearningError(f"{who} ended with exit code {done.returncode}. {ending}")
-            if not places["out"].is_file():
+            if not places["out"].exists():
                 raise UnlearningError(f"{who} wrote no model to {{out}}. {ending}")
             try:
                 return pipeline.read(places["out"])
             except Exception as error:
-                what = f"{type(error).__name__}: {error}"
-                raise UnlearningError(
-                    f"what the command {words[0]!r} wrote to {{out}} is not a model: {what}"
-                ) from error
+                what = str(error) if isinstance(error, UnlearningError) else raised(error)
+                raise UnlearningError(f"what {who} wrote to {{out}} is not a model of the pipeline: {what}") from error
 
 
 def _check_command(command: str, name: str) -> None:

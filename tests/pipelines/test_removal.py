@@ -48,6 +48,8 @@ fails = "{python} -c 'print(5); raise SystemExit(3)' {{model}} {{out}}"
 silent = "{python} -c 'print(5)' {{model}} {{out}}"
 odd = "{python} -c 'import sys; open(sys.argv[2], \\\"w\\\").write(\\\"x\\\")' {{model}} {{out}}"
 missing = "no-such-tool {{model}} {{out}}"
+mute = "{python} -c 'raise SystemExit(4)' {{model}} {{out}}"
+folder = "{python} -c 'import os, sys; os.mkdir(sys.argv[2])' {{model}} {{out}}"
 """
 #: It is run without installed packages.
 TOOL = """
@@ -101,7 +103,9 @@ def test_a_command_is_handed_a_file_and_the_places_of_rows(here):
     [
         ("fails", "ended with exit code 3. The last lines of its output:\n5"),
         ("silent", "wrote no model to {out}. The last lines of its output:\n5"),
-        ("odd", "is not a model"),
+        ("odd", "is not a model of the pipeline: JSONDecodeError: Expecting value"),
+        ("mute", "ended with exit code 4. It printed nothing."),
+        ("folder", "is not a model of the pipeline: IsADirectoryError"),
         ("missing", "cannot be run"),
     ],
 )
