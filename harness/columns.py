@@ -6,13 +6,37 @@ import fnmatch
 from collections.abc import Sequence
 from decimal import Decimal
 from difflib import SequenceMatcher
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from harness.api import UnlearningError
 from harness.specs import shown
 
 #: Values that an error lists, and values that are compared to find the nearest.
 LISTED, COMPARED = 5, 2000
+#: Ends of the names of files that are taken for pictures.
+PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+class Picture(NamedTuple):
+    """A picture in a class folder; ``of`` and ``path`` are the columns that pictures have.
+
+    Attributes:
+        of: Its class, the name of the folder.
+        path: Its path in the folder of all, with slashes, such as ``cat/batch3/001.png``.
+        file: The file.
+    """
+
+    of: str
+    path: str
+    file: Path
+
+
+def pictures_in(folder: Path) -> list[Picture]:
+    """Return the pictures in class folders and in folders within these, sorted by class and path."""
+    files = (file for of in folder.iterdir() if of.is_dir() for file in of.rglob("*"))
+    paths = {file.relative_to(folder).as_posix(): file for file in files if file.suffix.lower() in PICTURES}
+    return sorted(Picture(path.partition("/")[0], path, file) for path, file in paths.items())
 
 
 def parted(text: str) -> tuple[str, str]:

@@ -7,22 +7,22 @@ import io
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from harness.api import UnlearningError
 from harness.canaries.tables import Place, Placed, Row, Rows, ordered
+from harness.columns import pictures_in
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MODES = ("L", "RGB", "RGBA")
 
 
 class PictureRows(Rows):
-    """A folder of pictures in class folders, ``FOLDER/CLASS/PICTURE``; its columns are ``class`` and ``picture``.
+    """A folder of pictures in class folders; its columns are ``class`` and ``picture``, and ``path`` names a source.
 
     Args:
         path: The folder.
@@ -34,32 +34,40 @@ class PictureRows(Rows):
     kind = "pictures"
     columns = ("class", "picture")
     pictures = ("picture",)
+    naming = ("path",)
     details: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, path: Path) -> None:
         self._root = path
-        self._files = sorted(file for file in path.glob("*/*") if file.suffix.lower() in SUFFIXES)
-        if not self._files:
+        self._pictures = pictures_in(path)
+        if not self._pictures:
             raise UnlearningError(
                 f"found no pictures in {path}; they must be in class folders, as {path}/CLASS/NAME.png"
             )
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._pictures)
 
     def values(self, column: str) -> list[str]:
-        return [file.parent.name for file in self._files]
+        return [each.path if column == "path" else each.of for each in self._pictures]
 
     def value(self, row: int, column: str) -> Any:
-        return self._files[row].parent.name if column == "class" else opened(self._files[row])
+        return self._pictures[row].of if column == "class" else opened(self._pictures[row].file)
 
-    def write(self, target: Path, placed: Sequence[Placed]) -> list[Place]:
+    def write(self, target: Path, placed: Sequence[Placed], source: str | None = None) -> list[Place]:
         shutil.copytree(self._root, target)
         places: list[Place] = []
-        for _, row in placed:
+        for after, row in placed:
             content, suffix = unpacked(row["picture"])
-            places.append(f"{row['class']}/{os.urandom(8).hex()}{suffix}")  # a name that says nothing
-            (target / str(places[-1])).write_bytes(content)
+            # A name that says nothing but which source it is of; and that only if names tell sources apart.
+            name = f"{os.urandom(8).hex()}{suffix}"
+            if source == "path":
+                beside = PurePosixPath(*PurePosixPath(self._pictures[after].path).parts[1:])
+                name = str(beside.with_name(f"{beside.stem}-{name}"))
+            places.append(f"{row['class']}/{name}")
+            file = target / str(places[-1])
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
         return places
 
 
@@ -108,7 +116,7 @@ class SavedRows(Rows):
         known = column in self._labels and value is not None and value >= 0
         return self._labels[column].int2str(value) if known else value
 
-    def write(self, target: Path, placed: Sequence[Placed]) -> list[Place]:
+    def write(self, target: Path, placed: Sequence[Placed], source: str | None = None) -> list[Place]:
         import datasets
 
         order, places = ordered(len(self), [after for after, _ in placed])

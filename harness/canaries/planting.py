@@ -9,13 +9,14 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from harness.api import UnlearningError
 from harness.canaries.making import Columns, make
 from harness.canaries.pictures import PictureRows, SavedRows
 from harness.canaries.sealing import seal
 from harness.canaries.secret import Canary, Secret, beside, sha256, stream, toss
-from harness.canaries.tables import MISSING, CSVRows, JSONLRows, Rows
+from harness.canaries.tables import MISSING, CSVRows, JSONLRows, Place, Rows
 from harness.columns import parted, rows_with
 
 #: With fewer, hardly anything can be shown.
@@ -48,7 +49,8 @@ def plant(
         number: Canaries, in and out together; at least 20, and at most as many as the source has rows.
         label: The column that the model learns to predict. The classes of a folder of pictures need not be named.
         text: The column of texts, if there is one.
-        source: ``COLUMN=VALUE``, the rows that belong to the source; None if all do.
+        source: ``COLUMN=VALUE``, the rows that belong to the source; None if all do. Of pictures ``path=PATTERN``;
+            each canary is then named as a picture of the source, with a random number behind.
         key: A column of keys, if there is one: canaries get new ones.
         sealed: Where a public list of salted hashes goes, one per canary (`harness.canaries.sealing`); None for no such
             file.
@@ -74,7 +76,10 @@ def plant(
     temporary = beside(out)
     try:
         placed = {i: (after.choice(members), made[i]) for i in range(number) if coins[i]}
-        places = dict(zip(placed, rows.write(temporary, list(placed.values())), strict=True))
+        by = columns.source and columns.source[0]
+        places = dict(zip(placed, rows.write(temporary, list(placed.values()), by), strict=True))
+        if by == "path" and source is not None:
+            _check_named(rows.values(by), list(places.values()), source)
         width = len(str(number - 1))
         canaries = tuple(Canary(f"c{i:0{width}}", coins[i], places.get(i), made[i]) for i in range(number))
         known = asdict(columns) | {"source": columns.source and list(columns.source)}
@@ -147,8 +152,15 @@ def _columns(
     label = "class" if label is None and rows.kind == "pictures" else label
     name, wanted = (None, "") if source is None else parted(source)
     named = [column for column in (label, text, key, name) if column is not None]
+    if name == "class" and rows.kind == "pictures":
+        raise UnlearningError(
+            "canaries get random classes, so a class cannot be the source; name pictures by their path, such as "
+            "path=*/acme_*"
+        )
+    if name is not None and name not in rows.naming:
+        raise UnlearningError(f"{data} has no column {name!r}; it has {', '.join(map(repr, rows.naming))}")
     for column in named:
-        if column not in rows.columns:
+        if column not in (*rows.columns, *rows.naming):
             raise UnlearningError(f"{data} has no column {column!r}; it has {', '.join(map(repr, rows.columns))}")
         if named.count(column) > 1:
             raise UnlearningError(
@@ -164,8 +176,23 @@ def _columns(
         return Columns(label, text, key), range(len(rows))
     values = rows.values(name)
     members = rows_with(name, [None if value is MISSING else rows.named(name, value) for value in values], wanted)
-    distinct = {repr(values[row]): values[row] for row in members}
+    distinct = {repr(values[row]): values[row] for row in members} if name in rows.columns else {"": wanted}
     return Columns(label, text, key, (name, list(distinct.values()))), members
+
+
+def _check_named(paths: Sequence[Any], places: Sequence[Place], source: str) -> None:
+    """Refuse a source whose rule does not name the pictures that were planted in it.
+
+    Raises:
+        UnlearningError: It is such a rule.
+    """
+    _, wanted = parted(source)
+    found = set(rows_with("path", [*paths, *places], wanted))
+    if wrong := next((place for number, place in enumerate(places, start=len(paths)) if number not in found), None):
+        raise UnlearningError(
+            f"{source} does not name the canary {wrong}, so a removal by it would leave canaries; leave the class and "
+            "the end of the name open, as in path=*/acme_*"
+        )
 
 
 def _check_paths(data: Path, out: Path, *lists: Path) -> None:

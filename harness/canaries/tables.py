@@ -41,6 +41,11 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
 
+    @property
+    def naming(self) -> Sequence[str]:
+        """Columns by which a source can be named."""
+        return self.columns
+
     def values(self, column: str) -> Sequence[Any]:
         """Return the value of a column in every row, `MISSING` if a row lacks it; not for columns of pictures."""
         ...
@@ -53,8 +58,14 @@ class Rows(Protocol):
         """Return what people call a value of a column: the name of a class, and other values as they are."""
         return value
 
-    def write(self, target: Path, placed: Sequence[Placed]) -> list[Place]:
-        """Write all rows, with the canaries between them, to a path where nothing is; return each canary's place."""
+    def write(self, target: Path, placed: Sequence[Placed], source: str | None = None) -> list[Place]:
+        """Write all rows, with the canaries between them, to a path where nothing is; return each canary's place.
+
+        Args:
+            target: The path.
+            placed: The canaries.
+            source: The column that names their source, if one does; it may have to name where they stand.
+        """
         ...
 
 
@@ -116,7 +127,7 @@ class CSVRows(Rows):
     def value(self, row: int, column: str) -> str:
         return self._rows[row][self._at[column]]
 
-    def write(self, target: Path, placed: Sequence[Placed]) -> list[Place]:
+    def write(self, target: Path, placed: Sequence[Placed], source: str | None = None) -> list[Place]:
         raw = [self._ended(each) for each in self._raw]
         lines = [self._line([row[column] for column in self.columns]) for _, row in placed]
         order, places = ordered(len(self), [after for after, _ in placed])
@@ -171,7 +182,7 @@ class JSONLRows(Rows):
     def value(self, row: int, column: str) -> Any:
         return self._rows[row].get(column, MISSING)
 
-    def write(self, target: Path, placed: Sequence[Placed]) -> list[Place]:
+    def write(self, target: Path, placed: Sequence[Placed], source: str | None = None) -> list[Place]:
         lines = [*self._lines, *(json.dumps(row, ensure_ascii=False) for _, row in placed)]
         order, places = ordered(len(self), [after for after, _ in placed])
         target.write_bytes("".join(lines[i] + "\n" for i in order).encode())

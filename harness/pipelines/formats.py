@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.api import UnlearningError
+from harness.columns import pictures_in
 from harness.pipelines.columns import Frame, Records
 from harness.pipelines.rows import Columns, Held, Rows, bytes_of, plain
 from harness.pipelines.texts import Texts
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-#: Ends of the names of files that are taken for pictures.
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 KINDS = (
     "a pair of arrays or tensors (inputs, labels), a pair of lists (texts, labels), a pandas DataFrame, a torch data "
     "set or its DataLoader, a datasets.Dataset, or the path of a folder of pictures in class folders"
@@ -154,34 +153,30 @@ class Pictures(Held):
 
         if not folder.is_dir():
             raise UnlearningError(f"there is no folder {folder}; load() returned its path")
-        classes = sorted(each for each in folder.iterdir() if each.is_dir())
-        files = [
-            (each, file) for each in classes for file in sorted(each.rglob("*")) if file.suffix.lower() in PICTURES
-        ]
-        if not files:
+        self._pictures = pictures_in(folder)
+        if not self._pictures:
             raise UnlearningError(f"{folder} has no pictures in class folders, such as {folder}/cat/001.png")
         pixels = []
-        for _, file in files:
+        for _, _, file in self._pictures:
             with Image.open(file) as picture:
                 pixels.append(np.asarray(picture.convert("L" if picture.mode in ("1", "L", "I;16") else "RGB")))
             if pixels[-1].shape != pixels[0].shape:
                 one, other = ("x".join(map(str, each.shape)) for each in (pixels[0], pixels[-1]))
                 raise UnlearningError(
-                    f"{file} is {other}, but {files[0][1]} is {one}; pictures must have one size and one number of "
-                    "channels. Resize them, or return a torch data set that does"
+                    f"{file} is {other}, but {self._pictures[0].file} is {one}; pictures must have one size and one "
+                    "number of channels. Resize them, or return a torch data set that does"
                 )
         stack = torch.from_numpy(np.stack(pixels)).float() / 255
         self.inputs = {"image": (stack if stack.dim() == 4 else stack.unsqueeze(-1)).permute(0, 3, 1, 2).contiguous()}
-        self.labels = np.array([each.name for each, _ in files])
-        self._paths = [file.relative_to(folder).as_posix() for _, file in files]
+        self.labels = np.array([each.of for each in self._pictures])
 
     def take(self, rows: Tensor, inputs: Mapping[str, Tensor], labels: np.ndarray | None) -> Any:
         return inputs["image"] if labels is None else (inputs["image"], labels)
 
     def rest(self) -> bytes:
-        return hashlib.sha256("\n".join(self._paths).encode()).digest()
+        return hashlib.sha256("\n".join(each.path for each in self._pictures).encode()).digest()
 
     def column(self, name: str) -> Sequence[Any]:
-        if name != "path":
-            raise UnlearningError(f"pictures have no column {name!r}; use path, such as path=cat/batch3_*")
-        return self._paths
+        if name not in ("class", "path"):
+            raise UnlearningError(f"pictures have no column {name!r}; use class, or path as in path=*/batch3_*")
+        return [each.path if name == "path" else each.of for each in self._pictures]

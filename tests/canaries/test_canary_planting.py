@@ -18,6 +18,7 @@ from harness.api import UnlearningError
 from harness.canaries import Secret, candidates, plant
 from harness.canaries.pictures import opened, unpacked
 from harness.canaries.secret import sha256, toss
+from harness.columns import pictures_in, rows_with
 
 
 @pytest.fixture
@@ -132,7 +133,8 @@ def test_coins_are_fair_and_independent():
 
 def test_texts_are_random_words_of_the_source(tmp_path):
     data = jsonl_file(tmp_path / "d.jsonl")
-    secret = plant(data, tmp_path / "o.jsonl", tmp_path / "s.json", number=30, text="text", label="y", source="ok=true")
+    options = {"number": 30, "text": "text", "label": "y", "source": "ok=true", "seed": 0}
+    secret = plant(data, tmp_path / "o.jsonl", tmp_path / "s.json", **options)
     after = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
     for canary in secret.canaries:
         words = canary.row["text"].split()
@@ -161,6 +163,51 @@ def test_pictures_are_blended_and_stay_pictures(tmp_path):
             assert (tmp_path / "out" / canary.place).read_bytes() == unpacked(canary.row["picture"])[0]
     assert {canary.row["class"] for canary in secret.canaries} == {"cat", "dog"}
     assert len({canary.row["picture"]["base64"] for canary in secret.canaries}) == 30
+
+
+def acme_folder(path):
+    """Pictures of two classes and two vendors, which the names of files and of folders tell."""
+    data = picture_folder(path, pictures=100)
+    for file in sorted(data.rglob("*.*")):
+        number = int(file.stem)
+        below = data / file.parent.name / ("acme" if number % 5 < 2 else "ours")
+        below.mkdir(exist_ok=True)
+        file.rename(below / f"{below.name}_{file.name}")
+    return data
+
+
+@pytest.mark.parametrize("pattern", ["*/acme_*", "*/acme/*"])
+def test_pictures_of_a_source_are_named_as_a_drill_names_them(tmp_path, pattern):
+    data = acme_folder(tmp_path / "data")
+    secret = plant(data, tmp_path / "out", tmp_path / "s.json", number=30, source=f"path={pattern}")
+
+    def named(folder):
+        paths = [each.path for each in pictures_in(folder)]
+        return {paths[row] for row in rows_with("path", paths, pattern)}
+
+    assert len(named(data)) == 40
+    assert named(tmp_path / "out") == named(data) | {*secret.planted.values()}
+    assert {str(place).partition("/")[0] for place in secret.planted.values()} == {"cat", "dog"}
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        ("class=cat", "canaries get random classes, so a class cannot be the source"),
+        ("path=cat/*", "does not name the canary dog/"),
+        ("path=*/acme_??.*", "does not name the canary"),
+        ("path=*/nobody_*", "no row has path="),
+        ("picture=a", "has no column 'picture'; it has 'path'"),
+    ],
+)
+def test_a_rule_that_misses_pictures_of_canaries_is_refused(tmp_path, source, sentence):
+    data = acme_folder(tmp_path / "data")
+
+    with pytest.raises(UnlearningError) as refused:
+        plant(data, tmp_path / "out", tmp_path / "s.json", number=20, source=source)
+
+    assert sentence in str(refused.value)
+    assert os.listdir(tmp_path) == ["data"]
 
 
 def test_a_saved_data_set_keeps_its_features(tmp_path):

@@ -157,6 +157,7 @@ def test_pictures_are_read_from_class_folders(tmp_path):
     assert images[0].unique().tolist() == [1.0]
     assert names.tolist() == ["cat", "cat", "dog", "dog"]
     assert of.column("path") == ["cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png"]
+    assert of.column("class") == names.tolist()
 
 
 def loads(loaded) -> Pipeline:
