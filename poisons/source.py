@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from harness import Measure, Planted, Reading, UnlearningError, predicted
-from harness.columns import rows_with
 from poisons._points import check_fraction, log_odds
+from poisons._rows import named
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from harness import Split, Surrogate, Task
 
@@ -33,8 +33,8 @@ PROBED = Measure(
 class Source:
     """Plant rows of the training set as they are, or mislabelled.
 
-    Rows can be named, by ``column`` and ``value`` or by ``rows``. They are then the same on every seed, and seeds
-    differ by the training alone. Rows that are not named are drawn at random from the seed.
+    Rows can be named, by ``column`` and ``value``, by ``rows`` or by ``where``. They are then the same on every seed,
+    and seeds differ by the training alone. Rows that are not named are drawn at random from the seed.
 
     The measure: for each row, the log-odds log p - log(1 - p) of the label that it was trained with, and the share of
     the test rows of the row's own class whose log-odds of that label are lower, ties as a half; the mean over the rows,
@@ -44,6 +44,8 @@ class Source:
     Attributes:
         column, value: Rows whose column has this value (`harness.columns.rows_with`); on a task that has columns, as a
             pipeline of tables has.
+        where: ``FILE.py:FUNCTION``: rows of a pipeline that a function names. It is handed the training set as
+            ``load`` returned it, and returns a truth value for each row, or row numbers.
         rows: Path of a text file with row numbers in the training set, counted from 0, one per line.
         fraction: Share of the training set that is drawn if no rows are named, in (0, 1).
         mislabelled: Whether each row gets a wrong label, drawn evenly from the other classes.
@@ -59,6 +61,7 @@ class Source:
     column: str = ""
     value: str = ""
     rows: str = ""
+    where: str = ""
     fraction: float = 0.1
     mislabelled: bool = False
     canaries: int = 0
@@ -73,23 +76,32 @@ class Source:
     def __post_init__(self) -> None:
         if bool(self.column) != bool(self.value):
             raise ValueError("column and value go together: source:column=vendor,value=acme")
-        if self.column and self.rows:
-            raise ValueError("name the rows in one way: by column and value, or by rows=FILE")
+        if sum(map(bool, (self.column, self.rows, self.where))) > 1:
+            raise ValueError(
+                "name the rows in one way: by column and value, by rows=FILE, or by where=FILE.py:FUNCTION"
+            )
         check_fraction(self.fraction)
         if self.canaries < 0 or (self.canaries and self.mislabelled):
             raise ValueError("canaries must be at least 0, and 0 if mislabelled=true: a coin decides on their labels")
+        if self.where and not Path(self.where.rpartition(":")[0]).is_file():
+            raise ValueError(f"there is no such file: where={self.where}; it must be FILE.py:FUNCTION")
         if self.rows and not Path(self.rows).is_file():
             raise ValueError(f"there is no file {self.rows}; rows must be the path of a file with row numbers")
 
     @property
     def depends_on(self) -> tuple[str, ...]:
-        """The file with row numbers: if it changes, other rows are planted."""
-        return (str(Path(self.rows).resolve()),) if self.rows else ()
+        """The file with row numbers, or those that make the function: if they change, other rows may be planted."""
+        if not self.where:
+            return (str(Path(self.rows).resolve()),) if self.rows else ()
+        from harness.sources import reached
+
+        file = Path(self.where.rpartition(":")[0]).resolve()
+        return tuple(map(str, reached(file.stem, file.parent).files))
 
     @property
     def unused(self) -> tuple[str, ...]:
         """The share, if rows are named: they stay as many, whatever it is."""
-        return ("fraction",) if self.column or self.rows else ()
+        return ("fraction",) if self.column or self.rows or self.where else ()
 
     @property
     def traces(self) -> tuple[Measure, ...]:
@@ -106,7 +118,7 @@ class Source:
 
         from harness import derive
 
-        forget = self._named(task, split, seed)
+        forget = named(task, len(split.train), seed, self)
         points = split.train.subset(forget)
         inputs, labels = {name: tensor.cpu() for name, tensor in points.inputs.items()}, points.labels.cpu()
         tested = split.test.labels.unique().tolist()
@@ -159,42 +171,3 @@ class Source:
         with torch.no_grad():
             right = sum(int((predicted(task, model, batch) == batch.labels).sum()) for batch in asked.chunks())
         return Reading(right / len(asked), resolution=0.5 / len(asked))
-
-    def _named(self, task: Task, split: Split, seed: int) -> Tensor:
-        """Return the ascending places of the rows."""
-        import torch
-
-        from harness import forget_block
-
-        n = len(split.train)
-        if not self.column and not self.rows:
-            return forget_block(n, self.fraction, seed)
-        if self.rows:
-            places = _read(Path(self.rows), n)
-        else:
-            column = getattr(task, "column", None)
-            if column is None:
-                raise UnlearningError("the task has no columns; name the source by a file: source:rows=FILE")
-            places = rows_with(self.column, column(self.column), self.value)
-        if len(places) >= n:
-            raise UnlearningError("the source is the whole training set; at least one row must stay")
-        return torch.tensor(places)
-
-
-def _read(file: Path, n: int) -> list[int]:
-    """Return the ascending places that a file lists.
-
-    Raises:
-        UnlearningError: It cannot be read, or lists something else.
-    """
-    try:
-        words = file.read_text().split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UnlearningError(f"the file of row numbers {file} cannot be read: {error}") from None
-    wrong = next((word for word in words if not word.isdecimal() or int(word) >= n), None)
-    if wrong is not None or not words:
-        what = f"has {wrong!r}" if wrong is not None else "is empty"
-        raise UnlearningError(
-            f"{file} {what}; it must list row numbers in the training set, 0 to {n - 1}, one per line"
-        )
-    return sorted(set(map(int, words)))

@@ -44,9 +44,10 @@ def add_drill(subparsers: Any) -> None:
         "pipeline", metavar="PIPELINE.py", help="File with your functions load, train, predict and remove"
     )
     parser.add_argument(
-        "--source", required=True, metavar="COLUMN=VALUE|FILE", help="Rows to remove: those whose column has the value "
-        "(with * and ? as wildcards), or a text file with their row numbers in the training set, counted from 0, one "
-        "per line",
+        "--source", required=True, metavar="COLUMN=VALUE|FILE|FILE.py:FUNCTION", help="Rows to remove: those whose "
+        "column has the value (with * and ? as wildcards); or a text file with their row numbers in the training set, "
+        "counted from 0, one per line; or a function that is handed the training set and returns a truth value for "
+        "each row, or row numbers",
     )  # fmt: skip
     parser.add_argument(
         "--remove", default="remove", metavar="NAME", help="Name of your removal in PIPELINE.py (a function or a "
@@ -167,12 +168,17 @@ def source_of(text: str) -> tuple[str, str]:
     """Return the spec of the poison that is a source, and what people call it.
 
     Raises:
-        UnlearningError: It is neither COLUMN=VALUE nor a file.
+        UnlearningError: It is neither COLUMN=VALUE nor a file, nor a function in one.
     """
+    file, _, function = text.rpartition(":")
+    if file.endswith(".py") and function.isidentifier() and (Path(file).is_file() or "=" not in text):
+        return f"source:where={shown(text)}", text
     if Path(text).is_file():
         return f"source:rows={shown(text)}", text
     if "=" not in text:
-        raise UnlearningError(f"--source {text!r} must be COLUMN=VALUE or the path of a file that exists")
+        raise UnlearningError(
+            f"--source {text!r} must be COLUMN=VALUE, the path of a file that exists, or FILE.py:FUNCTION"
+        )
     column, value = parted(text)
     return f"source:column={shown(column)},value={shown(value)}", text
 

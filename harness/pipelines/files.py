@@ -32,7 +32,7 @@ def in_file(kind: str, target: str) -> tuple[Callable[..., Any], str]:
     path, _, attribute = target.partition(":")
     if kind == "poison":
         raise SpecError(f"the poison {target!r} is a file; name a class in a module, such as mymodule:MyPoison")
-    module = _module(kind, target, Path(path))
+    module = module_of(kind, target, Path(path))
     if kind == "task":
         if attribute:
             raise SpecError(f"the task {target!r} names something in a file; name the file alone")
@@ -78,8 +78,17 @@ def _names_of(node: ast.stmt) -> list[str]:
     return []
 
 
-def _module(kind: str, target: str, path: Path) -> Any:
-    """Return the module of a file; one in the working directory under its plain name, as an import finds it."""
+def module_of(kind: str, target: str, path: Path) -> Any:
+    """Return the module of a file; one in the working directory under its plain name, as an import finds it.
+
+    Args:
+        kind: What it is to define, in a word.
+        target: What names it, for errors.
+        path: The file.
+
+    Raises:
+        SpecError: The file is missing, or cannot be imported.
+    """
     who = f"the {kind} {target!r}"
     if not path.is_file():
         raise SpecError(f"{who}: there is no file {path}")

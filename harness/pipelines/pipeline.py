@@ -213,6 +213,16 @@ class Pipeline:
         """
         return self._sets.train.column(name)
 
+    def where(self, target: str) -> list[int]:
+        """Return the ascending places of the rows of the training set that a function names, ``FILE.py:FUNCTION``.
+
+        Raises:
+            UnlearningError: It names none, or is no such function.
+        """
+        from harness.pipelines.naming import rows_where
+
+        return rows_where(target, self._sets.loaded, len(self._sets.train.labels))
+
     def probe_set(self) -> Data | None:
         """Return the rows of ``probe``, on the CPU; None if there is no such function."""
         return self._sets.probe_set()

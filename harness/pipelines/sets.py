@@ -27,6 +27,7 @@ class Sets:
         named: The names of columns.
 
     Attributes:
+        loaded: The training set as it was returned.
         train, test: The rows as they were loaded.
 
     Raises:
@@ -50,6 +51,7 @@ class Sets:
             features = [name for name in sets[0] if all(name in numbers_in(each, label) for each in sets)]
             found = [rows_of(each, named._replace(features=features)) for each in sets]
         self._all: list[Rows] = found
+        self.loaded = sets[0]
         self.train, self.test = found[:2]
 
     @cached_property
