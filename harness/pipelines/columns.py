@@ -27,7 +27,7 @@ class Frame(Held):
         import numpy as np
         import torch
 
-        label, features, _ = named
+        label, features = named.label, named.features
         columns = list(frame.columns)
         if not all(isinstance(name, str) for name in columns) or len(set(columns)) < len(columns):
             raise UnlearningError("the columns of the table must have different names, each a text")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from harness.api import UnlearningError
 from harness.columns import pictures_in
 from harness.pipelines.columns import Frame, Records
-from harness.pipelines.rows import Columns, Held, Rows, bytes_of, plain
+from harness.pipelines.items import Items, PictureItems
+from harness.pipelines.rows import Columns, Held, Rows, plain
 from harness.pipelines.texts import Texts
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def rows_of(loaded: Any, named: Columns) -> Rows:
 
     Args:
         loaded: One of `KINDS`.
-        named: The columns that have labels, and those that poisons may change, if there are columns.
+        named: The columns that have labels, and those that poisons may change, if there are columns; and the kind of
+            the rows, if the user says it.
 
     Raises:
         UnlearningError: It is of no kind that is known, or cannot be used.
@@ -51,7 +53,7 @@ def rows_of(loaded: Any, named: Columns) -> Rows:
     if hasattr(loaded, "column_names") and hasattr(loaded, "select"):
         return Records(loaded, named)
     if hasattr(loaded, "__getitem__") and hasattr(loaded, "__len__") and not isinstance(loaded, dict | list | tuple):
-        return Items(loaded)
+        return PictureItems(loaded) if named.kind == "image" else Items(loaded)
     raise UnlearningError(f"a set of rows is of type {type(loaded).__name__}; it must be {KINDS}")
 
 
@@ -95,50 +97,6 @@ def _owned(array: Any) -> np.ndarray:
     if found.dtype == object or found.dtype.kind not in "biuf":
         raise UnlearningError(f"inputs must be numbers, not {found.dtype}; return a DataFrame for mixed columns")
     return np.ascontiguousarray(found) if found.flags.writeable else found.copy()
-
-
-class Items(Held):
-    """A torch data set of (inputs, label) pairs, which stays where it is."""
-
-    def __init__(self, items: Any) -> None:
-        self._items = items
-        labels = getattr(items, "targets", None)
-        labels = labels if labels is not None else getattr(items, "labels", None)
-        if labels is None or len(labels) != len(items):
-            labels = [_pair(items[i])[1] for i in range(len(items))]
-        self.labels = plain(labels)
-
-    def take(self, rows: Tensor, inputs: Mapping[str, Tensor], labels: np.ndarray | None) -> Any:
-        from torch.utils.data import default_collate
-
-        if labels is not None:
-            return Relabelled(self._items, rows.tolist(), labels)
-        return default_collate([_pair(self._items[i])[0] for i in rows.tolist()])
-
-    def rest(self) -> bytes:
-        sha = hashlib.sha256()
-        for place in range(len(self._items)):
-            sha.update(bytes_of(_pair(self._items[place])[0]))
-        return sha.digest()
-
-
-def _pair(item: Any) -> tuple[Any, Any]:
-    if not isinstance(item, tuple | list) or len(item) != 2:
-        raise UnlearningError(f"the torch data set yields {type(item).__name__}; it must yield (inputs, label) pairs")
-    return item[0], item[1]
-
-
-class Relabelled:
-    """Some rows of a torch data set, with labels of their own; itself a torch data set."""
-
-    def __init__(self, items: Any, rows: Sequence[int], labels: np.ndarray) -> None:
-        self._items, self._rows, self.targets = items, rows, labels
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, place: int) -> tuple[Any, Any]:
-        return _pair(self._items[self._rows[place]])[0], self.targets[place]
 
 
 class Pictures(Held):

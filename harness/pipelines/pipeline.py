@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 from harness.api import UnlearningError
 from harness.importing import raised
 from harness.pipelines.identity import identity_of
+from harness.pipelines.models import Models
 from harness.pipelines.settings import FUNCTIONS, OF_VERDICTS, SETTINGS, check_settings
-from harness.pipelines.weights import read_weights, write_weights
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
     from harness.api import Batch
@@ -36,7 +35,7 @@ FITTING: Mapping[str, tuple[str, ...]] = {
 FRACTION = 0.1
 
 
-class Pipeline:
+class Pipeline(Models):
     """A task made of plain functions, with a training loop of its own.
 
     On the command line ``--task=pipeline.py``: the functions and settings are then the module's, under the same names.
@@ -70,7 +69,8 @@ class Pipeline:
         epochs, batch_size: Of methods that train by steps.
         threads: CPU threads of a training.
         kind: ``"image"``, ``"table"``, ``"text"`` or ``"rows"``; None to look at the data. With it and ``poisons``,
-            audits are listed without loading the data.
+            audits are listed without loading the data. The pictures of a torch data set are held in memory, so that
+            poisons can change them, if it is ``"image"``.
         version: Text that is changed when the data change. It stands for what poisons cannot change, which is then not
             read for this. None to read it, once in every process.
         depends_on: Files, folders and modules that no import of the module names.
@@ -185,7 +185,8 @@ class Pipeline:
             raise
         except Exception as error:
             raise UnlearningError(f"the data of {who} cannot be loaded: {raised(error)}") from error
-        return Sets(loaded, asked, Columns(*(self._settings[each] for each in Columns._fields)))
+        with isolated_rng(0):  # pictures of a data set are read here, and may be drawn, too
+            return Sets(loaded, asked, Columns(*(self._settings[each] for each in Columns._fields)))
 
     @property
     def classes(self) -> list[Any]:
@@ -194,7 +195,10 @@ class Pipeline:
 
     def load(self, folder: Path | None) -> Split:
         """Return the data as tensors."""
-        return self._sets.split(self._settings["version"])
+        from harness.training.isolation import isolated_rng
+
+        with isolated_rng(0):  # a data set may draw at random what it returns
+            return self._sets.split(self._settings["version"])
 
     def rows(self, data: Data | Batch, labelled: bool) -> Any:
         """Return rows of the kind that ``load`` returned; without labels the inputs alone."""
@@ -227,78 +231,6 @@ class Pipeline:
         """Return the rows of ``probe``, on the CPU; None if there is no such function."""
         return self._sets.probe_set()
 
-    # The models.
-
-    def new_model(self) -> nn.Module:
-        """Return an untrained model."""
-        build = self._functions["model"]
-        if build is not None:
-            model: nn.Module = build()
-            self._materialise(model)
-            return model
-        from harness.pipelines.keeping import Kept
-
-        return Kept(self._functions["save_model"], self._functions["load_model"])
-
-    def _materialise(self, model: nn.Module) -> None:
-        """Have lazy layers build their weights, as the first rows that they see make them do."""
-        import torch
-        from torch.nn.parameter import is_lazy
-
-        if any(is_lazy(each) for each in (*model.parameters(), *model.buffers())):
-            with torch.no_grad():
-                self._answered(model.eval(), self._sets.data(0).batch(torch.arange(2)))
-            model.train()
-
-    def unwrapped(self, model: nn.Module) -> Any:
-        """Return a model as ``train`` returned it."""
-        from harness.pipelines.keeping import Kept
-
-        return model.model if isinstance(model, Kept) else model
-
-    def wrapped(self, model: Any, who: str) -> nn.Module:
-        """Return what a function returned as a model.
-
-        Raises:
-            UnlearningError: It is not a model.
-        """
-        from torch import nn
-
-        from harness.pipelines.keeping import Kept
-
-        if model is None:
-            raise UnlearningError(f"{who} returned None; it must return the model")
-        if self._functions["model"] is None:
-            return Kept(self._functions["save_model"], self._functions["load_model"], model)
-        if not isinstance(model, nn.Module):
-            raise UnlearningError(
-                f"{who} returned {type(model).__name__}; it must return the network that model() builds"
-            )
-        return model
-
-    def write(self, model: Any, path: Path) -> None:
-        """Write a model to a file for a command: as ``save_model`` does, or its weights, or pickled."""
-        import torch
-
-        if self._functions["save_model"] is not None:
-            self._functions["save_model"](model, path)
-        elif self._functions["model"] is not None:
-            write_weights(model, path)
-        else:
-            torch.save(model, path)
-
-    def read(self, path: Path) -> Any:
-        """Read a model from a file that a command wrote, of the kind that `write` writes."""
-        from harness.pipelines.keeping import unpickled
-
-        if self._functions["load_model"] is not None:
-            return self._functions["load_model"](path)
-        if self._functions["model"] is None:
-            return unpickled(path)
-        model = self.new_model()
-        read_weights(model, path)
-        return model
-
     def train(self, data: Data, seed: int) -> nn.Module:
         """Train a new model with the pipeline's own loop."""
         trained = self._functions["train"](self.rows(data, labelled=True), seed % 2**32)
@@ -319,6 +251,11 @@ class Pipeline:
         answered = own(inputs) if predict is None else predict(own, inputs)
         end_workers()
         return answered
+
+    def _first_rows(self) -> Batch:
+        import torch
+
+        return self._sets.data(0).batch(torch.arange(2))
 
     def check_trained(self, model: nn.Module) -> None:
         """Refuse a trained model whose only score is a probability; the cost of a training does not include this.
@@ -358,36 +295,6 @@ class Pipeline:
                 "and was not detached, or leave out model()"
             )
         return cross_entropy(logits, batch.labels)
-
-    def optimizer(self, model: nn.Module, lr: float | None = None) -> torch.optim.Optimizer:
-        """Return the optimiser of methods that train by steps.
-
-        Raises:
-            UnlearningError: The pipeline has no ``model``.
-        """
-        from torch.optim import Adam
-
-        if self._functions["model"] is None:
-            raise UnlearningError(
-                f"{self.name or 'the pipeline'} has no function model(), which returns the untrained network; methods "
-                "that train by steps need it"
-            )
-        own = self._functions["optimizer"]
-        optimizer: torch.optim.Optimizer = Adam(model.parameters(), 1e-3) if own is None else own(model)
-        if lr is not None:
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-        return optimizer
-
-    def schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-        """Return a constant rate."""
-        from torch.optim.lr_scheduler import ConstantLR
-
-        return ConstantLR(optimizer, factor=1.0)
-
-    def blocks(self, model: nn.Module) -> list[nn.Module]:
-        """Return the model's children, from input to output."""
-        return list(model.children()) or [model]
 
 
 def end_workers() -> None:

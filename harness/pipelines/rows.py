@@ -79,11 +79,12 @@ class Held:
 
 
 class Columns(NamedTuple):
-    """Names of columns, as those of `harness.Pipeline`."""
+    """Names of columns and the kind of the rows, as those of `harness.Pipeline`."""
 
     label: str
     features: Sequence[str] | None
     text: str | None
+    kind: str | None = None
 
 
 def plain(labels: Any) -> np.ndarray:
