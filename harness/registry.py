@@ -85,11 +85,11 @@ def resolve(kind: Kind, spec: str, hashed: bool = True) -> Registered:
 
     Raises:
         SpecError: Unknown name (near misses are listed), a module that cannot be imported, an unknown or ill-typed
-            field, or an object that cannot be made.
+            field, an object that cannot be made, or an alias that cannot be given.
     """
     alias, spec = aliased(spec)
-    if alias and kind != "unlearner":
-        raise SpecError(f"'{alias}={spec}': only a method can have an alias; write {spec!r}")
+    if alias:
+        _check_alias(kind, alias, spec)
     target, _, fields = split(spec)
     factory, module, distribution, version = _load(kind, target)
     given = fields_in(spec, fields)
@@ -101,6 +101,16 @@ def resolve(kind: Kind, spec: str, hashed: bool = True) -> Registered:
         raise
     except Exception as error:
         raise SpecError(f"the {kind} {target!r} cannot be made: {raised(error)}") from cause(error)
+
+
+def _check_alias(kind: Kind, alias: str, spec: str) -> None:
+    given = f"{alias}={spec}"
+    if kind != "unlearner":
+        raise SpecError(f"{given!r}: only a method can have an alias; write {spec!r}")
+    if alias in available(kind):  # people would take it for that method
+        raise SpecError(f"{given!r}: {alias!r} is the name of a method, and no alias; choose another one")
+    if aliased(spec)[0]:
+        raise SpecError(f"{given!r}: a method can have one alias only; write {alias}={aliased(spec)[1]}")
 
 
 def resolve_all(
@@ -117,7 +127,7 @@ def resolve_all(
         resolve_one: What resolves one of them; None for `resolve`.
 
     Raises:
-        SpecError: As `resolve`, or the file cannot be read or is empty.
+        SpecError: As `resolve`; the file cannot be read or is empty; or two methods have one name.
     """
     of = resolve_one or functools.partial(resolve, kind)
     found: dict[str, Registered] = {}
@@ -127,10 +137,11 @@ def resolve_all(
             found |= {each.id: each for each in everything if not declares(each.value, "control")}
         else:
             one = of(spec)
-            same = [each for each in found if called(each) == called(one.id) and each != one.id]
-            if same:
-                raise SpecError(f"the name {called(one.id)!r} is given to two methods: {same[0]!r} and {one.id!r}")
             found[one.id] = one
+    by_name: dict[str, str] = {}
+    for id_ in found:
+        if (other := by_name.setdefault(called(id_), id_)) != id_:
+            raise SpecError(f"the name {called(id_)!r} is given to two methods: {other!r} and {id_!r}")
     return list(found.values())
 
 

@@ -16,7 +16,11 @@ class SpecError(UnlearningError):
 
 
 def split(spec: str) -> tuple[str, str, str]:
-    """Split a spec into target, colon and fields: the fields begin at the first segment that assigns."""
+    """Split a spec, of which an alias is left out, into target, colon and fields.
+
+    The fields begin at the first segment that assigns.
+    """
+    _, spec = aliased(spec)
     match = re.fullmatch(r"(?P<target>[^=]+?)(?P<colon>:)(?P<fields>\s*\w+\s*=.*)", spec, re.DOTALL)
     return (match["target"], ":", match["fields"]) if match else (spec, "", "")
 

@@ -15,7 +15,7 @@ from harness import registry
 from harness.api import UnlearningError
 from harness.registry import register, resolve, resolve_all
 from harness.sources import source_of
-from harness.specs import SpecError, called
+from harness.specs import SpecError, aliased, called, split
 
 
 @dataclass(frozen=True)
@@ -180,9 +180,25 @@ def test_an_alias_is_another_name_for_the_same_method():
 def test_an_alias_names_one_method():
     specs = ["a=gd:lr=0.1", "a=gd:lr=0.10", "b=gd:lr=0.1", "gd:lr=0.1"]
     assert [each.id for each in resolve_all("unlearner", specs)] == ["a=gd:lr=0.1", "b=gd:lr=0.1", "gd:lr=0.1"]
-    for other in ("a=gd:lr=0.2", "gd=ga"):
-        with pytest.raises(SpecError, match="is given to two methods"):
-            resolve_all("unlearner", [*specs, "gd", other])
+    with pytest.raises(SpecError, match="is given to two methods"):
+        resolve_all("unlearner", [*specs, "a=gd:lr=0.2"])
+
+
+@pytest.mark.parametrize("spec", ["gd=ga", "short=gd", "retrain=gd:lr=0.1", "gd=gd"])
+def test_an_alias_is_no_method_of_another_name(spec):
+    alias, _ = aliased(spec)
+    with pytest.raises(SpecError, match=f"'{alias}' is the name of a method, and no alias; choose another one"):
+        resolve("unlearner", spec)
+
+
+def test_a_method_has_one_alias():
+    with pytest.raises(SpecError, match="'a=b=gd': a method can have one alias only; write a=gd"):
+        resolve("unlearner", "a=b=gd")
+
+
+@pytest.mark.parametrize("spec", ["gd", "gd:lr=0.1", "mine:forget", "mine:forget:lr=0.1,text=a=b", "mine.py:remove"])
+def test_an_alias_is_no_part_of_what_it_names(spec):
+    assert split(f"slow={spec}") == split(spec)
 
 
 # ---- functions

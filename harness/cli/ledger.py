@@ -17,7 +17,7 @@ from filelock import FileLock
 from harness.api import UnlearningError
 from harness.judging.drawing import FIXED
 from harness.report.document import grouped, not_judged, worst_of
-from harness.specs import split
+from harness.specs import aliased, split
 
 #: One submission, as on its line.
 Submission = Mapping[str, Any]
@@ -99,7 +99,7 @@ def submissions_in(document: Mapping[str, Any]) -> list[Submission]:
         found.append(
             {
                 "date": document["run"]["started"],
-                "method": method,
+                "method": aliased(method)[1],  # whatever it is called, it is one submission
                 "source_sha256": made_of[method]["source_sha256"],
                 "fields": made_of[method]["fields"],
                 "tasks": sorted({audit["task"] for audit in audits}),

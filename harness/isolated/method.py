@@ -125,7 +125,7 @@ def require_separate(cells: Iterable[Cell]) -> None:
     """Refuse an isolated method if this process, which judges, has imported it, or imports it with a task or poison.
 
     Raises:
-        UnlearningError: It does.
+        UnlearningError: It does, or nobody knows which module the method is in.
     """
     for cell in cells:
         if not cell.unlearner.isolated:
@@ -135,16 +135,20 @@ def require_separate(cells: Iterable[Cell]) -> None:
                 f"the unlearner {cell.unlearner.id!r} cannot be isolated on {cell.task.id!r}, whose models are read by "
                 "code of its own"
             )
-        own = module_of("unlearner", cell.unlearner.id)
-        if own is None or own.partition(".")[0] in IN_TREE:  # ours can be trusted
-            continue
         who = f"the unlearner {cell.unlearner.id!r} cannot be isolated"
+        if module_of("unlearner", cell.unlearner.id) is None:
+            raise UnlearningError(f"{who}: its module is unknown")
         others: tuple[tuple[registry.Kind, Registered], ...] = (("task", cell.task), ("poison", cell.poison))
-        for kind, other in others:
-            if any(own in reached.modules for _, reached, _ in _sources(kind, other.id)):
-                raise UnlearningError(f"{who}: the {kind} {other.id!r} imports its module; move it to one of its own")
-        if own in sys.modules:
-            raise UnlearningError(f"{who}: this process has imported its module; run it in another process")
+        for own in _modules("unlearner", cell.unlearner.id):
+            if own.partition(".")[0] in IN_TREE:  # ours can be trusted, but not what our adapters adapt
+                continue
+            for kind, other in others:
+                if any(own in reached.modules for _, reached, _ in _sources(kind, other.id)):
+                    raise UnlearningError(
+                        f"{who}: the {kind} {other.id!r} imports its module; move it to one of its own"
+                    )
+            if own in sys.modules:
+                raise UnlearningError(f"{who}: this process has imported its module; run it in another process")
 
 
 def unlearn(
@@ -244,6 +248,12 @@ def module_of(kind: registry.Kind, spec: str) -> str | None:
     return found[1] if found else None
 
 
+def _modules(kind: registry.Kind, spec: str) -> list[str]:
+    """Return the modules that a spec names: the plugin's own first, if it is known, and those in its fields."""
+    own = module_of(kind, spec)
+    return list(dict.fromkeys([*([] if own is None else [own]), *re.findall(DOTTED, split(spec)[2])]))
+
+
 def _history(spec: str, epochs: int) -> list[int]:
     return list(_ask("history", spec, arguments={"epochs": epochs}).plain["epochs"])
 
@@ -285,12 +295,12 @@ def _sources(kind: registry.Kind, spec: str, depends_on: tuple[str, ...] = (), s
     """Return what the modules are made of that a spec names: the plugin's own first, and those in its fields.
 
     Raises:
-        SpecError: ``strictly``, and its own module or what it depends on is missing.
+        SpecError: ``strictly``, and its own module is unknown, or that or what it depends on is missing.
     """
-    target, _, fields = split(spec)
-    names = [module_of(kind, target), *re.findall(DOTTED, fields)]
+    if strictly and module_of(kind, spec) is None:  # a hash without it would never change
+        raise SpecError(f"unknown {kind} {spec!r}")
     found = []
-    for at, name in enumerate(dict.fromkeys(filter(None, names))):
+    for at, name in enumerate(_modules(kind, spec)):
         try:
             found.append(source_of_module(name, () if at else depends_on))
         except SpecError:  # the method's process says it, and how

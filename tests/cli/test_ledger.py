@@ -114,7 +114,7 @@ def test_a_ledger_that_cannot_be_used_is_one_sentence(tmp_path):
 
 
 def test_a_result_says_what_was_submitted():
-    result = document(("good", "bad:lr=0.2"), ("noise", "stamp"))
+    result = document(("good", "worse=bad:lr=0.2"), ("noise", "stamp"))
     result["run"]["settings"] |= {"plan": "quick", "futility": 0.1, "discovery": 1.0, "seeds_from": DRAWN}
     keys = ("unlearner", "task", "poison", "claim")
     result["asked"] = {"audits": [[audit[key] for key in keys] for audit in result["audits"]]}

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ def test_weights_are_equal_bit_by_bit(asked, spec):
     assert (cost.examples, cost.steps, cost.flops) == (meter.examples, meter.steps, meter.flops)
 
 
-@pytest.mark.parametrize("spec", ["scrub:gamma=2", "rewind", "euk", "certified:epsilon=2", ADAPTED])
+@pytest.mark.parametrize("spec", ["slow=scrub:gamma=2", "rewind", "euk", "certified:epsilon=2", ADAPTED])
 def test_a_method_is_described_without_being_imported(spec, monkeypatch, tmp_path):
     (tmp_path / "theirs.py").write_text("def forget(net, retain, forget, val):\n    pass\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -242,10 +243,24 @@ def test_a_method_that_the_judge_imports_is_not_isolated(depending, monkeypatch)
     try:
         with pytest.raises(UnlearningError, match="the task 'both:Task' imports its module; move it to one of its own"):
             isolation.require_separate([Cell(method, registry.resolve("task", "both:Task"), poison)])
-        with pytest.raises(UnlearningError, match="this process has imported its module; run it in another process"):
-            isolation.require_separate([Cell(method, TINY, poison)])
+        adapted = registry.resolve("unlearner", "harness.adapters:NeurIPS2023:function=both:forget")
+        for each in (method, replace(method, id="slow=both:forget"), replace(adapted, isolated=True)):
+            with pytest.raises(UnlearningError, match="this process has imported its module; run it in another proce"):
+                isolation.require_separate([Cell(each, TINY, poison)])
     finally:
         sys.modules.pop("both", None)
+
+
+def test_a_method_of_an_unknown_module_is_neither_hashed_nor_isolated():
+    with pytest.raises(SpecError, match="unknown unlearner 'nothing'"):
+        isolation._sources("unlearner", "nothing", strictly=True)
+    method = replace(registry.resolve("unlearner", "gd"), id="nothing", isolated=True)
+    with pytest.raises(UnlearningError, match="'nothing' cannot be isolated: its module is unknown"):
+        isolation.require_separate([Cell(method, TINY, registry.resolve("poison", "backdoor"))])
+
+
+def test_a_control_is_ours_whatever_it_is_called():
+    assert not isolation.resolve("again=retrain").isolated
 
 
 def test_nobody_depends_on_the_store(asked, depending, monkeypatch):
