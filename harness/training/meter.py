@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import register_multi_grad_hook
 from torch.nn.modules import module as global_hooks
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
 
 from harness.api import Batch
 from harness.training.clock import now, worked
@@ -29,7 +31,9 @@ class Meter:
     A forward pass costs 1/3 and a backward pass 2/3 of an example (the backward pass computes two matrix products
     where the forward pass computes one). Counted by hooks on every outermost module call in the process, so that
     copies, teachers and freshly built models count too. A call of a part of a model counts by its share of the
-    reference's parameters; modules without parameters (losses, activations) are free.
+    reference's parameters; modules without parameters (losses, activations) are free. A forward pass that a gradient
+    goes through pays for one more, by which torch's checkpointing (not the reentrant one) computes in the backward pass
+    what it did not keep. This shows in operations and CPU time alone, of unlearning and of retraining.
 
     What escapes the count of examples: arithmetic outside of modules (a network written out by hand), a batch dimension
     that is not the first (under ``vmap`` every call looks like one example), a loop within one call, and what was
@@ -57,6 +61,7 @@ class Meter:
         self._size = max(1, _size(reference))
         self._on_gpu = any(parameter.is_cuda for parameter in reference.parameters())
         self._stepping: set[int] = set()
+        self._repeatable = 0.0  # forward passes that checkpointing may make once more, in examples
 
     @property
     def flops(self) -> int:
@@ -70,10 +75,10 @@ class Meter:
 
     def __enter__(self) -> Meter:
         self._open = ExitStack()
+        if not _meters:
+            _await_call()
         _meters.append(self)
-        self._open.callback(lambda: _meters.remove(self))
-        self._await_call()
-        self._open.callback(lambda: self._hook.remove())
+        self._open.callback(self._leave)
         self._open.callback(register_optimizer_step_pre_hook(self._step_begins).remove)
         self._open.callback(register_optimizer_step_post_hook(self._step_ends).remove)
         if self._counts_operations:
@@ -87,6 +92,11 @@ class Meter:
         finally:  # the method's time may run out just now
             self._open.close()
 
+    def _leave(self) -> None:
+        _meters.remove(self)
+        if not _meters:
+            _hook.remove()
+
     def _step_begins(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         self._stepping.add(id(optimizer))
 
@@ -95,37 +105,73 @@ class Meter:
         self.steps += id(optimizer) in self._stepping
         self._stepping.discard(id(optimizer))
 
-    def _await_call(self) -> None:
-        self._hook = global_hooks.register_module_forward_pre_hook(self._before)
-
-    def _before(self, module: nn.Module, args: Any) -> None:
-        if torch._C._is_tracing():
-            return  # sizes would become part of the trace
-        if args and module._modules and _batch(args) is None:
-            return  # what it was given tells no batch: the calls within it do
-        # One hook at a time: until the outermost call returns, the calls within it are made at full speed.
-        self._hook.remove()
-        self._hook = module.register_forward_hook(self._after, with_kwargs=True, always_call=True)
-
-    def _after(self, module: nn.Module, args: Any, kwargs: Any, result: Any = None) -> None:
-        # Where the forward pass raised, torch leaves the keywords out.
-        self._hook.remove()
-        self._await_call()
-        share = _size(module) / self._size
-        cost = (_batch((*args, *(kwargs or {}).values(), result)) or 0) * share  # the result tells what arguments hide
+    def _forward(self, cost: float, learned: bool, again: bool) -> None:
+        if again:
+            free = min(cost, self._repeatable)
+            self._repeatable -= free
+            cost -= free
+        elif learned:
+            self._repeatable += cost
         self.examples += cost / 3
-        # A backward pass may go through one output and not another, such as scores beside a loss that is not used.
-        outputs = [t for t in _leaves(result) if isinstance(t, Tensor) and t.requires_grad] if cost else []
-        if len(outputs) == 1:  # in half the time
-            outputs[0].register_hook(lambda grad: self._backward(cost))
-        elif outputs:
-            register_multi_grad_hook(outputs, lambda grad: self._backward(cost), mode="any")
 
     def _backward(self, cost: float) -> None:
         self.examples += cost * 2 / 3
 
 
 _meters: list[Meter] = []  # those that are entered
+#: The one hook of them all: on whatever is called next, or on what is running. If each had its own, one would be taken
+#: away while torch goes through those of a forward pass that raised, and that would be the error.
+_hook: RemovableHandle
+
+
+def _await_call() -> None:
+    global _hook
+    _hook = global_hooks.register_module_forward_pre_hook(_before)
+
+
+def _before(module: nn.Module, args: Any) -> None:
+    global _hook
+    if torch._C._is_tracing():
+        return  # sizes would become part of the trace
+    if args and module._modules and _batch(args) is None:
+        return  # what it was given tells no batch: the calls within it do
+    # One hook at a time: until the outermost call returns, the calls within it are made at full speed.
+    _hook.remove()
+    _hook = module.register_forward_hook(_after, with_kwargs=True, always_call=True)
+
+
+def _after(module: nn.Module, args: Any, kwargs: Any, result: Any = None) -> None:
+    # Where the forward pass raised, torch leaves the keywords out.
+    _hook.remove()
+    _await_call()
+    size = (_batch((*args, *(kwargs or {}).values(), result)) or 0) * _size(module)  # the result tells what they hide
+    costs = [(each, size / each._size) for each in _meters]
+    # A backward pass may go through one output and not another, such as scores beside a loss that is not used.
+    outputs = [t for t in _leaves(result) if isinstance(t, Tensor) and t.requires_grad] if size else []
+    again = _computed_again()
+    for each, cost in costs:
+        each._forward(cost, bool(outputs), again)
+
+    def backward(grad: object) -> None:
+        for each, cost in costs:
+            each._backward(cost)
+
+    if len(outputs) == 1:  # in half the time
+        outputs[0].register_hook(backward)
+    elif outputs:
+        register_multi_grad_hook(outputs, backward, mode="any")
+
+
+def _computed_again() -> bool:
+    """Return whether this is torch's checkpointing, which computes in a backward pass what was not kept."""
+    if torch._C._current_graph_task_id() == -1:  # no backward pass: nobody pays for the walk
+        return False
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_code.co_name == "unpack_hook" and frame.f_globals.get("__name__") == "torch.utils.checkpoint":
+            return True
+    return False
 
 
 class Counts(NamedTuple):

@@ -16,6 +16,7 @@ from harness.conventions import predicted
 from harness.tasks import _bases, _corpora, _factbook
 from harness.tasks.causal_lm import CausalLM
 from harness.training.loop import train
+from harness.training.meter import Meter
 
 SMALL = {"train_size": 40, "test_size": 20, "epochs": 1, "length": 16}
 TASK = CausalLM(**SMALL)
@@ -297,8 +298,9 @@ def test_activations_that_are_computed_again_have_the_same_gradients(split):
     batch, gradients = split.train.batch(torch.arange(8)), []
     for task in (TASK, CausalLM(**SMALL, checkpointing=True)):
         model = new_model(task).train()
-        loss = task.criterion(task.logits(model, batch), batch)
-        loss.backward()
+        with Meter(model) as meter:
+            task.criterion(task.logits(model, batch), batch).backward()
+        assert meter.examples == pytest.approx(len(batch)), "retraining is counted so, too"
         gradients.append([weight.grad for weight in model.parameters() if weight.requires_grad])
     assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(*gradients, strict=True))
     assert any(one.any() for one in gradients[0])

@@ -8,6 +8,7 @@ import torch
 from metered import N, Net, Wrapper, cost, train_step
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness import registry
@@ -190,6 +191,75 @@ def test_an_exception_deep_inside_leaves_the_depth_right(net, x):
         failed = meter.examples
         net(x).sum().backward()
     assert meter.examples - failed == pytest.approx(N)
+
+
+class Breaks(nn.Linear):
+    def forward(self, x):
+        raise MemoryError("no memory left")
+
+
+def test_one_meter_within_another_hides_no_error(net, x):
+    with Meter(net) as outer, Meter(net) as inner:
+        with pytest.raises(MemoryError, match="no memory left"):
+            Breaks(4, 5)(x)
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            net(torch.randn(N, 99))
+    assert outer.examples == inner.examples > 0
+
+
+def test_each_of_two_meters_counts_by_its_own_model_and_time(net, x):
+    with Meter(net) as outer:
+        net(x)
+        with Meter(net.head) as inner:
+            net(x).sum().backward()
+        net(x)
+    size, head = 4 * 5 + 5 + 5 * 3 + 3, 5 * 3 + 3
+    assert outer.examples == pytest.approx(N + 2 * FORWARD)
+    assert inner.examples == pytest.approx(N * size / head)
+
+
+# ---- activations that are not kept
+
+
+class Checkpointed(nn.Module):
+    """Computes its network in a checkpoint, and, where it is computed again, some more passes."""
+
+    def __init__(self, net, again=0):
+        super().__init__()
+        self.net, self.calls, self.again = net, 0, again
+
+    def forward(self, x):
+        return checkpoint(self._computed, x, use_reentrant=False)
+
+    def _computed(self, x):
+        self.calls += 1
+        with torch.no_grad():
+            for _ in range(self.again if self.calls > 1 else 0):
+                self.net(x)
+        return self.net(x)
+
+
+def test_what_checkpointing_computes_again_is_paid_for(net, x):
+    model = Checkpointed(net)
+    with Meter(net) as meter:
+        model(x).square().sum().backward()
+    assert model.calls == 2
+    assert meter.examples == pytest.approx(N)
+    # By operations it shows: all is computed again up to the last product, of which no more than its inputs is needed.
+    assert meter.flops == 2 * N * (2 * (4 * 5 + 5 * 3) + 5 * 3 + 4 * 5)
+
+
+def test_more_than_was_paid_for_is_charged_in_a_checkpoint_too(net, x):
+    assert cost(net, lambda: Checkpointed(net, again=3)(x).square().sum().backward()) == N + 3 * FORWARD
+
+
+def test_a_pass_in_a_hook_of_a_backward_pass_is_charged(net, x):
+    def work():
+        output = net(x)
+        output.register_hook(lambda gradient: net(x).detach())
+        output.sum().backward()
+
+    assert cost(net, work) == N + FORWARD
 
 
 def test_nothing_is_counted_outside(net, x):
