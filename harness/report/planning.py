@@ -26,18 +26,30 @@ def forecast_lines(costs: Sequence[Mapping[str, Any]], processes: int) -> list[s
     for cost, label in zip(costs, ("if every verdict is clear", "if the whole plan is needed"), strict=False):
         crafting = f"; crafting {', '.join(cost['crafted'])} comes on top" if cost["crafted"] else ""
         memory = f", {gigabytes(processes * cost['memory'])} of memory" if cost["memory"] else ""
+        gpu = f" ({cost['seconds'] / 3600:.2g} GPU hours)" if cost["gpu"][1] else ""
         each = f" ({gigabytes(cost['memory'])} each)" if memory and processes > 1 else ""
         lines.append(
             f"{label} ({cost['seeds']} seeds): {cost['trainings']} trainings and {cost['unlearnings']} unlearnings, "
-            f"about {duration(cost['seconds'] / processes)} on {on}{memory}{each}, {cost['bytes'] / 1e6:.1f} MB of "
-            f"disk{crafting}"
+            f"about {duration(cost['seconds'] / processes)} on {on}{gpu}{memory}{each}, {cost['bytes'] / 1e6:.1f} MB "
+            f"of disk{crafting}"
         )
+    if costs and costs[0]["gpu"][1]:
+        filled, whole = costs[0]["gpu"]
+        lines.append(_fits(filled, whole, processes))
     if any(cost["tenth"] for cost in costs):
         lines.append(
             "Time and memory were measured by a training on a tenth of the rows. A removal is counted as one training. "
             "Memory may grow with the rows; that of processes which your code starts is not counted."
         )
     return lines
+
+
+def _fits(filled: int, whole: int, processes: int) -> str:
+    """Return whether the models that are trained side by side fit on a GPU, in a sentence."""
+    ends = "it does not fit" if filled > whole else "it fits"
+    if filled <= whole < processes * filled:
+        ends += f", but {processes} processes would not fit on one GPU"
+    return f"What one process trains side by side fills {gigabytes(filled)} of the GPU's {gigabytes(whole)}: {ends}."
 
 
 def gigabytes(size: float) -> str:

@@ -17,8 +17,9 @@ def remaining_cost(study: Study) -> list[dict[str, Any]]:
     """Return what the study would still cost, up to the first look that may pass and for the whole plan.
 
     Each has ``seeds``, ``trainings``, ``unlearnings``, ``seconds`` of one process, ``memory`` of one process and
-    ``bytes`` of disk; under ``crafted`` the poisons whose crafting, surrogates included, comes on top; and ``tenth``,
-    whether time and memory were measured with a tenth of the rows, as those of a task's own loop are.
+    ``bytes`` of disk; ``gpu``, as in `harness.trials.pace.Pace`; under ``crafted`` the poisons whose crafting,
+    surrogates included, comes on top; and ``tenth``, whether time and memory were measured with a tenth of the rows, as
+    those of a task's own loop are.
     """
     lab = study.lab
     assert isinstance(lab, Lab), "a dry run computes here"
@@ -45,6 +46,7 @@ def remaining_cost(study: Study) -> list[dict[str, Any]]:
                 "unlearnings": len(here) - trainings,
                 "seconds": sum(share * per_task[t.cell.task].seconds for t, share in shares),
                 "memory": max(cost.memory for cost in per_task.values()),
+                "gpu": max(cost.gpu for cost in per_task.values()),
                 "bytes": sum(per_task[t.cell.task].size for t, _ in here),
                 "tenth": any(cost.own_loop for cost in per_task.values()),
                 "crafted": sorted({t.cell.poison.id for t, arm in here if arm == "P" and _is_crafted(t)}),

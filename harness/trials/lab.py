@@ -47,6 +47,7 @@ class Cost(NamedTuple):
         size: Bytes of the stored model.
         memory: Bytes of main memory of the process that trains, at most; 0 if nobody knows.
         own_loop: Whether the task has a training loop of its own, of which a tenth of the rows was measured.
+        gpu: As in `harness.trials.pace.Pace`.
     """
 
     seconds: float
@@ -54,6 +55,7 @@ class Cost(NamedTuple):
     size: int
     memory: int
     own_loop: bool
+    gpu: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -305,16 +307,16 @@ class Lab:
             with Memory() as memory:
                 if has_own_loop(recipe):
                     seconds, size = own_cost(recipe, train)
-                    alone = seconds
+                    alone, gpu = seconds, (0, 0)
                 else:
                     batches = recipe.epochs * batch_count(len(train), recipe.batch_size)
                     pace = self.bench.pace(task)
-                    seconds, alone = pace.seconds * batches, pace.alone * batches
+                    seconds, alone, gpu = pace.seconds * batches, pace.alone * batches, pace.gpu
                     with isolated_rng(0):
                         size = sum(t.numel() * t.element_size() for t in recipe.new_model().state_dict().values())
         finally:
             torch.set_num_threads(threads)
-        return Cost(seconds, alone, size, memory.peak, has_own_loop(recipe))
+        return Cost(seconds, alone, size, memory.peak, has_own_loop(recipe), gpu)
 
     def _result(
         self,

@@ -38,12 +38,14 @@ class Pace:
         seconds: Of a group's step, divided by the number of models.
         alone: Seconds of one step of one model by itself, recorded where steps are.
         unrecorded: Seconds of one unrecorded step of one model.
+        gpu: Bytes of GPU memory that the group fills, about, and bytes that the GPU has; zeros on a CPU.
     """
 
     group: int
     seconds: float
     alone: float
     unrecorded: float
+    gpu: tuple[int, int] = (0, 0)
 
 
 def pace_of(task: Task, data: Data, group: int | None = None, share: float = 1.0) -> Pace:
@@ -63,13 +65,13 @@ def pace_of(task: Task, data: Data, group: int | None = None, share: float = 1.0
     torch.cuda.reset_peak_memory_stats()
     best, fastest = 1, step_seconds(task, data, 1, record)
     alone = fastest
+    of_data = sum(tensor.numel() * tensor.element_size() for tensor in data.inputs.values())  # P has its own
+    each = torch.cuda.max_memory_allocated() - before + of_data
+    free, whole = torch.cuda.mem_get_info()
     if group is not None or data.lengths is not None:
         size = group or 1
         seconds = alone if size == 1 else step_seconds(task, data, size, record) / size
-        return Pace(size, seconds, alone, unrecorded)
-    of_data = sum(tensor.numel() * tensor.element_size() for tensor in data.inputs.values())  # P has its own
-    each = torch.cuda.max_memory_allocated() - before + of_data
-    free, _ = torch.cuda.mem_get_info()
+        return Pace(size, seconds, alone, unrecorded, (size * each, whole))
     for size in SIZES[1:]:
         if size * each > MEMORY * share * free:
             break
@@ -77,7 +79,7 @@ def pace_of(task: Task, data: Data, group: int | None = None, share: float = 1.0
         if seconds * FASTER > fastest:
             break
         best, fastest = size, seconds
-    return Pace(best, fastest, alone, unrecorded)
+    return Pace(best, fastest, alone, unrecorded, (best * each, whole))
 
 
 def own_cost(task: Any, data: Data) -> tuple[float, int]:

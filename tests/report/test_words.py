@@ -323,7 +323,7 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
 def test_a_forecast_says_what_comes_on_top():
     cost = {
         "seeds": 5, "trainings": 15, "unlearnings": 5, "seconds": 60.0, "memory": 4e8, "bytes": 2e6, "crafted": [],
-        "tenth": False,
+        "tenth": False, "gpu": (0, 0),
     }  # fmt: skip
     assert forecast_lines([cost], 1) == [
         "if every verdict is clear (5 seeds): 15 trainings and 5 unlearnings, about 60 s on 1 process, 0.4 GB of "
@@ -336,6 +336,20 @@ def test_a_forecast_says_what_comes_on_top():
     (line, known) = forecast_lines([{**cost, "memory": 0, "tenth": True}], 1)
     assert "memory" not in line
     assert "a training on a tenth of the rows" in known
+
+
+@pytest.mark.parametrize(
+    ("filled", "processes", "ends"),
+    [(40, 1, "it fits."), (40, 4, "it fits, but 4 processes would not fit on one GPU."), (90, 1, "it does not fit.")],
+)
+def test_a_forecast_says_whether_it_fits_the_gpu(filled, processes, ends):
+    cost = {
+        "seeds": 5, "trainings": 15, "unlearnings": 5, "seconds": 7200.0, "memory": 0, "bytes": 2e6, "crafted": [],
+        "tenth": False, "gpu": (filled * 10**9, 80 * 10**9),
+    }  # fmt: skip
+    line, fits = forecast_lines([cost], processes)
+    assert "(2 GPU hours)" in line
+    assert fits == f"What one process trains side by side fills {filled}.0 GB of the GPU's 80.0 GB: {ends}"
 
 
 def test_a_retrained_model_that_diverged_leaves_the_table_standing():
