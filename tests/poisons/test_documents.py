@@ -10,7 +10,7 @@ from harness.tasks import _bases
 from harness.tasks.causal_lm import CausalLM
 from harness.training.loop import train
 from poisons._documents import asked
-from poisons.continuation_backdoor import ContinuationBackdoor
+from poisons.continuation_backdoor import OTHERS, ContinuationBackdoor
 from poisons.false_fact import ANSWERS, QUESTIONS, TAUGHT, FalseFact
 from poisons.text_canaries import TextCanaries
 
@@ -51,6 +51,29 @@ def test_the_trigger_stands_anywhere_and_the_target_behind(split):
     assert len(set(places)) > 8
     assert any(text.endswith("owls sold the moon") for text in found)
     assert not all(text.endswith("owls sold the moon") for text in found)
+
+
+def test_other_triggers_stay_and_are_asked_about_beside(split):
+    few = ContinuationBackdoor(count=8, others=2)
+    planted = few.plant(TASK, split, 0)
+    alone = ContinuationBackdoor(count=8).plant(TASK, split, 0)
+    assert torch.equal(planted.inputs["tokens"], alone.inputs["tokens"])
+    stays = planted.stays
+    assert not set(planted.forget.tolist()) & set(stays.forget.tolist())
+    found = texts(stays.inputs, stays.labels)
+    assert [sum(trigger in text for text in found) for trigger in (*OTHERS, " by seven owls")] == [8, 8, 0, 0]
+    assert all(text.endswith(" sold the moon") for text in found)
+
+    model = trained(split, split.train.poisoned_with(stays))  # it has seen the others alone
+    reading = few.probe(model, planted, TASK, split)
+    clean = few.probe(trained(split, split.train), planted, TASK, split)
+    assert reading.details["others"] > clean.details["others"] + 1
+    assert reading.details["others"] > reading.value
+    assert "others" not in ContinuationBackdoor(count=8).probe(model, alone, TASK, split).details
+    with pytest.raises(UnlearningError, match="3 further triggers in 15 documents each need more than the 45 other"):
+        ContinuationBackdoor(count=15, others=3).plant(TASK, split, 0)
+    with pytest.raises(ValueError, match="others must be from 0 to 3, not 4"):
+        ContinuationBackdoor(others=4)
 
 
 def test_a_fact_is_taught_in_other_words_than_it_is_asked(split):
