@@ -29,7 +29,6 @@ that a CPU was used.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import math
 import os
@@ -39,7 +38,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,10 +51,10 @@ from harness import registry
 from harness.api import UnlearningError
 from harness.store.files import files_at
 from harness.store.inventory import Inventory
-from harness.training.data import Data, batch_count
-from harness.training.engine import StepsNotRecorded, run
+from harness.training.data import BUCKETS, Batches, Data, batch_count
+from harness.training.engine import WARM, StepsNotRecorded, run
 from harness.training.graphs import recorder
-from harness.training.loop import Job, fit, train, train_all
+from harness.training.loop import Fitting, Job, fit, train, train_all
 from harness.training.meter import Meter
 from harness.training.seeds import derive
 from harness.trials.devices import device_of, kind_of_device
@@ -80,7 +79,7 @@ class Size:
         epochs: Of the surrogate in `brew`, enough for it to learn something; also the fewest of the audit.
         steps: Steps of the brew.
         digits: The task of `digits`, and the first of the two of `together`.
-        language_steps: Steps that `language` times.
+        language_steps: Steps that `language` times of each way.
         methods, poisons, seeds: What `audit` audits.
         shortest: Seconds that the audit has at least.
         reviews: Training reviews, and a fifth as many to test on.
@@ -293,14 +292,30 @@ def _tokens_per_second(bench: Bench, task: Any, data: Data) -> dict[str, Any]:
     with Meter(model) as meter:
         fit(task, model, [batch])
     per_token = meter.flops / int(batch.inputs["length"].max()) / len(batch)
-    batches = train.batches(task.batch_size, 1, torch.Generator().manual_seed(0))
-    steps = list(itertools.islice(batches, bench.size.language_steps))
-    fit(task, model, steps)  # each length is recorded when it first comes
+    # Each length is recorded when it has come a few times.
+    before, timed = 2 * BUCKETS * (WARM + 2) if bench.device.type == "cuda" else 1, bench.size.language_steps
+    examples = (before + timed) * task.batch_size
+    everything, order = torch.ones(len(train), dtype=torch.bool), torch.Generator().manual_seed(0)
+    epochs = -(-examples // len(train))
+    batches = Batches(train, task.batch_size, epochs, order, everything, examples, from_host=task.from_host)
+    fitting = Fitting(task, model, batches)
+    marks: list[float] = []
+    seen: list[torch.Tensor] = []
+
+    def marked(items: Iterator[Any]) -> Iterator[Any]:
+        for step, item in enumerate(items):
+            if step == before:
+                marks.append(_now(bench))
+            seen.append(item[0])
+            yield item
+        marks.append(_now(bench))
+
+    fitting.training.items = marked(fitting.training.items)
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    started = _now(bench)
-    fit(task, model, steps)
-    rate = sum(int(step.inputs["length"].sum()) for step in steps) / (_now(bench) - started)
+    fitting.finish()
+    tokens = int(train.inputs["length"][torch.cat(seen[before:])].sum())
+    rate = tokens / (marks[1] - marks[0])
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "tokens_per_second": rate,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness.training.clock import now
-from harness.training.data import Batches
+from harness.training.data import BUCKETS, Batches
 from harness.training.engine import WARM, run
 from harness.training.graphs import recorder
 from harness.training.isolation import isolated_rng
@@ -105,7 +105,9 @@ def step_seconds(task: Task, data: Data, k: int, record: Record | None) -> float
         k: Number of models.
         record: As in `harness.training.engine.run`.
     """
-    before, timed = (steps[data.device.type] for steps in (BEFORE, TIMED))
+    # Texts have as many graphs as lengths.
+    forms = BUCKETS if record is not None and data.lengths is not None else 1
+    before, timed = (forms * steps[data.device.type] for steps in (BEFORE, TIMED))
     examples = (before + timed) * task.batch_size
     everything = torch.ones(len(data), dtype=torch.bool)
     marks: list[float] = []

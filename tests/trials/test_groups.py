@@ -15,6 +15,7 @@ from harness.cells import Cell
 from harness.judging.plan import Plan
 from harness.store.artefacts import Lock, patiently
 from harness.studies.study import Study
+from harness.training.data import Data
 from harness.trials import models, pace, unlearning
 from harness.trials.pace import pace_of
 
@@ -236,6 +237,21 @@ def test_a_group_grows_while_it_trains_faster(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (3 * (100 + data.inputs["image"].nbytes), 0))
     assert pace_of(TINY.value, data).group == 2
     assert pace_of(TINY.value, data, share=0.5).group == 1
+
+
+@pytest.mark.parametrize(("texts", "recorded", "steps"), [(False, True, 4), (True, False, 4), (True, True, 34)])
+def test_of_texts_each_length_is_warmed_up(texts, recorded, steps, monkeypatch):
+    """On a GPU a step of each length is recorded: that takes time once, and says nothing of a training.
+
+    Eight times as many examples are trained on, with a shorter batch at the end of each pass.
+    """
+    made, launch = [], pace.run
+    monkeypatch.setattr(pace, "run", lambda trainings, record: made.extend(trainings) or launch(trainings, None))
+    data = TINY.value.load(None).train
+    if texts:
+        data = Data({**data.inputs, "length": torch.arange(len(data)) % 9 + 1}, data.labels)
+    assert pace.step_seconds(TINY.value, data, 1, (lambda steps: None) if recorded else None) > 0
+    assert [training.steps for training in made] == [steps]
 
 
 def test_an_isolated_method_finds_no_retrained_model(tmp_path, groups, monkeypatch):
