@@ -16,6 +16,7 @@ import resource
 import select
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -119,6 +120,7 @@ def _work(folder: Path) -> None:
     leave, work = os._exit, folder / "work"
     _keep_nothing_open(folder / "output")
     os.environ.update(dict.fromkeys(("HOME", "TMPDIR", "TEMP", "TMP", "XDG_CACHE_HOME"), str(work)))
+    tempfile.tempdir = str(work)  # it was found once, for what the server imports, and is asked for no more
     os.chdir(work)
     answer: Answer
     try:

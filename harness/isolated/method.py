@@ -32,6 +32,9 @@ CONTROLS = "unlearners.controls"
 TRAINING = ("harness.training.unlearning", "torch._dynamo")
 #: Libraries of which it imports what this process has imported.
 LIBRARIES = ("peft", "torchvision", "transformers")
+#: What it imports for a method that reaches a library, by its distribution: it takes seconds, for which the method is
+#: charged otherwise.
+REACHED = {"accelerate": "accelerate", "transformers": "transformers.trainer"}
 #: Source, what is reached, files that are depended on.
 _Source = tuple[str, Reached, tuple[Path, ...]]
 
@@ -270,7 +273,8 @@ def _ask(
     torch: bool = False,
     gpus: bool = False,
 ) -> Answer:
-    parts = [*_sources("unlearner", spec, depends_on), *(_sources("task", task.id) if task is not None else [])]
+    own_parts = _sources("unlearner", spec, depends_on)
+    parts = [*own_parts, *(_sources("task", task.id) if task is not None else [])]
     files = [file for _, reached, others in parts for file in (*reached.files, *others)]
     walls.require_apart(files)
     # A module is found by the names in the folders of sys.path.
@@ -279,7 +283,8 @@ def _ask(
     loaded = [name for name in sys.modules if name.partition(".")[0] in LIBRARIES]
     own = module_of("unlearner", spec) or ""
     if torch or tensors:
-        imports = [*TRAINING, *loaded]
+        reached = {name for _, found, _ in own_parts for name in found.versions}
+        imports = [*TRAINING, *loaded, *(module for name, module in REACHED.items() if name in reached)]
     elif own.partition(".")[0] not in IN_TREE and any("torch" in reached.versions for _, reached, _ in parts):
         imports = ["torch"]  # else each job of such a method would import it for itself, for seconds
     else:

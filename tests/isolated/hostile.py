@@ -4,6 +4,7 @@ import ctypes
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -93,6 +94,13 @@ def raises(model, request):
 
 def reads(model, request):
     return os.listdir("/")
+
+
+def writes_temporary_files(model, request):
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as file:
+        Path(folder, "notes.txt").write_text("a step")
+        file.write(b"another one")
+    return model
 
 
 def fakes(model, request):

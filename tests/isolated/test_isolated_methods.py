@@ -16,7 +16,7 @@ from harness.api import DECLARATIONS, ContractError, UnlearningError, declares
 from harness.cells import Cell
 from harness.guards.clock import TimedOut
 from harness.isolated import method as isolation
-from harness.isolated import walls
+from harness.isolated import process, walls
 from harness.isolated.process import Limits, MethodError
 from harness.judging.record import certified_by
 from harness.specs import SpecError
@@ -34,7 +34,10 @@ def asked():
     return Request()
 
 
-@pytest.mark.parametrize("spec", ["gd", "scrub:gamma=2", "ngd", "rewind", "euk", "hostile:looks_up_its_request"])
+@pytest.mark.parametrize(
+    "spec",
+    ["gd", "scrub:gamma=2", "ngd", "rewind", "euk", "hostile:looks_up_its_request", "hostile:writes_temporary_files"],
+)
 def test_weights_are_equal_bit_by_bit(asked, spec):
     (own, cost), (model, meter) = asked.isolated(spec), asked.ordinary(spec)
     assert digest(own.state_dict()) == digest(model.state_dict())
@@ -270,17 +273,33 @@ def test_nobody_depends_on_the_store(asked, depending, monkeypatch):
         asked.isolated("depending:forget")
 
 
-def test_a_language_model_is_loaded_before_the_walls_are_up(tmp_path):
+TRAINER = """
+from transformers import Trainer
+
+
+class Ascent(Trainer):
+    def compute_loss(self, model, inputs, return_outputs=False):
+        return -model(**inputs["forget"]).loss
+"""
+
+
+def test_a_language_model_is_loaded_before_the_walls_are_up(tmp_path, monkeypatch):
     folder = tmp_path / "model"  # which the method's process cannot read
     shutil.copytree(FOLDER, folder)
     task = registry.resolve("task", f"causal-lm:model={folder},train_size=40,test_size=10,epochs=1")
     with isolated_rng(0):
         state = task.value.new_model().state_dict()
     retain, forget = (task.value.load(None).train.subset(torch.arange(*of)) for of in ((0, 32), (32, 40)))
-    given = {"budget": 0.5, "seed": 3}
-    own, cost = isolation.unlearn(
-        isolation.resolve("gd"), task, state, retain, forget, history={}, limits=Limits(), **given
-    )
-    model, meter = unlearn(registry.resolve("unlearner", "gd"), task.value, state, retain, forget, **given)
-    assert digest(own.state_dict()) == digest(model.state_dict())
-    assert (cost.examples, cost.steps) == (meter.examples, meter.steps)
+    given = {"budget": 1.0, "seed": 3}
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "ascending.py").write_text(TRAINER)
+    for spec in ("gd", "harness.adapters:OpenUnlearning:trainer=ascending:Ascent"):
+        own, cost = isolation.unlearn(
+            isolation.resolve(spec), task, state, retain, forget, history={}, limits=Limits(), **given
+        )
+        model, meter = unlearn(registry.resolve("unlearner", spec), task.value, state, retain, forget, **given)
+        assert digest(own.state_dict()) == digest(model.state_dict())
+        assert (cost.examples, cost.steps) == (meter.examples, meter.steps)
+    # Nobody pays for what the server imports.
+    assert "transformers.trainer" in process.server()._imported
+    sys.modules.pop("ascending", None)
