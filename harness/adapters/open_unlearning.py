@@ -18,6 +18,7 @@ from harness.adapters._settings import parsed
 from harness.api import Search, UnlearningError
 from harness.calling import out_of_memory
 from harness.importing import named, raised
+from harness.judging.yardsticks import YARDSTICKS
 from harness.specs import SpecError
 
 if TYPE_CHECKING:
@@ -53,9 +54,12 @@ class OpenUnlearning:
     Nothing is evaluated, logged, reported or saved. Its ``args.output_dir`` is a folder that is gone afterwards. What
     it is to return is ``trainer.model``.
 
-    Without ``epochs`` it trains until the budget does not pay for another step as dear as the dearest so far. What is
-    spent is measured, a reference model and all else included. The rate falls linearly with what is left, unless the
-    trainer has a ``create_scheduler`` of its own.
+    Without ``epochs`` it trains until the budget does not pay for another step as dear as the dearest so far, and the
+    rate falls linearly with what is left. What is spent is measured, a reference model and all else included: by
+    examples or by operations, whichever is the larger share of what a budget allows by them (`harness.judging`). What
+    an example takes in operations is that of one batch of the retain set, which is passed through the model before.
+    A trainer with a ``create_scheduler`` of its own needs ``epochs``, because such a schedule is told how many steps
+    there will be.
 
     Deviations from open-unlearning's own configuration: the rate is the recipe's; on a GPU weights are in single
     precision and products in bf16; AdamW is torch's; no tokenizer, ``evaluators``, ``template_args`` or evaluation data
@@ -74,9 +78,10 @@ class OpenUnlearning:
         repeatable: Whether it gives the same weights twice under the same seed; part of the contract.
 
     Raises:
-        ValueError: The trainer cannot be imported or is none, or another field is out of range.
+        ValueError: The trainer cannot be imported, is none or needs ``epochs``, or another field is out of range.
         UnlearningError: A package is missing; the task is no causal language model; the trainer raised, does not take a
-            setting, or asks a batch for what it lacks; or the budget does not pay for a step.
+            setting, asks a batch for what it lacks, or leaves weights of other names; or the budget does not pay for a
+            step.
     """
 
     trainer: str | type[Any]
@@ -109,7 +114,13 @@ class OpenUnlearning:
                 raise ValueError(f"training must not set {name}, which the adapter does")
             if name.startswith(PLANNED) and self.epochs is None:
                 raise ValueError(f"{name} needs the number of steps to be known: set epochs, too")
-        self.wraps  # noqa: B018 - it raises where there is no trainer
+        from transformers import Trainer
+
+        if self.epochs is None and self.wraps.create_scheduler is not Trainer.create_scheduler:
+            raise ValueError(
+                f"the trainer {self.wraps.__name__!r} has a create_scheduler of its own, which needs the number of "
+                "steps to be known: set epochs"
+            )
 
     @property
     def wraps(self) -> type[Any]:
@@ -140,19 +151,14 @@ class OpenUnlearning:
 
         network = _network(model, request)
         seed = int(torch.randint(2**31, (), generator=request.generator))
-        with (
-            TemporaryDirectory() as folder,
-            isolated_rng(seed),
-            _nothing_left(network),
-            Meter(network, operations=False) as meter,
-        ):
-            trainer = self._made(network, request, folder, seed)
-            if self.epochs is None:
-                _keep_to_budget(trainer, meter, request.budget * len(request.retain))
+        with TemporaryDirectory() as folder, isolated_rng(seed), _nothing_left(network), Meter(network) as meter:
+            operations = 0.0 if self.epochs is not None else _operations(model, request, seed)
             with _told(self.wraps):
+                trainer = self._made(network, request, folder, seed)
+                if self.epochs is None:
+                    _keep_to_budget(trainer, meter, request.budget * len(request.retain), operations)
                 trainer.train()
-            if trainer.model is not network:
-                network.load_state_dict(trainer.model.state_dict())
+                _take_over(network, trainer)
         return model
 
     def _made(self, network: nn.Module, request: ForgetRequest, folder: str, seed: int) -> Any:
@@ -163,7 +169,7 @@ class OpenUnlearning:
 
         rate = request.optimizer(network).param_groups[0]["lr"] if self.lr is None else self.lr
         on_gpu = request.device.type == "cuda"
-        # A step computes one example at the least: so it ends, even if nothing that it computes is measured.
+        # So it ends, even if nothing that it computes is measured.
         steps = {"max_steps": max(1, request.affordable())}
         given = {
             "output_dir": folder, "report_to": "none", "save_strategy": "no", "logging_strategy": "no",
@@ -205,6 +211,44 @@ def _network(model: Any, request: ForgetRequest) -> nn.Module:
             f"them; this task has a {type(network).__name__} for the inputs {', '.join(inputs)}"
         )
     return network
+
+
+def _operations(model: nn.Module, request: ForgetRequest, seed: int) -> float:
+    """Return the operations of one example in a step of the recipe, measured on one batch of the retain set.
+
+    This is the harness's own question: examples and operations of it are not charged.
+    """
+    import torch
+
+    from harness.training.isolation import isolated_rng
+    from harness.training.meter import count_back, counted
+
+    size = min(request.batch_size, len(request.retain))
+    batch = request.retain.batch(torch.arange(size) * (len(request.retain) // size))
+    before = counted()
+    with isolated_rng(seed):
+        request.loss(model, batch).backward()
+    flops: float = counted()[-1].flops - before[-1].flops
+    count_back(before)
+    model.zero_grad()
+    return flops / size
+
+
+def _take_over(network: nn.Module, trainer: Any) -> None:
+    """Give a model the weights of the one that a trainer has in the end.
+
+    Raises:
+        UnlearningError: They have other names.
+    """
+    if trainer.model is network:
+        return
+    state, expected = trainer.model.state_dict(), network.state_dict().keys()
+    if others := [*(state.keys() - expected), *(expected - state.keys())]:
+        raise UnlearningError(
+            f"the trainer {type(trainer).__name__!r} left another model, a {type(trainer.model).__name__}, whose "
+            f"weights have other names, such as {min(others)!r}; trainer.model must be the model or a copy of it"
+        )
+    network.load_state_dict(state)
 
 
 @contextmanager
@@ -266,37 +310,41 @@ def _called_as_written(compute_loss: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
-def _keep_to_budget(trainer: Any, meter: Meter, allowed: float) -> None:
+def _keep_to_budget(trainer: Any, meter: Meter, allowed: float, operations: float) -> None:
     """Have a trainer end before the step for which the budget does not pay, and its rate fall linearly until then.
 
     Args:
         trainer: The trainer.
         meter: What has been measuring since before it was made.
         allowed: What it may spend, in examples forward and backward.
+        operations: Those of one example in a step of the recipe; 0 if they are not counted.
     """
     from torch.optim.lr_scheduler import LambdaLR
-    from transformers import Trainer, TrainerCallback
+    from transformers import TrainerCallback
+
+    def spent() -> float:
+        """Return what was spent, in examples; operations as far as they go beyond what a budget allows of them."""
+        most = YARDSTICKS["flops"].allows
+        return max(meter.examples, meter.flops / (most * operations) if most and operations else 0.0)
 
     class Spending(TrainerCallback):
-        spent = dearest = 0.0
+        before = dearest = 0.0
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.dearest = max(self.dearest, meter.examples - self.spent)
-            self.spent = meter.examples
-            if state.global_step == 1 and self.spent > allowed * (1 + 1e-6):
+            now = spent()
+            self.dearest = max(self.dearest, now - self.before)
+            self.before = now
+            if state.global_step == 1 and now > allowed * (1 + 1e-6):
                 raise UnlearningError(
-                    f"the first step of the trainer {type(trainer).__name__!r} costs {self.spent:.0f} examples, and "
+                    f"the first step of the trainer {type(trainer).__name__!r} costs {now:.0f} examples, and "
                     f"the budget is {allowed:.0f}; set a smaller batch_size, raise --audit-budget, or set epochs"
                 )
-            if self.spent + self.dearest > allowed * (1 + 1e-6):
+            if now + self.dearest > allowed * (1 + 1e-6):
                 control.should_training_stop = True
 
     def create_scheduler(num_training_steps: int, optimizer: Any = None) -> Any:
-        trainer.lr_scheduler = LambdaLR(
-            optimizer or trainer.optimizer, lambda _: max(0.0, 1 - meter.examples / allowed)
-        )
+        trainer.lr_scheduler = LambdaLR(optimizer or trainer.optimizer, lambda _: max(0.0, 1 - spent() / allowed))
         return trainer.lr_scheduler
 
     trainer.add_callback(Spending())
-    if type(trainer).create_scheduler is Trainer.create_scheduler:
-        trainer.create_scheduler = create_scheduler
+    trainer.create_scheduler = create_scheduler

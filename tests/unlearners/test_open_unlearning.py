@@ -17,9 +17,11 @@ from tiny import Tiny
 from harness import registry
 from harness.adapters import OpenUnlearning
 from harness.api import Search, UnlearningError
+from harness.judging.yardsticks import YARDSTICKS
 from harness.tasks.causal_lm import CausalLM
 from harness.training.data import Data, digest
 from harness.training.loop import train
+from harness.training.meter import Meter
 from harness.training.roundtrip import survives
 from harness.training.unlearning import unlearn
 
@@ -92,6 +94,39 @@ def test_a_trainer_runs_unchanged_within_its_budget(problem, trainer):
     assert meter.examples == pytest.approx(spent)
     assert spent <= 2 * RETAIN < spent + 5 * price
     assert [digest(dict(data.inputs, labels=data.labels)) for data in (retain, forget)] == before
+
+
+class ReadsActivations(GradDiff):
+    """Makes its loss of a layer's activations, as RMU does: no backward pass goes through what the model returns."""
+
+    def compute_loss(self, model, inputs, return_outputs=False):
+        seen = []
+        hook = model.get_submodule("base_model.model.model.layers.1").register_forward_hook(
+            lambda module, args, output: seen.append(output[0] if isinstance(output, tuple) else output)
+        )
+        outputs = model(**inputs["forget"])
+        hook.remove()
+        return (seen[0].square().mean(), outputs) if return_outputs else seen[0].square().mean()
+
+
+def test_a_loss_of_activations_keeps_to_the_budget_by_operations(problem):
+    batch, model = problem[1].batch(torch.arange(RETAIN)), TASK.new_model()
+    with Meter(model) as retraining:
+        TASK.criterion(TASK.logits(model, batch), batch).backward()
+    budget, most = 2.0, YARDSTICKS["flops"].allows
+    _, meter = run(problem, ReadsActivations, budget=budget)
+    assert meter.examples / RETAIN < 0.8 * budget
+    assert 0.8 * most * budget < meter.flops / retraining.flops <= most * budget
+
+
+def test_activations_may_be_computed_again(problem):
+    ordinary, meter = run(problem, GradAscent, epochs=1)
+    task = CausalLM(train_size=30, test_size=10, epochs=1, length=8, batch_size=5, checkpointing=True)
+    again, cost = run(problem, GradAscent, epochs=1, task=task)
+    assert cost.examples == pytest.approx(meter.examples) == FORGET
+    assert cost.flops > meter.flops
+    for one, other in zip(ordinary.parameters(), again.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
 
 
 def test_the_forget_set_is_unlearned_and_the_retain_set_is_not(problem):
@@ -182,8 +217,10 @@ def test_a_schedule_of_its_own_is_kept(problem, watched):
         return self.lr_scheduler
 
     watched.create_scheduler = constant
-    run(problem, watched)
-    assert [rate for _, rate, *_ in watched.seen] == [TASK.lr] * 7
+    run(problem, watched, epochs=2)
+    assert [rate for _, rate, *_ in watched.seen] == [TASK.lr] * 4
+    with pytest.raises(ValueError, match="'Watching' has a create_scheduler of its own, which needs the number of st"):
+        OpenUnlearning(watched)
 
 
 def test_settings_reach_the_trainer_and_its_arguments(problem, watched):
@@ -305,6 +342,60 @@ def test_an_error_of_a_trainer_is_told_in_a_sentence(problem):
     assert isinstance(caught.value.__cause__, RuntimeError)
     with pytest.raises(MemoryError):
         run(problem, OutOfMemory)
+
+
+class GivesOtherLabels(GradDiff):
+    def compute_loss(self, model, inputs, return_outputs=False):
+        return model(input_ids=inputs["forget"]["input_ids"], labels=inputs["forget"]["labels"][:, :-1]).loss
+
+
+class RunsOut(GradDiff):
+    def compute_loss(self, model, inputs, return_outputs=False):
+        def hook(*_):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        model.get_output_embeddings().register_forward_hook(hook)
+        return super().compute_loss(model, inputs, return_outputs)
+
+
+class LacksASetting(GradDiff):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.strategy = {}["deepspeed"]
+
+
+class Wraps(GradAscent):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+
+        class Around(torch.nn.Module):
+            def __init__(self, inner):
+                super().__init__()
+                self.inner = inner
+
+            def forward(self, *args, **kwargs):
+                return self.inner(*args, **kwargs)
+
+        self.model = self.model_wrapped = Around(self.model)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "says"),
+    [
+        (GivesOtherLabels, r"raised ValueError: Expected input batch_size \(\d+\) to match .* \(.*learning\.py:\d+\)$"),
+        (LacksASetting, r"raised KeyError: 'deepspeed' \(.*test_open_unlearning\.py:\d+\)$"),
+        (Wraps, r"left another model, a Around, whose weights have other names, such as 'base_model\..*; trainer\.mod"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_goes_wrong_around_a_loss_is_told_in_a_sentence_too(problem, trainer, says):
+    with pytest.raises(UnlearningError, match=rf"^the trainer '{trainer.__name__}' {says}"):
+        run(problem, trainer, epochs=1)
+
+
+def test_memory_that_ran_out_in_a_forward_pass_stays_what_it_is(problem):
+    with pytest.raises(torch.OutOfMemoryError):
+        run(problem, RunsOut, epochs=1)
 
 
 # ---- what is left behind
