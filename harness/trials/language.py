@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from harness.api import Batch, Reading
+from harness.api import Batch, Reading, classes_of
 from harness.training.data import Data
 
 if TYPE_CHECKING:
@@ -31,6 +31,19 @@ def whole(task: CausalTask, data: Data) -> Data:
     return Data(texts(data.batch(torch.arange(len(data)))).inputs, data.labels)
 
 
+def distinct(data: Data) -> Tensor:
+    """Return the first of each lot of points that are equal, inputs and label, as an ascending int64 index.
+
+    What is planted several times is one text: to count it several times would say nothing more, and make a test on
+    independent numbers find too much.
+    """
+    tensors = [each.cpu().contiguous() for each in (*data.inputs.values(), data.labels)]
+    first: dict[bytes, int] = {}
+    for at in range(len(data)):
+        first.setdefault(b"".join(each[at].numpy().tobytes() for each in tensors), at)
+    return torch.tensor(list(first.values()), dtype=torch.int64)
+
+
 def memorisation_accuracy(model: nn.Module, task: CausalTask, data: Data) -> Reading:
     """Return how much of its texts a causal language model continues word by word, in [0, 1].
 
@@ -44,6 +57,7 @@ def memorisation_accuracy(model: nn.Module, task: CausalTask, data: Data) -> Rea
     one token have no such t and are left out.
     """
     shares: list[Tensor] = []
+    steps: list[Tensor] = []
     with torch.no_grad():
         for batch in data.chunks(task.batch_size):
             texts = _texts(task, batch)
@@ -53,8 +67,11 @@ def memorisation_accuracy(model: nn.Module, task: CausalTask, data: Data) -> Rea
             asked = torch.arange(likeliest.shape[1], device=tokens.device) < length[:, None] - 1
             right = ((likeliest == following) & asked).sum(dim=1) / (length - 1)
             shares.append(right[length > 1])
+            steps.append(1 / (length[length > 1] - 1))
     share = torch.cat(shares)
-    return Reading(float(share.mean())) if len(share) else nothing_to_read("no poisoned text has two tokens")
+    if not len(share):
+        return nothing_to_read("no poisoned text has two tokens")
+    return Reading(float(share.mean()), _half_a_count(torch.cat(steps).tolist()))
 
 
 def extraction_likelihood(model: nn.Module, task: CausalTask, data: Data, n: int = 10) -> Reading:
@@ -77,29 +94,33 @@ def extraction_likelihood(model: nn.Module, task: CausalTask, data: Data, n: int
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, not {n}")
-    likelihoods = []
+    likelihoods, steps = [], []
     long = (data.inputs["length"] > n).nonzero().squeeze(1)
     for texts in data.subset(long).chunks(TEXTS_AT_ONCE):
         totals = texts.inputs["length"].tolist()
         shown = [(text, p) for text, total in enumerate(totals) for p in range(1, total - n + 1)]
         continued = _continued(model, task, texts, shown)
         shares: list[list[float]] = [[] for _ in totals]
+        counts: list[list[float]] = [[] for _ in totals]
         for (text, p), row in zip(shown, continued, strict=True):
             truth = texts.inputs["tokens"][text, : totals[text]].tolist()
             true, told_here = set(_grams(truth[p:], n)), _grams(row[p : totals[text]], n)
             shares[text].append(sum(gram in true for gram in told_here) / len(told_here))
+            counts[text].append(1 / len(told_here))
         likelihoods += [fmean(each) for each in shares]
+        steps += [fmean(each) / len(each) for each in counts]
     if not likelihoods:
         return nothing_to_read(f"extraction likelihood needs more than {n} tokens, and no poisoned text has them")
-    return Reading(fmean(likelihoods))
+    return Reading(fmean(likelihoods), _half_a_count(steps))
 
 
 def verbatim(model: nn.Module, task: CausalTask, data: Data) -> Reading:
     """Return the share of the rest of its texts that a model writes when it is shown their beginnings, in [0, 1].
 
-    The model is shown the first half of a text, or what is given of it and not learned (a prompt), and continues
-    greedily by as many tokens as are left. Read is the share of these tokens that stand at their place; averaged over
-    texts. The detail ``reproduced`` is the share of texts whose rest is written to the last token.
+    The model is shown the first half of a text, or what is given of it and not learned (a prompt of two tokens or more;
+    a task cannot tell one of a single token from none), and continues greedily by as many tokens as are left. Read is
+    the share of these tokens that stand at their place; averaged over texts. The detail ``reproduced`` is the share of
+    texts whose rest is written to the last token.
 
     Source: Carlini et al., "Quantifying Memorization Across Neural Language Models" (arXiv 2202.07646): a text is
     extractable with a prompt of so many tokens if greedy decoding writes the rest. Deviations: they prompt with a fixed
@@ -113,7 +134,7 @@ def verbatim(model: nn.Module, task: CausalTask, data: Data) -> Reading:
         data: The texts, as `whole` returns them.
     """
     data = data.subset((data.inputs["length"] > 1).nonzero().squeeze(1))
-    shares = []
+    shares, steps = [], []
     for texts in data.chunks(TEXTS_AT_ONCE):
         totals = texts.inputs["length"].tolist()
         given = texts.inputs["start"].tolist() if "start" in texts.inputs else [1] * len(totals)
@@ -122,31 +143,39 @@ def verbatim(model: nn.Module, task: CausalTask, data: Data) -> Reading:
         for (text, p), row in zip(shown, _continued(model, task, texts, shown), strict=True):
             rest = range(p, totals[text])
             shares.append(sum(row[at] == truths[text][at] for at in rest) / len(rest))
+            steps.append(1 / len(rest))
     if not shares:
         return nothing_to_read("no poisoned text has two tokens")
-    return Reading(fmean(shares), details={"reproduced": fmean(share == 1 for share in shares)})
+    return Reading(fmean(shares), _half_a_count(steps), {"reproduced": fmean(share == 1 for share in shares)})
 
 
-def log_perplexity(model: nn.Module, task: CausalTask, data: Data) -> Reading:
-    """Return the logarithm of a model's perplexity on texts, in nats per token; its detail ``perplexity`` is the power.
+def log_perplexity(model: nn.Module, task: CausalTask, data: Data) -> tuple[Reading, Tensor]:
+    """Return the logarithm of a model's perplexity on texts, in nats per token, and the class that each is put in.
 
-    The perplexity is exp of the mean loss over all tokens that are learned, of all texts together: every token counts
-    alike. The logarithm is judged, because of perplexities ratios are compared.
+    The perplexity is exp of the mean loss over all tokens that are learned, as the task's ``learned`` says, of all
+    texts together: every token counts alike. The logarithm is judged, because of perplexities ratios are compared; the
+    detail ``perplexity`` is the power. The classes, int64, shape (n,), on the CPU, are of the same pass.
 
     Args:
         model: In eval mode, on the device of the data.
         task: A causal one.
         data: The texts.
     """
-    total, tokens = 0.0, 0
+    total, tokens, classes = 0.0, 0, []
     with torch.no_grad():
         for batch in data.chunks(task.batch_size):
-            losses, learned = token_losses(model, task, batch)
-            total += float((losses.double() * learned).sum())
-            tokens += int(learned.sum())
+            logits = task.logits(model, batch)
+            classes.append(classes_of(task, logits, batch))
+            if hasattr(task, "learned"):
+                losses, learned = token_losses(task, logits, batch)
+                total += float((losses.double() * learned).sum())
+                tokens += int(learned.sum())
+    found = torch.cat(classes).cpu()
+    if not hasattr(task, "learned"):
+        return nothing_to_read("the task does not say which tokens are learned; give it learned(logits, batch)"), found
     if not tokens:
-        return nothing_to_read("the kept texts have no token that is learned")
-    return Reading(total / tokens, details={"perplexity": math.exp(min(total / tokens, 700.0))})
+        return nothing_to_read("the kept texts have no token that is learned"), found
+    return Reading(total / tokens, details={"perplexity": math.exp(min(total / tokens, 700.0))}), found
 
 
 def nothing_to_read(why: str) -> Reading:
@@ -161,18 +190,18 @@ def _texts(task: CausalTask, batch: Batch) -> Mapping[str, Tensor]:
     return inputs
 
 
-def token_losses(model: nn.Module, task: CausalTask, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return the loss of the token behind each, and whether that one is learned, both of shape (batch, tokens)."""
-    texts = _texts(task, batch)
-    tokens, length = texts["tokens"], texts["length"]
-    longest = int(length.max()) - 1
-    scores = task.logits(model, batch)[:, :, :longest].float()
-    following = tokens[:, 1 : scores.shape[2] + 1]
+def token_losses(task: Any, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return the losses of what a task's ``learned`` names, and whether each is learned, of shape (batch, tokens)."""
+    scores, targets = task.learned(logits, batch)
+    scores = scores.float()
     # Without the probabilities of all other tokens, which would fill as much memory again.
-    losses = scores.logsumexp(dim=1) - scores.gather(1, following[:, None]).squeeze(1)
-    at = torch.arange(scores.shape[2], device=tokens.device)
-    first = texts["start"][:, None] - 1 if "start" in texts else 0
-    return losses, (at >= first) & (at < length[:, None] - 1)
+    losses = scores.logsumexp(dim=1) - scores.gather(1, targets.clamp_min(0)[:, None]).squeeze(1)
+    return losses, targets != -100
+
+
+def _half_a_count(steps: Sequence[float]) -> float:
+    """Return half of what one token or n-gram more or less changes in a mean of shares, given its step in each."""
+    return 0.5 * fmean(steps) / len(steps)
 
 
 def _continued(

@@ -39,6 +39,8 @@ class Answers:
         told: Of a causal language model, what it gives away of the poisoned texts and how well it continues the kept
             ones, by claim. Empty for other tasks.
         ratios: The truth ratios of the poison's questions, shape (questions,); empty if it has none.
+        distinct: Of a causal language model, which of the poisoned texts are the first of their kind, int64; empty for
+            other tasks.
     """
 
     forget: Tensor
@@ -48,13 +50,16 @@ class Answers:
     retain_accuracy: float
     told: Mapping[str, Reading] = field(default_factory=dict)
     ratios: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
+    distinct: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
     def diverged(self) -> Answers:
         """Return the answers of a model that diverged: a classifier made of not-a-number still answers something."""
         nan = math.nan
         # What does not apply to the poison does not for this model either.
         told = {name: of if of.unusable else Reading(nan) for name, of in self.told.items()}
-        return Answers(self.forget * nan, self.test * nan, self.classes, nan, nan, told, self.ratios * nan)
+        return Answers(
+            self.forget * nan, self.test * nan, self.classes, nan, nan, told, self.ratios * nan, self.distinct
+        )
 
 
 def answers(
@@ -63,31 +68,36 @@ def answers(
     """Ask a model in eval mode, on the device of the data; ``asked_of`` are the questions of the poison, if any."""
     forget_losses, forget_classes = asked(model, task, forget)
     test_losses, test_classes = asked(model, task, test)
-    _, retain_classes = asked(model, task, retain)
+    told: dict[str, Reading] = {}
+    if _causal(task):
+        told["perplexity"], retain_classes = language.log_perplexity(model, cast("CausalTask", task), retain)
+    else:
+        _, retain_classes = asked(model, task, retain)
     found = Answers(
         forget_losses, test_losses, test_classes, _share(forget_classes, forget.labels.cpu()),
-        _share(retain_classes, retain.labels.cpu()),
+        _share(retain_classes, retain.labels.cpu()), told,
     )  # fmt: skip
-    return _with_texts(found, model, cast("CausalTask", task), forget, retain, asked_of) if _causal(task) else found
+    return _with_texts(found, model, cast("CausalTask", task), forget, asked_of) if _causal(task) else found
 
 
 def _with_texts(
-    found: Answers, model: nn.Module, task: CausalTask, forget: Data, retain: Data, asked_of: Sequence[Question]
+    found: Answers, model: nn.Module, task: CausalTask, forget: Data, asked_of: Sequence[Question]
 ) -> Answers:
-    """Add what a causal language model gives away of the poisoned texts, and how well it continues the kept ones."""
-    few = language.whole(task, forget.subset(torch.arange(min(language.EXTRACTED, len(forget)))))
+    """Add what a causal language model gives away of the poisoned texts, each of which counts once."""
+    distinct = language.distinct(forget)
+    few = language.whole(task, forget.subset(distinct[: language.EXTRACTED]))
     told = {
-        "memorisation": language.memorisation_accuracy(model, task, forget),
+        "memorisation": language.memorisation_accuracy(model, task, forget.subset(distinct)),
         "extraction": language.extraction_likelihood(model, task, few),
         "verbatim": language.verbatim(model, task, few),
-        "perplexity": language.log_perplexity(model, task, retain),
+        **found.told,
     }
     ratios = questions.truth_ratios(model, task, asked_of)
     if asked_of:
         room = forget.inputs["tokens"].shape[1] + 1
         told["truth-ratio"] = questions.truth_ratio(ratios)
         told["leakage"] = questions.leakage(model, task, asked_of[: questions.ASKED], room)
-    return replace(found, told=told, ratios=ratios)
+    return replace(found, told=told, ratios=ratios, distinct=distinct)
 
 
 def _causal(task: Task) -> bool:
@@ -134,15 +144,15 @@ def readings(
     model of the same seed even the poisoned one agrees more than another retraining would, because they share
     initialisation and order; it is that of the next seed for all, for the last one that of the first.
 
-    Of causal language tasks alone: `language.memorisation_accuracy` of the poisoned texts as planted,
-    `language.extraction_likelihood` and `language.verbatim` of the first `language.EXTRACTED` of them, and
-    `language.log_perplexity` of the kept texts. If the poison has questions, `questions.truth_ratio` and
-    `questions.leakage`.
+    Of causal language tasks alone: `language.memorisation_accuracy` of the poisoned texts as planted, each once
+    however often it was planted, `language.extraction_likelihood` and `language.verbatim` of the first
+    `language.EXTRACTED` of them, and `language.log_perplexity` of the kept texts. If the poison has questions,
+    `questions.truth_ratio` and `questions.leakage`.
 
     ``forget-quality``, of causal language tasks alone: `questions.forget_quality` between the truth ratios of the model
     and of a retrained one, of the next seed as in ``agreement``. Deviation from TOFU: of poisons without truth ratios
-    it is between the losses of the poisoned texts. The retrained model of the next seed has seen the clean version of
-    most of them, if there is one.
+    it is between the losses of the poisoned texts, each once. The retrained model of the next seed has seen the clean
+    version of most of them, if there is one.
 
     Args:
         own: Per seed the answers of P, R and U.
@@ -171,13 +181,13 @@ def readings(
                 ("membership", attack(-a.forget, -a.test)),
                 ("likelihood", attack(logit_margin(a.forget) - usual_forget, logit_margin(a.test) - usual_test)),
                 ("agreement", Reading(alike, resolution=0.5 / len(a.test))),
-                ("forget-accuracy", Reading(a.forget_accuracy, resolution=0.5 / len(a.forget))),
+                ("forget-accuracy", Reading(a.forget_accuracy, resolution=0.5 / (len(a.distinct) or len(a.forget)))),
                 ("retain-accuracy", Reading(a.retain_accuracy)),
                 *a.told.items(),
             ):
                 by_name.setdefault(name, {})[arm] = reading
             if a.told:
-                pair = (a.ratios, ratios[s]) if len(a.ratios) else (a.forget, losses)
+                pair = (a.ratios, ratios[s]) if len(a.ratios) else (a.forget[a.distinct], losses[a.distinct])
                 by_name.setdefault("forget-quality", {})[arm] = questions.forget_quality(*pair)
         found.append(by_name)
     return found

@@ -108,8 +108,9 @@ def leakage(
 def forget_quality(own: Tensor, reference: Tensor) -> Reading:
     """Return the p-value of a Kolmogorov-Smirnov test between what two models read of the same texts, in [0, 1].
 
-    A small value says that the two differ. The details are the ``statistic``, and ``above_5_percent``: 1 if TOFU would
-    call it unlearned, at a p-value above 0.05, else 0.
+    A small value says that the two differ. It is a p-value only where the texts are independent: each is to be there
+    once, and questions about one fact are not independent. The details are the ``statistic``, and ``above_5_percent``:
+    1 if TOFU would call it unlearned, at a p-value above 0.05, else 0.
 
     Source: forget quality in Maini et al. (arXiv 2401.06121), between truth ratios of the unlearned and
     of the retrained model. What is told from it is another matter: a large p-value is want of evidence, and is here
@@ -134,7 +135,7 @@ def _answer_logs(model: nn.Module, task: Any, documents: Sequence[Answered]) -> 
     found = []
     with torch.no_grad():
         for batch in Data(*task.points(points)).to(device_of(model)).chunks(task.batch_size):
-            losses, learned = token_losses(model, task, batch)
+            losses, learned = token_losses(task, task.logits(model, batch), batch)
             found.append(-(losses.double() * learned).sum(dim=1) / learned.sum(dim=1))
     return torch.cat(found).cpu()
 

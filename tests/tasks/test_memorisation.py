@@ -109,8 +109,12 @@ def test_answers_of_a_causal_model_tell_what_it_gives_away(split):
         "memorisation": memorisation_accuracy(model, CAUSAL, few),
         "extraction": extraction_likelihood(model, CAUSAL, first),
         "verbatim": verbatim(model, CAUSAL, first),
-        "perplexity": log_perplexity(model, CAUSAL, split.train),
+        "perplexity": log_perplexity(model, CAUSAL, split.train)[0],
     }
+    # The question and the answer are learned, too.
+    batch = split.train.batch(torch.arange(len(split.train)))
+    loss = CAUSAL.criterion(CAUSAL.logits(model, batch), batch).item()
+    assert given.told["perplexity"].value == pytest.approx(loss, rel=1e-5)
     assert all(math.isnan(reading.value) for reading in given.diverged().told.values())
     assert answers(new_model(), SMALL, few, split.test, split.train).told == {}
 

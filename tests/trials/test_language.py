@@ -6,14 +6,21 @@ import pytest
 import torch
 from torch import nn
 
-from harness import ForgetRequest, Question
+from harness import ForgetRequest, Question, Reading
 from harness.api import ContractError
 from harness.conventions import predicted
 from harness.tasks.causal_lm import CausalLM
 from harness.training.data import Data
 from harness.trials.checks import check_questions
-from harness.trials.language import log_perplexity, memorisation_accuracy, verbatim, whole
-from harness.trials.metrics import asked
+from harness.trials.language import (
+    distinct,
+    extraction_likelihood,
+    log_perplexity,
+    memorisation_accuracy,
+    verbatim,
+    whole,
+)
+from harness.trials.metrics import Answers, answers, asked, readings
 from harness.trials.questions import forget_quality, leakage, truth_ratio, truth_ratios
 from unlearners._errors import error
 
@@ -66,10 +73,80 @@ def test_verbatim_by_hand():
 
 def test_log_perplexity_by_hand():
     # Of the second document the last token alone is learned.
-    found = log_perplexity(chances(), TASK, documents(([3, 0, 1], 1), ([0, 1, 2, 3], 3), ([2, 2], 1)))
+    found, classes = log_perplexity(chances(), TASK, documents(([3, 0, 1], 1), ([0, 1, 2, 3], 3), ([2, 2], 1)))
+    assert classes.tolist() == [1, 3, 3]
     expected = -(math.log(0.7) + math.log(0.6) + math.log(0.4) + math.log(0.3)) / 4
     assert found.value == pytest.approx(expected, rel=1e-6)
     assert found.details["perplexity"] == pytest.approx(math.exp(expected), rel=1e-6)
+
+
+def test_what_is_learned_is_what_the_task_says():
+    class Second(CausalLM):
+        """Learns the second token of every text."""
+
+        def targets(self, batch):
+            targets = super().targets(batch)
+            targets[:, 1:] = -100
+            return targets
+
+    found, _ = log_perplexity(chances(), Second(length=8, batch_size=2), documents(([3, 0, 1], 1), ([2, 2], 1)))
+    assert found.value == pytest.approx(-(math.log(0.7) + math.log(0.3)) / 2, rel=1e-6)
+
+
+#: The third differs from the first in its label alone, the fourth in what is given.
+PLANTED = [([3, 0, 1, 0], 1), ([0, 2, 1, 0], 1), ([3, 0, 1, 1], 1), ([3, 0, 1, 0], 2)]
+
+
+def test_texts_are_told_apart_by_all_that_they_are():
+    assert distinct(documents(*PLANTED, *PLANTED[::-1])).tolist() == [0, 1, 2, 3]
+    assert distinct(documents(PLANTED[1], *PLANTED)).tolist() == [0, 1, 3, 4]
+    assert len(distinct(documents(*PLANTED).subset(torch.arange(0)))) == 0
+
+
+def test_a_text_counts_once_however_often_it_was_planted():
+    kept = documents(([0, 1, 2, 3], 1))
+    once, often = (
+        answers(chances(), TASK, documents(*of), kept, kept) for of in (PLANTED, [*PLANTED, *PLANTED[:1]] * 5)
+    )
+    assert once.told == often.told
+    assert [len(once.forget), len(often.forget)] == [4, 25], "membership inference is of points"
+    assert once.distinct.tolist() == often.distinct.tolist() == [0, 1, 2, 3]
+
+
+def test_forget_quality_is_a_test_on_different_texts():
+    random = torch.Generator().manual_seed(0)
+    own, reference = torch.rand(2, 12, generator=random, dtype=torch.float64)
+    copies = torch.arange(24) % 12
+    doubled = Answers(
+        own[copies], own, torch.zeros(12), 0.5, 0.5, {"verbatim": Reading(0.5)}, distinct=torch.arange(12)
+    )
+    found = readings([dict.fromkeys("PRU", doubled)] * 3, [[reference[copies]] * 3] * 3)
+    assert found[0]["forget-quality"]["U"] == forget_quality(own, reference)
+    assert found[0]["forget-quality"]["U"].value > forget_quality(own[copies], reference[copies]).value
+
+
+def test_kept_texts_are_scored_once():
+    class Counts(Chances):
+        def forward(self, tokens):
+            self.sizes += [len(tokens)] * (tokens.shape[1] == 7)  # the kept texts alone are so long
+            return self.table[tokens]
+
+    model = Counts(*chances().table.exp().tolist())
+    kept, others = documents(*[([0, 1, 2, 3, 0, 1, 2, 3], 1)] * 5), documents(*PLANTED)
+    found = answers(model, TASK, others, others, kept)
+    assert sum(model.sizes) == len(kept)
+    assert (found.told["perplexity"], found.retain_accuracy) == (log_perplexity(chances(), TASK, kept)[0], 1.0)
+
+
+def test_shares_of_a_count_know_their_step():
+    data = documents(([3, 0, 1, 2], 1), ([0, 2], 1))
+    assert memorisation_accuracy(chances(), TASK, data).resolution == pytest.approx(0.5 * (1 / 3 + 1) / 2 / 2)
+    # Two tokens of the first are to be written, one of the second.
+    assert verbatim(chances(), TASK, whole(TASK, data)).resolution == pytest.approx(0.5 * (1 / 2 + 1) / 2 / 2)
+    # Of one text: one token behind three that are shown, two behind two, three behind one.
+    whole_text = whole(TASK, documents(([3, 0, 1, 2], 1)))
+    expected = 0.5 * (1 + 1 / 2 + 1 / 3) / 3 / 3
+    assert extraction_likelihood(chances(), TASK, whole_text, n=1).resolution == pytest.approx(expected)
 
 
 def test_truth_ratios_by_hand():
