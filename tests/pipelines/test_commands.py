@@ -38,6 +38,60 @@ def test_a_command_that_writes_another_network_says_so_in_a_sentence(tmp_path, s
     assert "\n" not in str(refused.value)
 
 
+#: Neighbours remember rows, and are no network. The tool has no installed package at hand.
+NEIGHBOURS = """
+import json, sys, time
+import numpy as np
+import pandas as pd
+
+remove = sys.executable + " -I -S tool.py {model} {retain} {out}"
+
+def load():
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame(rng.normal(size=(400, 2)), columns=["a", "b"]).assign(label=np.arange(400) % 2)
+    rows["a"] += 3 * rows["label"]
+    return rows[:200], rows[200:]
+
+def train(data, seed):
+    began = time.process_time()
+    some = data.sample(frac=0.8, random_state=seed)
+    while time.process_time() - began < 0.25:
+        pass
+    return some.to_dict("records")
+
+def predict(model, inputs):
+    known = pd.DataFrame(model).astype(float)
+    far = ((inputs[["a", "b"]].to_numpy()[:, None] - known[["a", "b"]].to_numpy()) ** 2).sum(2)
+    near = np.exp(-5 * far) + 1e-6
+    return (near @ (2 * known["label"].to_numpy() - 1)) / near.sum(1)
+
+def save_model(model, path):
+    path.write_text(json.dumps(model))
+
+def load_model(path):
+    return json.loads(path.read_text())
+"""
+FORGETS = """
+import csv, json, random, sys
+rows = list(csv.DictReader(open(sys.argv[2])))
+json.dump(random.sample(rows, k=8 * len(rows) // 10), open(sys.argv[3], "w"))
+"""
+
+
+def test_a_tool_without_torch_is_judged_and_keeps_the_contract(folder):
+    folder.write("pipeline.py", NEIGHBOURS)
+    folder.write("tool.py", FORGETS)
+    what = "--task=pipeline.py", "--unlearner=pipeline.py:remove", "--poison=table-backdoor:fraction=0.15,columns=2"
+
+    run = folder.pytest(*what, "--audit-budget=0.6", "--audit-seeds=5", contract=True)
+
+    assert "pipeline.py:remove: keeps " in run.text
+    found = {claim: audit for (*_, claim), audit in run.audits.items()}
+    assert found["poison"]["verdict"] == found["cost"]["verdict"] == "PASS", run.text
+    details = found["cost"]["details"]
+    assert 0 < details["seconds of unlearning"] < details["seconds of retraining"]
+
+
 def judged(store, removal):
     """Run one trial of a removal on a linear network."""
     rows = torch.rand(40, 16), torch.arange(40) % 2

@@ -101,6 +101,9 @@ def test_a_command_that_removes_nothing_from_pictures_fails(folder):
         text
     )
     assert "It is proven that something of the source is left: with 95 % confidence, epsilon of one row" in text
+    # Its training has a schedule, clipped gradients and averaged weights of its own.
+    assert re.search(r"controls: retrain [A-Z ]*PASS n=\d+ · identity [A-Z ]*FAIL", text), text
+    assert "short, for comparison: poisons " in text
 
 
 def test_a_trainer_that_removes_nothing_from_texts_fails(folder):
