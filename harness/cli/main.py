@@ -11,6 +11,7 @@ from harness.cli.bundles import add_submit, add_verify
 from harness.cli.canaries import add_canaries
 from harness.cli.drill import add_drill
 from harness.cli.gate import add_gate
+from harness.cli.glossary import add_glossary
 from harness.cli.plan import add_plan
 from harness.cli.report import add_figure, add_report
 from harness.cli.results import add_compare, add_results
@@ -20,7 +21,7 @@ from harness.report.console import make_readable
 #: Each adds one command, with ``run``: from options to an exit code.
 COMMANDS = (
     add_drill, add_plan, add_gate, add_submit, add_verify, add_canaries, add_report, add_results, add_compare,
-    add_figure, add_store,
+    add_figure, add_store, add_glossary,
 )  # fmt: skip
 
 

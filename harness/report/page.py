@@ -6,10 +6,11 @@ reasons and messages may come from anybody's plugin.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.judging.plan import LOOKS
 from harness.judging.yardsticks import YARDSTICKS
@@ -18,6 +19,7 @@ from harness.report.conclusions import conclusion, headline, how_sure, lead
 from harness.report.contrast import draw_panel, footnote, panels
 from harness.report.document import BLANK, Entry, MethodResult, grouped, methods, places, title_of, worst_of, write_text
 from harness.report.figures import figures
+from harness.report.glossary import ON_THE_PAGE, meanings
 from harness.report.pictures import Picture, pictures_of
 from harness.report.svg import number
 from harness.report.tables import contract_lines, heuristic_rows, reference_lines
@@ -32,6 +34,9 @@ from harness.report.words import (
     worded,
 )
 from harness.specs import called, split
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 #: Pictures by task and poison.
 Pictures = Mapping[tuple[str, str], Picture]
@@ -59,8 +64,20 @@ def render(document: Mapping[str, Any], pictures: Pictures | None = None) -> str
     environment.globals |= {
         "figures": lambda audit: [(caption, safe(drawn)) for caption, drawn in figures(audit, audit["anchor"])],
         "panel": lambda panel, i: safe(draw_panel(panel, f"panel-{i}")),
+        "term": _term,
     }
+    environment.filters["anchor"] = _anchor
     return environment.get_template("report.html").render(view(document, pictures or {}))
+
+
+def _anchor(word: str) -> str:
+    """Return the id of a word's meaning on the page."""
+    return "word-" + re.sub(r"\W+", "-", word)
+
+
+def _term(word: str, text: str = "") -> Markup:
+    """Return a link to the meaning of a word, one of `ON_THE_PAGE`."""
+    return rendering.safe(f'<a href="#{_anchor(word)}">{text or word}</a>')
 
 
 def view(document: Mapping[str, Any], pictures: Pictures) -> dict[str, Any]:
@@ -98,6 +115,7 @@ def view(document: Mapping[str, Any], pictures: Pictures) -> dict[str, Any]:
         "unlearners": document.get("unlearners", ()),
         "settings": {k: v for k, v in run["settings"].items() if k != "command" and v is not None},
         "looks": LOOKS,
+        "words": {word: meanings()[word] for word in ON_THE_PAGE},
     }
 
 

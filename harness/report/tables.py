@@ -44,10 +44,10 @@ def rows_of(methods: Iterable[MethodResult], columns: Sequence[str]) -> list[lis
     return rows
 
 
-#: What the numbers of the closing table mean.
+#: What the numbers of the closing table mean, and where all other words are explained.
 LEGEND = (
     "poison left: 0 as retrained, 1 as poisoned [interval] · accuracy: minus retraining's · "
-    "cost: share of retraining's · n: seeds"
+    "cost: share of retraining's · n: seeds · words: pytest-unlearning glossary"
 )
 
 #: Reasons for which a longer plan, or another method, would not help: the poison or the task is too weak.

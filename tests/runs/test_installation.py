@@ -50,6 +50,13 @@ def test_tests_of_others_run_as_if_nothing_was_installed(installed, stranger, tm
     assert not cache.exists() or not list(cache.iterdir())
 
 
+def test_the_glossary_is_installed(installed, tmp_path):
+    done = run(installed.bin / "pytest-unlearning", "glossary", "trace", cwd=tmp_path)
+
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.startswith("trace: what a poison leaves")
+
+
 def test_what_stands_in_the_way_is_reported_in_one_sentence(installed, stranger, tmp_path):
     for command in (
         [installed.bin / "pytest-unlearning", "gate", "--unlearner=scrub"],
