@@ -66,7 +66,7 @@ def audit(
         timeout: Seconds that the unlearner has each time; None for 20 times what training took, at least a minute.
         group: Models that are trained side by side, at most; None for 1 on a CPU, and on a GPU the number that trains
             fastest.
-        progress: Whether to show what is trained, on standard error; None on a terminal and in a notebook.
+        progress: Whether to show what is trained, on standard error; None on a terminal and in a notebook. Needs tqdm.
 
     Returns:
         For each poison the verdicts on the poison, on accuracy and on the budget: a sequence of `Verdict` that shows

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from harness.api import UnlearningError
-from harness.bundles.signing import sign, signer
+from harness.bundles.signing import Untrue, sign, signer
 from harness.report.document import IN_BUNDLE, read
-from harness.store.packing import digest_of
+from harness.store.packing import NO_ZIP, digest_of
 
 #: Members of the zip. The manifest holds the SHA-256 of the first two, and it alone is signed.
 RESULT, STORE, MANIFEST, SIGNATURE = IN_BUNDLE, "store.zip", "manifest.json", "manifest.json.sig"
+#: No part is so many times as large as the whole; JSON becomes smaller by about ten times.
+GROWS = 100
 #: Version of this form.
 FORM = 1
 
@@ -77,25 +79,35 @@ def opened(bundle: Path, folder: Path, signers: Path | None) -> Bundle:
         signers: Who may have signed it, as for `signer`; None to check no signature.
 
     Raises:
-        UnlearningError: It is no bundle, was changed, or was not signed by one of these.
+        Untrue: It was changed, or was not signed by one of these.
+        UnlearningError: It is no bundle that this version reads, or the signature cannot be checked.
         OSError: It cannot be read.
     """
     try:
         with zipfile.ZipFile(bundle) as archive:
             parts = {name: archive.read(name) for name in (MANIFEST, SIGNATURE) if name in archive.namelist()}
+            manifest = json.loads(parts[MANIFEST])
+            if manifest["form"] != FORM:
+                raise UnlearningError(f"{bundle} has form {manifest['form']}, and this version reads {FORM}; upgrade")
+            if signers is not None and SIGNATURE not in parts:
+                raise Untrue("the bundle is not signed")
+            by = None if signers is None else signer(parts[MANIFEST], parts[SIGNATURE], signers)
             for name in (RESULT, STORE):
-                with archive.open(name) as part, (folder / name).open("wb") as file:
-                    shutil.copyfileobj(part, file)
-        manifest = json.loads(parts[MANIFEST])
-        if manifest["form"] != FORM:
-            raise UnlearningError(f"{bundle} has form {manifest['form']}, and this version reads form {FORM}; upgrade")
-        digests = {name: str(manifest["sha256"][name]) for name in (RESULT, STORE)}
-    except (zipfile.BadZipFile, KeyError, TypeError, ValueError, RuntimeError, NotImplementedError):
+                _extract(archive, name, folder / name, bundle.stat().st_size)
+                if digest_of(folder / name) != manifest["sha256"][name]:
+                    raise Untrue(f"the bundle was changed: its {name} is not the one of its manifest")
+    except (KeyError, TypeError, ValueError, *NO_ZIP):
         raise UnlearningError(f"{bundle} is no bundle; name a file that pytest-unlearning submit wrote") from None
-    for name, digest in digests.items():
-        if digest_of(folder / name) != digest:
-            raise UnlearningError(f"the bundle was changed: its {name} is not the one of its manifest")
-    if signers is not None and SIGNATURE not in parts:
-        raise UnlearningError("the bundle is not signed")
-    by = None if signers is None else signer(parts[MANIFEST], parts[SIGNATURE], signers)
     return Bundle(read(folder / RESULT), folder / STORE, by, SIGNATURE in parts)
+
+
+def _extract(archive: zipfile.ZipFile, name: str, target: Path, size: int) -> None:
+    """Write a part of a bundle of so many bytes to a file.
+
+    Raises:
+        Untrue: It would fill the disk.
+    """
+    if archive.getinfo(name).file_size > GROWS * size:
+        raise Untrue(f"the {name} of the bundle claims to be more than {GROWS} times as large as the bundle")
+    with archive.open(name) as part, target.open("wb") as file:
+        shutil.copyfileobj(part, file)

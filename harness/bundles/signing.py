@@ -8,6 +8,11 @@ from pathlib import Path
 
 from harness.api import UnlearningError
 
+
+class Untrue(UnlearningError):  # noqa: N818 - it reads as what it is
+    """A bundle is not what it says."""
+
+
 #: What OpenSSH calls a namespace: a signature for another purpose is none for a bundle.
 NAMESPACE = "pytest-unlearning"
 
@@ -40,23 +45,25 @@ def signer(content: bytes, signature: bytes, signers: Path) -> str:
         signers: The file, in the form of ssh-keygen's ``ALLOWED SIGNERS``: a name and a public key on each line.
 
     Raises:
-        UnlearningError: The signature is not that of these bytes, nobody in the file has made it, or there is no
-            ssh-keygen.
+        Untrue: The signature is not that of these bytes, or nobody in the file may have made it.
+        UnlearningError: There is no such file, or no ssh-keygen.
     """
     if not signers.is_file():
         raise UnlearningError(f"the file of signers {signers} is missing; write a name and a public key on each line")
     with tempfile.TemporaryDirectory(prefix="unlearning-sign-") as folder:
         file = Path(folder) / "signature"
         file.write_bytes(signature)
-        code, name = _keygen(["-Y", "find-principals", "-s", str(file), "-f", str(signers)])
+        code, names = _keygen(["-Y", "find-principals", "-s", str(file), "-f", str(signers)])
         if code:
-            raise UnlearningError(f"nobody in {signers} has signed this bundle")
-        name = name.splitlines()[0]
-        check = ["-Y", "verify", "-f", str(signers), "-I", name, "-n", NAMESPACE, "-s", str(file)]
-        code, _ = _keygen(check, content)
-        if code:
-            raise UnlearningError(f"the bundle was changed after {name} had signed it")
-    return name
+            raise Untrue(f"nobody in {signers} has signed this bundle")
+        for name in names.splitlines():
+            check = ["-Y", "verify", "-f", str(signers), "-I", name, "-n", NAMESPACE, "-s", str(file)]
+            if _keygen(check, content)[0] == 0:
+                return name
+    raise Untrue(
+        f"{names.splitlines()[0]} has not signed what is in this bundle: it was changed since, or {signers} does not "
+        f"let this key sign for {NAMESPACE} today"
+    )
 
 
 def _keygen(arguments: list[str], given: bytes | None = None) -> tuple[int, str]:

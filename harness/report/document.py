@@ -22,6 +22,7 @@ from harness.judging.verdict import Trace, Verdict
 from harness.report.console import command_line
 from harness.report.words import WORST, finding, standing_of, trace_text
 from harness.specs import called
+from harness.store.packing import NO_ZIP
 
 if TYPE_CHECKING:
     import pytest
@@ -186,7 +187,7 @@ def read(path: Path) -> dict[str, Any]:
         document = json.loads(content)
     except OSError as error:
         raise UnlearningError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, zipfile.BadZipFile):
+    except (ValueError, KeyError, *NO_ZIP):
         raise UnlearningError(f"{path} is not JSON; name a file that --audit-json wrote") from None
     if not isinstance(document, dict) or document.get("schema") != 1:
         raise UnlearningError(f"{path} is not a result of schema 1; name a file that --audit-json wrote")

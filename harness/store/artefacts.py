@@ -101,7 +101,7 @@ def canonical(value: Any) -> str:
 
 def key_of(kind: str, determinants: Mapping[str, Any]) -> str:
     """Return the key of an artefact: the SHA-256 of its kind and all that determines it."""
-    return hashlib.sha256(canonical({"kind": kind, **determinants}).encode()).hexdigest()
+    return hashlib.sha256(canonical({**determinants, "kind": kind}).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 import os
 import zipfile
 import zlib
@@ -18,6 +19,8 @@ from harness.store.artefacts import artefact_of, blob_name, key_of
 from harness.store.files import Files
 from harness.store.inventory import KINDS, Inventory
 
+#: What reading a file may raise that is no zip, or a damaged one.
+NO_ZIP = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error, lzma.LZMAError)
 #: The time of every file in a zip, so that equal stores give equal files.
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -80,8 +83,10 @@ def unpack(source: Path, files: Files) -> tuple[int, int]:
                     raise UnlearningError(f"{source} lacks the weights that {name} names")
             missing = [name for name in names if not files.exists(name)]
             for name in sorted(missing, key=_is_record):  # a record that can be read is complete
-                files.write(name, archive.read(name))
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error):
+                content = archive.read(name)
+                _checked(name, content)  # the file may be another one by now
+                files.write(name, content)
+    except NO_ZIP:
         raise UnlearningError(f"{source} is no packed store; name what pytest-unlearning store pack wrote") from None
     records = sum(map(_is_record, names))
     new = sum(map(_is_record, missing))

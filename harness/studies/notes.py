@@ -9,6 +9,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ class Noting(ABC):
 class Bar(Noting):
     """A bar on standard error: how many trials are done, of those that are certainly needed, and what is trained.
 
-    Nothing is shown while nothing is trained. tqdm draws it; it comes with datasets.
+    Nothing is shown while nothing is trained. tqdm draws it; where that is missing there is no bar.
 
     Args:
         shown: Whether to show it; None where somebody can see it: on a terminal, or in a notebook.
@@ -56,8 +57,9 @@ class Bar(Noting):
     """
 
     def __init__(self, shown: bool | None) -> None:
-        # A notebook shows standard error as it comes, though it is no terminal.
-        self._shown = (sys.stderr.isatty() or "ipykernel" in sys.modules) if shown is None else shown
+        # A notebook shows standard error as it comes, though it is no terminal; some programs have none.
+        seen = sys.stderr is not None and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+        self._shown = (seen if shown is None else shown) and find_spec("tqdm") is not None
         self._bar: Any = None
         self.count: Callable[[], tuple[int, int]] = lambda: (0, 0)
 

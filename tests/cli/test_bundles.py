@@ -10,8 +10,9 @@ import pytest
 
 from conftest import Folder
 from harness.api import UnlearningError
+from harness.bundles.bundle import opened
 from harness.bundles.signing import sign, signer
-from harness.store.artefacts import Store, blob_name, canonical
+from harness.store.artefacts import Store, blob_name, canonical, key_of
 from harness.store.packing import pack, unpack
 
 #: It changes the model by next to nothing.
@@ -34,7 +35,7 @@ def made(tmp_path_factory, forks, tiny_store):
     key = keyed(folder.path, "key")
     folder.write("signers", f"ada@example.org {key.with_suffix('.pub').read_text()}")
     code, text = folder.harness(
-        "submit", "--unlearner", WEAK, "--task=tiny:Tiny", "--poison=backdoor:size=1", "--store", folder.store,
+        "submit", *ABOUT, "--store", folder.store,
         "--out", "bundle.zip", "--sign", "key", *QUICK,
     )  # fmt: skip
     assert code == 0, text
@@ -42,8 +43,11 @@ def made(tmp_path_factory, forks, tiny_store):
     return folder
 
 
+ABOUT = ("--unlearner", WEAK, "--task=tiny:Tiny", "--poison=backdoor:size=1")
+
+
 def verify(folder, bundle, *words):
-    return folder.harness("verify", bundle, "--signers", "signers", *words, *QUICK[:1], *QUICK[2:])
+    return folder.harness("verify", bundle, *ABOUT, "--signers", "signers", *words, *QUICK)
 
 
 def changed(made, name, result=lambda document: None, store=lambda files: None, remade=True):
@@ -114,8 +118,8 @@ def test_a_true_bundle_holds(made):
     code, text = verify(made, "bundle.zip", "--anew=1")
     assert code == 0, text
     assert "1 of 3: it is what its manifest says; signed by ada@example.org" in text
-    assert "2 of 3: its models give its verdicts, 3 of 3" in text
-    assert "trained anew, everything read anew: " in text
+    assert "2 of 3: its models give its result, 3 audits" in text
+    assert "made anew, everything read anew: " in text
     assert text.splitlines()[-1] == "verify: bundle.zip holds"
     assert "FAIL" in text  # that a method fails does not make its bundle untrue
 
@@ -132,7 +136,7 @@ def test_an_edited_kappa_is_seen_by_the_digest(made):
     code, text = verify(made, changed(made, "edited.zip", better, remade=False))
     assert code == 1
     assert text.splitlines()[-1] == (
-        "verify: edited.zip cannot be believed: the bundle was changed: its result.json is not the one of its manifest"
+        "verify: edited.zip is not true: the bundle was changed: its result.json is not the one of its manifest"
     )
 
 
@@ -140,7 +144,7 @@ def test_a_kappa_that_its_author_edited_is_seen_by_its_own_models(made):
     code, text = verify(made, changed(made, "signed.zip", better))
     assert code == 1
     assert f"poison of {WEAK} on tiny:Tiny, backdoor:size=1: verdict PASS → FAIL" in text
-    assert text.splitlines()[-1].endswith("cannot be believed: its models do not give its verdicts")
+    assert text.splitlines()[-1].endswith("is not true: its models do not give its result")
 
 
 def test_seeds_that_were_rolled_again_are_seen(made):
@@ -155,12 +159,12 @@ def test_seeds_that_were_rolled_again_are_seen(made):
 
 def test_models_that_were_left_out_are_seen(made):
     def without(files):
-        name = next(name for name, record in records(files, "model").items() if "poisoned" in record["of"])
+        name = next(name for name, record in records(files, "model").items() if "method" not in record["of"])
         files.remove(name)
 
     code, text = verify(made, changed(made, "without.zip", store=without))
     assert code == 1
-    assert "it does not hold the models that its result rests on" in text
+    assert "it does not hold all that its result rests on (" in text
 
 
 def test_a_blob_with_other_weights_is_seen(made):
@@ -201,33 +205,23 @@ def test_retrained_models_passed_off_as_unlearned_are_seen_when_they_are_made_an
                 files.write(blob_name(blob), content)
                 rewrite(files, name, {**record, "blob": blob})
 
-    forged = changed(made, "forged.zip", store=retrained)
-    (made.path / "store.zip").write_bytes(parts_of(made.path / forged)["store.zip"])
-    store = Store(made.path / "judged", "forged").files
-    unpack(made.path / "store.zip", store)
-    judged = made.pytest(
-        f"--unlearner={WEAK}", "--task=tiny:Tiny", "--poison=backdoor:size=1", f"--audit-store={store.root}",
-        "--audit-plan=quick", contract=True,
-    )  # fmt: skip
-    assert judged.audits[WEAK, "backdoor:size=1", "poison"]["verdict"] == "PASS", (
-        judged.text
-    )  # the forgery is a good one
-
-    forged = changed(made, "forged.zip", lambda document: document.update(judged.json), retrained)
-    code, text = verify(made, forged, "--anew=3")
+    judged = judged_anew(made, changed(made, "forged.zip", store=retrained))
+    audit = judged.audits[WEAK, "backdoor:size=1", "poison"]
+    assert audit["verdict"] == "PASS", judged.text  # the forgery is a good one
+    code, text = verify(made, "forged.zip", "--anew=3")
     assert code == 1, text
-    assert "2 of 3: its models give its verdicts" in text
-    assert "the result says" in text
-    assert "readings differ" in text.splitlines()[-1]
+    assert "2 of 3: its models give its result" in text
+    assert "unlearned model, seed " in text
+    assert "the method does not do what it did" in text.splitlines()[-1]
 
 
 def test_only_those_who_may_sign_are_believed(made):
     mallory = keyed(made.path, "mallory")
     made.write("others", f"mallory@example.org {mallory.with_suffix('.pub').read_text()}")
-    code, text = made.harness("verify", "bundle.zip", "--signers", "others")
+    code, text = made.harness("verify", "bundle.zip", *ABOUT, "--signers", "others")
     assert (code, text.splitlines()[-1]) == (
         1,
-        "verify: bundle.zip cannot be believed: nobody in others has signed this bundle",
+        "verify: bundle.zip is not true: nobody in others has signed this bundle",
     )
 
 
@@ -237,39 +231,117 @@ def test_a_signature_is_that_of_its_bytes_and_of_its_purpose(tmp_path):
     allowed.write_text(f"ada@example.org {key.with_suffix('.pub').read_text()}")
     signature = sign(b"one", key)
     assert signer(b"one", signature, allowed) == "ada@example.org"
-    with pytest.raises(UnlearningError, match="had signed it"):
+    with pytest.raises(UnlearningError, match="has not signed what is in this bundle"):
         signer(b"two", signature, allowed)
     file = tmp_path / "git"
     file.write_bytes(b"one")
     subprocess.run(["ssh-keygen", "-Y", "sign", "-q", "-f", str(key), "-n", "git", str(file)], check=True)
-    with pytest.raises(UnlearningError, match="was changed"):
+    with pytest.raises(UnlearningError, match="let this key sign for pytest-unlearning"):
         signer(b"one", (tmp_path / "git.sig").read_bytes(), allowed)
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("verify", "absent.zip"), "absent.zip"),
-        (("verify", "tiny.py"), "tiny.py is no bundle; name a file that pytest-unlearning submit wrote"),
-        (("verify", "bundle.zip", "--anew=0"), "--anew: takes at least 1 seed, not 0"),
-        (("verify", "bundle.zip", "--signers=none"), "the file of signers none is missing"),
+        (("verify", "absent.zip", *ABOUT), "absent.zip"),
+        (("verify", "tiny.py", *ABOUT), "tiny.py is no bundle; name a file that pytest-unlearning submit wrote"),
+        (("verify", "bundle.zip", *ABOUT, "--signers=none"), "the file of signers none is missing"),
+        (("verify", "bundle.zip", "--unlearner=gd"), f"it is about {WEAK} (source "),
         (("submit", "--unlearner=gd", "--store=s", "--out=b"), "--out: a bundle is a zip; name it b.zip"),
         (("submit", "--unlearner=gd", "--store=s", "--out=no/b.zip"), "--out: the directory no is missing"),
+        (("submit", *ABOUT, "--store=s", "--out=b.zip", "--sign=tiny.py"), "the key tiny.py cannot sign: "),
     ],
 )
 def test_what_cannot_be_is_a_sentence(made, words, sentence):
     code, text = made.harness(*words)
-    assert code in (1, 2)
+    assert code == 2
     assert len(text.splitlines()) == 1
     assert sentence in text
 
 
-def test_a_key_that_cannot_sign_loses_no_training(made):
-    words = ("submit", "--unlearner", WEAK, "--task=tiny:Tiny", "--poison=backdoor:size=1")
-    code, text = made.harness(*words, "--store", made.store, "--out", "other.zip", "--sign", "tiny.py", *QUICK)
+def test_a_bundle_is_held_against_what_its_reader_names_and_not_against_itself(made):
+    code, text = made.harness("verify", "bundle.zip", *ABOUT, *QUICK[:1], *QUICK[2:])
     assert code == 2
-    assert "the key tiny.py cannot sign: " in text.splitlines()[-1]
-    assert not (made.path / "other.zip").exists()
+    assert "it was judged with plan quick (not reliable)" in text.splitlines()[-1]
+    code, text = made.harness("verify", "bundle.zip", *ABOUT[:2], "--task=tiny:Tiny", "--poison=confusion", *QUICK)
+    assert code == 1
+    assert f"poison of {WEAK} on tiny:Tiny, backdoor:size=1: not found again" in text
+
+
+def test_what_is_counted_and_the_contract_are_compared_too(made):
+    def cheaper(document):
+        audit = next(audit for audit in document["audits"] if audit["claim"] == "cost")
+        audit["details"]["examples_of_retraining"] = 0.01
+        document["contract"][0]["sentence"] = "It is fine."
+
+    code, text = verify(made, changed(made, "cheaper.zip", cheaper))
+    assert code == 1
+    assert f"cost of {WEAK} on tiny:Tiny, backdoor:size=1: details" in text
+    assert f" of {WEAK}: sentence  → It is fine." in text or "It is fine. → " in text
+
+
+def nudged(share):
+    """Return what adds noise to the weights of every poisoned model, and gives the record the new blob."""
+    import torch
+    from safetensors.torch import load, save
+
+    def noisy(tensor):
+        noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0))
+        return tensor + share * float(tensor.abs().mean()) * noise if tensor.is_floating_point() else tensor
+
+    def change(files):
+        for name, record in records(files, "model").items():
+            if "method" not in record["of"] and "poisoned" in record["of"]:
+                weights = load(files.read(blob_name(record["blob"])))
+                content = save({each: noisy(tensor) for each, tensor in weights.items()})
+                blob = hashlib.sha256(content).hexdigest()
+                files.write(blob_name(blob), content)
+                rewrite(files, name, {**record, "blob": blob})
+
+    return change
+
+
+def judged_anew(made, name):
+    """Judge what the store of a forged bundle holds, and write the bundle with this result and all that it took."""
+    packed = made.path / "store.zip"
+    packed.write_bytes(parts_of(made.path / name)["store.zip"])
+    store = Store(made.path / f"{name}-judged", "forged").files
+    unpack(packed, store)
+    run = made.pytest(*ABOUT, "--audit-plan=quick", f"--audit-store={store.root}", contract=True)
+    pack(store, packed)
+    parts = parts_of(made.path / "bundle.zip")
+    parts |= {"result.json": json.dumps(run.json).encode(), "store.zip": packed.read_bytes()}
+    sealed(parts, made.path / "key")
+    written(made.path / name, parts)
+    return run
+
+
+def test_a_machine_that_computes_otherwise_repeats_everything(made):
+    """Poisoned models that are a little different stand for those of another kind of processor."""
+    judged_anew(made, changed(made, "other.zip", store=nudged(0.3)))
+    code, text = verify(made, "other.zip", "--anew=3")
+    assert code == 2, text
+    assert "this machine does not compute as the one that made it, or they were changed" in text.splitlines()[-1]
+    code, text = verify(made, "other.zip", "--anew=all")
+    assert code == 0, text
+    assert "3 of 3: everything made anew: no verdict of 3 is worse" in text
+
+
+def test_a_reading_cannot_hide_among_the_models():
+    """Whatever kind a record says that it is of is part of its key."""
+    assert key_of("model", {"seed": 0, "kind": "value"}) != key_of("value", {"seed": 0})
+
+
+def test_a_damaged_bundle_is_a_sentence(made):
+    content = (made.path / "bundle.zip").read_bytes()
+    told = 0
+    for place in range(20, len(content), len(content) // 40):
+        (made.path / "damaged.zip").write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
+        try:
+            opened(made.path / "damaged.zip", made.path, None)
+        except UnlearningError:
+            told += 1
+    assert told > 20  # the rest of the bytes are dates and the like
 
 
 def test_a_method_that_breaks_the_contract_is_not_submitted(made):
