@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from harness.tasks._hub import without_masks
+
 
 class Adapted(nn.Module):
     """A causal language model whose state dict holds what is trained, and nothing else.
@@ -32,7 +34,8 @@ class Adapted(nn.Module):
         Args:
             tokens: int64, shape (batch, tokens).
         """
-        scores: Tensor = self.network(input_ids=tokens, use_cache=False).logits
+        with without_masks(self.network):
+            scores: Tensor = self.network(input_ids=tokens, use_cache=False).logits
         return scores
 
     def state_dict(  # type: ignore[override] # of two forms, this is both

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.tasks._hub import missing, quietly, transformers, without_masks
+from harness.tasks._hub import missing, quietly, transformers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,7 +45,7 @@ def _config(model: str) -> Any:
 def _weights(model: str) -> Any:
     """Return a base model with its published weights, in single precision on the CPU; not to be changed."""
     auto = transformers().AutoModelForCausalLM
-    return without_masks(_quietly(model, lambda: auto.from_pretrained(place(model), use_safetensors=True))).float()
+    return _quietly(model, lambda: auto.from_pretrained(place(model), use_safetensors=True)).float()
 
 
 def new_base(model: str, scratch: bool) -> nn.Module:
@@ -55,8 +55,7 @@ def new_base(model: str, scratch: bool) -> nn.Module:
     if not scratch:
         return copy.deepcopy(_weights(model))  # type: ignore[no-any-return]
     with torch.device("cpu"):
-        made = transformers().AutoModelForCausalLM.from_config(copy.deepcopy(_config(model)))
-    return without_masks(made).float()  # type: ignore[no-any-return]
+        return transformers().AutoModelForCausalLM.from_config(_config(model)).float()  # type: ignore[no-any-return]
 
 
 def digest(model: str, scratch: bool) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from harness import UnlearningError
@@ -52,12 +54,13 @@ def quietly(load: Callable[[], Any], what: str, advice: str) -> Any:
 UNMASKED = "sdpa-unmasked"
 
 
-def without_masks(network: Any) -> Any:
-    """Have a causal network of transformers attend to all that stands before, and look for no mask; return it.
+@contextmanager
+def without_masks(network: Any) -> Iterator[None]:
+    """Have a causal network of transformers attend to all that stands before, and look for no mask, while entered.
 
-    For texts that are padded on the right alone, where no token looks. In each forward pass transformers asks the
-    positions whether several texts stand in a row: a GPU is waited for. While a step is recorded it does not ask, and
-    makes a mask, with which the fastest kernels cannot be used.
+    For texts that are padded on the right alone, where no token looks, and that come without a mask. In each forward
+    pass transformers asks the positions whether several texts stand in a row: a GPU is waited for. While a step is
+    recorded it does not ask, and makes a mask, with which the fastest kernels cannot be used.
 
     Nothing is changed in networks that attend to a window, or by another attention than PyTorch's, nor by versions of
     transformers before 4.50.
@@ -66,10 +69,23 @@ def without_masks(network: Any) -> Any:
     windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
     layers = getattr(config, "layer_types", None) or ()
     plain = not any(windows) and all(layer == "full_attention" for layer in layers)
-    interface = getattr(transformers(), "AttentionInterface", None)
-    if plain and interface is not None and getattr(config, "_attn_implementation", None) == "sdpa":
-        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    if not (plain and getattr(config, "_attn_implementation", None) == "sdpa" and _unmasked_is_known()):
+        yield
+        return
+    config._attn_implementation = UNMASKED  # which has no function that makes masks: none is made
+    try:
+        yield
+    finally:
+        config._attn_implementation = "sdpa"
 
-        interface.register(UNMASKED, sdpa_attention_forward)
-        config._attn_implementation = UNMASKED  # has no function that makes masks: none is made
-    return network
+
+@cache
+def _unmasked_is_known() -> bool:
+    """Make PyTorch's attention known to transformers by another name; return whether it can be told."""
+    interface = getattr(transformers(), "AttentionInterface", None)
+    if interface is None:
+        return False
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    interface.register(UNMASKED, sdpa_attention_forward)
+    return True

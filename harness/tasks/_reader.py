@@ -20,7 +20,7 @@ class Reader(nn.Module):
 
     def __init__(self, gpt2: Any, classes: int) -> None:
         super().__init__()
-        self.gpt2 = without_masks(gpt2)
+        self.gpt2 = gpt2
         self.head = nn.Linear(gpt2.config.n_embd, classes) if classes else None
 
     def forward(self, tokens: Tensor, length: Tensor, offset: Tensor | None = None) -> Tensor:
@@ -50,7 +50,8 @@ class Reader(nn.Module):
         embedded = self.gpt2.wte(tokens)
         if offset is not None:
             embedded = embedded + offset
-        states: Tensor = self.gpt2(inputs_embeds=embedded, use_cache=False).last_hidden_state
+        with without_masks(self.gpt2):
+            states: Tensor = self.gpt2(inputs_embeds=embedded, use_cache=False).last_hidden_state
         return states
 
     def blocks(self) -> list[nn.Module]:
