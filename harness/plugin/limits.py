@@ -16,10 +16,11 @@ def traces_in(audit: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def badness(audit: Mapping[str, Any]) -> float:
-    """Return how bad an audit or a trace is, in the unit of ``at_most``: its estimate, or the points that are lost.
+    """Return how bad an audit or a trace is, in the unit of ``at_most``: its estimate, or how much is lost.
 
-    Of a poison it is the size of the fraction, which is below 0 where a model was moved beyond retraining. Infinite if
-    there is no finite estimate, as after a divergence.
+    What is lost is in points of accuracy, or in the unit of a measure that is no share. Of a poison it is the size of
+    the fraction, which is below 0 where a model was moved beyond retraining. Infinite if there is no finite estimate,
+    as after a divergence.
     """
     return math.inf if audit.get("estimate") is None else _as_limit(audit, audit["estimate"])
 
@@ -44,7 +45,13 @@ def limit_of(audit: Mapping[str, Any]) -> float:
 def _as_limit(audit: Mapping[str, Any], value: Any) -> float:
     if audit.get("test") in ("retention", "exact-null"):  # either side of 0 is as bad
         return float(abs(value))
-    return float(-100 * value if audit.get("test") == "non-inferiority" else value)
+    if audit.get("test") == "non-inferiority":
+        return float((1 if audit.get("worse") == "higher" else -1) * (100 if _is_share(audit) else 1) * value)
+    return float(value)
+
+
+def _is_share(audit: Mapping[str, Any]) -> bool:
+    return bool(audit.get("unit", "%") == "%")
 
 
 def amount(audit: Mapping[str, Any], value: float) -> str:
@@ -53,7 +60,7 @@ def amount(audit: Mapping[str, Any], value: float) -> str:
     if not math.isfinite(value):
         return f"no finite estimate{trace}"
     if audit.get("test") == "non-inferiority":
-        return f"{value:.1f} points of accuracy{trace}"
+        return f"{value:.1f} points of accuracy{trace}" if _is_share(audit) else f"{value:.3f}{trace}"
     if audit.get("test") == "exact-null":
         return f"{value:.1f} standard deviations{trace}"
     return f"{value:.2f} of {'the compute of retraining' if audit.get('test') == 'budget' else 'the effect'}{trace}"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from harness.api import Outcome
+from harness.api import Measure, Outcome
 from harness.judging.reasons import Reason, advice_on, sentence_of
 from harness.judging.verdict import Trace, Verdict
 from harness.judging.yardsticks import YARDSTICKS, beyond, counted_in
@@ -110,10 +110,9 @@ def finding(verdict: Verdict) -> str:
             f"({_interval(verdict)}, tolerance {percent(verdict.margin)})."
         )
     else:
-        found = (
-            f"{title} differs from retraining by {points(verdict.estimate)} "
-            f"({_interval(verdict)}, allowed loss {points(verdict.margin).lstrip('+')})."
-        )
+        show = shown_by(_of(measure))
+        allowed = f"allowed {'rise' if measure.worse == 'higher' else 'loss'} {show(verdict.margin).lstrip('+')}"
+        found = f"{title} differs from retraining by {show(verdict.estimate)} ({_interval(verdict)}, {allowed})."
     return found + _undecided(verdict)
 
 
@@ -125,7 +124,7 @@ def _known(verdict: Verdict) -> str:
 
 def trace_text(trace: Trace) -> str:
     """Return what one of several traces comes to, e.g. ``"second moment FAIL −1.6 sd (null-rejected, n = 8)"``."""
-    show = shown_by({"test": trace.measure.test})
+    show = shown_by(_of(trace.measure))
     left = f" {show(trace.estimate)}" if math.isfinite(trace.estimate) else ""
     return f"{trace.measure.label} {trace.outcome.value}{left} ({trace.reason}, n = {len(trace.seeds)})"
 
@@ -160,7 +159,7 @@ def _undecided(verdict: Verdict) -> str:
     low, high = verdict.interval
     wide = high - low > 2 * verdict.margin  # wider than all that would pass, around its middle
     effect = f"The {verdict.measure.cause}'s effect is too weak, or varies"
-    weak = effect if verdict.measure.test == "retention" else "Accuracy varies"
+    weak = effect if verdict.measure.test == "retention" else "The difference varies"
     return (
         f" {early}{len(verdict.seeds)} seeds do not decide it; {how_many} would, if the estimate is right (power 0.8)."
         + (f" {weak} too much from seed to seed." if wide else "")
@@ -213,8 +212,10 @@ def _numbers(verdict: Verdict) -> list[str]:
     if test == "retention":
         within, beyond_it = f"at most {percent(margin)} were left or reversed", f"more than {percent(margin)} were"
     else:
-        allowed = points(margin).lstrip("+")
+        allowed = shown_by(_of(verdict.measure))(margin).lstrip("+")
         within, beyond_it = f"at most {allowed} were lost", f"more than {allowed} were"
+        if verdict.measure.worse == "higher":
+            within, beyond_it = f"it rose by at most {allowed}", f"it rose by more than {allowed}"
     failed = verdict.outcome is Outcome.FAIL
     passing = "" if verdict.p_pass is None else f"p = {_p(verdict.p_pass)} if {beyond_it}"
     return [
@@ -300,7 +301,7 @@ def _interval(verdict: Verdict, mirrored: bool = False) -> str:
     low, high = (-x for x in reversed(verdict.interval)) if mirrored else verdict.interval
     if not (math.isfinite(low) and math.isfinite(high)):
         return "interval unbounded"
-    show = percent if verdict.measure.test == "retention" else points
+    show = percent if verdict.measure.test == "retention" else shown_by(_of(verdict.measure))
     return f"{100 * (1 - 2 * (verdict.level or 0.05)):.3g} % interval {show(low)} to {show(high)}"
 
 
@@ -316,6 +317,11 @@ def percent(x: float) -> str:
 def points(x: float) -> str:
     """Return a difference of shares in percentage points, e.g. ``"+0.1 pp"``."""
     return f"{100 * x:+.1f} pp".replace("-", MINUS) if math.isfinite(x) else "?"
+
+
+def difference(x: float) -> str:
+    """Return a difference of plain numbers, e.g. ``"+0.124"``."""
+    return f"{x:+.3f}".replace("-", MINUS) if math.isfinite(x) else "?"
 
 
 def fraction(x: float) -> str:
@@ -342,8 +348,16 @@ def estimate(audit: Mapping[str, Any]) -> str:
 
 def shown_by(audit: Mapping[str, Any]) -> Any:
     """Return the function that shows the estimate of an audit and the ends of its interval."""
-    known = {"budget": percent, "non-inferiority": points, "exact-null": deviations}
+    known = {
+        "budget": percent, "non-inferiority": points if audit.get("unit", "%") == "%" else difference,
+        "exact-null": deviations,
+    }  # fmt: skip
     return known.get(audit.get("test") or "", fraction)
+
+
+def _of(measure: Measure) -> dict[str, Any]:
+    """Return what `shown_by` reads of a measure."""
+    return {"test": measure.test, "unit": measure.unit}
 
 
 def duration(seconds: float) -> str:

@@ -12,12 +12,13 @@ from documents import document
 from harness.api import Measure, Outcome
 from harness.judging.claims import CLAIMS
 from harness.judging.verdict import Verdict
+from harness.plugin.limits import amount, badness
 from harness.report.document import finite_tree, methods, plain, write_json
 from harness.report.github import markdown
 from harness.report.page import render
 from harness.report.planning import forecast_lines
 from harness.report.tables import bad_seeds_left_open, columns_of, methods_that_pass, reference_lines, table
-from harness.report.words import duration, explain, flags, fraction, manner, percent, points
+from harness.report.words import duration, explain, flags, fraction, manner, percent, points, shown_by
 
 POISON = Measure("left", "trace of the noise", worse="higher", test="retention")
 ACCURACY = Measure("accuracy", "test accuracy", worse="lower", test="non-inferiority", unit="%")
@@ -74,13 +75,29 @@ def test_lost_accuracy_is_said_in_points():
     )
 
 
+def test_what_is_no_share_is_not_said_in_points():
+    (perplexity,) = CLAIMS["perplexity"].measures(None).values()
+    one = verdict(measure=perplexity, estimate=0.124, interval=(0.02, 0.22), margin=math.log(1.05), details={})
+    text = said(one)
+    assert (
+        "nats per token differs from retraining by +0.124 (99 % interval +0.020 to +0.220, allowed rise 0.049)" in text
+    )
+    assert "if it rose by at most 0.049" in text
+    assert "if it rose by more than 0.049" in text
+    assert "pp" not in text
+    audit = plain(one)
+    assert (shown_by(audit)(0.124), badness(audit), amount(audit, 0.124)) == ("+0.124", 0.124, "0.124")
+    lost = plain(verdict(measure=ACCURACY, estimate=-0.124))
+    assert (shown_by(lost)(-0.124), badness(lost), amount(lost, 12.4)) == ("−12.4 pp", 12.4, "12.4 points of accuracy")
+
+
 @pytest.mark.parametrize(
     ("measure", "interval", "wide"),
     [
         (POISON, (-0.65, 0.55), "The poison's effect is too weak, or varies too much from seed to seed."),
         (POISON, (0.1, 0.3), ""),
         (POISON, (0.1, math.inf), "The poison's effect is too weak, or varies too much from seed to seed."),
-        (ACCURACY, (-0.9, 0.1), "Accuracy varies too much from seed to seed."),
+        (ACCURACY, (-0.9, 0.1), "The difference varies too much from seed to seed."),
     ],
 )
 def test_an_interval_that_is_wide_is_not_called_near_the_tolerance(measure, interval, wide):
