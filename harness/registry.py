@@ -12,6 +12,7 @@ keyword parameters are the fields. Nothing is imported before its name is asked 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import inspect
 import sys
@@ -233,22 +234,36 @@ def with_fields(method: Registered, fields: Mapping[str, Any]) -> Registered:
 
 
 def register(kind: Kind, value: Callable[..., Any]) -> Registered:
-    """Wrap an object that was handed over from Python, without a name on the command line."""
+    """Wrap an object that was handed over from Python, without a name on the command line.
+
+    What an adapter adapts is named by its dotted path, as on the command line, if that leads to it: its source is part
+    of the adapter's. Another object in a field has a new name every time.
+    """
     owner = factory_of(value)
     name = f"{owner.__module__}:{owner.__qualname__}".replace("<", "").replace(">", "")
-    fields = {
-        f: getattr(value, f) for f in getattr(value, "__dataclass_fields__", {}) if getattr(value, f, None) is not None
-    }
+    declared = dataclasses.fields(value) if dataclasses.is_dataclass(value) and not inspect.isclass(value) else ()
+    fields = {each.name: getattr(value, each.name) for each in declared if getattr(value, each.name, None) is not None}
+    adapted = adapted_by(value)
+    fields = {name: _path_of(of) or of if any(of is each for each in adapted) else of for name, of in fields.items()}
     if isinstance(value, functools.partial):
         fields = dict(enumerate(value.args)) | value.keywords
     elif hasattr(value, "identified_by"):
         fields = value.identified_by
-    elif not hasattr(value, "__dataclass_fields__"):
+    elif not dataclasses.is_dataclass(value):
         fields = state_of(value)
     plain = {str(k): plain_value(v, f"{type(v).__name__}-{uuid.uuid4().hex[:8]}") for k, v in fields.items()}
     text = ",".join(f"{k}={shown(v)}" for k, v in plain.items())
     source, file = source_with_adapted(owner, value), _file(owner, value)
     return Registered(kind, f"{name}:{text}" if text else name, name, value, plain, "(local)", "", source, file)
+
+
+def _path_of(value: Any) -> str:
+    """Return the dotted path that leads to a class or function; ``""`` if none does, as to what a function defines."""
+    found: Any = sys.modules.get(getattr(value, "__module__", ""))
+    names = getattr(value, "__qualname__", "")
+    for name in names.split("."):
+        found = getattr(found, name, None)
+    return f"{value.__module__}:{names}" if found is value and value is not None else ""
 
 
 def _file(owner: Any, value: Any) -> str:

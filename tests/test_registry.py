@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from plugins import FORGET, write
 
 from harness import registry
+from harness.adapters import NeurIPS2023
 from harness.api import UnlearningError
 from harness.registry import register, resolve, resolve_all
 from harness.sources import source_of
@@ -310,6 +311,29 @@ def test_a_dataclass_from_python_carries_its_fields():
     assert found.name == f"{HERE}Knobs"
     assert found.fields["steps"] == 9
     assert found.identity != register("unlearner", Knobs(steps=8)).identity
+
+
+def theirs(net, retain_loader, forget_loader, val_loader):
+    return net
+
+
+def test_what_an_adapter_adapts_is_named_by_its_path():
+    one, other = (register("unlearner", NeurIPS2023(theirs)) for _ in range(2))
+    assert one.identity == other.identity, "it is found again in the store"
+    assert one.fields["function"] == f"{HERE}theirs"
+    assert "modality" not in one.fields, "what its class declares is no field"
+    changed = registry.with_fields(one, {"batch_size": 7})
+    assert (changed.value.wraps, changed.value.batch_size) == (theirs, 7)
+
+
+def test_what_no_path_leads_to_is_new_every_time():
+    def make(rate):
+        def within(net, retain_loader, forget_loader, val_loader):
+            return rate
+
+        return within
+
+    assert len({str(register("unlearner", NeurIPS2023(make(0.1))).identity) for _ in range(2)}) == 2
 
 
 def test_a_partial_from_python_carries_its_keywords():
