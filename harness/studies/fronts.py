@@ -21,7 +21,7 @@ CHANCE_LEFT, CHANCE_ACCURACY = 0.3, 0.01
 #: A score that is N(0, 1) if nothing is left lies beyond it with a probability of 5 %.
 BEYOND = 1.96
 #: What is left of several poisons together.
-MEAN = "mean over the poisons"
+MEAN = "mean of all poisons"
 #: What is left of a poison where that is not known: more than of any setting that ends.
 UNKNOWN = 2.0
 
@@ -257,12 +257,16 @@ def _beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
     return one != other and all(a <= b for a, b in zip(one, other, strict=True))
 
 
+def _keeps(scores: Iterable[Score], margin: float, errors: float) -> bool:
+    return all(each.accuracy - errors * each.error >= -margin for each in scores)
+
+
 def choose(finals: Sequence[Tried], margin: float, budget: float) -> tuple[Tried, str]:
     """Return the setting to use, and the rule that found it, in words after "chosen:".
 
-    The least poison left among the settings whose accuracy is within the margin by two standard errors: about what an
-    audit needs to show it. If there is none, the margin is asked of the mean alone; and if there is none either, it is
-    the setting with the highest accuracy.
+    The least poison left among the settings whose accuracy is within the margin by two standard errors, with every
+    poison: about what an audit needs to show it. If there is none, the margin is asked of the mean alone; and if there
+    is none either, it is the setting with the highest accuracy.
     """
     least = "the least poison left, on average over the poisons, with"
     rules = (
@@ -271,7 +275,8 @@ def choose(finals: Sequence[Tried], margin: float, budget: float) -> tuple[Tried
     )
     fit = [each for each in finals if affordable(each.score, budget)]
     for rule, errors in rules:
-        if within := [each for each in fit if each.score.accuracy - errors * each.score.error >= -margin]:
+        # Of every poison: one that keeps a little more accuracy may be known less well.
+        if within := [each for each in fit if _keeps(each.scores.values(), margin, errors)]:
             return min(within, key=lambda each: (each.score.left, -each.score.accuracy)), rule
     kind = "none is within the margin" if fit else "none keeps to the budget"
     return max(fit or finals, key=lambda each: each.score.accuracy), f"the highest accuracy; {kind}"

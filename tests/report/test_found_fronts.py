@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 from harness import registry
 from harness.report.fronts import JOINT, found_of, front_lines, head_of, setting_line, spec_lines
-from harness.studies.fronts import Score, Tried, choose
+from harness.studies.fronts import MEAN, Score, Tried, choose
 from harness.studies.tuning import Tuned
 
 POISONS = [SimpleNamespace(id=name) for name in ("backdoor", "gaussian")]
@@ -57,6 +57,7 @@ def document(*found):
 def test_the_fronts_hold_what_was_found():
     written = json.loads(json.dumps(document(tuned()), allow_nan=False))
     (method,) = written["methods"]
+    assert JOINT == MEAN, "one thing has one name"
     joint = {point["floor"]: point.get("number") for point in method["fronts"][JOINT]}
     assert joint == {-0.005: 0, -0.01: 1, -0.015: 1, -0.02: 2, -0.03: 2}
     assert [p["left"] for p in method["fronts"]["backdoor"]] == [0.9, 0.1, 0.1, 0.0, 0.0]

@@ -249,6 +249,16 @@ def test_the_least_poison_within_the_margin_is_chosen():
     assert "on average" in rule
 
 
+def test_accuracy_is_within_the_margin_with_every_poison():
+    """That with the lowest mean is within it for certain; the other is not, because it varies more."""
+    varies = {"steady": score(0.1, -0.006, 0.001), "varying": score(0.1, -0.005, 0.004)}
+    finals = [tried(0, 0.5, -0.002, 0.001), replace(tried(1, 0.1, 0.0), history=[varies])]
+    best, rule = choose(finals, MARGIN, BUDGET)
+    assert best.number == 0
+    assert "two standard errors" in rule
+    assert choose(finals[1:], MARGIN, BUDGET)[0].number == 1
+
+
 def test_beyond_the_margin_the_highest_accuracy_is_chosen():
     finals = [tried(0, 0.0, -0.03), tried(1, 0.4, -0.02), tried(2, 0.2, -0.001, cost=0.3)]
     best, rule = choose(finals, MARGIN, BUDGET)
