@@ -38,7 +38,7 @@ WITHOUT = ("-p", "no:benchmark", "-p", "no:randomly", "-p", "no:rerunfailures", 
 
 
 #: Folders whose files take longest. They come first, so that no worker is left with one of them in the end.
-LONGEST = ("runs", "cheats", "cli", "contract", "tasks", "pipelines", "isolated")
+LONGEST = ("runs", "site", "cheats", "cli", "contract", "tasks", "pipelines", "isolated")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from markdown import PAGES
+from documented import PAGES
 
 from conftest import ROOT
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 import pytest
-from markdown import Block, blocks
+from documented import Block, blocks
 
 from conftest import ROOT, WITHOUT
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from markdown import PAGES, anchors, blocks, links, prose
+from documented import PAGES, anchors, blocks, links, prose
 
 import harness
 from _pytest_unlearning import OPTIONS
