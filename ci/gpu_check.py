@@ -49,6 +49,7 @@ from reproduce.machine import describe
 
 from harness import registry
 from harness.api import UnlearningError
+from harness.report.document import write_text
 from harness.store.files import files_at
 from harness.store.inventory import Inventory
 from harness.training.data import BUCKETS, Batches, Data, batch_count
@@ -370,7 +371,7 @@ def audit(bench: Bench) -> dict[str, Any]:
         rate = bench.images_per_second or throughput(bench)["unrecorded"]["images_per_second"]
         epochs = max(size.epochs, min(100, int(2 / 3 * seconds * rate / examples)))
         bench.store.mkdir(parents=True, exist_ok=True)
-        chosen.write_text(json.dumps(epochs), encoding="utf-8")
+        write_text(chosen, json.dumps(epochs))
     result = bench.scratch / "audit.json"
     suites = [str(ROOT / "test_suites" / f"test_{name}.py") for name in ("forgetting", "utility", "budget")]
     started = time.perf_counter()

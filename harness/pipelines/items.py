@@ -91,9 +91,11 @@ class Relabelled:
 
     def __getitem__(self, place: int) -> tuple[Any, Any]:
         place = range(len(self))[place]  # also one that is counted from the end
-        if place in self._changed:
-            return self._changed[place], self.targets[place]
-        return _pair(self._items[self._rows[place]])[0], self.targets[place]
+        inputs = _pair(self._items[self._rows[place]])[0]
+        if place in self._changed:  # of the type that it replaces: a batch may hold both
+            changed = self._changed[place]
+            inputs = changed.numpy() if type(inputs).__module__ == "numpy" else changed
+        return inputs, self.targets[place]
 
 
 def collated(inputs: list[Any]) -> Any:

@@ -42,4 +42,9 @@ def rows_where(target: str, loaded: Any, n: int) -> list[int]:
         )
     if not found.size:
         raise UnlearningError(f"the source {target!r} names no row")
+    if len(found) == n > 2 and set(found.tolist()) <= {0, 1}:  # row numbers would name two rows
+        raise UnlearningError(
+            f"the source {target!r} returned {n} numbers that are all 0 or 1; return truth values (dtype bool), or row "
+            "numbers"
+        )
     return [int(each) for each in np.unique(found)]

@@ -13,7 +13,7 @@ from harness.api import DeviceLost, UnlearningError
 from harness.calling import calling
 from harness.cells import Registered, Trial
 from harness.conventions import has_own_loop
-from harness.store.artefacts import Artefact, Gone, Lock, Make, Store, key_of
+from harness.store.artefacts import Artefact, Gone, Lock, Make, Store, default_root, key_of
 from harness.trials.cache import Cache
 from harness.trials.datasets import Datasets
 from harness.trials.devices import answers, device_of
@@ -163,16 +163,16 @@ class Bench:
 
     @contextmanager
     def _compiled_kept(self) -> Iterator[None]:
-        """Keep what `torch.compile` compiles in a folder beside the store, where the next process finds it.
+        """Keep what `torch.compile` compiles in the user's cache, where the next process finds it.
 
-        A folder that the user has named stays: ``TORCHINDUCTOR_CACHE_DIR``. So does torch's own if that beside the
-        store cannot be made.
+        It is executed, so it is in no store, which others may write to. A folder that the user has named stays:
+        ``TORCHINDUCTOR_CACHE_DIR``. So does torch's own if that in the cache cannot be made or written.
         """
-        root = self.store.files.scratch
+        root = default_root()
         folder = root.with_name(f"{root.name}-compiled")
         with suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
-        if INDUCTOR in os.environ or not folder.is_dir():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if INDUCTOR in os.environ or not (folder.is_dir() and os.access(folder, os.W_OK)):
             yield
             return
         os.environ[INDUCTOR] = str(folder)

@@ -76,6 +76,26 @@ def test_pictures_of_a_data_set_can_be_poisoned_if_they_are_said_to_be_pictures(
     assert pipeline(Drawn()).modality == "rows"
 
 
+class Arrays(Drawn):
+    """Pictures as arrays of numpy."""
+
+    def __getitem__(self, place):
+        picture, label = super().__getitem__(place)
+        return picture.numpy(), label
+
+
+def test_poisoned_pictures_are_of_the_type_of_the_others(tmp_path):
+    task = pipeline(Arrays(), kind="image")
+    poison = registry.resolve("poison", "backdoor:fraction=0.2,size=2").value
+    planted = poison.plant(task, task.load(None), 0)
+    rows = task.rows(task.load(None).train.poisoned_with(planted), labelled=True)
+    assert {type(rows[place][0]).__name__ for place in range(N)} == {"ndarray"}
+    first = int(planted.forget[0])
+    both = torch.utils.data.Subset(rows, [first, next(i for i in range(N) if i not in planted.forget.tolist())])
+    pictures, _ = next(iter(torch.utils.data.DataLoader(both, batch_size=2)))
+    assert torch.equal(pictures[0], planted.inputs["image"][0])
+
+
 def test_pictures_that_no_poison_changed_are_drawn_anew():
     task = pipeline(Drawn(mirrored=True), kind="image")
     train_set = task.load(None).train

@@ -50,6 +50,9 @@ def outside(rows):
 def words(rows):
     return rows["day"].astype(str)
 
+def flags(rows):
+    return (rows["day"] < 12).astype(int)
+
 def short(rows):
     return [True, False]
 
@@ -87,6 +90,7 @@ def test_a_function_names_rows_by_truth_values_or_numbers(here, name, found):
         ("nobody", "names no row"),
         ("outside", "returned int64 of shape (1,); it must return a truth value for each of the 60 rows"),
         ("words", "returned Series"),
+        ("flags", "returned 60 numbers that are all 0 or 1; return truth values (dtype bool), or row numbers"),
         ("short", "returned bool of shape (2,)"),
         ("nothing", "returned NoneType"),
         ("fails", "cannot be found: KeyError: 'vendor'"),

@@ -1,4 +1,4 @@
-"""What `torch.compile` compiles is kept beside the store; by a task that looks where that would be."""
+"""What `torch.compile` compiles is kept in the user's cache; by a task that looks where that would be."""
 
 import os
 from dataclasses import dataclass, replace
@@ -18,11 +18,12 @@ class Compiled(Tiny):
 
 
 @pytest.fixture
-def folders(monkeypatch):
+def folders(monkeypatch, tmp_path):
     """Collect the folder that is in force whenever a model is to be compiled, which takes torch half a minute."""
     seen = []
     monkeypatch.setattr(torch, "compile", lambda model, dynamic: seen.append(os.environ.get(INDUCTOR)) or model)
     monkeypatch.delenv(INDUCTOR, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return seen
 
 
@@ -32,12 +33,13 @@ def compiled(tmp_path):
     return lab, Trial(Cell(GD, replace(TINY, value=Compiled()), BACKDOOR), 0)
 
 
-def test_it_is_kept_in_a_folder_beside_the_store(folders, compiled, tmp_path):
+def test_it_is_kept_in_the_users_cache_and_in_no_store_that_others_may_write_to(folders, compiled, tmp_path):
     lab, one = compiled
     lab._models.of(one, "P")
-    beside = tmp_path / "store-compiled"
-    assert set(folders) == {str(beside)}
-    assert beside.is_dir()
+    kept = tmp_path / "cache" / "pytest-unlearning-compiled"
+    assert set(folders) == {str(kept)}
+    assert kept.is_dir()
+    assert kept.stat().st_mode & 0o077 == 0
     assert INDUCTOR not in os.environ
 
 
@@ -51,7 +53,8 @@ def test_a_folder_of_the_user_stays(folders, compiled, monkeypatch):
 
 def test_a_folder_that_cannot_be_made_stops_nobody(folders, compiled, tmp_path):
     lab, one = compiled
-    (tmp_path / "store-compiled").write_text("in the way")
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "pytest-unlearning-compiled").write_text("in the way")
     lab._models.of(one, "P")
     assert set(folders) == {None}
 
@@ -60,4 +63,4 @@ def test_other_tasks_have_none(folders, tmp_path):
     lab = lab_in(tmp_path / "store")
     lab._models.of(trial(GD), "P")
     assert not folders
-    assert not (tmp_path / "store-compiled").exists()
+    assert not (tmp_path / "cache" / "pytest-unlearning-compiled").exists()
