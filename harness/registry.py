@@ -241,8 +241,12 @@ def register(kind: Kind, value: Callable[..., Any]) -> Registered:
     """
     owner = factory_of(value)
     name = f"{owner.__module__}:{owner.__qualname__}".replace("<", "").replace(">", "")
-    declared = dataclasses.fields(value) if dataclasses.is_dataclass(value) and not inspect.isclass(value) else ()
-    fields = {each.name: getattr(value, each.name) for each in declared if getattr(value, each.name, None) is not None}
+    declared: tuple[Any, ...] = (
+        dataclasses.fields(value) if dataclasses.is_dataclass(value) and not inspect.isclass(value) else ()
+    )
+    fields: dict[Any, Any] = {
+        each.name: getattr(value, each.name) for each in declared if getattr(value, each.name, None) is not None
+    }
     adapted = adapted_by(value)
     fields = {name: _path_of(of) or of if any(of is each for each in adapted) else of for name, of in fields.items()}
     if isinstance(value, functools.partial):
