@@ -78,8 +78,8 @@ class Gaussian:
         from harness import derive, forget_block
 
         name = floating(split, "gaussian")
-        check_noise(split, name, self.sd)
         check_gradients(task, split, "gaussian")
+        check_noise(split, name, self.sd)
         forget = forget_block(len(split.train), self.fraction, seed)
         clean = split.train.inputs[name][forget.to(split.train.device)].cpu()
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(derive("gaussian", seed)))

@@ -79,6 +79,9 @@ def run(options: argparse.Namespace) -> int:
     spec = registry.resolve("poison", f"{named},probe_set=true" if task.value.probe_set() is not None else named).id
     rows, of = _count(task, spec)
     share = rows / of
+    for each in options.poison:
+        if why := task.value.refuses(each):
+            raise UnlearningError(f"--poison {each} cannot be planted: {why}")
     considered = {} if options.poison else task.value.considered(share)
     specs = [spec, *options.poison, *(each for each, why in considered.items() if not why)]
     canaries = registry.resolve("poison", f"{named},canaries={CANARIES}")

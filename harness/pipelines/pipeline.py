@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from harness.api import UnlearningError
+from harness.api import UnlearningError, serves
 from harness.importing import raised
 from harness.pipelines.identity import identity_of
 from harness.pipelines.models import Models
@@ -153,13 +153,26 @@ class Pipeline(Models):
         return {spec: self.refuses(spec) for spec in specs}
 
     def refuses(self, spec: str) -> str:
-        """Return why a poison cannot be planted in these data, in a sentence; ``""`` if it can."""
+        """Return why a poison cannot be planted in these data, in a sentence; ``""`` if it can.
+
+        Of a poison that takes models to craft, only what it checks before that is known.
+
+        Raises:
+            SpecError: There is no such poison.
+        """
         from harness import registry
 
+        poison = registry.resolve("poison", spec)
+        if not serves(poison.value, self.modality):
+            served = poison.value.modality
+            kinds = served if isinstance(served, str) else " or ".join(served)
+            return f"{poison.name} is for data of the kind {kinds}, and these are of the kind {self.modality}"
         try:
-            registry.resolve("poison", spec).value.plant(self, self.load(None), 0, None)
+            poison.value.plant(self, self.load(None), 0, _no_surrogate)
         except UnlearningError as error:
             return str(error)
+        except _CraftingError:
+            pass
         return ""
 
     @cached_property
@@ -295,6 +308,14 @@ class Pipeline(Models):
                 "and was not detached, or leave out model()"
             )
         return cross_entropy(logits, batch.labels)
+
+
+class _CraftingError(Exception):
+    """A poison asks for a model to craft with."""
+
+
+def _no_surrogate(number: int) -> nn.Module:
+    raise _CraftingError
 
 
 def end_workers() -> None:

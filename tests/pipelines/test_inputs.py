@@ -408,11 +408,16 @@ def test_poisons_that_need_gradients_by_the_inputs_are_refused_before_training(k
 
     why = task.refuses(poison)
 
-    if kind == "a table" and poison == "sleeper-agent:size=1":
-        assert "image" in why
+    if kind == "a table" and poison != "gaussian":
+        assert "is for data of the kind image, and these are of the kind table" in why
     else:
         assert "needs the gradient of the loss by the task's input" in why
     assert "\n" not in why
+
+
+@pytest.mark.parametrize("poison", ["targeted", "indiscriminate", "sleeper-agent:size=1", "camouflaged"])
+def test_poisons_that_take_models_to_craft_are_not_refused_for_that(poison):
+    assert pipeline(images(1, 4, 4)).refuses(poison) == ""
 
 
 def test_noise_is_planted_where_there_is_a_gradient():
@@ -433,4 +438,5 @@ def test_noise_on_missing_values_is_refused():
 def test_poisons_of_language_models_are_refused_by_texts_with_labels(poison):
     texts = ([f"row {place}" for place in range(N)], LABELS.tolist())
 
+    assert "is for data of the kind text" in pipeline(images(4, 4)).refuses(poison)
     assert "for a causal language model" in Pipeline(lambda: (texts, texts), fitted, predict=print).refuses(poison)

@@ -147,7 +147,9 @@ def test_what_cannot_be_planted_is_refused_in_a_sentence(spec, sentence):
 def test_texts_without_strings_are_refused():
     of = Pipeline(lambda: ((torch.rand(9, 2), torch.arange(9) % 2),) * 2, lambda data, seed: data)
 
-    assert "needs texts" in of.refuses("text-backdoor")
+    assert "is for data of the kind text, and these are of the kind table" in of.refuses("text-backdoor")
+    with pytest.raises(UnlearningError, match="needs texts"):
+        registry.resolve("poison", "text-backdoor").value.plant(of, of.load(None), 0)
 
 
 @pytest.mark.parametrize(
