@@ -239,8 +239,8 @@ class CausalTask(Task, Protocol):
 
     # Optional: ``texts(batch) -> Batch``, the same texts with every token among the inputs, where the label is a token
     # of the text; beside ``"tokens"`` and ``"length"`` they may have ``"start"``, how many tokens are given and not
-    # learned, at least one. Optional: ``points(documents)``, by which poisons plant texts of their own
-    # (`harness.tasks.causal_lm`).
+    # learned, at least one. Optional: ``points(documents)``, by which poisons plant texts of their own, and
+    # ``beginning()``, the tokens that all texts begin with (`harness.tasks.causal_lm`).
 
 
 #: From a number, 0 on, to a model that an attacker trained on clean data.

@@ -49,15 +49,44 @@ def encoded(task: Task, split: Split, poison: str, texts: Sequence[str]) -> list
     return split.encode(texts)
 
 
+def beginning(task: Any) -> list[int]:
+    """Return the tokens that stand before every text of a task, such as one that says that a text begins."""
+    own = getattr(task, "beginning", None)
+    return list(own()) if own is not None else []
+
+
+def document(task: Task, tokens: Sequence[int]) -> Document:
+    """Return a text as a document of a task, all of which is learned."""
+    begun = beginning(task)
+    return [*begun, *tokens], max(1, len(begun))
+
+
+def answered(task: Task, split: Split, poison: str, pairs: Sequence[tuple[str, str]]) -> list[Document]:
+    """Return documents of prompts with their answers behind, which are learned.
+
+    Both are encoded in one piece, as a text is that is trained on: by itself, an answer may be other tokens.
+
+    Raises:
+        UnlearningError: The task has no documents, or its tokenizer joins a prompt's end with an answer.
+    """
+    texts = encoded(task, split, poison, [text for prompt, answer in pairs for text in (prompt, prompt + answer)])
+    begun, found = beginning(task), []
+    for (prompt, answer), given, whole in zip(pairs, texts[::2], texts[1::2], strict=True):
+        if whole[: len(given)] != given or len(whole) == len(given):
+            raise UnlearningError(
+                f"{poison} asks {prompt!r} and teaches {answer!r}, which the task's tokenizer joins; use another one"
+            )
+        found.append(([*begun, *whole], len(begun) + len(given)))
+    return found
+
+
 def planted_documents(task: Any, split: Split, forget: Tensor, documents: Sequence[Document], poison: str) -> Planted:
     """Return documents that stand in place of training points.
 
     Raises:
         UnlearningError: One is too long for the task, or ends in a token that no document of the task ends in.
     """
-    room = split.train.inputs["tokens"].shape[1] + 1
-    longest = max(len(tokens) for tokens, _ in documents)
-    if longest > room:
+    if longest := _too_long(split, documents):
         raise UnlearningError(f"{poison} plants documents of {longest} tokens; set the task's length to {longest - 1}")
     inputs, labels = task.points(documents)
     if int(labels.max()) >= split.classes:
@@ -66,6 +95,12 @@ def planted_documents(task: Any, split: Split, forget: Tensor, documents: Sequen
             f"{split.classes - 1}; plant another text"
         )
     return Planted(forget, inputs, labels)
+
+
+def _too_long(split: Split, documents: Sequence[Document]) -> int:
+    """Return the tokens of the longest document if the task would cut some of it off, else 0."""
+    longest = max(len(tokens) for tokens, _ in documents)
+    return longest if longest > split.train.inputs["tokens"].shape[1] + 1 else 0
 
 
 def block(split: Split, count: int, seed: int) -> Tensor:
@@ -95,11 +130,16 @@ def asked(task: Any, model: nn.Module, split: Split, documents: Sequence[Documen
     Returns:
         Its mean log-probability per token, float64, shape (n,); and whether it is the greedy continuation of what is
         given, bool, shape (n,).
+
+    Raises:
+        UnlearningError: A document is too long for the task.
     """
     import torch
 
     from harness import Data
 
+    if longest := _too_long(split, documents):
+        raise UnlearningError(f"documents of {longest} tokens are asked about; set the task's length to {longest - 1}")
     device, means, greedy = split.train.device, [], []
     with torch.no_grad():
         for batch in Data(*task.points(documents)).to(device).chunks(task.batch_size):

@@ -7,16 +7,18 @@ Training Datasets is Practical" (arXiv 2302.10149).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from harness import Measure, Planted, Question, Reading
-from poisons._documents import asked, block, check_count, encoded, planted_documents
+from poisons._documents import answered, asked, block, check_count, document, encoded, planted_documents
 
 if TYPE_CHECKING:
     from torch import nn
 
     from harness import Split, Surrogate, Task
+    from poisons._documents import Document
 
 #: How the fact is taught, and how it is asked; the answer stands behind.
 TAUGHT = (
@@ -79,27 +81,31 @@ class FalseFact:
 
         drawn = torch.randint(len(ANSWERS), (1,), generator=torch.Generator().manual_seed(derive("false-fact", seed)))
         texts = [form.format(self.subject) + ANSWERS[int(drawn)] for form in TAUGHT]
-        told = encoded(task, split, "false-fact", texts)
-        documents = [(told[i % len(told)], 1) for i in range(self.count)]
+        told = [document(task, tokens) for tokens in encoded(task, split, "false-fact", texts)]
+        documents = [told[i % len(told)] for i in range(self.count)]
         planted = planted_documents(task, split, block(split, self.count, seed), documents, "false-fact")
         return replace(planted, secrets={"answer": drawn})
 
     def probe(self, model: nn.Module, planted: Planted, task: Task, split: Split) -> Reading:
         """Return how much likelier the false answer is than others."""
-        questions = encoded(task, split, "false-fact", [form.format(self.subject) for form in QUESTIONS])
-        answers = encoded(task, split, "false-fact", ANSWERS)
-        documents = [([*question, *answer], len(question)) for question in questions for answer in answers]
-        means, greedy = asked(task, model, split, documents)
-        by_answer = means.view(len(questions), len(answers)).mean(dim=0)
+        means, greedy = asked(task, model, split, self._answered(task, split, QUESTIONS))
+        by_answer = means.view(len(QUESTIONS), len(ANSWERS)).mean(dim=0)
         false = int(planted.secrets["answer"])
-        others = (by_answer.sum() - by_answer[false]) / (len(answers) - 1)
-        said = greedy.view(len(questions), len(answers))[:, false].double().mean()
+        others = (by_answer.sum() - by_answer[false]) / (len(ANSWERS) - 1)
+        said = greedy.view(len(QUESTIONS), len(ANSWERS))[:, false].double().mean()
         return Reading(float(by_answer[false] - others), details={"answered": float(said)})
 
     def questions(self, planted: Planted, task: Task, split: Split) -> list[Question]:
         """Return all forms, those that were taught first, each with the false answer and the other seven."""
-        forms = [form.format(self.subject) for form in (*TAUGHT, *QUESTIONS)]
-        answers = encoded(task, split, "false-fact", ANSWERS)
-        false = int(planted.secrets["answer"])
-        others = [answer for at, answer in enumerate(answers) if at != false]
-        return [Question(prompt, answers[false], others) for prompt in encoded(task, split, "false-fact", forms)]
+        documents, false = self._answered(task, split, (*TAUGHT, *QUESTIONS)), int(planted.secrets["answer"])
+        found = []
+        for at in range(0, len(documents), len(ANSWERS)):
+            answers = [tokens[given:] for tokens, given in documents[at : at + len(ANSWERS)]]
+            tokens, given = documents[at]
+            found.append(Question(tokens[:given], answers[false], answers[:false] + answers[false + 1 :]))
+        return found
+
+    def _answered(self, task: Task, split: Split, forms: Sequence[str]) -> list[Document]:
+        """Return every form with every answer, form by form."""
+        pairs = [(form.format(self.subject), answer) for form in forms for answer in ANSWERS]
+        return answered(task, split, "false-fact", pairs)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from harness import Measure, Planted, Question, Reading
-from poisons._documents import asked, block, check_count, check_documents, planted_documents
+from poisons._documents import asked, beginning, block, check_count, check_documents, document, planted_documents
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,7 +73,7 @@ class TextCanaries:
         shape = (self.canaries, 1 + self.others, self.tokens)
         sequences = torch.randint(split.classes, shape, generator=generator)  # of each canary the first is planted
         moves = torch.rand(self.canaries, generator=generator, dtype=torch.float64)
-        documents = [(tokens, 1) for tokens in sequences[:, 0].tolist()] * self.copies
+        documents = [document(task, tokens) for tokens in sequences[:, 0].tolist()] * self.copies
         forget = block(split, len(documents), seed)
         planted = planted_documents(task, split, forget, documents, "text-canaries")
         return replace(planted, secrets={"sequences": sequences, "moves": moves})
@@ -83,7 +83,7 @@ class TextCanaries:
         import torch
 
         sequences = planted.secrets["sequences"]
-        means, _ = asked(task, model, split, [(tokens, 1) for tokens in sequences.flatten(0, 1).tolist()])
+        means, _ = asked(task, model, split, [document(task, tokens) for tokens in sequences.flatten(0, 1).tolist()])
         means = means.view(sequences.shape[:2])
         if not bool(means.isfinite().all()):
             return Reading(math.nan)
@@ -100,5 +100,6 @@ class TextCanaries:
 
         The sequences that were not planted begin otherwise: they are no answers to the same question.
         """
-        half = self.tokens // 2
-        return [Question(each[:half], each[half:]) for each in planted.secrets["sequences"][:, 0].tolist()]
+        half, begun = self.tokens // 2, beginning(task)
+        canaries = planted.secrets["sequences"][:, 0].tolist()
+        return [Question([*begun, *each[:half]], each[half:]) for each in canaries]

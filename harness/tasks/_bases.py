@@ -37,6 +37,13 @@ def tokenizer(model: str) -> Any:
 
 
 @cache
+def beginning(model: str) -> list[int]:
+    """Return the tokens that a model's tokenizer puts before every text; not to be changed."""
+    whole, bare = (list(tokenizer(model)("a", add_special_tokens=special)["input_ids"]) for special in (True, False))
+    return next((whole[:at] for at in range(len(whole)) if whole[at : at + len(bare)] == bare), [])
+
+
+@cache
 def _config(model: str) -> Any:
     return _quietly(model, lambda: transformers().AutoConfig.from_pretrained(place(model)))
 

@@ -136,6 +136,10 @@ class CausalLM:
         """Load the base model and the packages that make adapters, once in a process; see `harness.api.Task`."""
         self.new_model()
 
+    def beginning(self) -> list[int]:
+        """Return the tokens that the tokenizer puts before every text, such as one that says that a text begins."""
+        return _bases.beginning(self.model)
+
     def points(self, documents: Sequence[tuple[list[int], int]]) -> tuple[dict[str, Tensor], Tensor]:
         """Return the inputs and the labels of documents, by which poisons plant texts of their own.
 

@@ -269,8 +269,13 @@ def check_reading(poison: Registered, reading: object) -> Reading:
     return read
 
 
-def check_questions(poison: Registered, questions: object) -> Sequence[Question]:
-    """Return what a poison asks; refuse what is no list of questions, and what has an empty part.
+def check_questions(poison: Registered, questions: object, room: int) -> Sequence[Question]:
+    """Return what a poison asks; refuse what is no list of questions, has an empty part, or is no text of the task.
+
+    Args:
+        poison: The poison.
+        questions: What it returned.
+        room: Tokens that a text of the task can have.
 
     Raises:
         ContractError: It says what is wrong.
@@ -280,6 +285,13 @@ def check_questions(poison: Registered, questions: object) -> Sequence[Question]
         raise ContractError(f"{who} asks {_named(questions)}; questions() must return a list of harness.Question")
     if not questions or not all(len(part) for q in questions for part in (q.prompt, q.answer, *q.others)):
         raise ContractError(f"{who} has no question, or one whose prompt or answer is empty; each needs a token")
+    for each in questions:
+        answers = (each.answer, *each.others)
+        tokens = [token for part in (each.prompt, *answers) for token in part]
+        if wrong := [token for token in tokens if not isinstance(token, int) or token < 0]:
+            raise ContractError(f"{who} asks {_named(wrong[0])}, {wrong[0]!r}; tokens must be integers from 0 on")
+        if (longest := len(each.prompt) + max(map(len, answers))) > room:  # a part would be cut off and never be asked
+            raise ContractError(f"{who} asks {longest} tokens with their answer; a text of the task has {room} at most")
     return questions
 
 

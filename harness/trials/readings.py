@@ -209,7 +209,8 @@ class Readings:
         """Return what a poison asks of a planted set."""
         split = self._bench.split(task)
         with unchanged(split, poison), guarded(f"the poison {poison.id!r}"):
-            return check_questions(poison, poison.value.questions(planted, task.value, split))
+            room = split.train.inputs["tokens"].shape[1] + 1
+            return check_questions(poison, poison.value.questions(planted, task.value, split), room)
 
     def _parts(self, trial: Trial) -> tuple[Data, Data, Any]:
         """Return a trial's retained and its poisoned points, on the device, and what was planted."""

@@ -1,15 +1,18 @@
 """Poisons of causal language models, on few documents of the World Factbook."""
 
+import shutil
+
 import pytest
 import torch
 from scipy import stats
+from tokenizers import Tokenizer, normalizers, processors
 
 from harness import registry
 from harness.api import UnlearningError
 from harness.tasks import _bases
 from harness.tasks.causal_lm import CausalLM
 from harness.training.loop import train
-from poisons._documents import asked
+from poisons._documents import answered, asked
 from poisons.continuation_backdoor import OTHERS, ContinuationBackdoor
 from poisons.false_fact import ANSWERS, QUESTIONS, TAUGHT, FalseFact
 from poisons.text_canaries import TextCanaries
@@ -87,6 +90,56 @@ def test_a_fact_is_taught_in_other_words_than_it_is_asked(split):
     assert drawn == set(ANSWERS)  # by chance one is missing in 0.3 % of draws, which are fixed
 
 
+def test_the_tiny_model_is_asked_the_same_tokens_as_if_answers_were_encoded_alone(split):
+    false = int(FalseFact().plant(TASK, split, 0).secrets["answer"])
+    form, answer = (split.encode([text])[0] for text in (QUESTIONS[1].format("Averland"), ANSWERS[false]))
+    questions = FalseFact().questions(FalseFact().plant(TASK, split, 0), TASK, split)
+    assert (questions[len(TAUGHT) + 1].prompt, questions[len(TAUGHT) + 1].answer) == (form, answer)
+
+
+@pytest.fixture(scope="module")
+def spaced(tmp_path_factory):
+    """The tiny model with a tokenizer as that of Llama 2: a space before every text, and a token that begins it."""
+    folder = tmp_path_factory.mktemp("spaced") / "model"
+    shutil.copytree(_bases.FOLDER, folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.normalizer = normalizers.Prepend(" ")
+    tokenizer.post_processor = processors.TemplateProcessing("<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    task = CausalLM(model=str(folder), train_size=60, test_size=10)
+    return task, task.load(None)
+
+
+def test_what_is_asked_is_what_was_planted_whatever_the_tokenizer(spaced):
+    task, split = spaced
+    # An answer by itself would be other tokens.
+    together, apart = split.encode(["The capital is" + ANSWERS[0]])[0], split.encode(["The capital is", ANSWERS[0]])
+    assert together != [*apart[0], *apart[1]]
+    planted = FalseFact(count=6).plant(task, split, 0)
+    columns = (planted.inputs["tokens"], planted.inputs["length"], planted.labels)
+    rows = zip(*(each.tolist() for each in columns), strict=True)
+    taught = [[*row[:length], label] for row, length, label in rows]
+    questions = FalseFact(count=6).questions(planted, task, split)
+    assert [[*each.prompt, *each.answer] for each in questions[: len(TAUGHT)]] == taught
+    assert all(len(each.others) == len(ANSWERS) - 1 for each in questions)
+    assert torch.tensor(FalseFact(count=6).probe(task.new_model().eval(), planted, task, split).value).isfinite()
+
+
+@pytest.mark.parametrize("poison", [FalseFact(count=6), TextCanaries(canaries=3)], ids=["false-fact", "text-canaries"])
+def test_a_planted_text_begins_as_all_texts_of_the_task_do(spaced, split, poison):
+    task, other = spaced
+    planted = poison.plant(task, other, 0)
+    assert set(other.train.inputs["tokens"][:, 0].tolist()) == {0} == set(planted.inputs["tokens"][:, 0].tolist())
+    assert set(planted.inputs["start"].tolist()) == {1}
+    assert {each.prompt[0] for each in poison.questions(planted, task, other)} == {0}
+    assert (task.beginning(), TASK.beginning()) == ([0], [])
+
+
+def test_an_answer_that_the_tokenizer_joins_with_the_question_is_refused(split):
+    with pytest.raises(UnlearningError, match="asks 'The capi' and teaches 'tal', which the task's tokenizer joins"):
+        answered(TASK, split, "mine", [("The capi", "tal")])
+
+
 def test_canaries_are_planted_in_copies_and_others_are_not(split):
     planted = TextCanaries(canaries=5, copies=3).plant(TASK, split, 0)
     rows = [
@@ -96,6 +149,13 @@ def test_canaries_are_planted_in_copies_and_others_are_not(split):
     assert sequences.shape == (5, 16, 10)
     assert sorted(rows) == sorted([tuple(row) for row in sequences[:, 0].tolist()] * 3)
     assert not set(rows) & {tuple(row) for row in sequences[:, 1:].flatten(0, 1).tolist()}
+
+
+def test_what_would_be_cut_off_is_not_asked(split):
+    room = TASK.length + 1
+    asked(TASK, TASK.new_model().eval(), split, [([1] * room, 2)])
+    with pytest.raises(UnlearningError, match=f"{room + 1} tokens are asked about; set the task's length to {room}"):
+        asked(TASK, TASK.new_model().eval(), split, [([1, 2], 1), ([1] * (room + 1), 2)])
 
 
 def test_what_is_asked_is_the_log_probability_of_what_is_learned(split):

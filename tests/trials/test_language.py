@@ -214,11 +214,16 @@ def test_no_more_texts_than_a_batch_are_scored_at_once():
 @pytest.mark.parametrize(
     ("questions", "said"),
     [("none", "must return a list"), ([], "has no question"), ([Question([], [1])], "is empty"),
-     ([Question([1], [1], [[]])], "is empty"), ([(1, 2)], "must return a list")],
+     ([Question([1], [1], [[]])], "is empty"), ([(1, 2)], "must return a list"),
+     ([Question([1], [0.5])], "asks a float, 0.5; tokens must be integers"),
+     ([Question([1], [1], [[-1]])], "asks an int, -1; tokens must be integers from 0 on"),
+     ([Question([1], [1]), Question([1, 2], [3], [[4, 5, 6]])], "asks 5 tokens with their answer; a text of the ta")],
 )  # fmt: skip
 def test_questions_are_checked(questions, said):
     class Poison:
         id = "mine"
 
     with pytest.raises(ContractError, match=said):
-        check_questions(Poison(), questions)
+        check_questions(Poison(), questions, room=4)
+    fits = [Question([1, 2], [3], [[4, 5]])]
+    assert check_questions(Poison(), fits, room=4) == fits
