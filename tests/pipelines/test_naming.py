@@ -10,6 +10,7 @@ from labs import lab_in
 from harness import UnlearningError, registry
 from harness.cells import Cell, Trial
 from harness.cli.drill import source_of
+from harness.cli.main import main
 
 PIPELINE = """
 import numpy as np
@@ -148,3 +149,13 @@ def test_an_edit_that_names_the_same_rows_trains_nothing_again(here):
     assert missing() == {"P", "R"}
     assert missing("\n# an edit beside") == set()
     assert missing("\ndef old(rows):\n    return rows['day'] < 13") == {"P", "R"}
+
+
+def test_a_drill_refuses_a_poison_for_other_data_before_it_trains(here, capsys):
+    words = ["drill", "own_rows.py", "--source", "own_rows.py:old", "--poison", "targeted", "--store", "store"]
+
+    code = main(words)
+
+    assert code == 2
+    assert "--poison targeted cannot be planted: targeted is for data of the kind image" in capsys.readouterr().err
+    assert not (here / "store").exists()
