@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 def layer_of(request: ForgetRequest, model: nn.Module, depth: float) -> nn.Module:
     """Return the module of a model's blocks that ends at a depth, or the first one up to which weights are trained.
 
+    Of several modules in a block it is the one with most trained weights: a norm or the scores behind a layer are none.
+
     Args:
         request: Knows the blocks.
         model: Whose module is returned.
@@ -27,8 +29,10 @@ def layer_of(request: ForgetRequest, model: nn.Module, depth: float) -> nn.Modul
     from torch import nn
 
     blocks = request.blocks(model)
-    for at, block in enumerate(blocks):
+    for at in range(len(blocks)):
         if at + 1 >= depth * len(blocks) - 1e-9 and any(_trained(each) for each in blocks[: at + 1]):
+            # A block of nothing ends where the one before it does.
+            block = next(each for each in reversed(blocks[: at + 1]) if any(True for _ in each.parameters()))
             while isinstance(block, nn.ModuleList | nn.ModuleDict):  # has parts, and is never called itself
                 block = max(block.children(), key=_trained)
             return block

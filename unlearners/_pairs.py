@@ -24,8 +24,6 @@ class Paired(Trained):
 
     Attributes:
         forget_batch_size: Batch size on the forget set, >= 1; None for that of the retain set.
-        forget_price: What an example of the forget set costs, in examples forward and backward.
-        retain_price: What one of the retain set costs.
 
     Raises:
         ValueError: A field is out of range.
@@ -33,6 +31,7 @@ class Paired(Trained):
 
     forget_batch_size: Annotated[int | None, Search(choices=(None, 8, 16, 32, 64, 128))] = None
 
+    #: What an example of each set costs, in examples forward and backward; a subclass says it, and it is no field.
     forget_price: ClassVar[float] = 1.0
     retain_price: ClassVar[float] = 1.0
 

@@ -78,11 +78,12 @@ def unheard() -> Iterator[None]:
 @contextmanager
 def ours() -> Iterator[None]:
     """Note nothing of what this thread does, which is the harness's own and runs beside the calls."""
+    before = getattr(_thread, "ours", False)
     _thread.ours = True
     try:
         yield
     finally:
-        _thread.ours = False
+        _thread.ours = before
 
 
 def _hear(event: str, arguments: tuple[Any, ...]) -> None:

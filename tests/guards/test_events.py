@@ -28,6 +28,14 @@ def test_a_thread_is_noted_unless_it_is_the_harnesss_own(tmp_path, manner, noted
     assert (bool(notes.files), bool(refused)) == (noted, noted)
 
 
+def test_what_is_ours_within_what_is_ours_leaves_the_rest_ours(tmp_path):
+    with noting((str(tmp_path),)) as notes, ours():
+        with ours():
+            pass
+        os.listdir(tmp_path)
+    assert not notes.files
+
+
 def test_a_call_may_end_while_another_thread_opens_files(tmp_path):
     errors, ended = [], threading.Event()
     interval = sys.getswitchinterval()

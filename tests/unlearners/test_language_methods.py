@@ -179,6 +179,16 @@ def test_the_layer_lies_where_weights_are_trained():
         layer_of(unchanged, model, 0.2)
 
 
+def test_a_block_of_nothing_ends_where_the_one_before_it_does():
+    class Headless(Sentences):
+        def blocks(self, model):
+            return [model[0], nn.ModuleList([model[1], model[2]]), nn.ModuleList()]
+
+    model = Headless().new_model()
+    request = request_of(Headless(), texts(3, 1), texts(3, 2))
+    assert layer_of(request, model, 1.0) is layer_of(request, model, 0.6)
+
+
 def test_a_layer_that_is_never_called_is_refused():
     class Elsewhere(Linear):
         def blocks(self, model):
