@@ -241,9 +241,8 @@ def register(kind: Kind, value: Callable[..., Any]) -> Registered:
     """
     owner = factory_of(value)
     name = f"{owner.__module__}:{owner.__qualname__}".replace("<", "").replace(">", "")
-    declared: tuple[Any, ...] = (
-        dataclasses.fields(value) if dataclasses.is_dataclass(value) and not inspect.isclass(value) else ()
-    )
+    one: Any = value
+    declared = dataclasses.fields(one) if dataclasses.is_dataclass(one) and not inspect.isclass(one) else ()
     fields: dict[Any, Any] = {
         each.name: getattr(value, each.name) for each in declared if getattr(value, each.name, None) is not None
     }
