@@ -179,7 +179,7 @@ def test_what_diverged_reads_as_not_a_number():
 
 def test_forget_quality_is_beside_the_next_seeds_retrained_model():
     told = {"memorisation": Reading(0.5)}
-    own = [{arm: replace(a, told=told) for arm, a in of.items()} for of in OWN]
+    own = [{arm: replace(a, told=told, distinct=torch.arange(len(a.forget))) for arm, a in of.items()} for of in OWN]
     for s, of in enumerate(readings(own, RETRAINED)):
         expected = forget_quality(OWN[s]["U"].forget, RETRAINED[s][(s + 1) % 3])
         assert of["forget-quality"]["U"] == expected
