@@ -35,7 +35,7 @@ def test_the_terminal_names_the_command_that_explains_words(capsys):
     assert main([*LEGEND.rpartition("pytest-unlearning ")[2].split(), "TRACE", "bad seed"]) == 0
     text = capsys.readouterr().out
     assert text.startswith("trace: what a poison leaves in a model, read by one of its measures;")
-    assert "\nbad seed: a seed beyond a limit" in text
+    assert "\nbad seed: a seed whose result is beyond a limit" in text
 
 
 def test_an_unknown_word_is_an_error_that_helps(capsys):

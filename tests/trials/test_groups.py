@@ -227,14 +227,15 @@ def test_a_group_grows_while_it_trains_faster(monkeypatch):
 
     monkeypatch.setattr(pace, "recorder", lambda device: "a recorder")
     monkeypatch.setattr(pace, "step_seconds", step_seconds)
-    for name, value in {"memory_allocated": 0, "max_memory_allocated": 100, "mem_get_info": (10**6, 0)}.items():
+    for name, value in {"memory_allocated": 0, "max_memory_allocated": 100, "mem_get_info": (10**6, 10**7)}.items():
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
     data = TINY.value.load(None).train
-    assert pace_of(TINY.value, data) == pace.Pace(4, 0.4, 1.0, 4.0)
+    each = 100 + data.inputs["image"].nbytes  # the data are there once for each model
+    assert pace_of(TINY.value, data) == pace.Pace(4, 0.4, 1.0, 4.0, (4 * each, 10**7))
     assert [k for k, _ in tried] == [1, 1, 2, 4, 8]
-    assert pace_of(TINY.value, data, group=2) == pace.Pace(2, 0.6, 1.0, 4.0)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (3 * (100 + data.inputs["image"].nbytes), 0))
+    assert pace_of(TINY.value, data, group=2) == pace.Pace(2, 0.6, 1.0, 4.0, (2 * each, 10**7))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (3 * each, 10**7))
     assert pace_of(TINY.value, data).group == 2
     assert pace_of(TINY.value, data, share=0.5).group == 1
 
