@@ -41,7 +41,7 @@ class CIFAR10ResNet18:
         test_size: Test images, likewise, up to 10,000.
         width: Channels of the first stage, 64 in a ResNet-18.
         augment_images: Whether to crop and flip.
-        compiled: Whether to train through `torch.compile`, in each process anew (`docs/gpu.md`).
+        compiled: Whether to train through `torch.compile` (`docs/gpu.md`).
 
     Raises:
         ValueError: A field is out of range.
