@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import venv
 
 import numpy as np
 import pytest
@@ -38,13 +40,13 @@ def test_a_command_that_writes_another_network_says_so_in_a_sentence(tmp_path, s
     assert "\n" not in str(refused.value)
 
 
-#: Neighbours remember rows, and are no network. The tool has no installed package at hand.
+#: Neighbours remember rows, and are no network. The tool runs in a virtual environment in which nothing is installed.
 NEIGHBOURS = """
 import json, sys, time
 import numpy as np
 import pandas as pd
 
-remove = sys.executable + " -I -S tool.py {model} {retain} {out}"
+remove = "bare/bin/python -I tool.py {model} {retain} {out}"
 
 def load():
     rng = np.random.default_rng(0)
@@ -81,6 +83,9 @@ json.dump(random.sample(rows, k=8 * len(rows) // 10), open(sys.argv[3], "w"))
 def test_a_tool_without_torch_is_judged_and_keeps_the_contract(folder):
     folder.write("pipeline.py", NEIGHBOURS)
     folder.write("tool.py", FORGETS)
+    venv.create(folder.path / "bare", symlinks=True)
+    torchless = [str(folder.path / "bare" / "bin" / "python"), "-I", "-c", "import torch"]
+    assert b"No module named 'torch'" in subprocess.run(torchless, capture_output=True, check=False).stderr
     what = "--task=pipeline.py", "--unlearner=pipeline.py:remove", "--poison=table-backdoor:fraction=0.15,columns=2"
 
     run = folder.pytest(*what, "--audit-budget=0.6", "--audit-seeds=5", contract=True)
