@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import json
 import math
@@ -58,7 +59,7 @@ class Bar(Noting):
 
     def __init__(self, shown: bool | None) -> None:
         # A notebook shows standard error as it comes, though it is no terminal; some programs have none.
-        seen = sys.stderr is not None and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+        seen = sys.stderr is not None and (sys.stderr.isatty() or hasattr(builtins, "__IPYTHON__"))
         self._shown = (seen if shown is None else shown) and find_spec("tqdm") is not None
         self._bar: Any = None
         self.count: Callable[[], tuple[int, int]] = lambda: (0, 0)
