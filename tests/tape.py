@@ -26,6 +26,24 @@ WAITS = {
 ON_CPU = {torch.Tensor.tolist, torch.Tensor.cpu, torch.Tensor.numpy, torch.Tensor.item}
 
 
+class Calls:
+    """A plainer stand-in: a recording that calls what it recorded, and counts its launches in `recorded`."""
+
+    def __init__(self):
+        self.recorded = []
+
+    def __call__(self, steps):
+        self.recorded.append(len(steps))
+
+        class Called:
+            def replay(self):
+                for randomness, step in steps:
+                    with randomness or nullcontext():
+                        step()
+
+        return Called()
+
+
 class HostWaitError(Exception):
     """A step does what cannot be recorded: it waits for the GPU, or copies from the CPU."""
 

@@ -14,6 +14,7 @@ from harness.api import UnlearningError
 from harness.bundles import bundle as bundles
 from harness.bundles.repeating import differences, of_others, readings, unlike
 from harness.bundles.signing import Untrue, sign
+from harness.cli.gate import PLAN
 from harness.cli.suite import repeated, run_suite
 from harness.isolated import method as isolation
 from harness.judging.claims import POISON
@@ -25,8 +26,6 @@ from harness.store.files import Files
 from harness.store.inventory import Inventory, remove
 from harness.store.packing import pack, unpack
 
-#: What a bundle is judged by, unless it is told otherwise: as a gate.
-PLAN = "reliable"
 #: Versions that decide where a training ends.
 DECISIVE = ("pytest-unlearning", "torch", "numpy")
 #: Seeds that are trained anew, and the word for all of them.

@@ -74,7 +74,7 @@ STAGES = (
 )
 
 
-#: A gate merges by this plan, unless it is told otherwise.
+#: A gate merges by this plan, and a bundle is judged by it, unless they are told otherwise.
 PLAN, FULL = "reliable", str(LOOKS[-1])
 #: Options that only the audits understand, or that every stage would write anew.
 OF_AUDITS = ("--audit-expect", "--audit-html")

@@ -41,8 +41,16 @@ def test_equal_stores_give_equal_files(filled, tmp_path):
     assert digest_of(tmp_path / "one.zip") == digest_of(tmp_path / "two.zip")
 
 
-@pytest.mark.parametrize("part", ["blobs/", "records/"])
-@pytest.mark.parametrize("how", ["changed", "missing", "outside"])
+@pytest.mark.parametrize(
+    ("part", "how"),  # a blob without a record does no harm
+    [
+        ("blobs/", "changed"),
+        ("blobs/", "missing"),
+        ("blobs/", "outside"),
+        ("records/", "changed"),
+        ("records/", "outside"),
+    ],
+)
 def test_nothing_is_written_of_a_file_that_was_changed(filled, tmp_path, part, how):
     pack(filled.files, tmp_path / "packed.zip")
     with zipfile.ZipFile(tmp_path / "packed.zip") as archive:
@@ -53,8 +61,6 @@ def test_nothing_is_written_of_a_file_that_was_changed(filled, tmp_path, part, h
         parts[name] = content.replace(b"1", b"2") if part == "records/" else content[:-1] + b"\1"
     elif how == "outside":
         parts[f"../{name}"] = content
-    elif part == "records/":
-        pytest.skip("a blob that no record names does no harm")
     with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
         for each, held in parts.items():
             archive.writestr(each, held)

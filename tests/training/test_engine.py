@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import random
 import warnings
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy
 import pytest
 import torch
+from tape import Calls
 from torch import nn
 
 from harness import registry
@@ -20,24 +20,6 @@ from harness.training.data import Data, digest
 from harness.training.engine import CannotRecord, Randomness, StepsNotRecorded, Training, run
 from harness.training.loop import Job, train, train_all
 from harness.training.meter import Meter, count_again, counted
-
-
-class Calls:
-    """A recording that calls what it recorded; `recorded` counts the launches that were."""
-
-    def __init__(self):
-        self.recorded = []
-
-    def __call__(self, steps):
-        self.recorded.append(len(steps))
-
-        class Called:
-            def replay(self):
-                for randomness, step in steps:
-                    with randomness or nullcontext():
-                        step()
-
-        return Called()
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,10 @@ alone. The weights must be the same, bit for bit.
 
 import sys
 import warnings
-from contextlib import nullcontext
 
 import pytest
 import torch
-from tape import HostWaitError, Tape
+from tape import Calls, HostWaitError, Tape
 from tiny import Tiny
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
@@ -95,24 +94,6 @@ def test_what_a_step_keeps_in_a_new_tensor_is_lost():
 
 
 # ---- what is here
-
-
-class Calls:
-    """A recording that calls what it recorded."""
-
-    def __init__(self):
-        self.recorded = []
-
-    def __call__(self, steps):
-        self.recorded.append(len(steps))
-
-        class Called:
-            def replay(self):
-                for randomness, step in steps:
-                    with randomness or nullcontext():
-                        step()
-
-        return Called()
 
 
 @pytest.fixture
