@@ -35,8 +35,8 @@ class Reader:
             words = [sys.executable, *(["-m", module] if module else [])]
             (commands / name).write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
             (commands / name).chmod(0o755)
-        left_out = ("PYTEST", "PYTHON", "GITHUB_")
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
+        left_out = re.compile(r"(PYTEST|PYTHON|GITHUB_).*|CI|BUILD_NUMBER")  # pytest shows longer lines where CI is set
+        clean = {name: value for name, value in os.environ.items() if not left_out.fullmatch(name)}
         self.environment = clean | {
             "PATH": os.pathsep.join([str(commands), os.environ["PATH"]]), "PYTHONPATH": str(ROOT), "COLUMNS": "100",
             "XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1", "PYTEST_ADDOPTS": shlex.join(WITHOUT),
