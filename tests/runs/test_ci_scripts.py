@@ -70,20 +70,20 @@ def test_the_check_runs_on_the_cpu_and_says_that_it_did(script, tmp_path):
 
 def test_an_audit_that_is_stopped_goes_on_where_it_was(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(GPU_CHECK.parent)
-    import gpu_check
+    from gpu.auditing import audit
+    from gpu.bench import QUICK, Bench
+    from gpu.generated import generate
 
-    gpu_check.generate(tmp_path, gpu_check.QUICK)
-    size = replace(gpu_check.QUICK, shortest=12)
+    generate(tmp_path, QUICK)
+    size = replace(QUICK, shortest=12)
     began = time.monotonic()
-    bench = gpu_check.Bench(
-        torch.device("cpu"), size, tmp_path, tmp_path, 0.01, tmp_path / "store", began, images_per_second=1.0
-    )
+    bench = Bench(torch.device("cpu"), size, tmp_path, tmp_path, 0.01, tmp_path / "store", began, images_per_second=1.0)
     with pytest.raises(RuntimeError, match=r"stopped after 12 s with 8 epochs; \d+ models are stored"):
-        gpu_check.audit(bench)
+        audit(bench)
     assert json.loads((tmp_path / "store" / "epochs.json").read_text()) == 8
     kept = Inventory.of(files_at(tmp_path / "store" / "models")).records
-    bench = replace(bench, size=gpu_check.QUICK, images_per_second=1e9)  # as many epochs as there are models of
-    assert gpu_check.audit(bench)["epochs"] == 8
+    bench = replace(bench, size=QUICK, images_per_second=1e9)  # as many epochs as there are models of
+    assert audit(bench)["epochs"] == 8
     after = {record.key for record in Inventory.of(files_at(tmp_path / "store" / "models")).records}
     assert {record.key for record in kept} < after
 
