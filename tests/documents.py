@@ -9,7 +9,7 @@ from harness.judging.claims import ACCURACY, CLAIMS, COST, Criterion
 from harness.judging.judge import judge, path
 from harness.judging.plan import Plan
 from harness.judging.verdict import Evidence, Verdict
-from harness.report.document import plain
+from harness.report.collected import plain
 
 POISON = Measure("score", "trace of the noise", worse="higher", test="retention")
 RATE = "tpr_at_1_percent_fpr"

@@ -15,7 +15,8 @@ from harness.contract.lines import Clause
 from harness.judging.claims import CLAIMS
 from harness.plugin.items import REPORTED, claim_of, is_control
 from harness.plugin.session import session_of
-from harness.report.document import BLANK, finite_tree, made_of, plain
+from harness.report.collected import BLANK, made_of, plain
+from harness.report.document import finite_tree
 from harness.report.words import properties, worst_seed
 
 

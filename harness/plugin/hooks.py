@@ -207,7 +207,7 @@ class Hooks:
             del report.wasxfail
         report.outcome, report.longrepr = decided.outcome, decided.text
         if decided.heard is not None:
-            report.unlearning = {**decided.heard, "nodeid": report.nodeid}
+            report.unlearning = {**decided.heard, "nodeid": report.nodeid, "place": item.session.items.index(item)}
         return report
 
     def _lose_device(self, error: DeviceLost) -> None:

@@ -19,8 +19,8 @@ from harness.cells import Cell
 from harness.plugin import workers
 from harness.plugin.progress import StatusLine, status_line, watched
 from harness.plugin.settings import Settings
+from harness.report.collected import Results
 from harness.report.console import make_readable
-from harness.report.document import Results
 from harness.store.artefacts import Store
 from harness.studies.notes import Notes
 from harness.studies.ray import Board

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from harness.judging.plan import LOOKS
 from harness.judging.yardsticks import YARDSTICKS
 from harness.report import rendering
+from harness.report.collected import BLANK
 from harness.report.conclusions import conclusion, headline, how_sure, lead
 from harness.report.contrast import draw_panel, footnote, panels
-from harness.report.document import BLANK, Entry, MethodResult, grouped, methods, places, title_of, worst_of, write_text
+from harness.report.document import Entry, MethodResult, grouped, methods, places, title_of, worst_of, write_text
 from harness.report.figures import figures
 from harness.report.glossary import ON_THE_PAGE, meanings
 from harness.report.pictures import Picture, pictures_of

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.api import UnlearningError
 from harness.judging.verdict import Verdict
-from harness.report.document import Entry, methods, plain, read
+from harness.report.collected import plain
+from harness.report.document import Entry, methods, read
 from harness.report.tables import columns_of, rows_of, table
 
 if TYPE_CHECKING:

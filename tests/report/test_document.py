@@ -16,7 +16,8 @@ from test_page import page_of
 from conftest import TINY
 from harness.cli.main import main
 from harness.judging.reasons import Reason
-from harness.report.document import methods, not_judged, places, plain
+from harness.report.collected import Results, plain
+from harness.report.document import methods, not_judged, places
 
 METHOD = """
 def forget(model, request):
@@ -26,6 +27,19 @@ def forget(model, request):
 def raises(model, request):
     raise RuntimeError('no <idea>')
 """
+
+
+def test_results_are_in_the_order_of_collection_whichever_worker_ends_first():
+    results = Results()
+    for place, poison in ((4, "b"), (2, "a"), (3, "c")):
+        nodeid = f"test_forgetting.py::test_poison_is_forgotten[{poison}]"
+        report = pytest.TestReport(nodeid, (nodeid, 0, nodeid), {}, "passed", None, "call")
+        audit = {"unlearner": "mine", "task": "tiny", "poison": poison, "claim": "poison"}
+        report.unlearning = {"nodeid": nodeid, "place": place, "audit": audit}
+        results.hear(report)
+
+    (mine,) = results.methods()
+    assert [cell.poison for cell in mine.cells] == ["a", "c", "b"]
 
 
 def test_a_run_leaves_a_report_junit_a_summary_and_a_line_that_loads_its_models(folder, monkeypatch):

@@ -14,7 +14,7 @@ from _pytest_unlearning import OPTIONS
 from conftest import TINY, Folder
 from harness.api import Outcome
 from harness.judging.yardsticks import YARDSTICKS
-from harness.report.document import BLANK
+from harness.report.collected import BLANK
 
 PAGE = Path(__file__).parents[2] / "docs" / "schema.md"
 METHODS = """

@@ -9,8 +9,9 @@ from documents import document, entry
 from harness.api import Measure, Outcome
 from harness.judging.verdict import Look, Trace, Verdict
 from harness.plugin.limits import badness, limit_of
+from harness.report.collected import plain
 from harness.report.contrast import panels
-from harness.report.document import methods, plain
+from harness.report.document import methods
 from harness.report.figures import figures
 from harness.report.github import markdown
 from harness.report.page import render

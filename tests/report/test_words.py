@@ -13,7 +13,8 @@ from harness.api import Measure, Outcome
 from harness.judging.claims import CLAIMS
 from harness.judging.verdict import Verdict
 from harness.plugin.limits import amount, badness
-from harness.report.document import finite_tree, methods, plain, write_json
+from harness.report.collected import plain
+from harness.report.document import finite_tree, methods, write_json
 from harness.report.github import markdown
 from harness.report.page import render
 from harness.report.planning import forecast_lines
