@@ -25,12 +25,18 @@ COMMANDS = (
 )  # fmt: skip
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code, 2 if it cannot be run."""
+def parser_of_commands() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
     parser = argparse.ArgumentParser(prog="pytest-unlearning", description=__doc__)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in COMMANDS:
         add(subparsers)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code, 2 if it cannot be run."""
+    parser = parser_of_commands()
     words = list(sys.argv[1:] if arguments is None else arguments)
     own, further = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
     options = parser.parse_args(own)

@@ -19,7 +19,6 @@ def add_store(commands: Any) -> None:
     parser = commands.add_parser(
         "store", help="List, measure, verify, prune, pack and unpack the stored models", description=__doc__
     )
-    parser.add_argument("where", nargs="?", metavar="PATH_OR_URL", help="the store; default the user's cache directory")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, run, text in (
         ("list", _list, "artefacts by kind, task and run, with size and age"),
@@ -31,6 +30,7 @@ def add_store(commands: Any) -> None:
     ):
         action = actions.add_parser(name, help=text, description=text)
         action.set_defaults(run=run)
+        action.add_argument("--store", metavar="PATH_OR_URL", help="the store; default the user's cache directory")
         if name in ("pack", "unpack"):
             action.add_argument("file", type=Path, metavar="FILE.zip")
         if name == "unpack":
@@ -65,7 +65,7 @@ def _days(text: str) -> float:
 
 
 def _existing(options: argparse.Namespace) -> Files:
-    files = files_at(options.where or default_root())
+    files = files_at(options.store or default_root())
     if isinstance(files, Local) and not files.root.is_dir():
         raise UnlearningError(f"found no store at {files}")
     return files
@@ -162,7 +162,7 @@ def _pack(options: argparse.Namespace) -> int:
 def _unpack(options: argparse.Namespace) -> int:
     if options.sha256 is not None and (found := digest_of(options.file)) != options.sha256.lower():
         raise UnlearningError(f"{options.file} is another file, with SHA-256 {found}; get it again")
-    new, known = unpack(options.file, Store(options.where or default_root(), run="").files)
+    new, known = unpack(options.file, Store(options.store or default_root(), run="").files)
     print(f"added {new} records; {known} were there")
     return 0
 

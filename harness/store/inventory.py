@@ -1,4 +1,4 @@
-"""What is in a store, whether it is sound, and what may go: ``pytest-unlearning store [PATH_OR_URL] ACTION``."""
+"""What is in a store, whether it is sound, and what may go: ``pytest-unlearning store ACTION``."""
 
 from __future__ import annotations
 

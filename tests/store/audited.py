@@ -62,8 +62,8 @@ def age(path, seconds=2 * GRACE):
     os.utime(path, (time.time() - seconds,) * 2)
 
 
-def run(capsys, *arguments):
-    code = main(["store", *map(str, arguments)])
+def run(capsys, store, action, *options):
+    code = main(["store", action, f"--store={store}", *options])
     said = capsys.readouterr()
     return code, said.out + said.err
 

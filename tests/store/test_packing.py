@@ -73,13 +73,13 @@ def test_nothing_is_written_of_a_file_that_was_changed(filled, tmp_path, part, h
 
 
 def test_a_first_audit_from_a_seeded_store_trains_the_unlearned_models_alone(folder, tiny_store):
-    code, text = folder.harness("store", tiny_store, "pack", "packed.zip")
+    code, text = folder.harness("store", "pack", "packed.zip", f"--store={tiny_store}")
     assert code == 0, text
-    digest = text.split()[-1]
-    code, text = folder.harness("store", folder.store, "unpack", "packed.zip", "--sha256", "ab" * 32)
+    digest, there = text.split()[-1], (f"--store={folder.store}",)
+    code, text = folder.harness("store", "unpack", "packed.zip", *there, "--sha256", "ab" * 32)
     assert code == 2
     assert "is another file, with SHA-256" in text
-    assert folder.harness("store", folder.store, "unpack", "packed.zip", "--sha256", digest)[0] == 0
+    assert folder.harness("store", "unpack", "packed.zip", *there, "--sha256", digest)[0] == 0
     folder.write("lazy.py", "def forget(model, request):\n    return model\n")
     run = folder.pytest("--unlearner=lazy:forget", *TINY)
     assert set(run.built) == {"U"}
@@ -88,9 +88,9 @@ def test_a_first_audit_from_a_seeded_store_trains_the_unlearned_models_alone(fol
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("no-store", "pack", "packed.zip"), "found no store at "),
-        (("store", "unpack", "tiny.py"), "tiny.py is no packed store; name what pytest-unlearning store pack wrote"),
-        (("store", "unpack", "absent.zip"), "absent.zip"),
+        (("pack", "packed.zip", "--store=no-store"), "found no store at "),
+        (("unpack", "tiny.py"), "tiny.py is no packed store; name what pytest-unlearning store pack wrote"),
+        (("unpack", "absent.zip"), "absent.zip"),
     ],
 )
 def test_what_cannot_be_is_a_sentence(folder, words, sentence):
