@@ -207,7 +207,9 @@ class Hooks:
             del report.wasxfail
         report.outcome, report.longrepr = decided.outcome, decided.text
         if decided.heard is not None:
-            report.unlearning = {**decided.heard, "nodeid": report.nodeid, "place": item.session.items.index(item)}
+            items = item.session.items
+            place = next((i for i, each in enumerate(items) if each is item), len(items))  # others may run more items
+            report.unlearning = {**decided.heard, "nodeid": report.nodeid, "place": place}
         return report
 
     def _lose_device(self, error: DeviceLost) -> None:
