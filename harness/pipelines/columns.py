@@ -132,10 +132,38 @@ def _as(values: np.ndarray, dtype: Any, index: Any = None) -> Any:
     return cast if index is not None else cast.to_numpy()
 
 
+def _is_number(feature: Any) -> bool:
+    """Whether a column of a ``datasets.Dataset`` has a number in each row; numbers of classes are names."""
+    return type(feature).__name__ == "Value" and feature.dtype.startswith(("int", "uint", "float"))
+
+
+def _with_numbers(records: Any, name: str, values: np.ndarray) -> Any:
+    """Return a ``datasets.Dataset`` with other numbers in a column, of its type if that loses nothing."""
+    feature = records.features[name]
+    if not feature.dtype.startswith("float"):
+        if (values != values.round()).any():
+            feature = type(feature)("float64")
+        else:
+            values = values.astype("int64")
+    return _with_column(records, name, values.tolist(), feature)
+
+
+def _with_column(records: Any, name: str, values: list[Any], feature: Any) -> Any:
+    """Return a ``datasets.Dataset`` with other values in a column, which stays in its place."""
+    order = records.column_names
+    return records.remove_columns(name).add_column(name, values, feature=feature).select_columns(order)
+
+
 class Records(Held):
-    """A ``datasets.Dataset`` with a column of labels, which stays where it is."""
+    """A ``datasets.Dataset`` with a column of labels, which stays where it is.
+
+    Poisons can change its column of texts, else its columns of numbers, which are held in memory.
+    """
 
     def __init__(self, records: Any, named: Columns) -> None:
+        import numpy as np
+        import torch
+
         label = named.label
         if label not in records.column_names:
             raise UnlearningError(
@@ -147,6 +175,31 @@ class Records(Held):
         self._text = text_in(records.column_names, named, self._values)
         if self._text:
             self.kind, self.inputs = "text", no_phrases(len(records))
+        self._features = [] if self._text else self._numbers(named.features)
+        if self._features:
+            self.kind = "table"
+            columns = [self._numbers_of(name) for name in self._features]
+            self.inputs = {"features": torch.from_numpy(np.stack(columns, axis=1))}
+
+    def _numbers(self, named: Sequence[str] | None) -> list[str]:
+        """Return the columns that poisons may change: those that are named, else all that hold finite numbers alone."""
+        import numpy as np
+
+        features = self._records.features
+        numbers = [name for name, of in features.items() if name != self._label and _is_number(of)]
+        if named is None:
+            return [name for name in numbers if np.isfinite(self._numbers_of(name)).all()]
+        for name in named:
+            if name not in features:
+                raise UnlearningError(f"features has the column {name!r}, which the data set lacks")
+            if name not in numbers or not np.isfinite(self._numbers_of(name)).all():
+                raise UnlearningError(f"features has the column {name!r}, whose values must be finite numbers")
+        return list(named)
+
+    def _numbers_of(self, name: str) -> np.ndarray:
+        import numpy as np
+
+        return np.array(self._records.with_format(None)[name][:], dtype="float64")  # None becomes nan
 
     @property
     def texts(self) -> Sequence[str] | None:
@@ -156,23 +209,28 @@ class Records(Held):
         found = self._records.select(rows.tolist())
         if self._text and (places := phrased_places(inputs)):
             found = self._phrased(found, inputs, places)
+        if self._features:
+            values = inputs["features"].detach().cpu().numpy()
+            changed = (values != self.inputs["features"][rows].numpy()).any(axis=0)
+            for place in changed.nonzero()[0]:  # the others stay where they are
+                found = _with_numbers(found, self._features[place], values[:, place])
         if labels is None:
             return found.remove_columns(self._label)
-        feature = found.features[self._label]
-        return found.remove_columns(self._label).add_column(self._label, labels.tolist(), feature=feature)
+        return _with_column(found, self._label, labels.tolist(), found.features[self._label])
 
     def _phrased(self, found: Any, inputs: Mapping[str, Tensor], places: Sequence[int]) -> Any:
         """Return rows of which some have a phrase; the others stay where they are."""
         import numpy as np
         from datasets import concatenate_datasets
 
+        assert self._text
         few = found.select(places)
         texts = phrased(few.with_format(None)[self._text][:], inputs, places)
         feature = few.features[self._text]
-        few = few.remove_columns(self._text).add_column(self._text, texts, feature=feature)
+        few = _with_column(few, self._text, texts, feature)
         order = np.arange(len(found))
         order[places] = len(found) + np.arange(len(places))
-        return concatenate_datasets([found, few.select_columns(found.column_names)]).select(order)
+        return concatenate_datasets([found, few]).select(order)
 
     def _values(self, name: str) -> Iterator[Any]:
         """Yield the values of a column; no more than `CHUNK` of them are held."""

@@ -36,6 +36,10 @@ def records(n: int = 12) -> Dataset:
     return Dataset.from_dict({"words": [f"text {i}" for i in range(n)], "label": [i % 2 for i in range(n)]})
 
 
+def measurements(n: int = 12) -> Dataset:
+    return Dataset.from_pandas(frame(n))
+
+
 def named_texts(n: int = 12) -> Dataset:
     return records(n).rename_column("words", "text").add_column("site", ["ours"] * n)
 
@@ -53,6 +57,7 @@ KINDS = {
     "arrays": (pair, "table"),
     "tensors": (tensors, "image"),
     "records": (records, "rows"),
+    "records of numbers": (measurements, "table"),
     "records of texts": (named_texts, "text"),
     "frame of texts": (told, "text"),
     "texts": (texts, "text"),
@@ -100,23 +105,48 @@ def test_some_rows_come_back_with_other_labels(kind):
     assert labels_of(back) == [of.classes[0]] * 3
 
 
-def test_a_poison_changes_numbers_and_nothing_else():
-    of = pipeline(frame)
+@pytest.mark.parametrize("made", [frame, measurements])
+def test_a_poison_changes_numbers_and_nothing_else(made):
+    of = pipeline(made)
     data = of.load(None).train.subset(torch.tensor([2, 3]))
     data.inputs["features"][0, 1] = 9.0
 
     back = of.rows(data, labelled=True)
 
+    if isinstance(back, Dataset):
+        back = back.to_pandas()
+    assert list(back.columns) == list(frame().columns)
     assert back["size"].tolist() == [9.0, pytest.approx(3 / 11)]
     assert back["age"].tolist() == [2, 3]
     assert back["age"].dtype == "int64"
     assert back["city"].tolist() == ["Rome", "Oslo"]
 
 
-def test_columns_can_be_left_alone():
-    of = pipeline(frame, features=["size"])
+@pytest.mark.parametrize("made", [frame, measurements])
+def test_whole_numbers_become_others_where_a_poison_wants_it(made):
+    of = pipeline(made)
+    data = of.load(None).train.subset(torch.tensor([2, 3]))
+    data.inputs["features"][0, 0] = 2.5
+
+    assert list(of.rows(data, labelled=True)["age"]) == [2.5, 3.0]
+
+
+@pytest.mark.parametrize("made", [frame, measurements])
+def test_columns_can_be_left_alone(made):
+    of, alone = pipeline(made, features=["size"]), pipeline(made, features=())
 
     assert of.load(None).train.inputs["features"].shape == (12, 1)
+    assert alone.modality == "rows"
+
+
+@pytest.mark.parametrize("made", [frame, measurements])
+@pytest.mark.parametrize(
+    ("features", "sentence"),
+    [(["height"], "features has the column 'height', which the "), (["city"], "whose values must be finite numbers")],
+)
+def test_columns_that_cannot_be_changed_are_refused(made, features, sentence):
+    with pytest.raises(UnlearningError, match=sentence):
+        pipeline(made, features=features).load(None)
 
 
 @pytest.mark.parametrize("kind", ["frame", "records", "items"])
