@@ -11,7 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.tasks._hub import missing, quietly, transformers
+from harness import UnlearningError
+from harness.tasks._hub import is_path, missing, quietly, transformers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -95,4 +96,9 @@ def with_adapters(base: nn.Module, rank: int) -> nn.Module:
 
 def _quietly(model: str, load: Callable[[], Any]) -> Any:
     advice = "give a folder with a causal model and its tokenizer, its name on the hub and a network, or model=tiny"
+    path = Path(place(model))
+    if path.is_dir() and not (path / "config.json").exists():
+        raise UnlearningError(f"model={model} is a folder without a model: it has no config.json; {advice}")
+    if path.is_file() or (is_path(model) and not path.exists()):  # the hub would be asked for half a minute
+        raise UnlearningError(f"model={model} is {'a file' if path.is_file() else 'not there'}; {advice}")
     return quietly(load, f"model={model}", advice)

@@ -26,6 +26,11 @@ def transformers() -> Any:
     return package
 
 
+def is_path(name: str) -> bool:
+    """Return whether a name can only be that of a file or a folder: those on the hub are NAME or OWNER/NAME."""
+    return name.count("/") > 1 or name.startswith((".", "/", "~"))
+
+
 def quietly(load: Callable[[], Any], what: str, advice: str) -> Any:
     """Return what was loaded from the hub or a folder, without its progress bars.
 

@@ -175,26 +175,55 @@ def test_files_and_folders_of_every_kind_are_the_same_texts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("name", "content", "message"),
     [
         (
-            '{"review": "x"}',
-            r"has the columns 'review'; it must have 'messages', or 'prompt' and 'completion', or 'text'",
+            "a.jsonl",
+            '{"review": "x"}\n' * 12,
+            "has the columns 'review'; it must have 'messages', or 'prompt' and 'completion', or 'text'",
         ),
-        ('{"text": "x"}', "has too few rows; causal-lm needs a split 'train' of at least 10"),
-        ("{", r"a.jsonl cannot be read \(\w+\); give a file or a folder, or a network to the hub"),
+        ("a.jsonl", '{"text": "x"}', "has too few rows; causal-lm needs a split 'train' of at least 10"),
+        ("a.jsonl", "{", r"a.jsonl cannot be read \(\w+: JSON parse error: .*\)$"),
+        ("a.jsonl", "", r"a.jsonl cannot be read \(it has no rows\)$"),
+        ("a.csv", "", r"a.csv cannot be read \(EmptyDataError: No columns to parse from file\)$"),
+        ("a.jsonl", '{"text": "caf\xe9"}\n' * 12, r"a.jsonl cannot be read \(it is not in UTF-8: .* byte 0xe9"),
+        ("a.csv", "text\n" + "caf\xe9\n" * 12, r"a.csv cannot be read \(it is not in UTF-8: .* byte 0xe9"),
+        ("a.txt", "caf\xe9\n" * 12, r"a.txt cannot be read \(it is not in UTF-8: .* byte 0xe9"),
+        ("a.jsonl", '{"text": 3}\n' * 12, "has a row whose 'text' is 3, not a text"),
+        (
+            "a.jsonl",
+            '{"prompt": "x", "completion": "y"}\n{"text": "x"}\n' * 12,
+            "has a row whose 'prompt' is None, not a text",
+        ),
+        ("a.jsonl", '{"messages": []}\n' * 12, r"whose 'messages' is \[\], not a list of turns, each with a text as"),
+        ("a.jsonl", '{"messages": "x"}\n' * 12, "whose 'messages' is 'x', not a list of turns"),
+        ("a.jsonl", '{"messages": [{"role": "user"}]}\n' * 12, "is .*'user'.*, not a list of turns"),
+        ("a.doc", "x", "a.doc is of an unknown kind; causal-lm reads files that end in .jsonl"),
     ],
 )
-def test_what_cannot_be_read_is_named(tmp_path, content, message):
-    (tmp_path / "a.jsonl").write_text((content + "\n") * (12 if "review" in content else 1))
+def test_what_cannot_be_read_is_named(tmp_path, capfd, name, content, message):
+    (tmp_path / name).write_text(content, encoding="latin-1")
     with pytest.raises(UnlearningError, match=message):
-        CausalLM(data="a.jsonl").load(tmp_path)
+        CausalLM(data=name).load(tmp_path)
+    assert not "".join(capfd.readouterr())
 
 
-def test_an_unknown_kind_of_file_and_a_missing_model_are_named(tmp_path):
-    (tmp_path / "a.doc").write_text("x")
-    with pytest.raises(UnlearningError, match=r"a.doc is of an unknown kind; causal-lm reads files that end in .jsonl"):
-        CausalLM(data="a.doc").load(tmp_path)
+@pytest.mark.parametrize("fields", [{"data": "none.jsonl"}, {"data": "a/b/c"}, {"model": "./none"}])
+def test_a_missing_file_is_not_looked_for_on_the_hub(tmp_path, monkeypatch, fields):
+    asked = []
+    monkeypatch.setattr("socket.getaddrinfo", lambda *where, **_: asked.append(where) or [])
+    for folder in (tmp_path, None):
+        with pytest.raises(UnlearningError, match="is not there"):
+            CausalLM(**fields).load(folder)
+    assert not asked
+
+
+def test_what_is_no_model_is_named(tmp_path):
+    with pytest.raises(UnlearningError, match=r"is a folder without a model: it has no config\.json; give a folder"):
+        CausalLM(model=str(tmp_path)).load(None)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UnlearningError, match="is a file; give a folder with a causal model"):
+        CausalLM(model=str(tmp_path / "config.json")).load(None)
     with pytest.raises(
         UnlearningError, match=r"model=.* cannot be loaded \(\w+: .*; give a folder with a causal model"
     ):
