@@ -34,7 +34,8 @@ def tokenizer(model: str) -> Any:
     Raises:
         UnlearningError: It cannot be loaded.
     """
-    return _quietly(model, lambda: transformers().AutoTokenizer.from_pretrained(place(model)))
+    load = transformers().AutoTokenizer.from_pretrained
+    return _quietly(model, lambda: load(place(model)), "the tokenizer of ")
 
 
 @cache
@@ -94,11 +95,11 @@ def with_adapters(base: nn.Module, rank: int) -> nn.Module:
         return peft.get_peft_model(base, config)  # type: ignore[no-any-return]
 
 
-def _quietly(model: str, load: Callable[[], Any]) -> Any:
+def _quietly(model: str, load: Callable[[], Any], part: str = "") -> Any:
     advice = "give a folder with a causal model and its tokenizer, its name on the hub and a network, or model=tiny"
     path = Path(place(model))
     if path.is_dir() and not (path / "config.json").exists():
         raise UnlearningError(f"model={model} is a folder without a model: it has no config.json; {advice}")
     if path.is_file() or (is_path(model) and not path.exists()):  # the hub would be asked for half a minute
         raise UnlearningError(f"model={model} is {'a file' if path.is_file() else 'not there'}; {advice}")
-    return quietly(load, f"model={model}", advice)
+    return quietly(load, f"{part}model={model}", advice)

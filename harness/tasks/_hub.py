@@ -49,7 +49,9 @@ def quietly(load: Callable[[], Any], what: str, advice: str) -> Any:
     try:
         return load()
     except Exception as error:  # no network, no such name, no such file: each raises something of its own
-        said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        lines = str(error).splitlines() or [""]
+        whole = " ".join(line.strip() for line in lines[: 2 if lines[0].rstrip().endswith(":") else 1])
+        said = f"{type(error).__name__}: {whole}"
         raise UnlearningError(f"{what} cannot be loaded ({said}); {advice}") from error
     finally:
         logging.set_verbosity(verbosity)

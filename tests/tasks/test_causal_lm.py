@@ -228,6 +228,9 @@ def test_what_is_no_model_is_named(tmp_path):
         UnlearningError, match=r"model=.* cannot be loaded \(\w+: .*; give a folder with a causal model"
     ):
         CausalLM(model=str(tmp_path)).load(None)
+    shutil.copy(_bases.FOLDER / "config.json", tmp_path)
+    with pytest.raises(UnlearningError, match=r"the tokenizer of model=.* \(\w+: .*: \(1\) a `tokenizers` library"):
+        CausalLM(model=str(tmp_path)).load(None)
 
 
 @pytest.mark.parametrize(
