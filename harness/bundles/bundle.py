@@ -1,4 +1,7 @@
-"""The file of a bundle: a zip with the result, the packed store that it rests on, a manifest, and its signature."""
+"""The file of a bundle: a zip with the result, a manifest, its signature, and the packed store that it rests on.
+
+A bundle without models lacks the last.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,17 @@ import os
 import shutil
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.api import UnlearningError
+from harness.bundles.made import Made
 from harness.bundles.signing import Untrue, sign, signer
 from harness.report.document import IN_BUNDLE, read
 from harness.store.packing import NO_ZIP, digest_of
 
-#: Members of the zip. The manifest holds the SHA-256 of the first two, and it alone is signed.
+#: Members of the zip. The manifest holds the SHA-256 of the first two and what they were made by; it alone is signed.
 RESULT, STORE, MANIFEST, SIGNATURE = IN_BUNDLE, "store.zip", "manifest.json", "manifest.json.sig"
 #: No part is so many times as large as the whole; JSON becomes smaller by about ten times.
 GROWS = 100
@@ -30,32 +34,36 @@ class Bundle:
 
     Attributes:
         document: The JSON result.
-        store: The packed store.
+        store: The packed store; None without models.
+        made: What it was made by and on.
         signed_by: Who signed it; None if nobody did, or nobody asked.
         signed: Whether it has a signature.
     """
 
     document: Mapping[str, Any]
-    store: Path
+    store: Path | None
+    made: Made
     signed_by: str | None
     signed: bool
 
 
-def write(target: Path, result: Path, store: Path, key: Path | None) -> None:
+def write(target: Path, result: Path, store: Path | None, made: Made, key: Path | None) -> None:
     """Write a bundle, completely or not at all.
 
     Args:
         target: The bundle.
         result: The JSON result.
-        store: The packed store.
+        store: The packed store; None to leave the models out.
+        made: What the result was made by and on.
         key: What it is signed with, as for `sign`; None to leave it unsigned.
 
     Raises:
         UnlearningError: The key cannot be used.
         OSError: The bundle cannot be written.
     """
-    digests = {name: digest_of(file) for name, file in ((RESULT, result), (STORE, store))}
-    manifest = json.dumps({"form": FORM, "sha256": digests}, indent=1, sort_keys=True).encode()
+    digests = {RESULT: digest_of(result)} | ({} if store is None else {STORE: digest_of(store)})
+    listed = {"form": FORM, "sha256": digests, "made": asdict(made)}
+    manifest = json.dumps(listed, indent=1, sort_keys=True).encode()
     signature = None if key is None else sign(manifest, key)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
@@ -64,7 +72,8 @@ def write(target: Path, result: Path, store: Path, key: Path | None) -> None:
             if signature is not None:
                 archive.writestr(SIGNATURE, signature)
             archive.write(result, RESULT, zipfile.ZIP_DEFLATED)
-            archive.write(store, STORE)
+            if store is not None:
+                archive.write(store, STORE)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -92,13 +101,15 @@ def opened(bundle: Path, folder: Path, signers: Path | None) -> Bundle:
             if signers is not None and SIGNATURE not in parts:
                 raise Untrue("the bundle is not signed")
             by = None if signers is None else signer(parts[MANIFEST], parts[SIGNATURE], signers)
-            for name in (RESULT, STORE):
+            models = STORE in manifest["sha256"]
+            for name in (RESULT, STORE) if models else (RESULT,):
                 _extract(archive, name, folder / name, bundle.stat().st_size)
                 if digest_of(folder / name) != manifest["sha256"][name]:
                     raise Untrue(f"the bundle was changed: its {name} is not the one of its manifest")
+            made = Made(**manifest["made"])
     except (KeyError, TypeError, ValueError, *NO_ZIP):
         raise UnlearningError(f"{bundle} is no bundle; name a file that pytest-unlearning submit wrote") from None
-    return Bundle(read(folder / RESULT), folder / STORE, by, SIGNATURE in parts)
+    return Bundle(read(folder / RESULT), folder / STORE if models else None, made, by, SIGNATURE in parts)
 
 
 def _extract(archive: zipfile.ZipFile, name: str, target: Path, size: int) -> None:

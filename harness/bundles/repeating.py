@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from harness.report.changes import audits_of
+from harness.judging.yardsticks import YARDSTICKS, counted_in
+from harness.report.changes import audits_of, change_of, comparable, moved
 from harness.report.document import Entry
 
 #: Two numbers are the same if they differ by no more than this share; a sum may be rounded in another order.
 SAME = 1e-6
 #: What differs from run to run, at whatever depth: times, paths and the commands that hold them.
 VOLATILE = ("seconds", "cpu_seconds", "command", "load", "file", "first_call", "built", "word")
+#: Sentences, which are made of the numbers.
+WORDED = ("finding", "advice", "standing", "sentence", "text")
 #: Shares of compute that are counted, and not timed.
 COUNTED = ("examples", "steps", "flops")
 
 
-def differences(claimed: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Return where two results differ that were judged from the same models, a sentence each.
+def differences(
+    claimed: Mapping[str, Any], found: Mapping[str, Any], worded: bool = True, timed: bool = True
+) -> list[str]:
+    """Return where two results differ that were judged from equal models, a sentence each.
 
     Everything is compared that tables and pages are made of, but what is timed, and the paths.
+
+    Args:
+        claimed: A JSON result.
+        found: The one that was found again.
+        worded: Whether sentences are compared, too, and not the numbers alone.
+        timed: Whether both rest on the same measured times. If not, compute that is timed is compared by its verdict.
     """
     sentences = []
     for part in ("audits", "contract", "heuristics", "unlearners"):
@@ -29,8 +40,56 @@ def differences(claimed: Mapping[str, Any], found: Mapping[str, Any]) -> list[st
             if name not in old or name not in new:
                 sentences.append(f"{name}: {'not in the result' if name not in old else 'not found again'}")
                 continue
-            sentences += [f"{name}: {line}" for line in _unequal(old[name], new[name])]
+            left_out = (*VOLATILE, "id", *(() if worded else WORDED))
+            unequal = _unequal(old[name], new[name], left_out, timed or not _timed(old[name]))
+            sentences += [f"{name}: {line}" for line in unequal]
     return sentences
+
+
+def refuted(claimed: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """Return what speaks against a result that another kind of machine made anew, a sentence each.
+
+    No number comes out the same there. But no verdict is worse, nothing is left out, the seeds begin the same list,
+    margins are the same, and the intervals of two estimates of one trace overlap.
+
+    Args:
+        claimed: A JSON result.
+        found: The one that was made anew.
+    """
+    sentences = []
+    old, new = audits_of(claimed), audits_of(found)
+    for key in dict.fromkeys((*old, *new)):
+        one, other = old.get(key), new.get(key)
+        change = change_of(key, one, other)
+        if one is None or other is None:
+            sentences.append(f"{_name(*key[:4])}: {'not in the result' if one is None else 'not found again'}")
+            continue
+        apart = comparable(one, other) and not _timed(one) and moved(one, other)
+        if change and (change.worse or apart):
+            sentences.append(change.sentence)
+        if not _one_list(one["seeds"], other["seeds"]):
+            sentences.append(f"{_name(*key[:4])}: seeds {one['seeds']} → {other['seeds']}")
+        if comparable(one, other) and not _same(one["margin"], other["margin"]):
+            sentences.append(f"{_name(*key[:4])}: margin {one['margin']} → {other['margin']}")
+    lines, found_lines = _by_name(claimed, "contract"), _by_name(found, "contract")
+    for name, line in found_lines.items():
+        if name not in lines:
+            sentences.append(f"{name}: not in the result")
+        elif line["kept"] is False:
+            sentences.append(f"{name}: {line['sentence']}")
+    return sentences
+
+
+def _one_list(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Return whether of two lists one begins with the other: a plan may end after another number of seeds."""
+    n = min(len(one), len(other))
+    return list(one[:n]) == list(other[:n])
+
+
+def _timed(audit: Entry) -> bool:
+    """Return whether the compute of an audit is timed, and not counted."""
+    counted = [name for name in YARDSTICKS if f"{name}_of_retraining" in audit.get("details", {})]
+    return audit.get("test") == "budget" and counted_in(dict.fromkeys(counted)) == ("cpu_seconds",)
 
 
 def readings(document: Mapping[str, Any], seeds: Collection[int]) -> dict[str, float | None]:
@@ -86,11 +145,11 @@ def _name(unlearner: str, task: str, poison: str, claim: str) -> str:
     return f"{claim} of {unlearner} on {task}, {poison}"
 
 
-def _unequal(old: Entry, new: Entry) -> Iterator[str]:
-    """Yield what differs between two entries: the names of their values, and small ones in full."""
-    for name in sorted({*old, *new}):
+def _unequal(old: Entry, new: Entry, left_out: Collection[str], whole: bool) -> Iterator[str]:
+    """Yield what differs between two entries, whole or by their verdicts: names of values, and small ones in full."""
+    for name in sorted({*old, *new}) if whole else ("verdict",):
         values = old.get(name), new.get(name)
-        if name not in (*VOLATILE, "id") and not _same(*values):
+        if name not in left_out and not _same(*values):
             short = all(len(str(value)) < 60 for value in values)
             yield f"{name} {values[0]} → {values[1]}" if short else name
 

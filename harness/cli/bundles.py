@@ -12,18 +12,21 @@ from typing import Any
 from harness import registry
 from harness.api import UnlearningError
 from harness.bundles import bundle as bundles
-from harness.bundles.repeating import differences, of_others, readings, unlike
+from harness.bundles.made import Made, machine, others_of, sources_of, without_places
+from harness.bundles.repeating import differences, of_others, readings, refuted, unlike
 from harness.bundles.signing import Untrue, sign
 from harness.cli.gate import PLAN
+from harness.cli.store import in_bytes
 from harness.cli.suite import repeated, run_suite
 from harness.isolated import method as isolation
 from harness.judging.claims import POISON
 from harness.judging.drawing import DRAWN
-from harness.report.changes import MEANING, changes
-from harness.report.document import not_judged, read, versions
+from harness.report.changes import MEANING
+from harness.report.document import not_judged, read, versions, write_json
+from harness.sources import ROOT
 from harness.store.artefacts import Store
 from harness.store.files import Files
-from harness.store.inventory import Inventory, remove
+from harness.store.inventory import Inventory, Record, remove
 from harness.store.packing import pack, unpack
 
 #: Versions that decide where a training ends.
@@ -48,6 +51,10 @@ def add_submit(subparsers: Any) -> None:
     parser.add_argument(
         "--store", required=True, metavar="DIR", type=Path, help="A store for this bundle: all that it holds in the "
         "end goes into the bundle. Name it again to go on after an interruption",
+    )  # fmt: skip
+    parser.add_argument(
+        "--without-models", action="store_true", help="Leave the models out: a file of some 10 kB, for a table of many "
+        "bundles. Whoever verifies it must make everything anew. --store may be any store",
     )  # fmt: skip
     parser.add_argument("--out", required=True, metavar="FILE.zip", type=Path, help="The bundle")
     parser.add_argument("--sign", metavar="KEY", type=Path, help="Key of OpenSSH, such as ~/.ssh/id_ed25519")
@@ -112,12 +119,24 @@ def _submit(options: argparse.Namespace) -> int:
             raise UnlearningError(f"there is nothing to submit yet: {missing}")
         if len(document["unlearners"]) > 1:
             raise UnlearningError("a bundle is about one method; write one bundle for each")
-        records = pack(Store(options.store, run="").files, packed)
-        bundles.write(out, result, packed, options.sign)
-    size = out.stat().st_size / 1e6
-    print(f"\nwrote {options.out}: {len(document['audits'])} audits, {records} artefacts, {size:.1f} MB", end="")
+        write_json(result, without_places(document, (options.store.absolute(), Path(folder), Path.cwd(), ROOT)))
+        store = Store(options.store, run="").files
+        device = _device(Inventory.of(store).records, document)
+        records = 0 if options.without_models else pack(store, packed)
+        made = Made(sources_of(document), device, machine(device))
+        bundles.write(out, result, None if options.without_models else packed, made, options.sign)
+    kept = "without models" if options.without_models else f"{records} artefacts"
+    print(f"\nwrote {options.out}: {len(document['audits'])} audits, {kept}, {in_bytes(out.stat().st_size)}", end="")
     print("" if options.sign else "; not signed: --sign KEY signs it")
     return 0
+
+
+def _device(records: Iterable[Record], document: Mapping[str, Any]) -> str:
+    """Return the kind of device that the methods of a result were run on; ``"auto"`` if it is not one."""
+    of = {str(each["source_sha256"]) for each in document["unlearners"]}
+    models = (record.of for record in records if record.kind == "model" and "method" in record.of)
+    kinds = {str(model.get("device")) for model in models if model["method"].get("source") in of}
+    return kinds.pop() if len(kinds) == 1 else "auto"
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -139,63 +158,132 @@ def _verified(options: argparse.Namespace) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="unlearning-verify-") as place:
         folder = Path(place)
-        opened = bundles.opened(options.bundle, folder, options.signers)
-        document = opened.document
+        bundle = bundles.opened(options.bundle, folder, options.signers)
         store = Store(folder / "store", run="").files
-        try:
-            unpack(opened.store, store)
-        except UnlearningError as error:
-            raise Untrue(str(error)) from None
-        kind = _require_here(document, store, options)
-        by = f"signed by {opened.signed_by}" if opened.signed_by else "its signature was not checked"
-        print(f"1 of 3: it is what its manifest says; {by if opened.signed else 'it is not signed'}", flush=True)
+        if bundle.store is not None:
+            try:
+                unpack(bundle.store, store)
+            except UnlearningError as error:
+                raise Untrue(str(error)) from None
+        _require_here(bundle.document, store, options)
+        by = f"signed by {bundle.signed_by}" if bundle.signed_by else "its signature was not checked"
+        print(f"1 of 3: it is what its manifest says; {by if bundle.signed else 'it is not signed'}", flush=True)
 
-        quietly = [*QUIETLY, f"--audit-device={kind}"]
-        again = _audited(options, folder / "store", folder / "again.json", quietly)
-        _require_settings(document, again)
-        if trained := sorted({arm for trial in again["trials"] for arm in trial["cost"]["built"]}):
-            raise Untrue(f"it does not hold all that its result rests on ({', '.join(trained)} had to be trained)")
-        _require_none("its models do not give its result", differences(document, again))
-        print(f"2 of 3: its models give its result, {len(again['audits'])} audits", flush=True)
+        if bundle.store is None:
+            print("2 of 3: it carries no models, so everything must be made anew, and is now", flush=True)
+        else:
+            _require_models(bundle, _again(bundle, options, folder))
+        audits = bundle.document["audits"]
+        poison, drawn = _seeds(audit for audit in audits if audit["claim"] == POISON.name), options.anew
+        if bundle.store is None or drawn == ALL:
+            _forget(store, _seeds(audits))
+            _require_whole(bundle, _again(bundle, options, folder))
+        else:  # some of the seeds that the verdict on the poison rests on
+            anew = sorted(random.SystemRandom().sample(poison, min(drawn, len(poison))))
+            _forget(store, anew)
+            _require_part(bundle, _again(bundle, options, folder), anew)
 
-        seeds, poison = _seeds(document["audits"]), _seeds(a for a in document["audits"] if a["claim"] == POISON.name)
-        anew = seeds
-        if options.anew != ALL:  # of those that the verdict on the poison rests on
-            anew = sorted(random.SystemRandom().sample(poison, min(options.anew, len(poison))))
-        _forget(store, anew)
-        remade = _audited(options, folder / "store", folder / "anew.json", quietly)
-        if options.anew == ALL:
-            worse = [change.sentence for change in changes(document, remade) if change.worse]
-            _require_none("made anew, all of it, the verdicts are worse", worse)
-            print(f"3 of 3: everything made anew: no verdict of {len(remade['audits'])} is worse", flush=True)
-            return
-        claimed = readings(document, seeds)
-        bad = unlike(claimed, readings(remade, seeds))
-        made = f"seed{'s' * (len(anew) > 1)} {' and '.join(map(str, anew))} made anew"
-        if bad and any(map(of_others, bad)):
-            _print(bad)
-            raise UnlearningError(
-                f"with {made}, poisoned and retrained models differ from those of the bundle: this machine does not "
-                "compute as the one that made it, or they were changed; --anew=all makes everything anew, and compares "
-                "the verdicts"
-            )
-        _require_none(f"with {made}, the method does not do what it did", bad)
-        print(f"3 of 3: {made}, everything read anew: {len(claimed)} numbers, all equal", flush=True)
+
+def _again(bundle: bundles.Bundle, options: argparse.Namespace, folder: Path) -> Mapping[str, Any]:
+    """Run the suites on the store of a bundle, and return the result.
+
+    Raises:
+        UnlearningError: They did not finish, or judge by other settings than the bundle was judged by.
+    """
+    quietly = [*QUIETLY, f"--audit-device={bundle.made.device}"]
+    found = _audited(options, folder / "store", folder / "again.json", quietly)
+    _require_settings(bundle.document, found)
+    return found
+
+
+def _require_models(bundle: bundles.Bundle, again: Mapping[str, Any]) -> None:
+    """Refuse a bundle whose models do not give its result.
+
+    Raises:
+        Untrue, UnlearningError: As `_require_none`.
+    """
+    other = others_of(bundle.made.sources, sources_of(again))
+    trained = sorted({arm for trial in again["trials"] for arm in trial["cost"]["built"]})
+    lacks = [f"{arm} had to be trained" for arm in trained]
+    _require_none("it does not hold all that its result rests on", lacks, other)
+    found = differences(bundle.document, again, worded=not other)
+    _require_none("its models do not give its result", found, other)
+    print(f"2 of 3: its models give its result, {len(again['audits'])} audits", flush=True)
+
+
+def _require_part(bundle: bundles.Bundle, remade: Mapping[str, Any], anew: Sequence[int]) -> None:
+    """Refuse a bundle of which a part does not come out again.
+
+    Raises:
+        Untrue, UnlearningError: As `_require_none`; or this machine does not compute as the one that made it.
+    """
+    made = f"seed{'s' * (len(anew) > 1)} {' and '.join(map(str, anew))} made anew"
+    numbers, bad = _unlike(bundle.document, remade)
+    if any(map(of_others, bad)):
+        _print(bad)
+        raise UnlearningError(
+            f"with {made}, poisoned and retrained models differ from those of the bundle: this machine does not "
+            "compute as the one that made it, or they were changed; --anew=all makes everything anew, and compares "
+            "the verdicts"
+        )
+    other = others_of(bundle.made.sources, sources_of(remade))
+    _require_none(f"with {made}, the method does not do what it did", bad, other)
+    print(f"3 of 3: {made}, everything read anew: {numbers} numbers, all equal", flush=True)
+
+
+def _require_whole(bundle: bundles.Bundle, remade: Mapping[str, Any]) -> None:
+    """Refuse a bundle that does not come out again when everything is made anew.
+
+    Raises:
+        Untrue, UnlearningError: As `_require_none`.
+    """
+    other = others_of(bundle.made.sources, sources_of(remade))
+    _, bad = _unlike(bundle.document, remade)
+    count = f"3 of 3: everything made anew, {len(remade['audits'])} audits:"
+    if not any(map(of_others, bad)):  # a machine that trains the same models finds the same numbers
+        found = differences(bundle.document, remade, worded=not other, timed=False)
+        _require_none("made anew, its result is another", found, other)
+        print(f"{count} all numbers are equal", flush=True)
+        return
+    _require_none("made anew, it does not hold", refuted(bundle.document, remade), other)
+    print(
+        f"{count} no verdict is worse, and estimates agree within their intervals. More cannot be said: this machine "
+        "does not compute as the one that made it, or its numbers were changed", flush=True,
+    )  # fmt: skip
+
+
+def _unlike(document: Mapping[str, Any], remade: Mapping[str, Any]) -> tuple[int, list[str]]:
+    """Return how many readings a result has, and which were not found again, a sentence each."""
+    seeds = _seeds(document["audits"])
+    claimed = readings(document, seeds)
+    return len(claimed), unlike(claimed, readings(remade, seeds))
 
 
 def _seeds(audits: Iterable[Mapping[str, Any]]) -> list[int]:
     return sorted({seed for audit in audits for seed in audit["seeds"]})
 
 
-def _require_none(what: str, found: Sequence[str]) -> None:
+def _require_none(what: str, found: Sequence[str], other: Sequence[str]) -> None:
     """Refuse a bundle of which something was found.
+
+    Args:
+        what: What that would mean.
+        found: A sentence for each.
+        other: The sources that are others here than those that it was made by.
 
     Raises:
         Untrue: Something was.
+        UnlearningError: Something was, and it may come from a source that is another one here.
     """
-    if found:
-        _print(found)
-        raise Untrue(what)
+    if not found:
+        return
+    _print(found)
+    if other:
+        raise UnlearningError(
+            f"{what}; but it was made by another source of {', '.join(other)}, which may be why: install what it was "
+            "made with, and verify it again"
+        )
+    raise Untrue(what)
 
 
 def _print(lines: Sequence[str]) -> None:
@@ -224,11 +312,11 @@ def _audited(options: argparse.Namespace, store: Path, result: Path, further: Se
     return read(result)
 
 
-def _require_here(document: Mapping[str, Any], store: Files, options: argparse.Namespace) -> str:
-    """Refuse what cannot be checked here; return the kind of device that the models were made on.
+def _require_here(document: Mapping[str, Any], store: Files, options: argparse.Namespace) -> None:
+    """Refuse what cannot be checked here.
 
     Raises:
-        UnlearningError: The versions, the source or the device are others, or the salt is missing.
+        UnlearningError: The versions or the source are others, or the salt is missing.
     """
     from harness.trials.keys import stale  # here, because it imports torch
 
@@ -243,8 +331,7 @@ def _require_here(document: Mapping[str, Any], store: Files, options: argparse.N
         raise UnlearningError(f"it was made with {', '.join(other)}, and here is {here}; install those versions first")
     if drawn and not options.seeds_from:
         raise UnlearningError("its seeds were drawn; name the salt that they were drawn by, with --seeds-from")
-    models = [record for record in Inventory.of(store).records if record.kind == "model"]
-    if any(map(stale, models)):
+    if any(stale(record) for record in Inventory.of(store).records if record.kind == "model"):
         raise UnlearningError(
             "its models were made by another build of torch, or by another source of this package, of the task or of "
             "the poison than those installed here; install what it was made with first"
@@ -253,8 +340,6 @@ def _require_here(document: Mapping[str, Any], store: Files, options: argparse.N
     if source.get(method.id) != method.source:
         named = ", ".join(f"{name} (source {digest[:8]})" for name, digest in source.items())
         raise UnlearningError(f"it is about {named}, and {method.id} has source {method.source[:8]} here")
-    kinds = sorted({str(record.of.get("device")) for record in models})
-    return kinds[0] if len(kinds) == 1 else "auto"
 
 
 def _require_settings(document: Mapping[str, Any], again: Mapping[str, Any]) -> None:

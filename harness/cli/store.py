@@ -88,7 +88,7 @@ def _list(options: argparse.Namespace) -> int:
         size = sum(r.entry.size for r in records) + sum(inventory.blobs[str(blob)].size for blob in blobs)
         ages = sorted({_age(now - r.entry.written): now - r.entry.written for r in records}.items(), key=lambda a: a[1])
         age = ages[0][0] if len(ages) == 1 else f"{ages[0][0]} to {ages[-1][0]}"
-        rows.append((*names, str(len(records)), _bytes(size), age))
+        rows.append((*names, str(len(records)), in_bytes(size), age))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
@@ -105,7 +105,7 @@ def _size(options: argparse.Namespace) -> int:
         ("temporaries", inventory.temporaries),
         ("foreign files", inventory.foreign),
     ):
-        print(f"{what:<14}{len(entries):>8}  {_bytes(sum(entry.size for entry in entries)):>9}")
+        print(f"{what:<14}{len(entries):>8}  {in_bytes(sum(entry.size for entry in entries)):>9}")
     if inventory.files.scratch != getattr(inventory.files, "root", None):
         print(f"copies of its blobs are kept in {inventory.files.scratch}, a store without records")
     return 0
@@ -148,14 +148,14 @@ def _prune(options: argparse.Namespace) -> int:
         for entry in entries if options.dry_run else remove(inventory.files, entries):
             print(f"{reason}: {entry.name}")
             total, size = total + 1, size + entry.size
-    print(f"{'would remove' if options.dry_run else 'removed'} {total} files, {_bytes(size)}")
+    print(f"{'would remove' if options.dry_run else 'removed'} {total} files, {in_bytes(size)}")
     return 0
 
 
 def _pack(options: argparse.Namespace) -> int:
     file = options.file.absolute()
     records = pack(_existing(options), file)
-    print(f"packed {records} records, {_bytes(file.stat().st_size)}; SHA-256 {digest_of(file)}")
+    print(f"packed {records} records, {in_bytes(file.stat().st_size)}; SHA-256 {digest_of(file)}")
     return 0
 
 
@@ -180,5 +180,6 @@ def _age(seconds: float) -> str:
     return "now"
 
 
-def _bytes(size: float) -> str:
+def in_bytes(size: float) -> str:
+    """Return a size as people read it, e.g. ``"3.4 MB"``."""
     return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"

@@ -58,7 +58,7 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]
     old, new = audits_of(before), audits_of(after)
     found = []
     for key in dict.fromkeys((*old, *new)):
-        if change := _change(key, old.get(key), new.get(key)):
+        if change := change_of(key, old.get(key), new.get(key)):
             found.append(change)
     return sorted(found, key=lambda change: not change.worse)
 
@@ -105,24 +105,24 @@ def _known(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def _change(key: Key, old: Entry | None, new: Entry | None) -> Change | None:
-    """Return what changed about an audit, or None."""
+def change_of(key: Key, old: Entry | None, new: Entry | None) -> Change | None:
+    """Return what changed about an audit of two results, None if nothing did. One of them may lack it."""
     unlearner, task, poison, claim, _ = key
     name = f"{called(unlearner)} on {task}, {poison}, {title_of(claim)}"
     if old is None or new is None:
         where = "only in the later result" if old is None else "missing from the later result"
         return Change(f"{name}: {where}.", worse=new is None, stays=new is not None)
     ranks = WORST.index(old["verdict"]), WORST.index(new["verdict"])
-    if ranks[0] == ranks[1] and not _moved(old, new):
+    if ranks[0] == ranks[1] and not moved(old, new):
         return None
     text = f"{name}: {_text(old)} → {_text(new)}"
     return Change(f"{text}{_by(old, new)}.", worse=ranks[1] < ranks[0], stays=True)
 
 
-def _moved(old: Entry, new: Entry) -> bool:
+def moved(old: Entry, new: Entry) -> bool:
     """Return whether an estimate moved by more than chance explains."""
     values = old["estimate"], new["estimate"]
-    if not _comparable(old, new):
+    if not comparable(old, new):
         return True
     if None in values:
         return values[0] is not values[1]
@@ -135,7 +135,7 @@ def _moved(old: Entry, new: Entry) -> bool:
     return bool(new_low > high or new_high < low)
 
 
-def _comparable(old: Entry, new: Entry) -> bool:
+def comparable(old: Entry, new: Entry) -> bool:
     """Return whether two estimates are of one trace, and so in one unit."""
     return all(old.get(name) == new.get(name) for name in ("trace", "test"))
 
@@ -153,8 +153,7 @@ def _text(audit: Entry) -> str:
 def _by(old: Entry, new: Entry) -> str:
     """Return by how much an estimate moved; ``""`` if the two are not of one trace."""
     values = old["estimate"], new["estimate"]
-    if None in values or not _comparable(old, new):
+    if None in values or not comparable(old, new):
         return ""
-    moved = values[1] - values[0]
-    text = shown_by(new)(moved)
+    text = shown_by(new)(values[1] - values[0])
     return f"; moved by {text if text.startswith((MINUS, '+')) else f'+{text}'}"
