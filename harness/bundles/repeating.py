@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from harness.judging.yardsticks import YARDSTICKS, counted_in
+from harness.judging.yardsticks import YARDSTICKS, beyond, counted_in
 from harness.report.changes import audits_of, change_of, comparable, moved
 from harness.report.document import Entry
 
@@ -31,7 +31,7 @@ def differences(
         claimed: A JSON result.
         found: The one that was found again.
         worded: Whether sentences are compared, too, and not the numbers alone.
-        timed: Whether both rest on the same measured times. If not, compute that is timed is compared by its verdict.
+        timed: Whether both rest on the same measured times. If not, nothing is compared that follows from a time.
     """
     sentences = []
     for part in ("audits", "contract", "heuristics", "unlearners"):
@@ -40,9 +40,9 @@ def differences(
             if name not in old or name not in new:
                 sentences.append(f"{name}: {'not in the result' if name not in old else 'not found again'}")
                 continue
-            left_out = (*VOLATILE, "id", *(() if worded else WORDED))
-            unequal = _unequal(old[name], new[name], left_out, timed or not _timed(old[name]))
-            sentences += [f"{name}: {line}" for line in unequal]
+            left_out = {*VOLATILE, "id", *(() if worded else WORDED)}
+            left_out |= set() if timed else _from_times(old[name], new[name])
+            sentences += [f"{name}: {line}" for line in _unequal(old[name], new[name], left_out)]
     return sentences
 
 
@@ -60,12 +60,12 @@ def refuted(claimed: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     old, new = audits_of(claimed), audits_of(found)
     for key in dict.fromkeys((*old, *new)):
         one, other = old.get(key), new.get(key)
-        change = change_of(key, one, other)
         if one is None or other is None:
             sentences.append(f"{_name(*key[:4])}: {'not in the result' if one is None else 'not found again'}")
             continue
-        apart = comparable(one, other) and not _timed(one) and moved(one, other)
-        if change and (change.worse or apart):
+        change, times = change_of(key, one, other), _from_times(one, other)
+        apart = comparable(one, other) and "estimate" not in times and moved(one, other)
+        if change and ((change.worse and "verdict" not in times) or apart):
             sentences.append(change.sentence)
         if not _one_list(one["seeds"], other["seeds"]):
             sentences.append(f"{_name(*key[:4])}: seeds {one['seeds']} → {other['seeds']}")
@@ -86,10 +86,34 @@ def _one_list(one: Sequence[int], other: Sequence[int]) -> bool:
     return list(one[:n]) == list(other[:n])
 
 
-def _timed(audit: Entry) -> bool:
-    """Return whether the compute of an audit is timed, and not counted."""
-    counted = [name for name in YARDSTICKS if f"{name}_of_retraining" in audit.get("details", {})]
-    return audit.get("test") == "budget" and counted_in(dict.fromkeys(counted)) == ("cpu_seconds",)
+def slower(claimed: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """Return which budgets were kept in one result and, by CPU time alone, not in the other, a sentence each."""
+    old, new = audits_of(claimed), audits_of(found)
+    sentences = []
+    for key, audit in old.items():
+        if key in new and audit["verdict"] == "PASS" and _too_slow(new[key]):
+            sentences.append(f"{_name(*key[:4])}: {new[key].get('finding', '')}")
+    return sentences
+
+
+def _from_times(*audits: Entry) -> set[str]:
+    """Return the names of values of an audit that follow from CPU times in one of two results."""
+    found: set[str] = set()
+    if any(map(_too_slow, audits)):
+        found |= {"verdict", "reason", "as_required", *WORDED}
+    if any(of.get("test") == "budget" and counted_in(_shares(of)) == ("cpu_seconds",) for of in audits):
+        found |= {"estimate", "interval", "values", *WORDED}
+    return found
+
+
+def _too_slow(audit: Entry) -> bool:
+    """Return whether an audit of a budget fails by CPU time alone, which depends on what else a machine does."""
+    return audit.get("test") == "budget" and beyond(_shares(audit), audit["margin"]) == ["cpu_seconds"]
+
+
+def _shares(audit: Entry) -> dict[str, float]:
+    found = {name: audit.get("details", {}).get(f"{name}_of_retraining") for name in YARDSTICKS}
+    return {name: share for name, share in found.items() if share is not None}
 
 
 def readings(document: Mapping[str, Any], seeds: Collection[int]) -> dict[str, float | None]:
@@ -145,11 +169,11 @@ def _name(unlearner: str, task: str, poison: str, claim: str) -> str:
     return f"{claim} of {unlearner} on {task}, {poison}"
 
 
-def _unequal(old: Entry, new: Entry, left_out: Collection[str], whole: bool) -> Iterator[str]:
-    """Yield what differs between two entries, whole or by their verdicts: names of values, and small ones in full."""
-    for name in sorted({*old, *new}) if whole else ("verdict",):
+def _unequal(old: Entry, new: Entry, left_out: Collection[str]) -> Iterator[str]:
+    """Yield what differs between two entries: the names of their values, and small ones in full."""
+    for name in sorted({*old, *new} - set(left_out)):
         values = old.get(name), new.get(name)
-        if name not in left_out and not _same(*values):
+        if not _same(*values):
             short = all(len(str(value)) < 60 for value in values)
             yield f"{name} {values[0]} → {values[1]}" if short else name
 

@@ -1,5 +1,6 @@
 """A bundle: written, verified, and every way to tamper with it."""
 
+import copy
 import hashlib
 import json
 import shutil
@@ -11,6 +12,8 @@ import pytest
 from conftest import Folder
 from harness.api import UnlearningError
 from harness.bundles.bundle import opened
+from harness.bundles.made import without_places
+from harness.bundles.repeating import differences, refuted, slower
 from harness.bundles.signing import sign, signer
 from harness.store.artefacts import Store, blob_name, canonical, key_of
 from harness.store.packing import pack, unpack
@@ -86,7 +89,8 @@ def parts_of(file):
 def sealed(parts, key):
     """Write the manifest of a bundle's parts anew, and sign it."""
     manifest = json.loads(parts["manifest.json"])
-    manifest["sha256"] = {name: hashlib.sha256(parts[name]).hexdigest() for name in ("result.json", "store.zip")}
+    names = [name for name in ("result.json", "store.zip") if name in parts]
+    manifest["sha256"] = {name: hashlib.sha256(parts[name]).hexdigest() for name in names}
     parts["manifest.json"] = json.dumps(manifest).encode()
     parts["manifest.json.sig"] = sign(parts["manifest.json"], key)
 
@@ -324,7 +328,7 @@ def test_a_machine_that_computes_otherwise_repeats_everything(made):
     assert "this machine does not compute as the one that made it, or they were changed" in text.splitlines()[-1]
     code, text = verify(made, "other.zip", "--anew=all")
     assert code == 0, text
-    assert "3 of 3: everything made anew: no verdict of 3 is worse" in text
+    assert "3 of 3: everything made anew, 3 audits: no verdict is worse, and estimates agree" in text
 
 
 def test_a_reading_cannot_hide_among_the_models():
@@ -361,3 +365,131 @@ def test_versions_that_cannot_repeat_it_are_named(made):
     code, text = verify(made, changed(made, "older.zip", older))
     assert code == 2
     assert "it was made with torch 1.0, and here is pytest-unlearning " in text
+
+
+@pytest.fixture(scope="module")
+def small(made):
+    """A bundle without models, of the store of the other one."""
+    code, text = made.harness(
+        "submit", *ABOUT, "--store", made.store, "--without-models", "--out", "small.zip", "--sign", "key", *QUICK
+    )
+    assert code == 0, text
+    assert text.splitlines()[-1].startswith("wrote small.zip: 3 audits, without models, ")
+    return made
+
+
+def sign_anew(folder, name, result=lambda document: None, manifest=lambda content: None):
+    """Write the bundle without models anew, changed by its author."""
+    parts = parts_of(folder.path / "small.zip")
+    document, listed = json.loads(parts["result.json"]), json.loads(parts["manifest.json"])
+    result(document)
+    manifest(listed)
+    parts |= {"result.json": json.dumps(document).encode(), "manifest.json": json.dumps(listed).encode()}
+    sealed(parts, folder.path / "key")
+    written(folder.path / name, parts)
+    return name
+
+
+def test_a_bundle_without_models_is_small_and_names_no_folder(small):
+    parts = parts_of(small.path / "small.zip")
+    assert sorted(parts) == ["manifest.json", "manifest.json.sig", "result.json"]
+    assert (small.path / "small.zip").stat().st_size < 20_000
+    assert str(small.path) not in parts["result.json"].decode()
+    assert json.loads(parts["manifest.json"])["made"]["device"] == "cpu"
+
+
+def test_a_bundle_without_models_holds_when_everything_made_anew_is_equal(small):
+    code, text = verify(small, "small.zip")
+    assert code == 0, text
+    assert "2 of 3: it carries no models, so everything must be made anew, and is now" in text
+    assert "3 of 3: everything made anew, 3 audits: all numbers are equal" in text
+
+
+def test_a_bundle_without_models_whose_author_edited_a_kappa_is_untrue(small):
+    def nearly(document):
+        poison_audit(document)["estimate"] -= 0.01  # within the interval, and with the same verdict
+
+    code, text = verify(small, sign_anew(small, "nearly.zip", nearly))
+    assert code == 1, text
+    assert f"poison of {WEAK} on tiny:Tiny, backdoor:size=1: estimate 0.9" in text
+    assert text.splitlines()[-1] == "verify: nearly.zip is not true: made anew, its result is another"
+
+
+def test_with_another_source_a_difference_is_no_untruth(small):
+    """Seeds rolled again: untrue by the source that made it, and not known by another one."""
+
+    def rolled(document):
+        for audit in document["audits"]:
+            audit["seeds"] = [seed + 100 for seed in audit["seeds"]]
+
+    code, text = verify(small, sign_anew(small, "rolled.zip", rolled))
+    assert code == 1, text
+    assert "seeds [100, 101, 102] → [0, 1, 2]" in text
+
+    def older(listed):
+        listed["made"]["sources"]["harness.judging"] = "0" * 64
+
+    code, text = verify(small, sign_anew(small, "older.zip", rolled, older))
+    assert code == 2, text
+    assert "it was made by another source of harness.judging, which may be why" in text.splitlines()[-1]
+
+
+def test_models_cannot_be_taken_out_of_a_bundle(made):
+    parts = parts_of(made.path / "bundle.zip")
+    del parts["store.zip"]
+    written(made.path / "stripped.zip", parts)
+    with pytest.raises(UnlearningError, match="is no bundle"):
+        opened(made.path / "stripped.zip", made.path, None)
+
+
+@pytest.fixture
+def result(made):
+    return json.loads(parts_of(made.path / "bundle.zip")["result.json"])
+
+
+def edited(document, claim, **values):
+    """A copy of a result with values of an audit changed."""
+    found = copy.deepcopy(document)
+    next(audit for audit in found["audits"] if audit["claim"] == claim).update(values)
+    return found
+
+
+def test_another_machine_refutes_what_rounding_cannot_explain(result):
+    low, high = poison_audit(result)["interval"]
+    near, far = poison_audit(result)["estimate"] + 0.01, high + 1
+    elsewhere = edited(result, "poison", estimate=near, interval=[low + 0.01, high + 0.01], seeds=list(range(5)))
+    assert refuted(result, elsewhere) == []
+    assert refuted(elsewhere, result) == []  # it does not matter who took more seeds
+
+    better = edited(result, "poison", verdict="PASS", estimate=0.0, interval=[-0.1, 0.1])
+    assert "PASS 0.00 [−0.10, 0.10], n = 3 → FAIL" in refuted(better, elsewhere)[0]
+    moved = edited(result, "poison", estimate=far, interval=[far - 0.1, far + 0.1])
+    assert "; moved by " in refuted(moved, elsewhere)[0]
+    rolled = edited(result, "poison", seeds=[100, 101, 102])
+    assert refuted(rolled, elsewhere)[0].endswith("seeds [100, 101, 102] → [0, 1, 2, 3, 4]")
+    lax = edited(result, "accuracy", margin=0.5)
+    assert "margin 0.5 → 0.02" in refuted(lax, elsewhere)[0]
+    fewer = {**result, "audits": result["audits"][1:], "contract": result["contract"][1:]}
+    assert [line.rpartition(": ")[2] for line in refuted(fewer, elsewhere)] == ["not in the result"] * 2
+    breaks = {**result, "contract": [{**each, "kept": False, "sentence": "No."} for each in result["contract"][:1]]}
+    assert refuted(result, breaks)[0].endswith(": No.")
+
+
+def test_cpu_time_is_not_held_against_a_bundle(result):
+    cost = next(audit for audit in result["audits"] if audit["claim"] == "cost")
+    slow = {**cost["details"], "cpu_seconds_of_retraining": 0.5}
+    late = edited(result, "cost", details=slow, verdict="FAIL", reason="over-budget", finding="Slow.")
+    assert differences(result, late)
+    assert differences(result, late, timed=False) == refuted(result, late) == []
+    assert slower(result, late) == [f"cost of {WEAK} on tiny:Tiny, backdoor:size=1: Slow."]
+    assert slower(late, result) == []
+    dear = {**cost["details"], "examples_of_retraining": 0.5}
+    over = edited(result, "cost", details=dear, verdict="FAIL", reason="over-budget", estimate=0.5)
+    assert differences(result, over, timed=False)
+    assert refuted(result, over)
+
+
+def test_paths_of_places_are_left_out(tmp_path):
+    store = tmp_path / "store"
+    said = {"a": [f"--audit-store={store}", f"{store}2", f"x {tmp_path}/mine.py", 1, None]}
+    assert without_places(said, [tmp_path, store]) == {"a": ["--audit-store=store", "store2", "x mine.py", 1, None]}
