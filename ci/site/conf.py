@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from pathlib import Path
 
 from sphinx.application import Sphinx
 
 import harness
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE.parent / "results"
+sys.path.insert(0, str(HERE))
 
 project = "pytest-unlearning"
 author = "The pytest-unlearning maintainers"
@@ -56,6 +59,17 @@ def add_navigation(app: Sphinx, docname: str, source: list[str]) -> None:
         source[0] += "\n" + (HERE / "navigation.md").read_text(encoding="utf-8")
 
 
+def add_results(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Put the tables of the bundles into the page of results, and what changed between them."""
+    if docname == "docs/results":
+        import leaderboard
+
+        made = {"tables": leaderboard.tables, "history": leaderboard.history}
+        for place, make in made.items():
+            text = make(RESULTS, lambda file: f"../{file.relative_to(RESULTS.parents[1]).as_posix()}")
+            source[0] = source[0].replace(f"<!-- {place} -->", text)
+
+
 #: What screen readers and the keyboard need, and the theme or Sphinx leave out.
 MISSING = (
     ('<p class="caption" role="heading">', '<p class="caption" role="heading" aria-level="2">'),
@@ -82,6 +96,7 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    """Connect the two."""
+    """Connect the three."""
     app.connect("source-read", add_navigation)
+    app.connect("source-read", add_results)
     app.connect("build-finished", finish)
