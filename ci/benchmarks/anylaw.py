@@ -255,6 +255,42 @@ def powers(runs: int) -> list[dict[str, Any]]:
     return rows
 
 
+def uneven(runs: int) -> list[dict[str, Any]]:
+    """Return how often 16 seeds PASS by the reliable plan where the poison's effect varies over seeds; print it.
+
+    What is left is 0.2: of each seed's own effect on average, or in the last rows of all effects together. In these,
+    it is only seeds with a large effect that keep anything, and they keep all of it.
+    """
+    rng = np.random.default_rng(1)
+    shape, rows = (runs, LAST), []
+
+    def row(name: str, effects: Array, left: Array) -> None:
+        x = (left - HIGH) * effects / effects.mean(axis=1, keepdims=True)
+        steady = (x <= 1e-12).all(axis=1)
+        passing = rejects(tests(x + HIGH)[0], 0.05) & steady & (_stake(left) >= 1 / 0.075)
+        count = int(passing.sum())
+        of_each, together = float(left.mean()), float((left * effects).mean() / effects.mean())
+        rows.append(
+            {
+                "law": name, "left_of_each_effect": of_each, "left_of_all_effects": together,
+                "pass": {"rate": count / runs, "interval": clopper_pearson(count, runs)},
+            }
+        )  # fmt: skip
+        print(f"{name:45s} left {of_each:.3f}, of all {together:.3f}   PASS {count / runs:.3f}", flush=True)
+
+    for sd in (0.1, 0.2, 0.5):
+        sigma = np.sqrt(np.log1p(sd**2))
+        effects = np.exp(rng.normal(-(sigma**2) / 2, sigma, shape))
+        for name in ("nothing done on 20 % of seeds", "beta, concentration 1"):
+            row(f"{name}; effects vary by {sd:g}", effects, LAWS[name](rng, shape))
+    for times, share in ((2, 0.3), (3, 0.3), (6, 0.2)):
+        large = rng.random(shape) < share
+        effects = np.where(large, float(times), 1.0)
+        kept = TAU * (1 - share + share * times) / (share * times)  # of the large seeds, so that TAU is left of all
+        row(f"{times} times the effect on {share:.0%} of seeds", effects, 1.0 * (large & (rng.random(shape) < kept)))
+    return rows
+
+
 def candidates(runs: int) -> list[dict[str, Any]]:
     """Return how rules of a PASS on 16 seeds compare: their worst rows, and how often each passes the oracle; print it.
 

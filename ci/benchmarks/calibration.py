@@ -313,6 +313,7 @@ def main() -> None:
             "margins": anylaw.margins(options.runs),
             "powers": anylaw.powers(options.runs),
             "candidates": anylaw.candidates(options.runs),
+            "uneven": anylaw.uneven(options.runs),
         }
     else:
         with tempfile.TemporaryDirectory() as temporary:

@@ -96,16 +96,26 @@ def evidence_for(criterion: Criterion, evidence: Evidence, result: Result, outco
     Of retention alone, whose fractions have bounds: on no seed is more left of the poison than all of it. Where a FAIL
     says that too much is left, none lies further beyond retraining than `PAST_RETRAINING`. Of a PASS it is asked at
     the margin of what is left. Accuracy has no bounds near its margin.
+
+    What is bounded is the mean over seeds of the fraction that is left of each seed's own effect. The t test is about
+    another number, the mean of what is left over the mean effect. The two are equal if effects are, or have nothing to
+    do with the fractions. There is no evidence if the poison has no effect on a seed.
     """
     if criterion.measure.test != "retention":
         return math.inf
+    worse = 1 if criterion.measure.worse == "higher" else -1
+    arms = (evidence.poisoned, evidence.retrained, evidence.unlearned)
+    of_seeds = [(worse * (p - r), worse * (u - r)) for p, r, u in zip(*arms, strict=True)]
+    if any(effect <= 0 for effect, _ in of_seeds):
+        return 1.0
+    left = [remains / effect for effect, remains in of_seeds]
     high = result.bounds[1]
     if outcome is Outcome.PASS:
-        return e_value(_beyond(criterion, evidence, evidence.unlearned, 1, high), 1 - high)
-    side = int(result.side == Reason.POISON_LEFT)
-    margin = result.bounds[side]
-    inside = [-x for x in _beyond(criterion, evidence, evidence.unlearned, side, margin)]
-    return e_value(inside, margin + PAST_RETRAINING if side else 1 - margin)
+        return e_value([each - high for each in left], 1 - high)
+    if result.side == Reason.POISON_LEFT:
+        return e_value([high - each for each in left], high + PAST_RETRAINING)
+    low = result.bounds[0]
+    return e_value([each - low for each in left], 1 - low)
 
 
 def _beyond(criterion: Criterion, evidence: Evidence, arm: Sequence[float], side: int, margin: float) -> list[float]:

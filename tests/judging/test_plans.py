@@ -67,6 +67,13 @@ def found(u, plan=RELIABLE, claim=None, **kw):
     return details_of(claim, evidence.first(judgement.seeds), plan, judgement.result, judgement.reason)
 
 
+def test_a_seed_stakes_what_is_left_of_its_own_effect():
+    p = (1.0,) * 12 + (2.0,) * 4
+    tenth = [0.1 * effect for effect in p]
+    assert found(tenth, poisoned=p)["e_pass"] == pytest.approx((0.9 / 0.8) ** 16)
+    assert found([0.0] * 16, poisoned=(1.0,) * 15 + (0.0,))["e_pass"] == 1, "no effect on a seed, no evidence"
+
+
 def test_what_the_reliable_plan_found_is_among_the_details():
     assert found([0.0] * 16) == {"bad_seeds": 0, "e_pass": pytest.approx(1.25**16), "e_fail": 1}
     assert found([0.0] * 14 + [1.0, -0.5])["bad_seeds"] == 2
