@@ -114,12 +114,15 @@ class Plan:
 
     @property
     def null_level(self) -> float:
-        """Level at which an exact null must not be rejected, for a PASS.
+        """Level at which an exact null must not be rejected, for a PASS: the larger, the stricter.
 
-        The whole error rate, which is only strict: what is rejected by chance is asked again at the next look. Where
-        there is no next one, retraining must not be turned away by chance.
+        So a smaller error rate does not make it smaller. It is not divided by the looks: what is rejected by chance is
+        asked again at the next one. Where there is no next one, retraining must not be turned away by chance.
         """
-        return self.alpha if self.pass_looks > 1 else self.bite_level
+        from harness.statistics.exact import PLAIN  # here: a listing does without scipy
+
+        level = max(self.alpha, PLAIN)
+        return level if self.pass_looks > 1 else level / len(LOOKS)
 
     @property
     def bite_level(self) -> float:

@@ -44,7 +44,9 @@ class Reason(StrEnum):
     OVER_BUDGET = "over-budget"
     DIVERGED = (
         "diverged",
-        "The unlearned model diverged: weights are not finite for {diverged} of {n} seeds.",
+        "The unlearned model diverged: its weights, or what the probe reads of it, are not finite for {diverged} of "
+        "{n} seeds.",
+        "Take smaller steps: a smaller learning rate, or less weight on the points to forget.",
     )
     # The evidence does not decide yet, or will not.
     NEED_MORE_SEEDS = (

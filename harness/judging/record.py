@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import inf, isnan
+from math import inf, isfinite, isnan
 from statistics import fmean, median
 from typing import Any
 
@@ -20,6 +20,7 @@ from harness.judging.reliable import details_of
 from harness.judging.verdict import Evidence, Trace, Verdict
 from harness.judging.yardsticks import shares
 from harness.statistics import bad_seed_bound, eps_lower_single, mu_lower
+from harness.statistics.exact import TINIEST
 
 #: Delta of the epsilon that is proven to be left, of methods that certify none.
 DELTA = 1e-5
@@ -48,8 +49,10 @@ def verdict_of(
     """
     criterion, judgement = found.criteria[found.decides], found.deciding
     details = _details(criterion, judgement, readings, plan)
-    if found.criteria[0].measure.exact_null and "T" in main[0]["U"].details:
-        details |= residue([by_arm["U"].details["T"] for by_arm in main], plan.alpha, certified_by(cell.unlearner))
+    scores = [by_arm["U"].details.get("T") for by_arm in main]
+    known = [t for t in scores if t is not None and isfinite(t)]  # a model that diverged has none
+    if found.criteria[0].measure.exact_null and len(known) == len(scores):
+        details |= residue(known, plan.alpha, certified_by(cell.unlearner))
     details |= details_of(criterion, evidence, plan, judgement.result, judgement.reason)
     values = {
         "poisoned": evidence.poisoned,
@@ -201,11 +204,11 @@ def residue(t: Sequence[float], alpha: float, certificate: tuple[float, float] |
     delta is `DELTA`.
     """
     delta = DELTA if certificate is None else certificate[1]
-    p = 2 * special.ndtr(-abs(t[0]))
+    p = max(2 * float(special.ndtr(-abs(t[0]))), TINIEST)  # 0 would prove too much
     level = alpha / 2 / len(LOOKS)
     return {
         "mu_lower": max(mu_lower(t, level), mu_lower([-x for x in t], level)),
-        "eps_lower": eps_lower_single(float(p), alpha, delta),
+        "eps_lower": eps_lower_single(p, alpha, delta),
         "residue_confidence": 1 - alpha,
         **({} if certificate is None else {"certified_epsilon": certificate[0], "certified_delta": delta}),
     }

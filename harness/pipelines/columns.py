@@ -21,7 +21,11 @@ CHUNK = 1000
 
 
 class Frame(Held):
-    """A DataFrame with a column of labels. Poisons can change its columns of numbers."""
+    """A DataFrame with a column of labels. Poisons can change its column of texts, else its columns of numbers.
+
+    Attributes:
+        numbers: Names of the columns of numbers that poisons can change.
+    """
 
     def __init__(self, frame: Any, named: Columns) -> None:
         import numpy as np
@@ -49,10 +53,10 @@ class Frame(Held):
         if self._text:
             self.kind, self.inputs = "text", no_phrases(len(frame))
             features = []
-        self._features = numbers_in(frame, label) if features is None else list(features)
-        if self._features:
+        self.numbers = _numbers_in(frame, label) if features is None else list(features)
+        if self.numbers:
             self.kind = "table"
-            values = self._frame[self._features].to_numpy("float64")
+            values = self._frame[self.numbers].to_numpy("float64")
             self.inputs = {"features": torch.from_numpy(values.copy())}
 
     @property
@@ -66,11 +70,11 @@ class Frame(Held):
             if found[self._text].dtype.name == "category":  # it would refuse other texts
                 found[self._text] = found[self._text].astype(object)
             found.iloc[places, column] = phrased(found.iloc[places, column].tolist(), inputs, places)
-        if self._features:
+        if self.numbers:
             values = inputs["features"].detach().cpu().numpy()
             changed = (values != self.inputs["features"][rows].numpy()).any(axis=0)
             for place in changed.nonzero()[0]:  # the others stay as they are
-                name = self._features[place]
+                name = self.numbers[place]
                 found[name] = _as(values[:, place], found[name].dtype)
         if labels is None:
             return found.drop(columns=self._label)
@@ -86,7 +90,7 @@ class Frame(Held):
     def rest(self) -> bytes:
         from pandas.util import hash_pandas_object
 
-        others = self._frame.drop(columns=[*self._features, self._label])
+        others = self._frame.drop(columns=[*self.numbers, self._label])
         return hashlib.sha256(
             repr(list(self._frame.columns)).encode() + hash_pandas_object(others).values.tobytes()
         ).digest()
@@ -113,7 +117,7 @@ def text_in(columns: Sequence[str], named: Columns, column: Callable[[str], Iter
     return text
 
 
-def numbers_in(frame: Any, label: str) -> list[str]:
+def _numbers_in(frame: Any, label: str) -> list[str]:
     """Return the columns of a frame, but for the labels, that hold finite numbers alone."""
     import numpy as np
 
@@ -158,6 +162,9 @@ class Records(Held):
     """A ``datasets.Dataset`` with a column of labels, which stays where it is.
 
     Poisons can change its column of texts, else its columns of numbers, which are held in memory.
+
+    Attributes:
+        numbers: Names of the columns of numbers that poisons can change.
     """
 
     def __init__(self, records: Any, named: Columns) -> None:
@@ -175,10 +182,10 @@ class Records(Held):
         self._text = text_in(records.column_names, named, self._values)
         if self._text:
             self.kind, self.inputs = "text", no_phrases(len(records))
-        self._features = [] if self._text else self._numbers(named.features)
-        if self._features:
+        self.numbers = [] if self._text else self._numbers(named.features)
+        if self.numbers:
             self.kind = "table"
-            columns = [self._numbers_of(name) for name in self._features]
+            columns = [self._numbers_of(name) for name in self.numbers]
             self.inputs = {"features": torch.from_numpy(np.stack(columns, axis=1))}
 
     def _numbers(self, named: Sequence[str] | None) -> list[str]:
@@ -209,11 +216,11 @@ class Records(Held):
         found = self._records.select(rows.tolist())
         if self._text and (places := phrased_places(inputs)):
             found = self._phrased(found, inputs, places)
-        if self._features:
+        if self.numbers:
             values = inputs["features"].detach().cpu().numpy()
             changed = (values != self.inputs["features"][rows].numpy()).any(axis=0)
             for place in changed.nonzero()[0]:  # the others stay where they are
-                found = _with_numbers(found, self._features[place], values[:, place])
+                found = _with_numbers(found, self.numbers[place], values[:, place])
         if labels is None:
             return found.remove_columns(self._label)
         return _with_column(found, self._label, labels.tolist(), found.features[self._label])

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from harness.api import Batch, UnlearningError
-from harness.pipelines.columns import TEXT, Frame, numbers_in
+from harness.pipelines.columns import TEXT, Frame, Records
 from harness.pipelines.formats import rows_of
 from harness.pipelines.rows import ROW, Columns, Rows, classes_in
 from harness.training.data import Data, Split
@@ -46,10 +46,11 @@ class Sets:
             found = [rows_of(each, named) for each in sets]
         if len({type(each) for each in found}) > 1:
             raise UnlearningError("load() and probe() must return sets of one kind")
-        if named.features is None and all(isinstance(each, Frame) and each.kind != "text" for each in found):
-            label = named.label
-            features = [name for name in sets[0] if all(name in numbers_in(each, label) for each in sets)]
-            found = [rows_of(each, named._replace(features=features)) for each in sets]
+        if named.features is None and all(isinstance(each, Frame | Records) and each.kind != "text" for each in found):
+            one, *others = [each.numbers for each in found if isinstance(each, Frame | Records)]
+            shared = [name for name in one if all(name in other for other in others)]
+            if any(other != shared for other in (one, *others)):  # a gap in one set, or another order of columns
+                found = [rows_of(each, named._replace(features=shared)) for each in sets]
         self._all: list[Rows] = found
         self.loaded = sets[0]
         self.train, self.test = found[:2]

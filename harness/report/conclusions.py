@@ -126,9 +126,11 @@ def how_sure(methods: Sequence[MethodResult], document: Mapping[str, Any]) -> li
     alpha, plan = settings.get("alpha", 0.05), Plan(kind=settings.get("plan", DEFAULTS["plan"]))
     source = settings.get("seeds_from", FIXED)
     chosen = "of a fixed list" if source == FIXED else f"that were {source.replace(', ', ' for these methods (', 1)})"
+    relearned = (audit["claim"] == "relearning" for audit in audits)
     sentences = [
         f"The probability of a wrong PASS is at most {percent(alpha)} over all looks together, and so is that of a "
         "wrong FAIL of a method on one poison, if differences are roughly normal over seeds. INCONCLUSIVE is neither."
+        + (" Relearning has an error rate of its own, of the same size." if any(relearned) else "")
     ]
     if seeds := [len(a["seeds"]) for a in audits if a["seeds"]]:
         sentences.append(

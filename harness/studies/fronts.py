@@ -12,6 +12,7 @@ from harness.cells import Cell, Registered, traces_of
 from harness.judging.claims import UTILITY
 from harness.judging.yardsticks import beyond, counted_in, shares
 from harness.trials.lab import TrialResult
+from harness.trials.readings import trace_in
 
 #: Where a front is read: the accuracy that may be lost against retraining, in shares of 1.
 FLOORS = (0.005, 0.01, 0.015, 0.02, 0.03)
@@ -129,8 +130,7 @@ def score_of(cell: Cell, results: Sequence[TrialResult], timed: bool) -> Score:
 
 
 def _value(result: TrialResult, arm: str, trace: str) -> float:
-    reading = result.readings["poison"][arm]
-    return (reading.traces[trace] if trace else reading).value
+    return trace_in(result.readings["poison"][arm], trace).value
 
 
 def _share_left(p: Sequence[float], r: Sequence[float], u: Sequence[float]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,13 @@ import numpy as np
 
 from _pytest_unlearning import DEFAULTS
 from harness import registry
-from harness.api import Outcome
+from harness.api import Outcome, UnlearningError
 from harness.judging.claims import Criterion, walking
 from harness.judging.judge import judge
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.verdict import Evidence
 from harness.statistics import seeds_needed, tost_power
+from harness.statistics.equivalence import FEWEST
 from harness.studies.controls import ORACLE
 from harness.studies.dials import stronger
 from harness.studies.study import Study
@@ -96,11 +98,19 @@ def forecast_from(
         dials: Fields that make the poison stronger, for the result.
 
     Raises:
+        UnlearningError: A model of the pilot diverged, or what was read of it is not finite.
         ValueError: The pilot has fewer than three seeds.
     """
     n = len(pilot)
-    if n < 3:
-        raise ValueError(f"a pilot takes at least 3 seeds, not {n}")
+    if n < FEWEST:
+        raise ValueError(f"a pilot takes at least {FEWEST} seeds, not {n}")
+    arms = {"poisoned": pilot.poisoned, "retrained": pilot.retrained, "twice retrained": pilot.oracle}
+    for name, values in {**arms, "wrecked": pilot.wrecked}.items():
+        if bad := [seed for seed, value in enumerate(values) if not math.isfinite(value)]:
+            raise UnlearningError(
+                f"{criterion.measure.title} is not finite for the {name} model of the pilot's seed no. {bad[0] + 1}: "
+                "fix the task's recipe, for example its learning rate, or the poison's probe"
+            )
     worse = 1 if criterion.measure.worse == "higher" else -1
     retention, exact = (criterion.measure.test == test for test in ("retention", "exact-null"))
     means, covariance = _law(pilot, criterion)
@@ -220,6 +230,8 @@ def plan_study(
         UnlearningError: Something named cannot be found or used.
         ValueError: A number is out of range.
     """
+    if seeds < FEWEST:
+        raise ValueError(f"a pilot takes at least {FEWEST} seeds, not {seeds}")
     looks = Plan(alpha=alpha, first=first, kind=plan).to_the_end  # as for the oracle of an audit
     oracle = registry.resolve("unlearner", ORACLE)
     poisons = [poison] if isinstance(poison, str) else poison or ()

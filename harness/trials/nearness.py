@@ -59,7 +59,8 @@ def _scores(task: Any, model: nn.Module, points: Data) -> Tensor:
     # Of a causal model, the scores of what follows each text: those of all tokens would fill the memory.
     ask = task.following if getattr(task, "causal", False) else task.logits
     scores = torch.cat([ask(model, batch).double() for batch in points.chunks(task.batch_size)])
-    return scores - scores.mean(dim=1, keepdim=True)
+    scores = scores.reshape(len(scores), -1)  # a task with its own `predict` may give one number per point
+    return scores - scores.mean(dim=1, keepdim=True) if scores.shape[1] > 1 else scores
 
 
 def nearest(

@@ -139,6 +139,17 @@ def test_columns_can_be_left_alone(made):
     assert alone.modality == "rows"
 
 
+@pytest.mark.parametrize("as_rows", [pd.DataFrame, Dataset.from_pandas])
+def test_columns_of_numbers_are_those_that_all_sets_have_in_one_order(as_rows):
+    train, test = frame(), frame()[["size", "label", "age", "city"]].assign(size=2.0)
+    both = Pipeline(lambda: (as_rows(train), as_rows(test)), lambda data, seed: data).load(None)
+    gap = test.assign(age=[float("nan"), *[1.0] * 11])
+    one = Pipeline(lambda: (as_rows(train), as_rows(gap)), lambda data, seed: data).load(None)
+
+    assert both.test.inputs["features"][:, 1].tolist() == [2.0] * 12
+    assert [split.inputs["features"].shape for split in (one.train, one.test)] == [(12, 1)] * 2
+
+
 @pytest.mark.parametrize("made", [frame, measurements])
 @pytest.mark.parametrize(
     ("features", "sentence"),

@@ -49,8 +49,14 @@ class Named:
 
 
 def result(cost=0.1, **arms):
-    """A trial of the Gaussian poison: by arm the mean of the scores, the second moment, and accuracy."""
-    poison = {arm: Reading(m, traces={"gaussian_second_moment": Reading(z)}) for arm, (m, z, _) in arms.items()}
+    """A trial of the Gaussian poison: by arm the mean of the scores, the second moment, and accuracy.
+
+    A model that diverged, whose numbers are NaN, has no traces.
+    """
+    poison = {
+        arm: Reading(m, traces={} if math.isnan(m) else {"gaussian_second_moment": Reading(z)})
+        for arm, (m, z, _) in arms.items()
+    }
     accuracy = {arm: Reading(a) for arm, (_, _, a) in arms.items()}
     used = {"fractions": {"examples": cost, "cpu_seconds": 6 * cost}, "cpu_seconds": {"U": 1.0}, "first_call": False}
     return TrialResult({"poison": poison, "accuracy": accuracy}, used, True, {})

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import harness
-from harness.api import Measure
+from harness.api import Measure, UnlearningError
 from harness.judging.claims import Criterion
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.verdict import Evidence
@@ -112,6 +112,21 @@ def test_accuracy_is_planned_by_its_margin():
 def test_a_pilot_of_two_seeds_is_refused():
     with pytest.raises(ValueError, match="at least 3 seeds, not 2"):
         forecast_from(LEFT, pilot(1.0, 0.1).first(2), "p", Plan())
+
+
+@pytest.mark.parametrize("seeds", [0, 2])
+def test_too_few_seeds_are_refused_before_training(seeds, tmp_path):
+    with pytest.raises(ValueError, match=f"at least 3 seeds, not {seeds}"):
+        harness.plan_study("tiny:Tiny", "backdoor:size=1", seeds=seeds, store=tmp_path)
+
+    assert not list(tmp_path.glob("records/*"))
+
+
+def test_a_pilot_with_a_model_that_diverged_says_which():
+    found = pilot(1.0, 0.1)
+    found = replace(found, poisoned=(*found.poisoned[:4], math.nan, *found.poisoned[5:]))
+    with pytest.raises(UnlearningError, match=r"for the poisoned model of the pilot's seed no\. 5: fix the task"):
+        forecast_from(LEFT, found, "p", Plan())
 
 
 def test_a_study_is_planned_on_trained_models_away_from_the_audits_seeds(tmp_path):
