@@ -21,10 +21,10 @@ mean, mean square) beside what membership inference shows.
 Before it starts, a command says about how long it will take on this device: it times steps of training and of crafting.
 --dry-run stops then. Everything that is trained stays in the store: a run that was stopped goes on where it was, and
 several processes (one per GPU, say, each under its own CUDA_VISIBLE_DEVICES and with its own --out) share the work of
-one command. Full scale keeps every unlearned model, about 45 MB each. What was unlearned by another version of this
-project's code is unlearned anew: edit nothing in between. Written to the output folder after each seed: JSON,
-Markdown, and a plot in HTML where altair is installed (pip install 'pytest-unlearning[report]'; it is drawn by scripts
-that a browser fetches).
+one command. Full scale keeps every unlearned model, about 45 MB each; of figure2b 1.4 GB each, 230 GB in all. What was
+unlearned by another version of this project's code is unlearned anew: edit nothing in between. Written to the output
+folder after each seed: JSON, Markdown, and a plot in HTML where altair is installed (pip install
+'pytest-unlearning[report]'; it is drawn by scripts that a browser fetches).
 
 What "Retrain" means. In the paper's table it grows with the epochs: a model trained from scratch for as many epochs as
 unlearning took. So it is here (the control `short`, the recipe's schedule compressed). Full retraining, what our audits
@@ -42,6 +42,7 @@ What differs from the paper, or cannot be known, since its appendix could not be
   CIFAR-10) and the k of CFk and EUk (ours: head and last residual block) are not given. CFk ends below the poisoned
   model there, although it starts from it; what lets it do so is not said.
 * Training. 100 epochs are given, the rest is not; ours is common practice (SGD, rate .1 on a cosine, flips and crops).
+* GPT-2 has a classification head here. --task=imdb-gpt2:head=causal has it answer in a word instead.
 * GA's epochs are passes over the forget set. Epochs are no measure of compute: an epoch of SCRUB costs 4/3 of one of
   GD. The JSON has what was measured, as a share of retraining.
 * Poisons as our own implementations craft them; their docstrings name deviations. The indiscriminate one replaces
