@@ -5,7 +5,7 @@ to forget, and P, which forgot nothing. To call R' "not unlearned" is wrong, and
 size s has the seeds 40000 + s b to 40000 + s b + s - 1, which nothing else uses; the metrics look at 3 seeds, then at
 5. Blocks of 3 and of 5 are made of the same models, each read once. Results are written after every 15 seeds.
 
-    python ci/benchmarks/text_metrics.py [--seeds 60] [--store DIR] [--json FILE]
+    python ci/benchmarks/text_metrics.py [--seeds 30] [--store DIR] [--json FILE]
 
 Only metrics that models of texts alone have are reported. The others read all test documents, which would take a third
 more time; here they read 16 of them.
@@ -134,6 +134,9 @@ def table_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             interval = clopper_pearson(count[wrong], len(own), 0.95)
             entry[who] = {"concluded": dict(count), "wrong": count[wrong], "interval": interval}
         entry["means"] = {arm: fmean(x for row in own for x in row[arm]) for arm in ("P", "R", "R'")}
+        if key[-1] == "forget-quality":  # how often TOFU would say "unlearned", of one model
+            above = {arm: sum(p > questions.SIGNIFICANT for row in own for p in row[arm]) for arm in entry["means"]}
+            entry["above_5_percent"] = above | {"of": entry["size"] * len(own)}
         table.append(entry)
     return table
 
@@ -141,7 +144,7 @@ def table_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=60, help=f"a multiple of {TOGETHER}")
+    parser.add_argument("--seeds", type=int, default=30, help=f"a multiple of {TOGETHER}")
     parser.add_argument("--store", help="where models are kept; default a temporary directory")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
@@ -174,7 +177,7 @@ def main() -> None:
             }
             if options.json:
                 options.json.write_text(json.dumps(finite_tree(figures), indent=1) + "\n")
-    for entry in table_of(rows):
+    for entry in figures["table"]:
         said = {who: entry[who]["concluded"] for who in ("retrained_again", "doing_nothing")}
         print(entry["size"], entry["poison"], entry["metric"], entry["means"], said)
 
