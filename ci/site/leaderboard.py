@@ -1,5 +1,7 @@
 """The tables of the page of results, made of the bundles in ``ci/results``. Every bundle's signature is checked.
 
+Still a bundle is text that somebody sent, and hard to review: what it says is shown as text, whatever is in it.
+
 Methods are ordered by how many of their audits PASS; among equals, by how far on average the share of the poisons that
 is left is from 0.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -82,8 +85,17 @@ def _table(rows: Sequence[Row], link: Callable[[Path], str]) -> str:
     poisons = list(dict.fromkeys(cell.poison for row in rows for cell in row.method.cells))
     settings = rows[0].run["settings"]
     lines = [
-        f"### {rows[0].method.task}, {settings['plan']} plan\n",
-        _cells(["method", "PASS", *(poison.replace(":", ":<br>") for poison in poisons), "accuracy", "cost", "bundle"]),
+        f"### {_plain(rows[0].method.task)}, {_plain(settings['plan'])} plan\n",
+        _cells(
+            [
+                "method",
+                "PASS",
+                *(_plain(poison).replace(":", ":<br>") for poison in poisons),
+                "accuracy",
+                "cost",
+                "bundle",
+            ]
+        ),
         _cells(["---"] * (len(poisons) + 5)),
     ]
     for row in sorted(rows, key=_rank):
@@ -92,7 +104,7 @@ def _table(rows: Sequence[Row], link: Callable[[Path], str]) -> str:
         lines.append(
             _cells(
                 [
-                    f"`{row.method.called}`",
+                    _code(row.method.called),
                     f"{_passes(row)} of {len(audits)}",
                     *(_left(cells[poison]) if poison in cells else "" for poison in poisons),
                     _accuracy(_claim(row, "accuracy")),
@@ -126,7 +138,7 @@ def _claim(row: Row, claim: str) -> list[Entry]:
 def _left(cell: CellResult) -> str:
     """Return the verdict on a poison, and below it what is left, its interval and n."""
     audit = cell.by_claim["poison"]
-    left = estimate(audit)
+    left = _plain(estimate(audit))
     if audit.get("test") == "retention":
         left += f" [{', '.join('?' if x is None else fraction(x) for x in audit['interval'])}]"
     return f"{_verdict(verdict_text(audit))}<br>{left}<br>n = {len(audit['seeds'])}"
@@ -155,7 +167,7 @@ def _verdicts(audits: Sequence[Entry]) -> str:
 
 def _verdict(text: str) -> str:
     """Return a verdict; one that is undecided is a question mark, which leaves room for the rest."""
-    return f"**{text}**" if text == "PASS" else text.replace("INCONCLUSIVE", "?")
+    return f"**{text}**" if text == "PASS" else _plain(text.replace("INCONCLUSIVE", "?"))
 
 
 def _made(rows: Iterable[Row]) -> list[str]:
@@ -166,14 +178,14 @@ def _made(rows: Iterable[Row]) -> list[str]:
         named = ", ".join(f"{name} {versions[name]}" for name in ("pytest-unlearning", "torch", "python"))
         text = f"{row.bundle.made.machine} ({row.run['device']}); {named}; signed by {row.bundle.signed_by}"
         kinds.setdefault(text, []).append(row)
-    return [f"- {len(of)} bundle{'s' * (len(of) > 1)}: {text}" for text, of in kinds.items()]
+    return [f"- {len(of)} bundle{'s' * (len(of) > 1)}: {_plain(text)}" for text, of in kinds.items()]
 
 
 def _left_out(folder: Path) -> list[str]:
     """Return the methods that could not be submitted on the task of a folder, each with the reason."""
     file = folder / "left_out.json"
     reasons: Mapping[str, str] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return [f"- Left out: `{called(method)}`: {reason}" for method, reason in sorted(reasons.items())]
+    return [f"- Left out: {_code(called(method))}: {_plain(reason)}" for method, reason in sorted(reasons.items())]
 
 
 def history(folder: Path, link: Callable[[Path], str]) -> str:
@@ -193,20 +205,32 @@ def history(folder: Path, link: Callable[[Path], str]) -> str:
 def _changes(rows: Sequence[Row], link: Callable[[Path], str]) -> str:
     shown = view([(row.date, row.bundle.document) for row in rows])
     ((name, audits),) = shown["sections"].items()
-    lines = [f"### {name}\n", _cells(["poison", "claim", *(f"[{row.date}]({link(row.file)})" for row in rows)])]
+    lines = [f"### {_plain(name)}\n", _cells(["poison", "claim", *(f"[{row.date}]({link(row.file)})" for row in rows)])]
     lines.append(_cells(["---"] * (len(rows) + 2)))
     for audit in audits:
-        texts = (f"{_verdict(verdict_text(run))} {run['shown']}" if run else "" for run in audit["runs"])
-        lines.append(_cells([audit["poison"], audit["claim"], *texts]))
+        texts = (f"{_verdict(verdict_text(run))} {_plain(run['shown'])}" if run else "" for run in audit["runs"])
+        lines.append(_cells([_plain(audit["poison"]), _plain(audit["claim"]), *texts]))
     lines.append("")
     for step, old, new in zip(shown["steps"], rows, rows[1:], strict=False):
         lines.append(f"From {step['before']} to {step['after']}:\n")
         other = others_of(old.bundle.made.sources, new.bundle.made.sources)
         said = [*step["made_with"], *([f"Different source of the harness: {', '.join(other)}."] if other else [])]
-        lines += [f"- {text}" for text in (*said, *(change.sentence for change in step["changes"]), step["same"])]
+        lines += [
+            f"- {_plain(text)}" for text in (*said, *(change.sentence for change in step["changes"]), step["same"])
+        ]
         lines.append("")
     return "\n".join(lines)
 
 
+def _plain(text: str) -> str:
+    """Return a text that Markdown shows as it is."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~$])", r"\\\1", " ".join(text.split()))
+
+
+def _code(text: str) -> str:
+    return f"`{' '.join(text.split()).replace('`', '')}`"
+
+
 def _cells(texts: Iterable[str]) -> str:
-    return f"| {' | '.join(text.replace('|', chr(92) + '|') for text in texts)} |"
+    escaped = (re.sub(r"(?<!\\)\|", r"\|", text) for text in texts)
+    return f"| {' | '.join(escaped)} |"

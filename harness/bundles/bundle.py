@@ -106,7 +106,8 @@ def opened(bundle: Path, folder: Path, signers: Path | None) -> Bundle:
                 _extract(archive, name, folder / name, bundle.stat().st_size)
                 if digest_of(folder / name) != manifest["sha256"][name]:
                     raise Untrue(f"the bundle was changed: its {name} is not the one of its manifest")
-            made = Made(**manifest["made"])
+            of = manifest["made"]
+            made = Made(dict(of["sources"]), str(of["device"]), str(of["machine"]))
     except (KeyError, TypeError, ValueError, *NO_ZIP):
         raise UnlearningError(f"{bundle} is no bundle; name a file that pytest-unlearning submit wrote") from None
     return Bundle(read(folder / RESULT), folder / STORE if models else None, made, by, SIGNATURE in parts)

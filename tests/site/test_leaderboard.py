@@ -128,6 +128,17 @@ def test_a_bundle_that_nobody_signed_is_in_no_table(board, leaderboard):
         leaderboard.tables(board.folder, str)
 
 
+def test_what_a_bundle_says_is_text(board, leaderboard):
+    found = of_method("mine")
+    for audit in found["audits"]:
+        audit["poison"] = "<script>|[x](y)`"
+    board.add(found, "2026-01-01")
+
+    head = leaderboard.tables(board.folder, str).splitlines()[2]
+
+    assert head == r"| method | PASS | \<script\>\|\[x\](y)\` | accuracy | cost | bundle |"
+
+
 def test_the_bundles_here_are_signed_small_and_in_the_table(leaderboard):
     linked = []
     text = leaderboard.tables(RESULTS, lambda file: linked.append(file) or file.name)
