@@ -2,8 +2,8 @@
 
 Still a bundle is text that somebody sent, and hard to review: what it says is shown as text, whatever is in it.
 
-Methods are ordered by how many of their audits PASS; among equals, by how far on average the share of the poisons that
-is left is from 0.
+Methods are ordered by how many poisons they pass, with every audit; among equals, by how far on average the share of
+the poisons that is left is from 0.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _table(rows: Sequence[Row], link: Callable[[Path], str]) -> str:
         _cells(
             [
                 "method",
-                "PASS",
+                "passed",
                 *(_plain(poison).replace(":", ":<br>") for poison in poisons),
                 "accuracy",
                 "cost",
@@ -100,12 +100,11 @@ def _table(rows: Sequence[Row], link: Callable[[Path], str]) -> str:
     ]
     for row in sorted(rows, key=_rank):
         cells = {cell.poison: cell for cell in row.method.cells}
-        audits = row.method.audits
         lines.append(
             _cells(
                 [
                     _code(row.method.called),
-                    f"{_passes(row)} of {len(audits)}",
+                    f"{_passes(row)} of {len(cells)}",
                     *(_left(cells[poison]) if poison in cells else "" for poison in poisons),
                     _accuracy(_claim(row, "accuracy")),
                     _cost(_claim(row, "cost")),
@@ -122,13 +121,15 @@ def _rank(row: Row) -> tuple[float, float, str]:
 
 
 def _share(audit: Entry) -> float | None:
-    """Return the share of the poison that is left by its main trace, whichever trace decides."""
-    main: Entry = audit.get("traces", {}).get("", audit)
-    return main["estimate"] if main.get("test") == "retention" else None
+    """Return the share of the poison that is left, by the trace of which most is; None if no share was measured."""
+    traces = audit.get("traces") or {"": audit}
+    shares = [of["estimate"] for of in traces.values() if of.get("test") == "retention" and of["estimate"] is not None]
+    return max(shares, key=abs, default=None)
 
 
 def _passes(row: Row) -> int:
-    return sum(audit["verdict"] == "PASS" for audit in row.method.audits)
+    """Return how many poisons a method passes: removed, accuracy kept, within the budget."""
+    return sum(cell.worst == "PASS" for cell in row.method.cells)
 
 
 def _claim(row: Row, claim: str) -> list[Entry]:
