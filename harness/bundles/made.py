@@ -7,7 +7,7 @@ import importlib.util
 import os
 import platform
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,12 +93,20 @@ def _processor() -> str:
     return named[1] if named else platform.processor() or "unknown processor"
 
 
-def without_places(value: Any, places: Iterable[Path]) -> Any:
-    """Return plain values without the absolute paths of some places: what lies below one is named from there."""
-    named = sorted((place for place in places if place.name), key=lambda place: -len(str(place)))  # the innermost first
-    within = [(re.compile(re.escape(f"{place}{os.sep}")), "") for place in named]
-    themselves = [(re.compile(re.escape(str(place)) + r"(?![\w.-])"), place.name) for place in named]
-    return _told(value, [*within, *themselves])
+def without_places(value: Any, places: Mapping[Path, str]) -> Any:
+    """Return plain values without the absolute paths of some places: what lies below one is named from there.
+
+    Args:
+        value: The values.
+        places: Each place, with a name for itself.
+    """
+    told: list[tuple[re.Pattern[str], str]] = []
+    for place in sorted(
+        (each for each in places if each.name), key=lambda each: -len(str(each))
+    ):  # the innermost first
+        told.append((re.compile(re.escape(f"{place}{os.sep}")), ""))
+        told.append((re.compile(re.escape(str(place)) + r"(?![\w.-])"), places[place]))
+    return _told(value, told)
 
 
 def _told(value: Any, places: Sequence[tuple[re.Pattern[str], str]]) -> Any:

@@ -119,7 +119,8 @@ def _submit(options: argparse.Namespace) -> int:
             raise UnlearningError(f"there is nothing to submit yet: {missing}")
         if len(document["unlearners"]) > 1:
             raise UnlearningError("a bundle is about one method; write one bundle for each")
-        write_json(result, without_places(document, (options.store.absolute(), Path(folder), Path.cwd(), ROOT)))
+        places = {options.store.absolute(): "store", Path(folder): ".", Path.cwd(): ".", ROOT: "."}
+        write_json(result, without_places(document, places))
         store = Store(options.store, run="").files
         device = _device(Inventory.of(store).records, document)
         records = 0 if options.without_models else pack(store, packed)

@@ -491,6 +491,7 @@ def test_cpu_time_is_not_held_against_a_bundle(result):
 
 
 def test_paths_of_places_are_left_out(tmp_path):
-    store = tmp_path / "store"
-    said = {"a": [f"--audit-store={store}", f"{store}2", f"x {tmp_path}/mine.py", 1, None]}
-    assert without_places(said, [tmp_path, store]) == {"a": ["--audit-store=store", "store2", "x mine.py", 1, None]}
+    mine = tmp_path / "mine"
+    said = {"a": [f"--audit-store={mine}", f"{mine}2", f"{mine}/blobs", f"x {tmp_path}/mine.py", 1, None]}
+    told = without_places(said, {tmp_path: ".", mine: "store"})
+    assert told == {"a": ["--audit-store=store", "mine2", "blobs", "x mine.py", 1, None]}
