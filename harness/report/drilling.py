@@ -85,7 +85,7 @@ def _left(audit: Mapping[str, Any]) -> str:
         seeds = len(audit["seeds"])
         return f"nothing to judge: models trained with and without these rows were not found to differ (n = {seeds})"
     if verdict == "ERROR":
-        return "not judged: " + re.sub(r"^[\w.]+: ", "", str(reason)).removesuffix(".")
+        return "not judged: " + re.sub(r"^harness\.[\w.]+: ", "", str(reason)).removesuffix(".")
     if not isinstance(estimate, float) or not math.isfinite(estimate):
         return f"{verdict}; reason: {reason}"
     low, high = audit["interval"]

@@ -35,6 +35,7 @@ def entry(poison, claim="poison", verdict="INCONCLUSIVE", **more):
             "FAIL.",
         ),
         ({"reason": "no-bite", "estimate": 0.2, "interval": [0, 1]}, "were not found to differ (n = 3)."),
+        ({"verdict": "ERROR", "reason": "TypeError: no 'fit'"}, "training set): not judged: TypeError: no 'fit'."),
         (
             {"verdict": "ERROR", "reason": "harness.api.ContractError: the task ignores the seed; mend it."},
             "Source vendor=acme (34 rows, 8 % of the training set): not judged: the task ignores the seed; mend it.",
