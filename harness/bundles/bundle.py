@@ -6,7 +6,6 @@ A bundle without models lacks the last.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from harness.api import UnlearningError
 from harness.bundles.made import Made
 from harness.bundles.signing import Untrue, sign, signer
 from harness.report.document import IN_BUNDLE, read
-from harness.store.packing import NO_ZIP, digest_of
+from harness.store.packing import NO_ZIP, digest_of, new_zip
 
 #: Members of the zip. The manifest holds the SHA-256 of the first two and what they were made by; it alone is signed.
 RESULT, STORE, MANIFEST, SIGNATURE = IN_BUNDLE, "store.zip", "manifest.json", "manifest.json.sig"
@@ -58,25 +57,19 @@ def write(target: Path, result: Path, store: Path | None, made: Made, key: Path 
         key: What it is signed with, as for `sign`; None to leave it unsigned.
 
     Raises:
-        UnlearningError: The key cannot be used.
-        OSError: The bundle cannot be written.
+        UnlearningError: The key cannot be used, or the bundle cannot be written.
     """
     digests = {RESULT: digest_of(result)} | ({} if store is None else {STORE: digest_of(store)})
     listed = {"form": FORM, "sha256": digests, "made": asdict(made)}
     manifest = json.dumps(listed, indent=1, sort_keys=True).encode()
     signature = None if key is None else sign(manifest, key)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with zipfile.ZipFile(temporary, "w") as archive:
-            archive.writestr(MANIFEST, manifest)
-            if signature is not None:
-                archive.writestr(SIGNATURE, signature)
-            archive.write(result, RESULT, zipfile.ZIP_DEFLATED)
-            if store is not None:
-                archive.write(store, STORE)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with new_zip(target) as archive:
+        archive.writestr(MANIFEST, manifest)
+        if signature is not None:
+            archive.writestr(SIGNATURE, signature)
+        archive.write(result, RESULT, zipfile.ZIP_DEFLATED)
+        if store is not None:
+            archive.write(store, STORE)
 
 
 def opened(bundle: Path, folder: Path, signers: Path | None) -> Bundle:

@@ -46,7 +46,7 @@ def signer(content: bytes, signature: bytes, signers: Path) -> str:
 
     Raises:
         Untrue: The signature is not that of these bytes, or nobody in the file may have made it.
-        UnlearningError: There is no such file, or no ssh-keygen.
+        UnlearningError: There is no such file, it has no public key, or there is no ssh-keygen.
     """
     if not signers.is_file():
         raise UnlearningError(f"the file of signers {signers} is missing; write a name and a public key on each line")
@@ -54,6 +54,8 @@ def signer(content: bytes, signature: bytes, signers: Path) -> str:
         file = Path(folder) / "signature"
         file.write_bytes(signature)
         code, names = _keygen(["-Y", "find-principals", "-s", str(file), "-f", str(signers)])
+        if code and not _has_key(signers):
+            raise UnlearningError(f"no line of {signers} has a public key; write a name and a public key on each line")
         if code:
             raise Untrue(f"nobody in {signers} has signed this bundle")
         for name in names.splitlines():
@@ -64,6 +66,13 @@ def signer(content: bytes, signature: bytes, signers: Path) -> str:
         f"{names.splitlines()[0]} has not signed what is in this bundle: it was changed since, or {signers} does not "
         f"let this key sign for {NAMESPACE} today"
     )
+
+
+def _has_key(signers: Path) -> bool:
+    """Return whether some line of a file has what can be read as a public key behind a name."""
+    lines = signers.read_text(encoding="utf-8", errors="replace").splitlines()
+    keys = "".join(f"{line.partition(' ')[2]}\n" for line in lines if not line.lstrip().startswith("#"))
+    return _keygen(["-l", "-f", "-"], keys.encode())[0] == 0
 
 
 def _keygen(arguments: list[str], given: bytes | None = None) -> tuple[int, str]:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from _pytest_unlearning import OPTIONS
 from harness import registry
 from harness.api import UnlearningError
 from harness.bundles import bundle as bundles
@@ -17,7 +18,7 @@ from harness.bundles.repeating import differences, of_others, readings, refuted,
 from harness.bundles.signing import Untrue, sign
 from harness.cli.gate import PLAN
 from harness.cli.store import in_bytes
-from harness.cli.suite import repeated, run_suite
+from harness.cli.suite import INTERRUPTED, options_in, repeated, run_suite
 from harness.isolated import method as isolation
 from harness.judging.claims import POISON
 from harness.judging.drawing import DRAWN
@@ -49,7 +50,7 @@ def add_submit(subparsers: Any) -> None:
     )  # fmt: skip
     _of_audits(parser)
     parser.add_argument(
-        "--store", required=True, metavar="DIR", type=Path, help="A store for this bundle: all that it holds in the "
+        "--store", required=True, metavar="DIR", help="A store for this bundle: all that it holds in the "
         "end goes into the bundle. Name it again to go on after an interruption",
     )  # fmt: skip
     parser.add_argument(
@@ -119,7 +120,7 @@ def _submit(options: argparse.Namespace) -> int:
             raise UnlearningError(f"there is nothing to submit yet: {missing}")
         if len(document["unlearners"]) > 1:
             raise UnlearningError("a bundle is about one method; write one bundle for each")
-        places = {options.store.absolute(): "store", Path(folder): ".", Path.cwd(): ".", ROOT: "."}
+        places = {Path(options.store).absolute(): "store", Path(folder): ".", Path.cwd(): ".", ROOT: "."}
         write_json(result, without_places(document, places))
         store = Store(options.store, run="").files
         device = _device(Inventory.of(store).records, document)
@@ -167,6 +168,7 @@ def _verified(options: argparse.Namespace) -> None:
             except UnlearningError as error:
                 raise Untrue(str(error)) from None
         _require_here(bundle.document, store, options)
+        _require_settings(bundle.document, _named(options))  # before it trains what is not in the bundle
         by = f"signed by {bundle.signed_by}" if bundle.signed_by else "its signature was not checked"
         print(f"1 of 3: it is what its manifest says; {by if bundle.signed else 'it is not signed'}", flush=True)
 
@@ -193,7 +195,7 @@ def _again(bundle: bundles.Bundle, options: argparse.Namespace, folder: Path) ->
     """
     quietly = [*QUIETLY, f"--audit-device={bundle.made.device}"]
     found = _audited(options, folder / "store", folder / "again.json", quietly)
-    _require_settings(bundle.document, found)
+    _require_settings(bundle.document, found["run"]["settings"])
     return found
 
 
@@ -303,23 +305,32 @@ def _print(lines: Sequence[str]) -> None:
         print(f"  and {len(lines) - SHOWN} more")
 
 
-def _audited(options: argparse.Namespace, store: Path, result: Path, further: Sequence[str] = ()) -> Mapping[str, Any]:
+def _audited(
+    options: argparse.Namespace, store: str | Path, result: Path, further: Sequence[str] = ()
+) -> Mapping[str, Any]:
     """Run the suites on a store, and return the result.
 
     Raises:
         UnlearningError: pytest did not finish.
     """
+    arguments = [*_arguments(options, further), f"--audit-json={result}"]
+    code = run_suite(["test_suites"], argparse.Namespace(store=store, workers=options.workers), arguments)
+    if code == INTERRUPTED:
+        raise UnlearningError("the run was interrupted")
+    if code not in (0, 1) or not result.exists():
+        raise UnlearningError(f"pytest did not finish (exit code {code}); what it printed shows why")
+    return read(result)
+
+
+def _arguments(options: argparse.Namespace, further: Sequence[str] = ()) -> list[str]:
+    """Return the options of pytest that say what is audited, and how."""
     arguments = [f"--unlearner={options.unlearner}", f"--audit-plan={PLAN}"]
     arguments += repeated("--task", [options.task] if options.task else [])
     arguments += repeated("--poison", options.poison)
     arguments += [f"--audit-seeds-from={options.seeds_from}"] if options.seeds_from else []
     arguments += [f"--audit-data={options.data}"] if options.data else []
     arguments += ["--audit-isolated"] if options.isolated else []
-    arguments += [*further, *options.pytest, f"--audit-json={result}"]
-    code = run_suite(["test_suites"], argparse.Namespace(store=store, workers=options.workers), arguments)
-    if code not in (0, 1) or not result.exists():
-        raise UnlearningError(f"pytest did not finish (exit code {code}); what it printed shows why")
-    return read(result)
+    return [*arguments, *further, *options.pytest]
 
 
 def _require_here(document: Mapping[str, Any], store: Files, options: argparse.Namespace) -> None:
@@ -349,17 +360,28 @@ def _require_here(document: Mapping[str, Any], store: Files, options: argparse.N
     method = (isolation.method if options.isolated else registry.method)(options.unlearner)
     if source.get(method.id) != method.source:
         named = ", ".join(f"{name} (source {digest[:8]})" for name, digest in source.items())
-        raise UnlearningError(f"it is about {named}, and {method.id} has source {method.source[:8]} here")
+        here = f"and {method.id} has source {method.source[:8]} here" if method.id in source else f"not {method.id}"
+        raise UnlearningError(f"it is about {named}, {here}")
 
 
-def _require_settings(document: Mapping[str, Any], again: Mapping[str, Any]) -> None:
+def _named(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that the options name; the others are known once pytest has read its own configuration."""
+    try:
+        found = vars(options_in(_arguments(options), argparse.SUPPRESS))
+    except argparse.ArgumentError:  # pytest refuses it, in its own words
+        return {}
+    return {each.key: found[each.dest] for each in OPTIONS if each.dest in found and each.key != "seeds_from"}
+
+
+def _require_settings(document: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     """Refuse a bundle that was judged by other settings than those that were asked for.
 
     Raises:
         UnlearningError: It was.
     """
-    theirs, ours = (each["run"]["settings"] for each in (document, again))
-    other = [f"{name} {theirs.get(name)} (not {ours[name]})" for name in MEANING if theirs.get(name) != ours[name]]
+    theirs = document["run"]["settings"]
+    shared = [name for name in MEANING if name in ours]
+    other = [f"{name} {theirs.get(name)} (not {ours[name]})" for name in shared if theirs.get(name) != ours[name]]
     if other:
         raise UnlearningError(
             f"it was judged with {', '.join(other)}; if that is what you accept, add the options behind --, such as "

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from _pytest_unlearning import DEFAULTS, OPTIONS
+from _pytest_unlearning import DEFAULTS
 from harness import registry
 from harness.api import UnlearningError
 from harness.calling import of_plugin
 from harness.canaries.planting import FEWEST
 from harness.cells import Registered, Trial
-from harness.cli.suite import repeated, run_suite
+from harness.cli.suite import options_in, repeated, run_suite
 from harness.columns import parted
 from harness.importing import raised
 from harness.report.document import read, write_text
@@ -133,7 +133,7 @@ def _canaries(
     options: argparse.Namespace, arguments: Sequence[str], audited: Sequence[Trial], source: Registered
 ) -> str:
     """Return what canaries show, in a line; what they would cost, if only that is asked for."""
-    given = _given(arguments, options.store)
+    given = options_in([*([f"--audit-store={options.store}"] if options.store else []), *arguments])
     cell = audited[0].cell
     try:
         lab = Lab.open(
@@ -151,16 +151,6 @@ def _canaries(
         if not of_plugin(error):
             raise
         return f"Canaries: not judged: {str(error) if isinstance(error, UnlearningError) else raised(error)}"
-
-
-def _given(arguments: Sequence[str], store: str | None) -> argparse.Namespace:
-    """Return the options of one value among pytest's arguments, as pytest reads them; it refused what is invalid."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for option in OPTIONS:
-        if not option.is_flag and not option.many:
-            parser.add_argument(option.name, type=option.type, default=option.default)
-    parser.set_defaults(audit_store=store)
-    return parser.parse_known_args(arguments)[0]
 
 
 def _several(number: int, noun: str) -> str:

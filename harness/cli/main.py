@@ -23,6 +23,8 @@ COMMANDS = (
     add_drill, add_plan, add_gate, add_submit, add_verify, add_canaries, add_report, add_results, add_compare,
     add_figure, add_store, add_glossary,
 )  # fmt: skip
+#: Exit code of a command that was stopped by Ctrl-C, as shells have it.
+INTERRUPTED = 130
 
 
 def parser_of_commands() -> argparse.ArgumentParser:
@@ -48,6 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     make_readable(sys.stderr)
     try:
         return int(options.run(options) or 0)
-    except (UnlearningError, OSError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 2
+    except UnlearningError as error:
+        said = str(error)
+    except OSError as error:
+        said = str(error) if error.filename is None else f"{error.filename}: {error.strerror}"
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    print(f"{parser.prog}: error: {said}", file=sys.stderr)
+    return 2

@@ -6,6 +6,12 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from typing import Any
+
+from _pytest_unlearning import OPTIONS
+
+#: pytest's exit code of a run that Ctrl-C ended.
+INTERRUPTED = 2
 
 
 def run_suite(what: Sequence[str], options: argparse.Namespace, arguments: Sequence[str]) -> int:
@@ -26,6 +32,23 @@ def run_suite(what: Sequence[str], options: argparse.Namespace, arguments: Seque
             return process.wait()
         except KeyboardInterrupt:
             continue
+
+
+def options_in(arguments: Sequence[str], default: Any = None) -> argparse.Namespace:
+    """Return the options of one value among pytest's arguments, as pytest reads them.
+
+    Args:
+        arguments: The arguments.
+        default: The value of all that are not among them; their own defaults without it.
+
+    Raises:
+        argparse.ArgumentError: A value is invalid.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for option in OPTIONS:
+        if not option.is_flag and not option.many:
+            parser.add_argument(option.name, type=option.type, default=default or option.default)
+    return parser.parse_known_args(arguments)[0]
 
 
 def repeated(option: str, values: Iterable[str]) -> list[str]:

@@ -12,6 +12,8 @@ import lzma
 import os
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from harness.api import UnlearningError
@@ -21,8 +23,29 @@ from harness.store.inventory import KINDS, Inventory
 
 #: What reading a file may raise that is no zip, or a damaged one.
 NO_ZIP = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error, lzma.LZMAError)
+ADVICE = "name what pytest-unlearning store pack wrote"
 #: The time of every file in a zip, so that equal stores give equal files.
 EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+@contextmanager
+def new_zip(target: Path) -> Iterator[zipfile.ZipFile]:
+    """Yield a zip to be filled, which stands at its place once it is complete, or not at all.
+
+    Raises:
+        UnlearningError: It cannot be written.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with zipfile.ZipFile(temporary, "w") as archive:
+            yield archive
+        os.replace(temporary, target)
+    except OSError as error:
+        if error.filename not in (None, str(temporary)):  # what goes into it could not be read
+            raise
+        raise UnlearningError(f"{target} cannot be written: {error.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def pack(files: Files, target: Path) -> int:
@@ -33,8 +56,8 @@ def pack(files: Files, target: Path) -> int:
         target: The zip.
 
     Raises:
-        UnlearningError: The store is empty, or something in it is damaged.
-        OSError: The zip cannot be written.
+        UnlearningError: The store is empty, something in it is damaged, or the zip cannot be written.
+        OSError: The store cannot be read.
     """
     inventory = Inventory.of(files)
     damaged = [*inventory.damaged, *(record.entry.name for record in inventory.without_blob)]
@@ -47,15 +70,10 @@ def pack(files: Files, target: Path) -> int:
     if not inventory.records:
         raise UnlearningError(f"the store {files} is empty, so there is nothing to pack")
     blobs = sorted({blob_name(record.blob) for record in inventory.records if record.blob is not None})
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with zipfile.ZipFile(temporary, "w") as archive:
-            for name in [*blobs, *sorted(record.entry.name for record in inventory.records)]:
-                how = zipfile.ZIP_STORED if name in blobs else zipfile.ZIP_DEFLATED  # weights hardly become smaller
-                archive.writestr(zipfile.ZipInfo(name, EPOCH), files.read(name), how)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with new_zip(target) as archive:
+        for name in [*blobs, *sorted(record.entry.name for record in inventory.records)]:
+            how = zipfile.ZIP_STORED if name in blobs else zipfile.ZIP_DEFLATED  # weights hardly become smaller
+            archive.writestr(zipfile.ZipInfo(name, EPOCH), files.read(name), how)
     return len(inventory.records)
 
 
@@ -77,6 +95,8 @@ def unpack(source: Path, files: Files) -> tuple[int, int]:
     try:
         with zipfile.ZipFile(source) as archive:
             names = archive.namelist()
+            if not any(pattern.fullmatch(name) for name in names for pattern in (KINDS["blob"], KINDS["record"])):
+                raise UnlearningError(f"{source} is no packed store; {ADVICE}")
             wanted = {name: _checked(name, archive.read(name)) for name in names}
             for name, blob in wanted.items():
                 if blob is not None and blob_name(blob) not in wanted:
@@ -87,7 +107,7 @@ def unpack(source: Path, files: Files) -> tuple[int, int]:
                 _checked(name, content)  # the file may be another one by now
                 files.write(name, content)
     except NO_ZIP:
-        raise UnlearningError(f"{source} is no packed store; name what pytest-unlearning store pack wrote") from None
+        raise UnlearningError(f"{source} is no packed store; {ADVICE}") from None
     records = sum(map(_is_record, names))
     new = sum(map(_is_record, missing))
     return new, records - new

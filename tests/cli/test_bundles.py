@@ -248,10 +248,17 @@ def test_a_signature_is_that_of_its_bytes_and_of_its_purpose(tmp_path):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("verify", "absent.zip", *ABOUT), "absent.zip"),
+        (("verify", "absent.zip", *ABOUT), "error: absent.zip: No such file or directory"),
         (("verify", "tiny.py", *ABOUT), "tiny.py is no bundle; name a file that pytest-unlearning submit wrote"),
         (("verify", "bundle.zip", *ABOUT, "--signers=none"), "the file of signers none is missing"),
+        (
+            ("verify", "bundle.zip", *ABOUT, "--signers=tiny.py"),
+            "no line of tiny.py has a public key; write a",
+        ),
         (("verify", "bundle.zip", "--unlearner=gd"), f"it is about {WEAK} (source "),
+        (("verify", "bundle.zip", "--unlearner=gd"), "), not gd"),
+        (("store", "s", "unpack", "bundle.zip"), "bundle.zip is no packed store; name what pytest-unlearning store"),
+        (("store", "s", "unpack", "absent.zip"), "error: absent.zip: No such file or directory"),
         (("submit", "--unlearner=gd", "--store=s", "--out=b"), "--out: a bundle is a zip; name it b.zip"),
         (("submit", "--unlearner=gd", "--store=s", "--out=no/b.zip"), "--out: the directory no is missing"),
         (("submit", *ABOUT, "--store=s", "--out=b.zip", "--sign=tiny.py"), "the key tiny.py cannot sign: "),
@@ -267,7 +274,13 @@ def test_what_cannot_be_is_a_sentence(made, words, sentence):
 def test_a_bundle_is_held_against_what_its_reader_names_and_not_against_itself(made):
     code, text = made.harness("verify", "bundle.zip", *ABOUT, *QUICK[:1], *QUICK[2:])
     assert code == 2
-    assert "it was judged with plan quick (not reliable)" in text.splitlines()[-1]
+    assert len(text.splitlines()) == 1  # it is refused before anything is run
+    assert "it was judged with plan quick (not reliable)" in text
+    made.write("pytest.ini", "[pytest]\naddopts = --audit-tolerance=0.3\n")
+    code, text = made.harness("verify", "bundle.zip", *ABOUT, *QUICK)
+    (made.path / "pytest.ini").unlink()
+    assert code == 2
+    assert "it was judged with tolerance 0.2 (not 0.3)" in text.splitlines()[-1]
     code, text = made.harness("verify", "bundle.zip", *ABOUT[:2], "--task=tiny:Tiny", "--poison=confusion", *QUICK)
     assert code == 1
     assert f"poison of {WEAK} on tiny:Tiny, backdoor:size=1: not found again" in text

@@ -1,5 +1,6 @@
 """A store in one file: what another store gets of it, and what is refused."""
 
+import resource
 import zipfile
 
 import pytest
@@ -83,6 +84,18 @@ def test_a_first_audit_from_a_seeded_store_trains_the_unlearned_models_alone(fol
     folder.write("lazy.py", "def forget(model, request):\n    return model\n")
     run = folder.pytest("--unlearner=lazy:forget", *TINY)
     assert set(run.built) == {"U"}
+
+
+@pytest.mark.parametrize(("name", "why"), [("no/packed.zip", "No such file"), ("packed.zip", "File too large")])
+def test_what_cannot_be_written_is_named_and_leaves_nothing(filled, tmp_path, name, why):
+    (before, most) = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, most))  # a file that cannot grow, as on a full disk
+    try:
+        with pytest.raises(UnlearningError, match=f"{name} cannot be written: {why}"):
+            pack(filled.files, tmp_path / name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+    assert not [each for each in tmp_path.iterdir() if each.suffix in (".zip", ".tmp")]
 
 
 @pytest.mark.parametrize(
