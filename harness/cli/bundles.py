@@ -50,7 +50,7 @@ def add_submit(subparsers: Any) -> None:
     )  # fmt: skip
     _of_audits(parser)
     parser.add_argument(
-        "--store", required=True, metavar="DIR", help="A store for this bundle: all that it holds in the "
+        "--store", required=True, metavar="PATH_OR_URL", help="A store for this bundle: all that it holds in the "
         "end goes into the bundle. Name it again to go on after an interruption",
     )  # fmt: skip
     parser.add_argument(
