@@ -17,6 +17,7 @@ from harness.api import UnlearningError
 from harness.bundles.made import Made
 from harness.bundles.signing import Untrue, sign, signer
 from harness.report.document import IN_BUNDLE, read
+from harness.report.form import misfit
 from harness.store.packing import NO_ZIP, digest_of, new_zip
 
 #: Members of the zip. The manifest holds the SHA-256 of the first two and what they were made by; it alone is signed.
@@ -81,7 +82,7 @@ def opened(bundle: Path, folder: Path, signers: Path | None) -> Bundle:
         signers: Who may have signed it, as for `signer`; None to check no signature.
 
     Raises:
-        Untrue: It was changed, or was not signed by one of these.
+        Untrue: It was changed, its result has another form than is published, or it was not signed by one of these.
         UnlearningError: It is no bundle that this version reads, or the signature cannot be checked.
         OSError: It cannot be read.
     """
@@ -103,7 +104,10 @@ def opened(bundle: Path, folder: Path, signers: Path | None) -> Bundle:
             made = Made(dict(of["sources"]), str(of["device"]), str(of["machine"]))
     except (KeyError, TypeError, ValueError, *NO_ZIP):
         raise UnlearningError(f"{bundle} is no bundle; name a file that pytest-unlearning submit wrote") from None
-    return Bundle(read(folder / RESULT), folder / STORE if models else None, made, by, SIGNATURE in parts)
+    document = read(folder / RESULT)
+    if wrong := misfit(document):
+        raise Untrue(f"its result is none that --audit-json writes: {wrong}")
+    return Bundle(document, folder / STORE if models else None, made, by, SIGNATURE in parts)
 
 
 def _extract(archive: zipfile.ZipFile, name: str, target: Path, size: int) -> None:

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import zipfile
@@ -14,7 +15,8 @@ from harness.api import UnlearningError
 from harness.bundles.bundle import opened
 from harness.bundles.made import without_places
 from harness.bundles.repeating import differences, refuted, slower
-from harness.bundles.signing import sign, signer
+from harness.bundles.signing import Untrue, sign, signer
+from harness.report.form import misfit
 from harness.store.artefacts import Store, blob_name, canonical, key_of
 from harness.store.packing import pack, unpack
 
@@ -370,6 +372,34 @@ def test_a_method_that_breaks_the_contract_is_not_submitted(made):
     assert text.splitlines()[-1].endswith(
         "the method breaks the contract (changes-weights); mend it before you submit it"
     )
+
+
+@pytest.mark.parametrize(
+    ("place", "sentence"),
+    [
+        (("run",), "it has no 'run'"),
+        (("audits",), "it has no 'audits'"),
+        (("contract",), "it has no 'contract'"),
+        (("trials",), "it has no 'trials'"),
+        (("run", "settings"), "run has no 'settings'"),
+        (("audits", 0, "claim"), "audits[0] has no 'claim'"),
+        (("trials", 0, "cost", "fractions"), "trials[0].cost has no 'fractions'"),
+    ],
+)
+def test_a_result_without_one_of_its_parts_is_no_result(made, place, sentence):
+    parts = parts_of(made.path / "bundle.zip")
+    document = json.loads(parts["result.json"])
+    assert misfit(document) is None
+    *inner, last = place
+    holder = document
+    for name in inner:
+        holder = holder[name]
+    del holder[last]
+    parts["result.json"] = json.dumps(document).encode()
+    sealed(parts, made.path / "key")
+    written(made.path / "less.zip", parts)
+    with pytest.raises(Untrue, match=re.escape(f"its result is none that --audit-json writes: {sentence}")):
+        opened(made.path / "less.zip", made.path, None)
 
 
 def test_versions_that_cannot_repeat_it_are_named(made):
