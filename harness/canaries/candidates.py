@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from harness.canaries.pictures import decoded, save, unpacked
-from harness.canaries.planting import check_free, remove
-from harness.canaries.secret import Secret, beside
+from harness.canaries.planting import check_free
+from harness.canaries.secret import Secret
 from harness.canaries.tables import Row
+from harness.store.files import whole
 
 
 def candidates(secret: Secret, out: str | Path) -> None:
@@ -25,12 +25,8 @@ def candidates(secret: Secret, out: str | Path) -> None:
     """
     out = Path(out).absolute()
     check_free(out)
-    temporary = beside(out)
-    try:
+    with whole(out) as temporary:
         WRITERS[secret.kind](secret, secret.shuffled(), temporary)
-        os.rename(temporary, out)
-    finally:
-        remove(temporary)
 
 
 def _csv(secret: Secret, rows: Mapping[str, Row], target: Path) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,9 +15,10 @@ from harness.api import UnlearningError
 from harness.canaries.making import Columns, make
 from harness.canaries.pictures import PictureRows, SavedRows
 from harness.canaries.sealing import seal
-from harness.canaries.secret import Canary, Secret, beside, sha256, stream, toss
+from harness.canaries.secret import Canary, Secret, sha256, stream, toss
 from harness.canaries.tables import MISSING, CSVRows, JSONLRows, Place, Rows
 from harness.columns import parted, rows_with
+from harness.store.files import whole
 
 #: With fewer, hardly anything can be shown.
 FEWEST = 20
@@ -73,46 +74,38 @@ def plant(
     drawn = str(secrets.randbits(256)) if seed is None else str(seed)
     made = make(rows, members, columns, number, stream(drawn, "rows"))
     coins, after = toss(drawn, number), stream(drawn, "places")
-    temporary = beside(out)
-    try:
-        placed = {i: (after.choice(members), made[i]) for i in range(number) if coins[i]}
-        by = columns.source and columns.source[0]
-        places = dict(zip(placed, rows.write(temporary, list(placed.values()), by), strict=True))
-        if by == "path" and source is not None:
-            _check_named(rows.values(by), list(places.values()), source)
-        width = len(str(number - 1))
-        canaries = tuple(Canary(f"c{i:0{width}}", coins[i], places.get(i), made[i]) for i in range(number))
-        known = asdict(columns) | {"source": columns.source and list(columns.source)}
-        found = Secret(
-            drawn, rows.kind, dict(rows.details), {"name": data.name, "sha256": sha256(data)},
-            {"name": out.name, "sha256": sha256(temporary)}, known, canaries,
-        )  # fmt: skip
-        _finish(found, secret, sealed, temporary, out)
-    finally:
-        remove(temporary)
+    with contextlib.ExitStack() as undone:
+        with whole(out) as temporary:
+            placed = {i: (after.choice(members), made[i]) for i in range(number) if coins[i]}
+            by = columns.source and columns.source[0]
+            places = dict(zip(placed, rows.write(temporary, list(placed.values()), by), strict=True))
+            if by == "path" and source is not None:
+                _check_named(rows.values(by), list(places.values()), source)
+            width = len(str(number - 1))
+            canaries = tuple(Canary(f"c{i:0{width}}", coins[i], places.get(i), made[i]) for i in range(number))
+            known = asdict(columns) | {"source": columns.source and list(columns.source)}
+            found = Secret(
+                drawn, rows.kind, dict(rows.details), {"name": data.name, "sha256": sha256(data)},
+                {"name": out.name, "sha256": sha256(temporary)}, known, canaries,
+            )  # fmt: skip
+            _write_lists(found, secret, sealed, undone)
+        undone.pop_all()  # all is in its place; until here, a list would be of canaries that were planted nowhere
     return found
 
 
-def _finish(found: Secret, secret: Path, sealed: Path | None, temporary: Path, out: Path) -> None:
-    """Write the secret and its public hashes, and put the data in their place: all of them, or nothing."""
+def _write_lists(found: Secret, secret: Path, sealed: Path | None, undone: contextlib.ExitStack) -> None:
+    """Write the secret and its public hashes, and note how each is removed again."""
     try:
         contents = {secret: json.dumps(found.document, indent=1) + "\n"}
     except TypeError as error:
         raise UnlearningError(f"the data hold values that JSON has no type for ({error}); convert them first") from None
     if sealed is not None:
         contents[sealed] = seal(found)
-    made: list[Path] = []
-    try:
-        for path, content in contents.items():
-            mode = 0o600 if path == secret else 0o666  # from the start: nobody else may open it in between
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-                made.append(path)
-                file.write(content.encode())
-        os.rename(temporary, out)
-    except BaseException:
-        for path in made:  # a list of canaries that were planted nowhere
-            path.unlink(missing_ok=True)
-        raise
+    for path, content in contents.items():
+        mode = 0o600 if path == secret else 0o666  # from the start: nobody else may open it in between
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            undone.callback(path.unlink, missing_ok=True)
+            file.write(content.encode())
 
 
 def open_rows(data: Path) -> Rows:
@@ -214,10 +207,3 @@ def check_free(path: Path) -> None:
         raise UnlearningError(f"{path} exists already and is not overwritten; name another file, or remove it first")
     if not path.parent.is_dir():
         raise UnlearningError(f"the directory of {path} is missing; make it first")
-
-
-def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -17,6 +16,7 @@ from harness.api import Outcome, UnlearningError
 from harness.judging.claims import CLAIMS
 from harness.report.words import WORST
 from harness.specs import called
+from harness.store.files import whole
 from harness.store.packing import NO_ZIP
 
 #: One audit, usual metric or trial of a result, as in the JSON.
@@ -237,9 +237,8 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file, completely or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def versions() -> dict[str, str]:

@@ -12,6 +12,7 @@ import datetime
 import errno
 import hashlib
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -98,6 +99,33 @@ def files_at(where: str | Path | Files) -> Files:
     return Remote(text)
 
 
+@contextlib.contextmanager
+def whole(target: Path) -> Iterator[Path]:
+    """Give a path beside a file or a folder, to write that to: it is there whole at the end, or not at all.
+
+    Args:
+        target: What is written; a file that is there is replaced.
+
+    Yields:
+        A path in the same folder, at which nothing is. It is renamed at the end of the block, and removed if the block
+        raises or it cannot be renamed.
+
+    Raises:
+        OSError: It cannot be renamed.
+    """
+    # Not the process id alone: machines that share a disk do not share process ids.
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    except BaseException:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
+        raise
+
+
 class Local:
     """A directory, shared by any number of processes.
 
@@ -117,18 +145,12 @@ class Local:
 
     def write(self, name: str, content: bytes) -> None:
         path = self.root / name
-        # Not the process id alone: machines that share a disk do not share process ids.
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
-        try:
+        with whole(path) as temporary:
             try:
                 temporary.write_bytes(content)
             except FileNotFoundError:  # the first file of its folder
                 path.parent.mkdir(exist_ok=True)
                 temporary.write_bytes(content)
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
 
     def exists(self, name: str) -> bool:
         return (self.root / name).exists()

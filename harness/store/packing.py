@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import lzma
-import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from harness.api import UnlearningError
 from harness.store.artefacts import artefact_of, blob_name, key_of
-from harness.store.files import Files
+from harness.store.files import Files, whole
 from harness.store.inventory import KINDS, Inventory
 
 #: What reading a file may raise that is no zip, or a damaged one.
@@ -35,17 +34,13 @@ def new_zip(target: Path) -> Iterator[zipfile.ZipFile]:
     Raises:
         UnlearningError: It cannot be written.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        with zipfile.ZipFile(temporary, "w") as archive:
+        with whole(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:
             yield archive
-        os.replace(temporary, target)
     except OSError as error:
         if error.filename not in (None, str(temporary)):  # what goes into it could not be read
             raise
         raise UnlearningError(f"{target} cannot be written: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def pack(files: Files, target: Path) -> int:

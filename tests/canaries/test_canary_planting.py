@@ -363,7 +363,7 @@ def test_a_list_of_canaries_that_could_not_be_planted_is_not_kept(table, monkeyp
     def full(source, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("harness.canaries.planting.os.rename", full)
+    monkeypatch.setattr("harness.store.files.os.replace", full)
     with pytest.raises(OSError, match="No space left"):
         planted(table)
     assert os.listdir(table.parent) == ["data.csv"]
