@@ -259,8 +259,11 @@ def test_a_signature_is_that_of_its_bytes_and_of_its_purpose(tmp_path):
         ),
         (("verify", "bundle.zip", "--unlearner=gd"), f"it is about {WEAK} (source "),
         (("verify", "bundle.zip", "--unlearner=gd"), "), not gd"),
-        (("store", "s", "unpack", "bundle.zip"), "bundle.zip is no packed store; name what pytest-unlearning store"),
-        (("store", "s", "unpack", "absent.zip"), "error: absent.zip: No such file or directory"),
+        (
+            ("store", "unpack", "bundle.zip", "--store=s"),
+            "bundle.zip is no packed store; name what pytest-unlearning store",
+        ),
+        (("store", "unpack", "absent.zip", "--store=s"), "error: absent.zip: No such file or directory"),
         (("submit", "--unlearner=gd", "--store=s", "--out=b"), "--out: a bundle is a zip; name it b.zip"),
         (("submit", "--unlearner=gd", "--store=s", "--out=no/b.zip"), "--out: the directory no is missing"),
         (("submit", *ABOUT, "--store=s", "--out=b.zip", "--sign=tiny.py"), "the key tiny.py cannot sign: "),
