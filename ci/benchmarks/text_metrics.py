@@ -3,7 +3,8 @@
 For each poison and each block of seeds, every metric judges two "methods": R', retrained once more, which left nothing
 to forget, and P, which forgot nothing. To call R' "not unlearned" is wrong, and so is to call P "unlearned". Block b of
 size s has the seeds 40000 + s b to 40000 + s b + s - 1, which nothing else uses; the metrics look at 3 seeds, then at
-5. Blocks of 3 and of 5 are made of the same models, each read once. Results are written after every 15 seeds.
+5. Blocks of 3 and of 5 are made of the same models, each read once. Studies of 5 seeds are also drawn from all seeds,
+with replacement. Results are written after every 15 seeds.
 
     python ci/benchmarks/text_metrics.py [--seeds 30] [--store DIR] [--json FILE]
 
@@ -24,14 +25,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from harness import registry
 from harness.api import Outcome
-from harness.cells import ARMS, Cell, Trial
+from harness.cells import ARMS, Cell, Registered, Trial
 from harness.judging.claims import CLAIMS, Criterion, Limits
-from harness.judging.judge import judge
+from harness.judging.judge import Judgement, judge, ungated
 from harness.judging.plan import Plan
 from harness.judging.verdict import Evidence
 from harness.report.document import finite_tree, versions
@@ -43,6 +45,9 @@ FIRST_SEED = 40_000
 SIZES, TOGETHER = (3, 5), 15
 TASK, POISONS = "causal-lm", ("continuation-backdoor", "false-fact", "text-canaries")
 METRICS = ("memorisation", "extraction", "verbatim", "truth-ratio", "forget-quality", "leakage", "perplexity")
+LIMITS = Limits(tolerance=0.2, budget=0.1)
+#: Studies that are drawn from the seeds, of each poison and metric.
+RUNS = 4000
 #: Test documents for the metrics that are not reported.
 TEST = 16
 
@@ -91,7 +96,7 @@ def judged(cell: Cell, block: Sequence[Seed]) -> list[dict[str, Any]]:
     for name in METRICS:
         if name not in read[0]:
             continue
-        (criterion,) = CLAIMS[name].criteria(cell, Limits(tolerance=0.2, budget=0.1))
+        (criterion,) = CLAIMS[name].criteria(cell, LIMITS)
         by_seed = [of[name] for of in read]
         if any(by[arm].unusable for by in by_seed for arm in ARMS):  # it does not apply to the poison
             continue
@@ -118,9 +123,9 @@ def concluded(criterion: Criterion, evidence: Evidence, n: int) -> str:
     """Return what a metric concludes, in the words of its table."""
     found = judge(criterion, evidence, Plan(seeds=n).informing)
     # The oracle is its own gate: where it FAILs, the verdict is that nothing can be judged.
-    if found.outcome is Outcome.FAIL or (evidence.unlearned == evidence.oracle and found.reason == "oracle-fails"):
+    if evidence.unlearned == evidence.oracle and found.reason == "oracle-fails":
         return "not unlearned"
-    return "unlearned" if found.outcome is Outcome.PASS else str(found.reason)
+    return _said(found)
 
 
 def table_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -141,6 +146,38 @@ def table_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return table
 
 
+def resampled(rows: Sequence[dict[str, Any]], n: int) -> list[dict[str, Any]]:
+    """Return how often studies of 5 seeds, drawn with replacement from all, conclude what: `RUNS` of each poison.
+
+    Without gates and without a least spread that is believed: both could only make wrong conclusions rarer.
+    """
+    cells = {name: Cell(*_registered(name)) for name in POISONS}
+    found = []
+    for poison, metric in dict.fromkeys((row["poison"], row["metric"]) for row in rows):
+        own = [row for row in rows if (row["size"], row["poison"], row["metric"]) == (n, poison, metric)]
+        seeds = np.array([[x for row in own for x in row[arm]] for arm in ("P", "R", "R'")])
+        (criterion,) = CLAIMS[metric].criteria(cells[poison], LIMITS)
+        rng, counts = np.random.default_rng(1), {"retrained_again": Counter[str](), "doing_nothing": Counter[str]()}
+        for _ in range(RUNS):
+            p, r, again = map(tuple, seeds[:, rng.integers(seeds.shape[1], size=n)].tolist())
+            evidence = Evidence(p, r, again, again, ())
+            for who, arm in zip(counts, (again, p), strict=True):
+                counts[who][_said(ungated(criterion, evidence.of(arm), Plan(seeds=n).informing))] += 1
+        shares = {who: {said: k / RUNS for said, k in count.items()} for who, count in counts.items()}
+        found.append({"poison": poison, "metric": metric, "seeds": seeds.shape[1], "runs": RUNS, **shares})
+    return found
+
+
+def _said(found: Judgement) -> str:
+    if found.outcome is Outcome.FAIL:
+        return "not unlearned"
+    return "unlearned" if found.outcome is Outcome.PASS else str(found.reason)
+
+
+def _registered(poison: str) -> tuple[Registered, ...]:
+    return tuple(registry.resolve(*of) for of in (("unlearner", "retrain"), ("task", TASK), ("poison", poison)))
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -150,8 +187,7 @@ def main() -> None:
     options = parser.parse_args()
 
     torch.set_num_threads(1)
-    task = registry.resolve("task", TASK)
-    cells = [Cell(registry.resolve("unlearner", "retrain"), task, registry.resolve("poison", p)) for p in POISONS]
+    cells = [Cell(*_registered(poison)) for poison in POISONS]
     rows: list[dict[str, Any]] = []
     begun = time.process_time()
     with tempfile.TemporaryDirectory() as temporary:
@@ -171,6 +207,7 @@ def main() -> None:
                 "seeds": first + TOGETHER,
                 "cpu_seconds": time.process_time() - begun,
                 "table": table_of(rows),
+                "resampled": resampled(rows, SIZES[-1]),
                 "rows": rows,
                 "machine": f"{platform.machine()}, CPU, 1 thread",
                 "versions": versions(),

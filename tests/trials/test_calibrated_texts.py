@@ -68,3 +68,16 @@ def test_wrong_conclusions_are_counted(script):
     assert [entry[who]["wrong"] for who in ("retrained_again", "doing_nothing")] == [1, 1]
     assert entry["retrained_again"]["interval"] == pytest.approx((0.0084, 0.9057), abs=1e-4)
     assert entry["above_5_percent"] == {"P": 0, "R": 6, "R'": 4, "of": 6}
+
+
+def test_studies_are_drawn_from_all_seeds(script, monkeypatch):
+    monkeypatch.setattr(script, "RUNS", 50)
+    of = {"size": 5, "poison": "text-canaries", "metric": "memorisation"}
+    shown = {"P": P, "R": R, "R'": AGAIN}
+    (found,) = script.resampled([of | shown, of | shown | {"R'": R}], 5)
+    assert found["seeds"] == 10
+    assert found["retrained_again"] == {"unlearned": 1.0}
+    assert found["doing_nothing"] == {"not unlearned": 1.0}
+    (blind,) = script.resampled([of | {"P": R, "R": AGAIN, "R'": R}], 5)
+    assert "unlearned" not in blind["doing_nothing"]
+    assert blind["retrained_again"]["no-bite"] > 0.9
