@@ -23,7 +23,7 @@ def add_store(commands: Any) -> None:
     for name, run, text in (
         ("list", _list, "artefacts by kind, task and run, with size and age"),
         ("size", _size, "number and size of records, blobs and other files"),
-        ("verify", _verify, "check every record and blob; exit code 1 if one is damaged"),
+        ("verify", _verify, "check every record and blob; exit code 1 if one is damaged or cannot be read"),
         ("pack", _pack, "write all that it holds to one file, to seed another store with"),
         ("unpack", _unpack, "add what such a file holds, which must be trusted as a model must"),
         ("prune", _prune, "remove only what the options name"),
@@ -120,6 +120,8 @@ def _verify(options: argparse.Namespace) -> int:
     }
     for name, why in sorted(damaged.items()):
         print(f"damaged: {name} ({why})")
+    for name, why in sorted(inventory.unreadable.items()):
+        print(f"unreadable: {name} ({why})")
     for what, entries in (
         ("orphaned", inventory.orphans.values()),
         ("left over", inventory.temporaries),
@@ -130,10 +132,13 @@ def _verify(options: argparse.Namespace) -> int:
     print(
         f"{len(inventory.records)} records and {len(inventory.blobs)} blobs: {len(damaged)} damaged, "
         f"{len(inventory.orphans)} orphaned; {len(inventory.temporaries)} left over, {len(inventory.foreign)} foreign"
+        + (f"; {len(inventory.unreadable)} unreadable" if inventory.unreadable else "")
     )
     if damaged:
         print("a run makes again what it finds damaged; prune --damaged removes it now")
-    return 1 if damaged else 0
+    if inventory.unreadable:
+        print("what cannot be read may be sound, so that no command removes it; run again when it can be read")
+    return 1 if damaged or inventory.unreadable else 0
 
 
 def _prune(options: argparse.Namespace) -> int:

@@ -13,7 +13,8 @@ records that name them, so a record that can be read is complete. If the root is
 are in a directory of this machine.
 
 Nothing that is read is believed: a file that is not what was written, or not what could have been, is removed, with a
-warning, and made again.
+warning, and made again. A file that cannot be read is not known to be damaged. It is read again, and stays in any case;
+if it still cannot be read, what it holds is made again, with a warning, and written in its place, whole.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from filelock import FileLock, Timeout
 
 from harness.api import UnlearningError
-from harness.store.files import Files, files_at
+from harness.store.files import Files, files_at, read_patiently
 from harness.store.tensors import copied, decoded, encoded
 
 if TYPE_CHECKING:
@@ -192,12 +193,12 @@ class Store:
         self.run = run
         self.files = files_at(root)
         self._unsaved: dict[str, tuple[Artefact, bytes | None]] = {}
-        self._ignored: set[str] = set()  # damaged files that could not be removed
+        self._ignored: set[str] = set()  # what could not be read, or is damaged and could not be removed
         self._written: tuple[str, dict[str, Tensor]] | None = None  # the last blob: as a rule it is used at once
         self.files.check()
 
     def get(self, key: str, check: Callable[[Artefact], object] = lambda found: None) -> Artefact | None:
-        """Return a finished artefact, or None if there is none or what is there is damaged.
+        """Return a finished artefact, or None if there is none, or what is there is damaged or cannot be read.
 
         Args:
             key: Its key.
@@ -223,8 +224,10 @@ class Store:
         if name in self._ignored:
             return None
         try:
-            artefact = artefact_of(key, self.files.read(name))
-            if artefact.blob is not None and not self._has(blob_name(artefact.blob)):
+            artefact = artefact_of(key, read_patiently(self.files, name))
+            if artefact.blob is not None and blob_name(artefact.blob) in self._ignored:
+                return None
+            if artefact.blob is not None and not self.files.exists(blob_name(artefact.blob)):
                 raise ValueError("its blob is missing")
         except OSError:
             return None
@@ -234,7 +237,11 @@ class Store:
         return artefact
 
     def tensors(self, artefact: Artefact) -> dict[str, Tensor] | None:
-        """Return an artefact's tensors on the CPU, or None if their file is damaged (it is then removed)."""
+        """Return an artefact's tensors on the CPU, or None if it must be made again.
+
+        If their file is damaged or gone, it is removed, and the record with it. If it cannot be read, it stays, and the
+        record, too, for others may be able to read it. This process does not ask for it again.
+        """
         from safetensors import SafetensorError
         from safetensors.torch import load
 
@@ -244,14 +251,22 @@ class Store:
         if written is not None and written[0] == artefact.blob:
             return written[1]
         assert artefact.blob is not None, "only artefacts with tensors are asked for them"
+        name = blob_name(artefact.blob)
         try:
-            content = self.files.read(blob_name(artefact.blob))
+            content = read_patiently(self.files, name)
             if hashlib.sha256(content).hexdigest() != artefact.blob:
                 raise ValueError("wrong checksum")
             return decoded(load(content))
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError):  # the last but one: a type torch lacks
+        except (FileNotFoundError, ValueError, KeyError, TypeError, SafetensorError):  # TypeError: a type torch lacks
             self.discard(artefact)
-            return None
+        except OSError as error:
+            self._ignored.add(name)  # first, because a warning may be an error
+            warnings.warn(
+                f"could not read {Path(name).name} in {self.files}: {error}; it stays there, and what it holds is made "
+                "again",
+                stacklevel=2,
+            )
+        return None
 
     def discard(self, artefact: Artefact) -> None:
         """Remove an artefact that turned out to be none, with a warning; who wants it makes it again."""

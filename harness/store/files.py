@@ -13,6 +13,7 @@ import errno
 import hashlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from urllib.request import url2pathname
 from harness.api import UnlearningError
 
 FOLDERS = ("records", "blobs", "locks")
+#: Seconds after which a file that could not be read is read again: a network may fail for a moment.
+AGAIN = (0.1, 0.5)
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,23 @@ class Files(Protocol):
             UnlearningError: Nothing can be written, and there is nothing to read, in one sentence.
         """
         ...
+
+
+def read_patiently(files: Files, name: str) -> bytes:
+    """Return the content of a file, which is read again if that fails.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        OSError: It cannot be read. Whether it is sound, nobody knows.
+    """
+    for pause in AGAIN:
+        try:
+            return files.read(name)
+        except (FileNotFoundError, PermissionError, IsADirectoryError):  # an answer, and no failure
+            raise
+        except OSError:
+            time.sleep(pause)
+    return files.read(name)
 
 
 def files_at(where: str | Path | Files) -> Files:
@@ -153,19 +173,29 @@ class Local:
                 temporary.write_bytes(content)
 
     def exists(self, name: str) -> bool:
-        return (self.root / name).exists()
+        try:
+            (self.root / name).stat()  # Path.exists of some versions of Python says False whatever the error is
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
 
     def remove(self, name: str) -> None:
         (self.root / name).unlink(missing_ok=True)
 
     def entries(self) -> Iterator[Entry]:
-        for folder, folders, names in os.walk(self.root):
+        for folder, folders, names in os.walk(self.root, onerror=self._unless_foreign):
             folders.sort()
             for name in sorted(names):
                 path = Path(folder, name)
                 with contextlib.suppress(FileNotFoundError):  # a run may be at work here
                     status = path.lstat()
                     yield Entry(path.relative_to(self.root).as_posix(), status.st_size, status.st_mtime)
+
+    def _unless_foreign(self, error: OSError) -> None:
+        """Raise that a folder of ours cannot be listed: what is in it would seem to be missing."""
+        folder = Path(os.fsdecode(error.filename)).relative_to(self.root)
+        if not isinstance(error, FileNotFoundError) and (folder.parts[:1] or FOLDERS)[0] in FOLDERS:
+            raise error
 
     def in_words(self) -> str:
         records = list(self.root.glob("records/*/*.json"))

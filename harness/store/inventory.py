@@ -15,7 +15,7 @@ from safetensors import SafetensorError, deserialize
 
 from harness.api import UnlearningError
 from harness.store.artefacts import artefact_of, blob_name, key_of
-from harness.store.files import Entry, Files
+from harness.store.files import Entry, Files, read_patiently
 
 #: Temporaries, progress, locks and blobs without a record younger than this may belong to a run that is at work.
 GRACE = 3600.0
@@ -65,6 +65,8 @@ class Inventory:
         records, blobs, locks, searches, temporaries, foreign: The files. Foreign ones are not ours, and nothing touches
             them.
         damaged: Names of records that say nothing sound, with the reason.
+        unreadable: Names of files that cannot be read now, with the reason: records, and the blobs that `unsound_blobs`
+            has come to. They may be sound, and nothing removes them.
     """
 
     files: Files
@@ -75,6 +77,7 @@ class Inventory:
     temporaries: list[Entry] = field(default_factory=list)
     foreign: list[Entry] = field(default_factory=list)
     damaged: dict[str, str] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, files: Files) -> Inventory:
@@ -101,36 +104,56 @@ class Inventory:
 
     def _look_into(self, entry: Entry, key: str) -> None:
         try:
-            content = self.files.read(entry.name)
+            content = read_patiently(self.files, entry.name)
             artefact = artefact_of(key, content)
             of = json.loads(content)["record"]["of"]
             if key_of(artefact.kind, of) != key:
                 raise ValueError("its content does not match its key")
             self.records.append(Record(entry, key, artefact.kind, artefact.blob, artefact.made["run"], of))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
             self.damaged[entry.name] = str(error)
+        except OSError as error:
+            self.unreadable[entry.name] = str(error)
+
+    @property
+    def all_named(self) -> bool:
+        """Whether it is known which blobs are named: every record could be read."""
+        return not any(_kind(name)[0] == "record" for name in self.unreadable)
 
     @cached_property
     def orphans(self) -> dict[str, Entry]:
-        """Blobs that no sound record names."""
+        """Blobs that no sound record names; none as long as a record cannot be read, which may name any."""
+        if not self.all_named:
+            return {}
         named = {record.blob for record in self.records}
         return {blob: entry for blob, entry in self.blobs.items() if blob not in named}
 
     def unsound_blobs(self) -> Iterator[tuple[Entry, str]]:
-        """Read every blob; yield those that are not what their name says, with the reason."""
+        """Read every blob; yield those that are not what their name says, with the reason.
+
+        Those that cannot be read are noted in `unreadable` instead.
+        """
         for blob, entry in self.blobs.items():
             try:
-                content = self.files.read(entry.name)
+                content = read_patiently(self.files, entry.name)
                 if hashlib.sha256(content).hexdigest() != blob:
                     raise ValueError("its content does not match its name")
                 deserialize(content)  # type: ignore[no-untyped-call, unused-ignore]
-            except (OSError, ValueError, SafetensorError) as error:
+            except (FileNotFoundError, ValueError, SafetensorError) as error:
                 yield entry, str(error)
+            except OSError as error:
+                self.unreadable[entry.name] = str(error)
 
-    @property
+    @cached_property
     def without_blob(self) -> list[Record]:
-        """The records whose blob is missing."""
-        return [record for record in self.records if record.blob is not None and record.blob not in self.blobs]
+        """The records whose blob is missing.
+
+        Raises:
+            OSError: Nobody knows whether one is.
+        """
+        lacking = [record for record in self.records if record.blob is not None and record.blob not in self.blobs]
+        # A run may have written it since blobs were listed.
+        return [record for record in lacking if not self.files.exists(blob_name(str(record.blob)))]
 
 
 def _kind(name: str) -> tuple[str, re.Match[str] | None]:
@@ -167,6 +190,8 @@ def removable(
 ) -> dict[str, list[Entry]]:
     """Return what the criteria name, by reason; records before the blobs that nothing else names then.
 
+    A record that cannot be read is never named. As long as there is one, neither is a sound blob: it may name that.
+
     Args:
         inventory: The store.
         criteria: What may go.
@@ -196,9 +221,10 @@ def removable(
     kept = {record.blob for record in inventory.records if record.key not in going}
     theirs = {record.blob for record in inventory.records if record.key in going} - kept - {None}
     gone = {entry.name for entries in found.values() for entry in entries}
-    found["no longer named"] = [
-        entry for blob, entry in inventory.blobs.items() if blob in theirs and entry.name not in gone
-    ]
+    if inventory.all_named:
+        found["no longer named"] = [
+            entry for blob, entry in inventory.blobs.items() if blob in theirs and entry.name not in gone
+        ]
     if criteria.orphans:
         orphans = inventory.orphans.values()
         found["orphaned"] = [entry for entry in orphans if settled(entry) and entry.name not in gone]
@@ -216,9 +242,10 @@ def remove(files: Files, entries: Iterable[Entry]) -> Iterator[Entry]:
                 lock.acquire(timeout=0)
             except (Timeout, OSError):
                 continue
-            with lock:  # taken twice, and so until we are done
+            try:
                 files.remove(entry.name)
-            lock.release()
+            finally:
+                lock.release()
         else:
             files.remove(entry.name)
         yield entry

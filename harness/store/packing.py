@@ -51,12 +51,14 @@ def pack(files: Files, target: Path) -> int:
         target: The zip.
 
     Raises:
-        UnlearningError: The store is empty, something in it is damaged, or the zip cannot be written.
-        OSError: The store cannot be read.
+        UnlearningError: The store is empty, something in it is damaged or cannot be read, or the zip cannot be written.
     """
     inventory = Inventory.of(files)
     damaged = [*inventory.damaged, *(record.entry.name for record in inventory.without_blob)]
     damaged += [entry.name for entry, _ in inventory.unsound_blobs()]
+    if inventory.unreadable:
+        name, why = next(iter(inventory.unreadable.items()))
+        raise UnlearningError(f"{len(inventory.unreadable)} files of the store {files} cannot be read: {name} ({why})")
     if damaged:
         raise UnlearningError(
             f"{len(damaged)} files of the store {files} are damaged, such as {damaged[0]}; remove them with "

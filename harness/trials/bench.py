@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.api import DeviceLost, UnlearningError
-from harness.calling import calling
+from harness.calling import calling, out_of_memory
 from harness.cells import Registered, Trial
 from harness.conventions import has_own_loop
 from harness.store.artefacts import Artefact, Gone, Lock, Make, Store, default_root, key_of
@@ -119,8 +119,10 @@ class Bench:
         """Return an artefact's tensors once they were put to use.
 
         Raises:
-            Gone: They are damaged, and removed.
-            Exception: They were made by this run and cannot be used: an error of ours, or of a plugin.
+            Gone: They are damaged, and removed; or they cannot be read.
+            DeviceLost: The GPU no longer responds.
+            Exception: They were made by this run and cannot be used: an error of ours, or of a plugin. Or memory ran
+                out, for which no file is to blame.
         """
         tensors = self.store.tensors(artefact)
         if tensors is None:
@@ -129,8 +131,9 @@ class Bench:
         try:
             use(tensors)
             return tensors
-        except Exception:
-            if artefact.made["run"] == self.store.run:
+        except Exception as error:
+            self._check_device(error, artefact.made["trial"])
+            if artefact.made["run"] == self.store.run or out_of_memory(error):
                 raise
         self.discard(artefact)
         raise Gone(artefact.key)
@@ -203,8 +206,12 @@ class Bench:
                 f"(--audit-group=1), or run on the CPU (--audit-device=cpu)"
             ) from error
         except RuntimeError as error:
-            if self.kind == "cuda" and not answers(self.device):
-                raise DeviceLost(f"the GPU no longer responds after {trial.id}: {error}") from error
+            self._check_device(error, trial.id)
             raise
         finally:
             torch.set_num_threads(threads)
+
+    def _check_device(self, error: Exception, after: str) -> None:
+        """Raise `DeviceLost` if an error comes of a GPU that no longer responds."""
+        if self.kind == "cuda" and isinstance(error, RuntimeError) and not answers(self.device):
+            raise DeviceLost(f"the GPU no longer responds after {after}: {error}") from error

@@ -70,6 +70,19 @@ def test_damaged_artefacts_are_made_again(lab, tmp_path):
     assert len(there & blobs(tmp_path)) >= 2  # what was needed again is as it was
 
 
+def test_no_file_is_to_blame_where_memory_runs_out(lab, tmp_path):
+    lab.run(trial(IDENTITY))
+    before, later = blobs(tmp_path), lab_in(tmp_path / "store", "later")
+    artefact = later.models(trial(IDENTITY))["P"]
+
+    def too_large(tensors):
+        raise RuntimeError("CUDA out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        later.bench.tensors(artefact, too_large)
+    assert blobs(tmp_path) == before
+
+
 MOOD = {"brightness": 0.0}
 
 
