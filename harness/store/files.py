@@ -303,7 +303,8 @@ class Remote:
             yield Entry(name, int(info["size"] or 0), float(written))
 
     def in_words(self) -> str:  # and not how much is there: a listing of a large bucket takes its time
-        return f"{self} (cache {_short(self.scratch)})"
+        only = ", can only be read" if self.refusal else ""
+        return f"{self} (cache {_short(self.scratch)}{only})"
 
     def check(self) -> None:
         self._kept.check()
@@ -313,10 +314,19 @@ class Remote:
             self.remove(probe)
         except OSError as error:
             said = " ".join(str(error).split()) or type(error).__name__
-            raise UnlearningError(
-                f"the store {self} cannot be reached or written ({said}); check its address and credentials, or name "
-                "another with --audit-store"
-            ) from None
+            if not self._has_records():
+                raise UnlearningError(
+                    f"the store {self} cannot be reached or written ({said}); check its address and credentials, or "
+                    "name another with --audit-store"
+                ) from None
+            self.refusal = f"the store {self} cannot be written ({said}); name another with --audit-store"
+
+    def _has_records(self) -> bool:
+        try:
+            with _only_os_errors():
+                return bool(self._filesystem.ls(self._path("records"), detail=False))
+        except OSError:
+            return False
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"

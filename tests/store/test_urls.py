@@ -89,6 +89,21 @@ def test_the_commands_work_behind_a_url(url, capsys):
     assert list(files_at(url).entries()) == []
 
 
+def test_a_url_that_can_only_be_read_serves_what_it_has(tmp_path, cache):
+    first = Store(tmp_path / "store", "first")
+    made = first.obtain("model", {"seed": 0}, lambda: ({}, {"w": torch.ones(3)}), "trial")
+    (tmp_path / "other").mkdir()
+    shutil.make_archive(str(tmp_path / "with"), "zip", tmp_path, "store")
+    shutil.make_archive(str(tmp_path / "without"), "zip", tmp_path, "other")
+    store = Store(f"zip://store::file://{tmp_path}/with.zip", "second")
+    assert store.files.in_words().endswith(", can only be read)")
+    assert torch.equal(store.tensors(store.get(made.key))["w"], torch.ones(3))
+    with pytest.raises(UnlearningError, match="not all that this run needs is stored, and the store zip.* cannot be w"):
+        store.obtain("model", {"seed": 1}, lambda: ({}, None), "trial")
+    with pytest.raises(UnlearningError, match="cannot be reached or written"):
+        Store(f"zip://store::file://{tmp_path}/without.zip", "third")
+
+
 @pytest.mark.parametrize(
     ("where", "said"),
     [
