@@ -18,12 +18,10 @@ from harness.bundles.made import Made
 from harness.bundles.signing import Untrue, sign, signer
 from harness.report.document import IN_BUNDLE, read
 from harness.report.form import misfit
-from harness.store.packing import NO_ZIP, digest_of, new_zip
+from harness.store.packing import GROWS, NO_ZIP, digest_of, new_zip, swollen
 
 #: Members of the zip. The manifest holds the SHA-256 of the first two and what they were made by; it alone is signed.
 RESULT, STORE, MANIFEST, SIGNATURE = IN_BUNDLE, "store.zip", "manifest.json", "manifest.json.sig"
-#: No part is so many times as large as the whole; JSON becomes smaller by about ten times.
-GROWS = 100
 #: Version of this form.
 FORM = 1
 
@@ -88,6 +86,7 @@ def opened(bundle: Path, folder: Path, signers: Path | None) -> Bundle:
     """
     try:
         with zipfile.ZipFile(bundle) as archive:
+            _require_size(archive, bundle.stat().st_size)
             parts = {name: archive.read(name) for name in (MANIFEST, SIGNATURE) if name in archive.namelist()}
             manifest = json.loads(parts[MANIFEST])
             if manifest["form"] != FORM:
@@ -97,7 +96,8 @@ def opened(bundle: Path, folder: Path, signers: Path | None) -> Bundle:
             by = None if signers is None else signer(parts[MANIFEST], parts[SIGNATURE], signers)
             models = STORE in manifest["sha256"]
             for name in (RESULT, STORE) if models else (RESULT,):
-                _extract(archive, name, folder / name, bundle.stat().st_size)
+                with archive.open(name) as part, (folder / name).open("wb") as file:
+                    shutil.copyfileobj(part, file)
                 if digest_of(folder / name) != manifest["sha256"][name]:
                     raise Untrue(f"the bundle was changed: its {name} is not the one of its manifest")
             of = manifest["made"]
@@ -110,13 +110,15 @@ def opened(bundle: Path, folder: Path, signers: Path | None) -> Bundle:
     return Bundle(document, folder / STORE if models else None, made, by, SIGNATURE in parts)
 
 
-def _extract(archive: zipfile.ZipFile, name: str, target: Path, size: int) -> None:
-    """Write a part of a bundle of so many bytes to a file.
+def _require_size(archive: zipfile.ZipFile, size: int) -> None:
+    """Refuse a bundle of so many bytes that would fill the memory or the disk.
+
+    The store is a zip, whose parts become larger once more. So in the bundle it must stand as it is.
 
     Raises:
-        Untrue: It would fill the disk.
+        Untrue: It would.
     """
-    if archive.getinfo(name).file_size > GROWS * size:
+    if name := swollen(archive, size):
         raise Untrue(f"the {name} of the bundle claims to be more than {GROWS} times as large as the bundle")
-    with archive.open(name) as part, target.open("wb") as file:
-        shutil.copyfileobj(part, file)
+    if STORE in archive.namelist() and archive.getinfo(STORE).file_size > size:
+        raise Untrue(f"the {STORE} of the bundle claims to be larger than the bundle")

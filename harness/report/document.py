@@ -17,7 +17,7 @@ from harness.judging.claims import CLAIMS
 from harness.report.words import WORST
 from harness.specs import called
 from harness.store.files import whole
-from harness.store.packing import NO_ZIP
+from harness.store.packing import NO_ZIP, swollen
 
 #: One audit, usual metric or trial of a result, as in the JSON.
 Entry = Mapping[str, Any]
@@ -173,6 +173,8 @@ def read(path: Path) -> dict[str, Any]:
         content = path.read_bytes()
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as bundle:
+                if swollen(bundle, path.stat().st_size):
+                    raise UnlearningError(f"{path} would fill the memory; name a bundle that submit wrote")
                 content = bundle.read(IN_BUNDLE)
         document = json.loads(content)
     except OSError as error:

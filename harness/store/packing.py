@@ -23,6 +23,8 @@ from harness.store.inventory import KINDS, Inventory
 #: What reading a file may raise that is no zip, or a damaged one.
 NO_ZIP = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error, lzma.LZMAError)
 ADVICE = "name what pytest-unlearning store pack wrote"
+#: What is unpacked is no more than so many times as large as the file; JSON becomes smaller by about ten times.
+GROWS = 100
 #: The time of every file in a zip, so that equal stores give equal files.
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -91,6 +93,11 @@ def unpack(source: Path, files: Files) -> tuple[int, int]:
     """
     try:
         with zipfile.ZipFile(source) as archive:
+            if name := swollen(archive, source.stat().st_size):
+                raise UnlearningError(
+                    f"the packed store was changed: its parts, such as {name[:120]!r}, claim to be more than {GROWS} "
+                    "times as large as the file"
+                )
             names = archive.namelist()
             if not any(pattern.fullmatch(name) for name in names for pattern in (KINDS["blob"], KINDS["record"])):
                 raise UnlearningError(f"{source} is no packed store; {ADVICE}")
@@ -108,6 +115,16 @@ def unpack(source: Path, files: Files) -> tuple[int, int]:
     records = sum(map(_is_record, names))
     new = sum(map(_is_record, missing))
     return new, records - new
+
+
+def swollen(archive: zipfile.ZipFile, size: int) -> str:
+    """Return the largest part of a zip of so many bytes if all parts would fill the memory or the disk, else ``""``.
+
+    What a part claims is enough: zipfile reads no more of it.
+    """
+    parts = archive.infolist()
+    largest = max(parts, key=lambda part: part.file_size, default=None)
+    return largest.filename if largest and sum(part.file_size for part in parts) > GROWS * size else ""
 
 
 def digest_of(file: Path) -> str:

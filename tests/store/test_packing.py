@@ -73,6 +73,14 @@ def test_nothing_is_written_of_a_file_that_was_changed(filled, tmp_path, part, h
     assert not (tmp_path / part.strip("/")).exists()
 
 
+def test_nothing_is_read_of_a_file_that_would_fill_the_memory(filled, tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for part in "ab":  # each alone is allowed; the first that is read would be no part of a store
+            archive.writestr(part, bytes(10**6))
+    with pytest.raises(UnlearningError, match=r"its parts, such as 'a', claim to be more than 100 times as large"):
+        unpack(tmp_path / "bomb.zip", filled.files)
+
+
 def test_a_first_audit_from_a_seeded_store_trains_the_unlearned_models_alone(folder, tiny_store):
     code, text = folder.harness("store", "pack", "packed.zip", f"--store={tiny_store}")
     assert code == 0, text
