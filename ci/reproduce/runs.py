@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from harness import registry
-from harness.api import Reading
+from harness.api import DeviceLost, Reading
 from harness.cells import Cell, Registered, Trial
 from harness.report.words import duration
 from harness.statistics.equivalence import FEWEST
@@ -194,7 +194,7 @@ class Work:
         self._allow(run)
         try:
             self._results[run] = self._lab.run(run.trial)
-        except Busy:
+        except (Busy, DeviceLost):
             raise
         except Exception as error:  # of a method, as a rule: the others go on, and the tables say what is missing
             self.errors[run] = f"{type(error).__name__}: {error}"

@@ -11,12 +11,14 @@ import time
 from functools import partial
 from pathlib import Path
 
+import labs
 import pytest
 import torch
+from labs import Plain
 from scripts import REPRODUCE, ROOT, WITHOUT_GPU, script
 
 from harness import registry
-from harness.api import Reading
+from harness.api import DeviceLost, Reading
 from harness.cells import Cell, Trial
 from harness.trials.lab import TrialResult
 from poisons.indiscriminate import Indiscriminate
@@ -337,3 +339,21 @@ def test_noise_and_membership_are_compared_and_a_second_time_nothing_is_trained(
     second = script(REPRODUCE, *options, "--seeds=2")
     assert "0 models trained" in second.out
     assert "| – | – |" in second.out  # the attacks need a third seed
+
+
+class Lost(Plain):
+    """A poison at which the GPU gives up."""
+
+    def plant(self, task, split, seed, surrogate=None):
+        raise DeviceLost("the GPU no longer responds")
+
+
+def test_a_lost_gpu_ends_a_study_and_is_no_error_of_a_method(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(REPRODUCE)
+    import runs
+
+    of = labs.trial(labs.IDENTITY, registry.register("poison", Lost()))
+    work = runs.Work(labs.lab_in(tmp_path / "store", "run"), [runs.Run(labs.IDENTITY, 1, None, of)], print)
+    with pytest.raises(DeviceLost):
+        work.finish()
+    assert work.errors == {}
