@@ -7,7 +7,7 @@ import os
 import struct
 import sys
 import sysconfig
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -175,9 +175,38 @@ def available_memory() -> int:
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             found.append(int(line.split()[1]) * 1024)
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # of a container
-        try:
-            found.append(int(Path("/sys/fs/cgroup", name).read_text()))
-        except (OSError, ValueError):
-            continue
+    found += left_in_groups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
     return max(1 << 30, int(0.9 * min(found, default=1 << 33)))
+
+
+def left_in_groups(groups: Path, mounted: Path) -> Iterator[int]:
+    """Yield the bytes that each control group with a limit has left: those of a process, and those that they are in.
+
+    Files that were read and are no longer used count as free: the kernel drops them where memory is short.
+
+    Args:
+        groups: The file in which the kernel names the groups of the process.
+        mounted: Where control groups are mounted. In a container this is its own group, which ``groups`` may call
+            otherwise.
+    """
+    try:
+        lines = groups.read_text().splitlines()
+    except OSError:  # a kernel without control groups
+        return
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        if number == "0":
+            top, limit, used, unused = mounted, "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            top, limit, used = mounted / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            unused = "total_inactive_file"
+        else:
+            continue
+        own = top / path.lstrip("/")
+        for group in (own, *(each for each in own.parents if each.is_relative_to(top))):
+            try:
+                left = int((group / limit).read_text()) - int((group / used).read_text())
+                stat = dict(row.split() for row in (group / "memory.stat").read_text().splitlines())
+                yield max(0, left + int(stat.get(unused, 0)))
+            except (OSError, ValueError):  # not of this container, or "max"
+                continue
