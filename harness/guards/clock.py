@@ -6,10 +6,10 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from harness.calling import PluginError
-from harness.guards.running import raise_in
+from harness.guards.running import raise_in, spare
 
 #: Seconds after which a call that caught the first interruption is interrupted again.
 AGAIN = 1.0
@@ -68,20 +68,32 @@ def _by_signal(seconds: float, sentence: str) -> Iterator[None]:
 
 @contextmanager
 def _from_beside(seconds: float, sentence: str) -> Iterator[None]:
-    caller, over = threading.get_ident(), threading.Event()
+    caller, over, interrupting = threading.get_ident(), threading.Event(), threading.Lock()
 
     def watch() -> None:
         wait = seconds
         while not over.wait(wait):
-            raise_in(caller, TimedOut)
+            with interrupting:
+                if not over.is_set():
+                    raise_in(caller, TimedOut)
             wait = AGAIN
+
+    def stop() -> None:
+        """End the clock. An interruption that comes just now is none any more: the block has ended."""
+        while watcher.is_alive():
+            with suppress(TimedOut):
+                with interrupting:
+                    over.set()
+                spare(caller)
+                watcher.join()
 
     watcher = threading.Thread(target=watch, name="the clock of a call", daemon=True)
     watcher.start()
     try:
-        yield
-    except TimedOut:
+        try:
+            yield
+        finally:
+            stop()
+    except TimedOut:  # even if it came before `stop` could keep it off
+        stop()
         raise TimedOut(sentence) from None
-    finally:
-        over.set()
-        watcher.join()

@@ -60,6 +60,11 @@ def raise_in(thread: int | None, error: type[BaseException]) -> None:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))
 
 
+def spare(thread: int) -> None:
+    """Do not raise in a thread what `raise_in` would, if it has not been raised yet."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), None)
+
+
 def _new(before: tuple[set[threading.Thread], set[int]]) -> tuple[set[threading.Thread], set[int]]:
     threads, children = running()
     new = {each for each in threads - before[0] if each.is_alive() and not _helps(each)}

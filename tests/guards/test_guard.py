@@ -15,8 +15,10 @@ import harness.judging.judge
 import harness.statistics.equivalence
 from harness.api import ContractError
 from harness.calling import PluginExit
-from harness.guards.clock import TimedOut
+from harness.guards import clock
+from harness.guards.clock import TimedOut, limited
 from harness.guards.guard import called_back, guarded, importing
+from harness.guards.running import raise_in
 
 WHO = "the unlearner 'x'"
 
@@ -259,6 +261,51 @@ def test_a_call_in_another_thread_is_interrupted_too():
     thread.start()
     thread.join(10)
     assert raised == ["the unlearner 'x' did not end within 0 seconds"]
+
+
+def test_a_call_in_another_thread_that_ends_just_in_time_is_not_interrupted_afterwards(monkeypatch):
+    ending, said = threading.Event(), []
+
+    def late(thread, error):
+        ending.set()
+        time.sleep(0.2)
+        raise_in(thread, error)
+
+    def ends():
+        try:
+            with limited(0.01, "it took too long"):
+                ending.wait(10)
+            for _ in range(1000):
+                time.sleep(0)
+            said.append("ended")
+        except TimedOut as error:
+            said.append(str(error))
+
+    monkeypatch.setattr(clock, "raise_in", late)
+    thread = threading.Thread(target=ends)
+    thread.start()
+    thread.join(10)
+    assert said == ["ended"]
+
+
+@pytest.mark.parametrize("share", [0.9, 1.0, 1.1])
+def test_an_interruption_is_always_in_words(share):
+    said = []
+
+    def spins():
+        for _ in range(50):
+            try:
+                with limited(0.004, "it took too long"):
+                    until = time.perf_counter() + share * 0.004
+                    while time.perf_counter() < until:
+                        pass
+            except TimedOut as error:
+                said.append(str(error))
+
+    thread = threading.Thread(target=spins)
+    thread.start()
+    thread.join(60)
+    assert set(said) <= {"it took too long"}
 
 
 def test_somebody_elses_alarm_goes_on():
