@@ -83,35 +83,18 @@ def tables(folder: Path, link: Callable[[Path], str]) -> str:
 
 def _table(rows: Sequence[Row], link: Callable[[Path], str]) -> str:
     poisons = list(dict.fromkeys(cell.poison for row in rows for cell in row.method.cells))
-    settings = rows[0].run["settings"]
+    heads = [_plain(poison).replace(":", ":<br>") for poison in poisons]
     lines = [
-        f"### {_plain(rows[0].method.task)}, {_plain(settings['plan'])} plan\n",
-        _cells(
-            [
-                "method",
-                "passed",
-                *(_plain(poison).replace(":", ":<br>") for poison in poisons),
-                "accuracy",
-                "cost",
-                "bundle",
-            ]
-        ),
+        f"### {_plain(rows[0].method.task)}, {_plain(rows[0].run['settings']['plan'])} plan\n",
+        _cells(["method", "passed", "accuracy", *heads, "cost", "bundle"]),
         _cells(["---"] * (len(poisons) + 5)),
     ]
     for row in sorted(rows, key=_rank):
         cells = {cell.poison: cell for cell in row.method.cells}
-        lines.append(
-            _cells(
-                [
-                    _code(row.method.called),
-                    f"{_passes(row)} of {len(cells)}",
-                    *(_left(cells[poison]) if poison in cells else "" for poison in poisons),
-                    _accuracy(_claim(row, "accuracy")),
-                    _cost(_claim(row, "cost")),
-                    f"[{row.date}]({link(row.file)})",
-                ]
-            )
-        )
+        passed, link_text = f"{_passes(row)} of {len(cells)}", f"[{row.date}]({link(row.file)})"
+        left = [_left(cells[poison]) if poison in cells else "" for poison in poisons]
+        accuracy, cost = _accuracy(_claim(row, "accuracy")), _cost(_claim(row, "cost"))
+        lines.append(_cells([_code(row.method.called), passed, accuracy, *left, cost, link_text]))
     return "\n".join([*lines, "", *_made(rows), *_left_out(rows[0].file.parent), ""])
 
 

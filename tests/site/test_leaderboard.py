@@ -80,8 +80,10 @@ def test_methods_that_pass_more_come_first_and_then_those_that_leave_less(board,
 
     assert text.startswith("### task, quick plan\n")
     assert methods_of(text) == ["c_gone", "b_half", "a_leaves"]
-    assert "| `c_gone` | 1 of 1 | **PASS**<br>0.0" in text
-    assert "[2026-01-01](c_gone-2026-01-01.zip)" in text
+    assert "| `c_gone` | 1 of 1 | **PASS**<br>" in text
+    assert re.search(
+        r"`c_gone` .* pp \| \*\*PASS\*\*<br>0.0\d \[.*\]<br>n = \d+ \| .* \[2026-01-01\]\(c_gone-2026-01-01.zip\)", text
+    )
     assert (
         "- 3 bundles: a computer (1 process on cpu); pytest-unlearning 0.1.0, torch 2.0, python 3.11; signed by" in text
     )
@@ -136,7 +138,7 @@ def test_what_a_bundle_says_is_text(board, leaderboard):
 
     head = leaderboard.tables(board.folder, str).splitlines()[2]
 
-    assert head == r"| method | passed | \<script\>\|\[x\](y)\` | accuracy | cost | bundle |"
+    assert head == r"| method | passed | accuracy | \<script\>\|\[x\](y)\` | cost | bundle |"
 
 
 def test_the_bundles_here_are_signed_small_and_in_the_table(leaderboard):
