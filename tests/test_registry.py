@@ -57,6 +57,13 @@ NUMBER = 5
 HERE = f"{__name__}:"
 
 
+def certifies_one_number(model, request):
+    return model
+
+
+certifies_one_number.certifies = 1.0
+
+
 # ---- the grammar
 
 
@@ -432,3 +439,10 @@ def test_two_traces_of_one_name_are_refused(tmp_path, monkeypatch):
         SpecError, match="'twice:Twice' has two traces called 'success'; give each Measure its own short"
     ):
         resolve("poison", "twice:Twice")
+
+
+def test_what_a_method_declares_to_certify_is_read_before_anything_is_trained():
+    with pytest.raises(SpecError, match=r"declares certifies = 1\.0; it must be \(epsilon, delta\)"):
+        resolve("unlearner", f"{HERE}certifies_one_number")
+    with pytest.raises(SpecError, match=r"declares certifies = 1\.0; it must be \(epsilon, delta\)"):
+        register("unlearner", certifies_one_number)

@@ -81,7 +81,7 @@ def describe(job: Job) -> Answer:
     if not asked and said["history"] is not None:
         plain |= {"history": list(said["history"])}
     if said["certifies"] is not None:
-        plain |= {"certifies": _certificate(said["certifies"])}
+        plain |= {"certifies": list(map(float, said["certifies"]))}
     owner = factory_of(found.value)
     line = 0
     with contextlib.suppress(OSError, TypeError):
@@ -90,14 +90,6 @@ def describe(job: Job) -> Answer:
     depends_on = declares(found.value, "depends_on") or declares(owner, "depends_on")
     made["depends_on"] = [depends_on] if isinstance(depends_on, str) else list(depends_on)
     return {**made, "line": line, "fields": dict(found.fields), "declares": plain, "asked": asked}, {}
-
-
-def _certificate(value: Any) -> list[float] | float | str:
-    """Return what a method certifies as numbers; if it is none, something that the judge refuses just as well."""
-    try:
-        return list(map(float, value))
-    except (TypeError, ValueError):
-        return value if isinstance(value, int | float | str) else repr(value)
 
 
 def history(job: Job) -> Answer:

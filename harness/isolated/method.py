@@ -106,7 +106,9 @@ def resolve(spec: str) -> Registered:
     except (PluginError, KeyError, TypeError, ValueError) as error:  # it declares what nobody can read
         raise SpecError(f"the unlearner {spec!r} cannot be described: {error}") from error
     name, distribution, version, file = names
-    return Registered("unlearner", value.spec, name, value, fields, distribution, version, source, file, isolated=True)
+    of = Registered("unlearner", value.spec, name, value, fields, distribution, version, source, file, isolated=True)
+    registry.certified_by(of)  # its process may say what it likes
+    return of
 
 
 def method(unlearner: str | Callable[..., Any]) -> Registered:

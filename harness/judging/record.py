@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import inf, isfinite, isnan
+from math import isfinite, isnan
 from statistics import fmean, median
 from typing import Any
 
 from scipy import special
 
-from harness.api import ContractError, Reading, declares
-from harness.cells import REMAINING, Cell, Registered
+from harness.api import Reading
+from harness.cells import REMAINING, Cell
 from harness.judging.claims import Criterion
 from harness.judging.intersection import Intersection
 from harness.judging.judge import Judgement, beside_remaining, judge_budget, path, seeds_to_decide
@@ -19,6 +19,7 @@ from harness.judging.reasons import Reason
 from harness.judging.reliable import details_of
 from harness.judging.verdict import Evidence, Trace, Verdict
 from harness.judging.yardsticks import shares
+from harness.registry import certified_by
 from harness.statistics import bad_seed_bound, eps_lower_single, mu_lower
 from harness.statistics.exact import TINIEST
 
@@ -166,27 +167,6 @@ def budget_verdict(
         },
         by_seed={},
         looks=(),
-    )
-
-
-def certified_by(method: Registered) -> tuple[float, float] | None:
-    """Return the epsilon and delta that a method declares to certify, or None.
-
-    Raises:
-        ContractError: It declares something else.
-    """
-    certificate = declares(method.value, "certifies")
-    if certificate is None:
-        return None
-    try:
-        epsilon, delta = map(float, certificate)
-        if 0 <= epsilon < inf and 0 <= delta < 1:
-            return epsilon, delta
-    except (TypeError, ValueError):
-        pass
-    raise ContractError(
-        f"the unlearner {method.id!r} declares certifies = {certificate!r}; it must be (epsilon, delta), with epsilon "
-        "at least 0, and delta at least 0 and below 1"
     )
 
 
