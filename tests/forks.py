@@ -136,6 +136,7 @@ def become(job: dict[str, Any]) -> None:
     set_hypothesis_home_dir(Path(".hypothesis").absolute())  # by default below where it was imported
     paths = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     sys.path[:] = [job["cwd"], *paths, *PATHS]
+    sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))  # read once, where Python starts
     module, *arguments = job["words"]
     if module == "harness":
         if (asked := nursery(_fork_runs)) is not None:
