@@ -2,7 +2,8 @@
 
 A run is what ``python -m pytest`` is in every other respect. It has its own process, folder, environment and output.
 It imports our packages itself. The workers of pytest-xdist are forks, too: two of them would import torch for longer
-than most runs train. So are the runs of pytest that a command of ours, ``python -m harness``, starts.
+than most runs train. So are the runs of pytest that a command of ours, ``python -m harness``, starts, and the servers
+of isolated processes in these runs; tests/isolated starts both as they are.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import subprocess
 import sys
 import threading
 import time
+import types
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,16 +42,21 @@ IMPORTED = (
 PATHS = sys.path[1:]
 
 
+#: Where the process that forks first can be asked, in all its forks.
+_door = ""
+
+
 class Forks:
     """A process that forks; started when it is first asked.
 
     Args:
-        folder: For what runs print.
+        folder: For what runs print, and for the socket by which it is asked.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._server: subprocess.Popen[str] | None = None
+        self._server: subprocess.Popen[bytes] | None = None
+        self._door: socket.socket | None = None
 
     def run(self, words: list[str], cwd: Path, environment: dict[str, str], timeout: float) -> tuple[int, str]:
         """Run ``python -m`` with a module and its arguments; return its exit code and what it printed.
@@ -56,41 +64,61 @@ class Forks:
         Raises:
             TimeoutExpired: It took longer than ``timeout`` seconds, and was killed.
         """
-        if self._server is None:
-            command = [sys.executable, __file__]
-            self._server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
         printed = self._folder / "printed.txt"
-        job = {
-            "words": words, "cwd": str(cwd), "environment": environment, "printed": str(printed), "timeout": timeout,
-        }  # fmt: skip
-        self._server.stdin.write(json.dumps(job) + "\n")
-        self._server.stdin.flush()
-        code = json.loads(self._server.stdout.readline())
-        if code is None:
-            raise subprocess.TimeoutExpired(words, timeout)
+        printed.unlink(missing_ok=True)
+        with open(printed, "ab") as output:
+            started = self.start(words, cwd, environment, output.fileno())
+        code = started.wait(timeout)
         return code, printed.read_text(encoding="utf-8", errors="replace")
+
+    def start(self, words: list[str], cwd: Path, environment: dict[str, str], output: int) -> Forked:
+        """Start what `run` runs, with a file for what it prints; it has a process group of its own."""
+        if self._door is None:
+            self._door = connected(self.door())
+        with open(os.devnull, "rb") as nothing:
+            return Forked(self._door, words, (nothing.fileno(), output, output), str(cwd), environment)
+
+    def door(self) -> str:
+        """Return the path of the socket at which anybody can ask; see `main`."""
+        path = str(self._folder / "door")
+        if self._server is None:
+            command = [sys.executable, __file__, path]
+            self._server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            assert self._server.stdout is not None
+            self._server.stdout.readline()  # that it listens
+        return path
 
     def close(self) -> None:
         """End the process."""
         if self._server is not None:
             self._server.communicate()
+        if self._door is not None:
+            self._door.close()
 
 
-def serve() -> dict[str, Any] | None:
-    """Fork for every job that is read; return the job in the fork, and None at the end of all."""
+def connected(door: str) -> socket.socket:
+    """Return a connection with who listens at a path, which may be longer than the name of a socket can be."""
+    asks = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    folder = os.open(os.path.dirname(door), os.O_RDONLY)
+    asks.connect(f"/proc/self/fd/{folder}/{os.path.basename(door)}")
+    os.close(folder)
+    return asks
+
+
+def serve(door: str) -> dict[str, Any] | None:
+    """Fork for everybody who asks at a path; return the job in the fork, and None once the standard input is closed."""
     _import_all()
     gc.collect()
     gc.freeze()  # a collection in a fork would write to every page of it
-    for line in sys.stdin:
-        job: dict[str, Any] = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            return job
-        signal.signal(signal.SIGALRM, lambda *_: None)
-        print(json.dumps(_wait(child, job["timeout"])), flush=True)
-    return None
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    folder = os.open(os.path.dirname(door), os.O_RDONLY)
+    listener.bind(f"/proc/self/fd/{folder}/{os.path.basename(door)}")
+    os.close(folder)
+    listener.listen()
+    global _door
+    _door = door
+    print("listening", flush=True)
+    return attend([], listener)
 
 
 def _import_all() -> None:
@@ -102,28 +130,6 @@ def _import_all() -> None:
     for name in IMPORTED:
         importlib.import_module(name)
     sys.meta_path.remove(rewriting)
-
-
-def _wait(child: int, timeout: float) -> int | None:
-    def stop(*_: object) -> None:
-        os.killpg(child, signal.SIGKILL)
-
-    signal.signal(signal.SIGALRM, stop)
-    signal.alarm(int(timeout))
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return None if signal.alarm(0) == 0 else code
-
-
-def stand_alone(printed: str) -> None:
-    """Belong to no other process, and print to a file."""
-    os.setpgid(0, 0)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    file, nothing = (
-        os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND),
-        os.open(os.devnull, os.O_RDONLY),
-    )
-    for target, source in ((0, nothing), (1, file), (2, file)):
-        os.dup2(source, target)
 
 
 def become(job: dict[str, Any]) -> None:
@@ -138,6 +144,11 @@ def become(job: dict[str, Any]) -> None:
     sys.path[:] = [job["cwd"], *paths, *PATHS]
     sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))  # read once, where Python starts
     module, *arguments = job["words"]
+    if module.startswith("-"):
+        _program(job["words"])
+        return
+    if any("isolated" in argument for argument in arguments):
+        _fork_isolated()
     if module == "harness":
         if (asked := nursery(_fork_runs)) is not None:
             become(asked)
@@ -149,6 +160,16 @@ def become(job: dict[str, Any]) -> None:
         return
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _program(words: list[str]) -> None:
+    """Run the program that a command of Python has in its words."""
+    at = words.index("-c")
+    if "ignore" in words[:at]:
+        warnings.simplefilter("ignore")
+    sys.argv = words[at : at + 1] + words[at + 2 :]
+    sys.modules["__main__"] = program = types.ModuleType("__main__")
+    exec(words[at + 1], vars(program))
 
 
 def end(code: int) -> None:
@@ -165,22 +186,51 @@ class Forked:
 
     Args:
         nursery: Asks the process that forks.
-        words: What it shall be, for ``python -m``; execnet tells its workers later.
-        fds: What it shall read from and write to; by default what this process does.
+        words: What it shall be: of ``python -m``, or of ``python`` if they begin with an option. execnet tells its
+            workers later.
+        fds: What it shall read from, write to, and complain to; by default what this process does.
+        cwd: Its working directory, by default that of this process.
+        environment: Its environment, by default that of this process.
     """
 
-    def __init__(self, nursery: socket.socket, words: Sequence[str] = (), fds: Sequence[int] = (0, 1)) -> None:
-        job = {"cwd": os.getcwd(), "environment": dict(os.environ), "words": words}
+    def __init__(
+        self,
+        nursery: socket.socket,
+        words: Sequence[str] = (),
+        fds: Sequence[int] = (0, 1),
+        cwd: str | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        job = {"cwd": cwd or os.getcwd(), "environment": environment or dict(os.environ), "words": words}
         socket.send_fds(nursery, [json.dumps(job).encode()], fds)
         self._nursery = nursery
         self.pid = int(nursery.recv(32))
-        self._ended = os.pidfd_open(self.pid)
+        self.returncode: int | None = None
+        try:
+            self._ended = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            self._ended = os.open(os.devnull, os.O_RDONLY)  # it has ended already; like that, this can be read
 
-    def wait(self) -> int:
-        """Wait for its end, and return its exit code."""
-        select.select([self._ended], [], [])
-        self._nursery.send(str(self.pid).encode())
-        return int(self._nursery.recv(32))
+    def poll(self) -> int | None:
+        """Return its exit code, or None if it has not ended."""
+        if self.returncode is None and not select.select([self._ended], [], [], 0)[0]:
+            return None
+        return self.wait()
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end, and return its exit code.
+
+        Raises:
+            TimeoutExpired: It took longer than ``timeout`` seconds, and was killed with its process group.
+        """
+        if self.returncode is None:
+            if not select.select([self._ended], [], [], timeout)[0]:
+                os.killpg(self.pid, signal.SIGKILL)
+                raise subprocess.TimeoutExpired("a fork", timeout or 0)
+            os.close(self._ended)
+            self._nursery.send(str(self.pid).encode())
+            self.returncode = int(self._nursery.recv(32))
+        return self.returncode
 
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -197,9 +247,33 @@ class Worker(Forked):
         os.close(theirs[0])
         os.close(mine[1])
 
-    def wait(self) -> None:  # type: ignore[override]
+    def wait(self, timeout: float | None = None) -> None:  # type: ignore[override]
         """Wait for its end; execnet asks from several threads, and for no exit code."""
         select.select([self._ended], [], [])
+
+
+class Isolated(Forked):
+    """The server of isolated processes, which a run talks to through pipes."""
+
+    def __init__(self, command: Sequence[str], stderr: Any, cwd: str, env: dict[str, str], **_: object) -> None:
+        theirs, mine = os.pipe(), os.pipe()
+        self.stdin, self.stdout = open(theirs[1], "wb"), open(mine[0], "rb")  # noqa: SIM115 - who asked closes them
+        super().__init__(connected(_door), command[1:], (theirs[0], mine[1], stderr.fileno()), cwd, env)
+        os.close(theirs[0])
+        os.close(mine[1])
+
+
+def _fork_isolated() -> None:
+    """Have runs start their servers of isolated processes as forks, of a process in which nothing has begun yet."""
+    popen: Any = subprocess.Popen
+
+    class Forking(popen):
+        def __new__(cls, command: Any, *args: Any, **options: Any) -> Any:
+            if list(command[:2]) == [sys.executable, "-I"]:
+                return Isolated(command, **options)
+            return super().__new__(cls)
+
+    subprocess.Popen = Forking  # type: ignore[misc]
 
 
 def _fork_workers(asks: socket.socket) -> None:
@@ -255,39 +329,70 @@ def nursery(use: Callable[[socket.socket], None]) -> dict[str, Any] | None:
         use(asks)
         return None
     asks.close()
+    return attend([told])
+
+
+def attend(connections: list[socket.socket], listener: socket.socket | None = None) -> dict[str, Any] | None:
+    """Fork whenever a connection asks for it; return what the fork shall be there.
+
+    In this process, end it once the last connection is closed; if there is a listener, return None once the standard
+    input is closed.
+    """
     signal.signal(signal.SIGCHLD, _reap)
-    while True:
-        message, fds, _, _ = socket.recv_fds(told, 1 << 20, 2)
-        if not message:
-            os._exit(0)
-        if not fds:  # the number of a process that has ended
-            while int(message) not in _codes:
-                time.sleep(0.001)
-            told.send(str(_codes[int(message)]).encode())
-            continue
-        child = os.fork()
-        if child == 0:
-            break
-        told.send(str(child).encode())
-        for fd in fds:
-            os.close(fd)
-    told.close()
+    while connections or listener:
+        doors: list[Any] = [listener, sys.stdin] if listener else []
+        for ready in select.select([*connections, *doors], [], [])[0]:
+            if ready is sys.stdin:
+                return None
+            if ready is listener:
+                connections.append(listener.accept()[0])
+                continue
+            message, fds, _, _ = socket.recv_fds(ready, 1 << 20, 3)
+            if not message:
+                connections.remove(ready)
+                ready.close()
+            elif not fds:  # the number of a process that has ended
+                while int(message) not in _codes:
+                    time.sleep(0.001)
+                ready.send(str(_codes.pop(int(message))).encode())
+            elif child := os.fork():
+                ready.send(str(child).encode())
+                for fd in fds:
+                    os.close(fd)
+            else:
+                return _begun(json.loads(message), fds, [*connections, *filter(None, [listener])], bool(listener))
+    os._exit(0)
+
+
+def _begun(job: dict[str, Any], fds: list[int], sockets: list[socket.socket], apart: bool) -> dict[str, Any]:
+    """Begin to be what a job says: read and write where it says, in a process group of one's own if ``apart``."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for fd, target in zip(fds, (0, 1), strict=True):
+    _codes.clear()
+    for each in sockets:
+        each.close()
+    if apart:
+        os.setpgid(0, 0)
+    for target, fd in enumerate(fds):
         os.dup2(fd, target)
         os.close(fd)
-    job: dict[str, Any] = json.loads(message)
+    sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
     os.environ.clear()
     os.environ.update(job["environment"])
     os.chdir(job["cwd"])
     return job
 
 
+def main(door: str, words: list[str]) -> None:
+    """Be a process forked by who listens at a path: ``python tests/forks.py DOOR MODULE ARGUMENT ...``."""
+    sys.exit(Forked(connected(door), words, (0, 1, 2)).wait())
+
+
 if __name__ == "__main__":
-    told = serve()
+    if sys.argv[2:]:
+        main(sys.argv[1], sys.argv[2:])
+    told = serve(sys.argv[1])
     if told is not None:
         try:
-            stand_alone(told["printed"])
             become(told)
         except SystemExit as ended:
             if isinstance(ended.code, str):
