@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 
+import forks as forking
 import pytest
 from documented import Block, blocks
 
@@ -24,15 +25,18 @@ NUMBER = re.compile(r"[−+-]?\d+(?:[.,:]\d+)*(?:e-?\d+)?")
 
 
 class Reader:
-    """Somebody in an empty folder, with the commands of an environment in which the project is installed."""
+    """Somebody in an empty folder, with the commands of an environment in which the project is installed.
 
-    def __init__(self, folder):
+    The commands are forks of a process that has imported torch already: a dozen imports would take a minute.
+    """
+
+    def __init__(self, folder, forks):
         self.folder = folder / "work"
         self.folder.mkdir()
         commands = folder / "bin"
         commands.mkdir()
         for name, module in (("pytest", "pytest"), ("pytest-unlearning", "harness"), ("python", "")):
-            words = [sys.executable, *(["-m", module] if module else [])]
+            words = [sys.executable, "-I", "-S", forking.__file__, forks.door(), *([module] if module else [])]
             (commands / name).write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
             (commands / name).chmod(0o755)
         left_out = re.compile(r"(PYTEST|PYTHON|GITHUB_).*|CI|BUILD_NUMBER")  # pytest shows longer lines where CI is set
@@ -56,7 +60,7 @@ class Reader:
             (self.folder / named[1]).write_text(block.text)
             return None
         assert block.language == "python", block.text
-        return self.runs(sys.executable, "-c", block.text)
+        return self.runs("python", "-c", block.text)
 
 
 def plain(line: str) -> str:
@@ -79,8 +83,8 @@ def missing(shown: str, printed: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory):
-    return Reader(tmp_path_factory.mktemp("reader"))
+def reader(tmp_path_factory, forks):
+    return Reader(tmp_path_factory.mktemp("reader"), forks)
 
 
 @pytest.mark.parametrize("page", PAGES)
