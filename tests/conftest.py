@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forks import Forks
+from forks import Forked, Forks
 from hypothesis import settings
 from published import against_schema
 
@@ -149,6 +149,13 @@ class Folder:
         assert not document or against_schema(document) == []
         return Run(code, text, document)
 
+    def start(self, *args: str, **environment: str) -> Forked:
+        """Start a pytest and do not wait for it; what it prints is appended to ``printed.txt``."""
+        assert self.forks is not None
+        with open(self.path / "printed.txt", "ab") as output:
+            told = {**self.environment(), **environment}
+            return self.forks.start(self.command(*args)[2:], self.path, told, output.fileno())
+
     def harness(self, *words: object, **environment: str) -> tuple[int, str]:
         """Run ``python -m harness``; return its exit code and what it printed."""
         assert self.forks is not None
@@ -162,10 +169,9 @@ class Folder:
         At the end the run is waited for.
         """
         controller, terminal = pty.openpty()
-        run = subprocess.Popen(
-            self.command(SUITES, f"--ignore={SUITES}/test_contract.py", *args), cwd=self.path,
-            env={**self.environment(), "LINES": "30"}, stdout=terminal, stderr=terminal,
-        )  # fmt: skip
+        assert self.forks is not None
+        command = self.command(SUITES, f"--ignore={SUITES}/test_contract.py", *args)
+        run = self.forks.start(command[2:], self.path, {**self.environment(), "LINES": "30"}, terminal)
         os.close(terminal)
         shown = b""
 

@@ -265,15 +265,11 @@ class Isolated(Forked):
 
 def _fork_isolated() -> None:
     """Have runs start their servers of isolated processes as forks, of a process in which nothing has begun yet."""
-    popen: Any = subprocess.Popen
 
-    class Forking(popen):
-        def __new__(cls, command: Any, *args: Any, **options: Any) -> Any:
-            if list(command[:2]) == [sys.executable, "-I"]:
-                return Isolated(command, **options)
-            return super().__new__(cls)
+    def fork(command: Any, options: dict[str, Any]) -> Isolated | None:
+        return Isolated(command, **options) if list(command[:2]) == [sys.executable, "-I"] else None
 
-    subprocess.Popen = Forking  # type: ignore[misc]
+    _instead(fork)
 
 
 def _fork_workers(asks: socket.socket) -> None:
@@ -292,13 +288,24 @@ def _fork_workers(asks: socket.socket) -> None:
 
 def _fork_runs(asks: socket.socket) -> None:
     """Have commands start their runs of pytest as forks."""
+
+    def fork(command: Any, options: dict[str, Any]) -> Forked | None:
+        plain = not options and list(command[:3]) == [sys.executable, "-m", "pytest"]
+        return Forked(asks, command[2:]) if plain else None
+
+    _instead(fork)
+
+
+def _instead(fork: Callable[[Any, dict[str, Any]], Forked | None]) -> None:
+    """Put forks in the place of commands where a function makes one: of the command and its options of ``Popen``."""
     popen: Any = subprocess.Popen
 
     class Forking(popen):
         def __new__(cls, command: Any, *args: Any, **options: Any) -> Any:
-            if not args and not options and list(command[:3]) == [sys.executable, "-m", "pytest"]:
-                return Forked(asks, command[2:])
-            return super().__new__(cls)
+            if not args and (forked := fork(command, options)) is not None:
+                return forked
+            plain = popen.__new__ is object.__new__
+            return popen.__new__(cls) if plain else popen.__new__(cls, command, *args, **options)
 
     subprocess.Popen = Forking  # type: ignore[misc]
 

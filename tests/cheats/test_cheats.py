@@ -97,8 +97,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Folder:
     return folder
 
 
-def audited(place: Folder, *arguments: str, seconds: int = 20) -> Run:
-    limits = ("--audit-seeds=5", f"--audit-timeout={seconds}", "--tb=line")
+def audited(place: Folder, *arguments: str, seconds: int = 20, seeds: int = 5) -> Run:
+    """Audit on as many seeds as a PASS needs, or on as many as an error or a FAIL of the budget does: three."""
+    limits = (f"--audit-seeds={seeds}", f"--audit-timeout={seconds}", "--tb=line")
     run = place.pytest(*arguments, *limits, "-n2")
     assert run.code == 1, run.text
     return run
@@ -163,7 +164,7 @@ def test_a_method_that_hangs_is_stopped(place: Folder, isolated: bool):
     store = f"--audit-store={place.path / f'hanging-{isolated}'}"
     methods = (f"--unlearner={name}" for name in names)
     # Nothing honest is beside them, so the time may be short.
-    run = audited(place, *TINY, store, *(["--audit-isolated"] if isolated else []), *methods, seconds=4)
+    run = audited(place, *TINY, store, *(["--audit-isolated"] if isolated else []), *methods, seconds=2, seeds=3)
     for name in names:
         assert verdicts(run, name) == dict.fromkeys(("poison", "accuracy", "cost"), "ERROR")
         assert any(LATE in line for line in run.text.splitlines() if f"'{name}'" in line), run.text
@@ -172,7 +173,7 @@ def test_a_method_that_hangs_is_stopped(place: Folder, isolated: bool):
 @BEHIND_WALLS
 def test_hidden_retraining_is_over_the_budget_in_an_isolated_run(place: Folder):
     store = f"--audit-store={place.path / 'wide-behind-walls'}"
-    run = audited(place, *WIDE, store, "--audit-isolated", *(f"--unlearner={name}" for name in COSTS))
+    run = audited(place, *WIDE, store, "--audit-isolated", *(f"--unlearner={name}" for name in COSTS), seeds=3)
     assert {name: verdicts(run, name)["cost"] for name in COSTS} == dict.fromkeys(COSTS, "FAIL")
 
 

@@ -1,7 +1,6 @@
 """``--audit-isolated`` and ``gate --isolated``, as a user sees them."""
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -131,17 +130,13 @@ def test_a_method_that_raises_stops_no_other(tmp_path):
 
 
 def test_the_gate_does_the_controls_last(folder):
-    command = [
-        str(Path(sys.executable).with_name("pytest-unlearning")), "gate", "--isolated", "--unlearner=gd",
-        "--task=tiny:Tiny", "--poison=backdoor:size=1", f"--store={folder.store}", "--", "--audit-plan=quick",
-        "--audit-seeds=3",
-    ]  # fmt: skip
-    done = subprocess.run(
-        command, cwd=folder.path, env=folder.environment(), capture_output=True, text=True, timeout=600, check=False
-    )
-    stages = [line for line in done.stdout.splitlines() if line.startswith("gate, ")]
-    assert stages == ["gate, 1 of 3: contract", "gate, 2 of 3: audits"], done.stdout  # which it does not pass
-    assert "gate: RED: audits" in done.stdout
+    _, text = folder.harness(
+        "gate", "--isolated", "--unlearner=gd", "--task=tiny:Tiny", "--poison=backdoor:size=1",
+        f"--store={folder.store}", "--", "--audit-plan=quick", "--audit-seeds=3",
+    )  # fmt: skip
+    stages = [line for line in text.splitlines() if line.startswith("gate, ")]
+    assert stages == ["gate, 1 of 3: contract", "gate, 2 of 3: audits"], text  # which it does not pass
+    assert "gate: RED: audits" in text
 
 
 def test_python_can_ask_for_it(tmp_path):

@@ -1,6 +1,7 @@
 """The entry module: what every run of pytest in the environment loads."""
 
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -68,26 +69,24 @@ def test_short_names_are_left_to_whoever_has_them(folder):
     folder.write(
         "test_ours.py", "def test_ours(request):\n    assert request.config.getoption('--task') in ('toy', 'big')\n"
     )
-    own = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "test_ours.py"]
+    own = ["pytest", "-p", "no:cacheprovider", "test_ours.py"]
     for arguments in ([], ["--task=big"]):
-        done = subprocess.run([*own, *arguments], cwd=folder.path, capture_output=True, text=True, check=False)
-        assert "1 passed" in done.stdout, done.stdout
+        _, text = folder.forks.run([*own, *arguments], folder.path, dict(os.environ), timeout=900)
+        assert "1 passed" in text, text
     asked = ["--audit-task", "tiny:Tiny", "--audit-poison=backdoor:size=1", "--unlearner", "identity"]
     command = [*folder.command("--rootdir=.", *asked, "--audit-seeds=3", "-k", "forgotten"), "--pyargs", "test_suites"]
-    done = subprocess.run(
-        command, cwd=folder.path, env=folder.environment(), capture_output=True, text=True, check=False
-    )
-    assert "--unlearner=identity --audit-task=tiny:Tiny --poison=backdoor:size=1" in done.stdout, done.stdout
+    _, text = folder.forks.run(command[2:], folder.path, folder.environment(), timeout=900)
+    assert "--unlearner=identity --audit-task=tiny:Tiny --poison=backdoor:size=1" in text, text
 
 
 def test_short_names_work_wherever_an_option_can_stand(folder):
     folder.write("pytest.ini", "[pytest]\naddopts = --task tiny:Tiny\n")
     folder.write("test_own.py", "def test_own(request):\n    print('\\nseen', request.config.option.audit_task)\n")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rP", "-n1", "test_own.py"]
+    command = ["pytest", "-p", "no:cacheprovider", "-rP", "-n1", "test_own.py"]
     command += [f"--audit-store={folder.store}"]
     environment = {**folder.environment(), "PYTEST_ADDOPTS": "--poison backdoor"}
-    done = subprocess.run(command, cwd=folder.path, env=environment, capture_output=True, text=True, check=False)
-    assert "seen ['tiny:Tiny']" in done.stdout, done.stdout + done.stderr
+    _, text = folder.forks.run(command, folder.path, environment, timeout=900)
+    assert "seen ['tiny:Tiny']" in text, text
 
 
 def test_help_shows_every_option_with_its_default(folder):

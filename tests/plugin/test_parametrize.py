@@ -1,8 +1,6 @@
 """Audits in anybody's own test file."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -96,12 +94,12 @@ def test_unlearning(verdict):
 @pytest.mark.parametrize("workers", ["-n0", "-n2"])
 def test_an_audit_needs_no_option_and_no_name_of_ours(folder, workers):
     folder.write("test_mine.py", ONE)
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *WITHOUT, "test_mine.py", workers]
+    command = ["pytest", "-p", "no:cacheprovider", *WITHOUT, "test_mine.py", workers]
     environment = {**folder.environment(), "XDG_CACHE_HOME": str(folder.path / "cache")}
-    run = subprocess.run(command, cwd=folder.path, env=environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout
-    assert "= unlearning audits =" in run.stdout
-    assert re.search(r"1 passed, \d+ trained", run.stdout)
+    code, text = folder.forks.run(command, folder.path, environment, timeout=900)
+    assert code == 0, text
+    assert "= unlearning audits =" in text
+    assert re.search(r"1 passed, \d+ trained", text)
     assert not list(folder.path.glob("cache/*/progress/*")), "notes of workers are cleared away"
 
 

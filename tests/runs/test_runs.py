@@ -15,7 +15,6 @@ import pytest
 from conftest import TINY
 
 GD = "--unlearner=gd:lr=0.01"
-SLOW = "--task=tiny:Tiny:epochs=300"
 #: Doing the thing well on the tiny task: retraining within the budget reaches what retraining reaches.
 GOOD = """
 from harness.training.loop import fit
@@ -189,14 +188,9 @@ def test_two_settings_of_one_method_are_two_methods(trained):
 
 def test_two_runs_at_once_build_everything_once(folder):
     results = [folder.path / f"{name}.json" for name in "ab"]
-    runs = [
-        subprocess.Popen(
-            # Slow enough that the later of the two still finds work to do.
-            folder.command("--pyargs", "test_suites", SLOW, TINY[1], GD, f"--audit-json={result}"),
-            cwd=folder.path, env=folder.environment(), stdout=subprocess.DEVNULL,
-        )
-        for result in results
-    ]  # fmt: skip
+    # Slow enough that the later of the two still finds work to do.
+    arguments = ("--pyargs", "test_suites", "--task=tiny:Tiny:epochs=30", TINY[1], GD)
+    runs = [folder.start(*arguments, f"--audit-json={result}") for result in results]
     assert [run.wait(timeout=600) for run in runs] == [1, 1]
     documents = [json.loads(result.read_text()) for result in results]
     records = [json.loads(path.read_text())["record"] for path in folder.store.glob("records/*/*.json")]
@@ -209,18 +203,21 @@ def test_two_runs_at_once_build_everything_once(folder):
     assert len(set(models.values())) == 2, "both runs took part"
 
 
+def children(pid: int) -> list[int]:
+    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=True)
+    return [int(line) for line in found.stdout.split()]
+
+
 def test_a_killed_worker_loses_nothing_that_was_finished(folder):
-    slow = ("--task=tiny:Tiny:epochs=100", TINY[1], GD, "--audit-seeds=5")
-    run = subprocess.Popen(
-        folder.command("--pyargs", "test_suites", *slow, "-n2"),
-        cwd=folder.path, env=folder.environment(), stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    slow = ("--task=tiny:Tiny:epochs=40", TINY[1], GD, "--audit-seeds=5")
+    run = folder.start("--pyargs", "test_suites", *slow, "-n2")
     while len(list(folder.store.glob("records/*/*.json"))) < 12:
         assert run.poll() is None
         time.sleep(0.02)
-    workers = subprocess.run(["pgrep", "-P", str(run.pid)], capture_output=True, text=True, check=True).stdout.split()
-    os.kill(int(workers[0]), signal.SIGKILL)
-    assert "1 crashed" in run.communicate(timeout=600)[0]  # a trial, which is made again by who needs it
+    (forking,) = children(run.pid)
+    os.kill(children(forking)[0], signal.SIGKILL)
+    run.wait(timeout=600)
+    assert "1 crashed" in (folder.path / "printed.txt").read_text()  # a trial, which is made again by who needs it
     before = {path.name: path.stat().st_mtime_ns for path in folder.store.glob("records/*/*.json")}
     rerun = folder.pytest(*slow, "-n2")
     fresh = folder.pytest(*slow, f"--audit-store={folder.path / 'undisturbed'}")

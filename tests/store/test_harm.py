@@ -170,14 +170,11 @@ def test_two_versions_of_the_code_share_a_store(folder, capsys):
     with (other / "harness" / "training" / "unlearning.py").open("a") as file:
         file.write("# another version\n")
     arguments = (*TINY, f"--unlearner={GD}", "--audit-seeds=3", "-k", "poison_is")
-    environment = folder.environment()
-    theirs = {**environment, "PYTHONPATH": os.pathsep.join([str(other), environment["PYTHONPATH"]])}
-    runs = []
-    for name, suites, env in (("a", SUITES, environment), ("b", str(other / "test_suites"), theirs)):
-        command = folder.command(
-            suites, *arguments, f"--audit-json={folder.path / name}.json", "-p", "no:cacheprovider"
-        )
-        runs.append(subprocess.Popen(command, cwd=folder.path, env=env, stdout=subprocess.DEVNULL))
+    theirs = {"PYTHONPATH": os.pathsep.join([str(other), folder.environment()["PYTHONPATH"]])}
+    runs = [
+        folder.start(suites, *arguments, f"--audit-json={folder.path / name}.json", "-p", "no:cacheprovider", **env)
+        for name, suites, env in (("a", SUITES, {}), ("b", str(other / "test_suites"), theirs))
+    ]
     assert [each.wait(300) for each in runs] == [1, 1]
     documents = [json.loads((folder.path / f"{name}.json").read_text()) for name in "ab"]
     shown = [[(a["verdict"], a["estimate"], a["values"]) for a in document["audits"]] for document in documents]
