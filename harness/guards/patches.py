@@ -10,9 +10,10 @@ from __future__ import annotations
 import builtins
 import operator
 import sys
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from enum import Enum
+from itertools import chain
 from pathlib import Path
 from types import CodeType, FunctionType, GetSetDescriptorType, ModuleType
 from typing import Any
@@ -68,11 +69,54 @@ class _Space:
         return not self.copies or all(held[name] == copy for name, copy in self.copies.items())
 
 
+class _Together:
+    """All watched namespaces, looked at without a step of Python for each: this is done around every call of a plugin.
+
+    Args:
+        spaces: The namespaces.
+    """
+
+    def __init__(self, spaces: Iterable[_Space]) -> None:
+        spaces = list(spaces)
+        self._held = [vars(space.owner) for space in spaces]  # of modules and classes it is always the same
+        self._lengths = [space.length for space in spaces]
+        self._get = [space.get for space in spaces]
+        self._objects = [each for space in spaces for each in space.objects]
+        self._copies = [
+            (held, name, copy)
+            for held, space in zip(self._held, spaces, strict=True)
+            for name, copy in space.copies.items()
+        ]
+        insides = {
+            (id(each), *attributes, *map(id, attributes.values())): (each, attributes)
+            for space in spaces
+            for each, attributes in space.insides
+        }
+        self._insides = [each for each, _ in insides.values()]
+        self._get_attributes = [_getter(tuple(attributes)) for _, attributes in insides.values()]
+        self._attributes = [value for _, attributes in insides.values() for value in attributes.values()]
+
+    def is_same(self) -> bool:
+        """Return whether each of them is, as `_Space.is_same` says it of one."""
+        if list(map(len, self._held)) != self._lengths:
+            return False
+        objects = chain.from_iterable(map(operator.call, self._get, self._held))
+        attributes = chain.from_iterable(map(operator.call, self._get_attributes, map(vars, self._insides)))
+        try:
+            same = all(map(operator.is_, objects, self._objects)) and all(
+                map(operator.is_, attributes, self._attributes)
+            )
+        except KeyError:
+            return False
+        return same and all(held[name] == copy for held, name, copy in self._copies)
+
+
 class Seal:
     """The watched namespaces as they were when they were last looked at."""
 
     def __init__(self) -> None:
         self._spaces: dict[int, _Space] = {}
+        self._together: _Together | None = None
         self._modules: dict[str, ModuleType] = {}
         self._counted = 0
         self._judges: set[str] = set()
@@ -88,7 +132,7 @@ class Seal:
 
     def renew(self) -> None:
         """Take for granted what is there now."""
-        for space in [each for each in self._spaces.values() if not each.is_same()]:
+        for space in self._changed():
             self._spaces[id(space.owner)] = _space(space.owner)
         if gone := [name for name, module in self._modules.items() if sys.modules.get(name) is not module]:
             for name in gone:
@@ -102,7 +146,7 @@ class Seal:
         A module of the harness that was imported meanwhile is compared with its source.
         """
         found = []
-        for space in [each for each in self._spaces.values() if not each.is_same()]:
+        for space in self._changed():
             found += _restored(space)
             self._spaces[id(space.owner)] = _space(space.owner)  # it grew, or torch wrapped a function
         for name, module in self._modules.items():
@@ -115,6 +159,15 @@ class Seal:
         self._add(new)
         return found
 
+    def _changed(self) -> list[_Space]:
+        """Return the namespaces that are not what they were; the caller puts others in their places."""
+        if self._together is None:
+            self._together = _Together(self._spaces.values())
+        if self._together.is_same():
+            return []
+        self._together = None
+        return [each for each in self._spaces.values() if not each.is_same()]
+
     def _add(self, new: Mapping[str, ModuleType]) -> None:
         self._modules |= new
         self._counted = len(sys.modules)
@@ -122,6 +175,7 @@ class Seal:
             for owner in (module, *_classes(module, self._judges)):
                 if id(owner) not in self._spaces:
                     self._spaces[id(owner)] = _space(owner)
+                    self._together = None
 
     def _new_modules(self) -> dict[str, ModuleType]:
         if len(sys.modules) == self._counted:
@@ -154,11 +208,16 @@ def _space(owner: Any) -> _Space:
     held = dict(vars(owner))
     ours = _name(owner).startswith("harness")
     names = [name for name, each in held.items() if _is_watched(each) or (ours and _is_constant(name, each))]
-    get: Any = operator.itemgetter(*names) if len(names) > 1 else lambda held: tuple(held[name] for name in names)
     copies = {n: type(held[n])(held[n]) for n in names if ours and type(held[n]) in (dict, list, set)}
     constants = [held[name] for name in names if _is_constant(name, held[name])] if ours else []
     insides = tuple((each, dict(vars(each))) for constant in constants for each in _objects_in(constant))
+    get = _getter(tuple(names))
     return _Space(owner, tuple(names), get, get(held), copies, insides, len(held))
+
+
+def _getter(names: tuple[str, ...]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    """Return what returns these of a dict, as a tuple."""
+    return operator.itemgetter(*names) if len(names) > 1 else lambda held: tuple(held[name] for name in names)
 
 
 def _objects_in(constant: Any) -> Iterator[Any]:
