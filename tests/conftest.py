@@ -37,8 +37,8 @@ STRICT = ("error", "default::harness.store.artefacts.DamagedArtefact")
 WITHOUT = ("-p", "no:benchmark", "-p", "no:randomly", "-p", "no:rerunfailures", "-p", "no:timeout")
 
 
-#: Folders whose files take longest. They come first, so that no worker is left with one of them in the end.
-LONGEST = ("runs", "site", "cheats", "cli", "contract", "tasks", "pipelines", "isolated")
+#: Folders whose files take longest, the one with the longest file first: no worker shall be left with one in the end.
+LONGEST = ("site", "runs", "cheats", "cli", "contract", "pipelines", "isolated", "tasks")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -49,7 +49,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let a warning fail a test; what a test says of warnings itself goes before. Put the longest files first."""
     here = Path(__file__).parent
-    items.sort(key=lambda item: item.path.parent.name not in LONGEST)
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.parent.name, len(LONGEST)))
     for item in items:
         if here in item.path.parents:
             own = item.get_closest_marker("filterwarnings")

@@ -33,7 +33,7 @@ PLUGINS = ("_hypothesis_ftz_detector", "_hypothesis_globals", "_hypothesis_pytes
 #: What a run imports: the plugins first, while pytest's hook is there to rewrite them.
 IMPORTED = (
     *PLUGINS, "anyio.pytest_plugin", "execnet", "filelock", "hypothesis.entry_points", "pdb", "platformdirs",
-    "safetensors.torch", "scipy.special", "scipy.stats", "tomllib", "torch.utils.flop_counter",
+    "safetensors.torch", "scipy.special", "scipy.stats", "sklearn.datasets", "tomllib", "torch.utils.flop_counter",
     "torch._dynamo",  # every optimiser imports it at its first step
     "xml.etree.ElementTree",
 )  # fmt: skip
