@@ -59,7 +59,7 @@ class Forks:
         self._door: socket.socket | None = None
 
     def run(self, words: list[str], cwd: Path, environment: dict[str, str], timeout: float) -> tuple[int, str]:
-        """Run ``python -m`` with a module and its arguments; return its exit code and what it printed.
+        """Run what `Forked` takes for its words; return its exit code and what it printed.
 
         Raises:
             TimeoutExpired: It took longer than ``timeout`` seconds, and was killed.
@@ -165,6 +165,8 @@ def become(job: dict[str, Any]) -> None:
 def _program(words: list[str]) -> None:
     """Run the program that a command of Python has in its words."""
     at = words.index("-c")
+    if "-P" in words[:at]:
+        del sys.path[0]
     if "ignore" in words[:at]:
         warnings.simplefilter("ignore")
     sys.argv = words[at : at + 1] + words[at + 2 :]

@@ -4,8 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 
 import pytest
 from doses import POISONS, TINY, Fails, opened, search
@@ -166,18 +164,22 @@ print("\\n".join(f"{'final' if each.final else 'setting'} {each.number}" for eac
 """
 
 
-def start(store, settings, spec="doses:Dose", **environment):
-    return subprocess.Popen(
-        [sys.executable, "-c", PROCESS, str(store), str(settings), spec], stdout=subprocess.PIPE, text=True,
-        cwd=ROOT / "tests", env={**os.environ, "PYTHONPATH": str(ROOT / "tests" / "studies"), **environment},
-    )  # fmt: skip
+@pytest.fixture
+def start(forks, tmp_path):
+    """Starts a process that searches; what it prints goes to a file of this number."""
+
+    def start(number, settings, spec="doses:Dose", **environment):
+        told = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "studies"), **environment}
+        with open(tmp_path / f"{number}.txt", "wb") as output:
+            words = ["-c", PROCESS, str(tmp_path / "store"), str(settings), spec]
+            return forks.start(words, ROOT / "tests", told, output.fileno())
+
+    return start
 
 
-def test_a_killed_search_goes_on_where_it_was(tmp_path):
+def test_a_killed_search_goes_on_where_it_was(tmp_path, start):
     (tmp_path / "calls").write_text("")
-    killed = start(tmp_path / "store", 5, DIE_AFTER=str(tmp_path / "calls"))
-    assert killed.wait(timeout=300) == -signal.SIGKILL
-    killed.stdout.close()
+    assert start(0, 5, DIE_AFTER=str(tmp_path / "calls")).wait(300) == -signal.SIGKILL
     lab = opened(tmp_path / "store")
     begun = [path.read_text().count('"setting ') for path in lab.store.root.glob("searches/*.jsonl")]
     assert 1 <= begun[0] < 5
@@ -186,11 +188,9 @@ def test_a_killed_search_goes_on_where_it_was(tmp_path):
     assert list(map(plain, tuned.tried)) == list(map(plain, settings_of(opened(tmp_path / "other"), 5)))
 
 
-def test_a_setting_that_kills_its_process_is_given_up_at_the_third_attempt(tmp_path):
-    for _ in range(2):
-        killed = start(tmp_path / "store", 2, spec="doses:Dose:fixed=9")
-        assert killed.wait(timeout=300) == -signal.SIGKILL
-        killed.stdout.close()
+def test_a_setting_that_kills_its_process_is_given_up_at_the_third_attempt(tmp_path, start):
+    for number in range(2):
+        assert start(number, 2, spec="doses:Dose:fixed=9").wait(300) == -signal.SIGKILL
     tuning = Tuning(registry.resolve("unlearner", "doses:Dose:fixed=9"), TINY, POISONS, opened(tmp_path / "store"), 2)
     first = tuning.step()
     assert (first.number, first.history) == (0, [])
@@ -263,10 +263,10 @@ def test_a_kill_before_the_first_setting_does_not_try_it_twice(lab):
     assert len(set(settings)) == 3
 
 
-def test_several_processes_share_a_search(tmp_path):
-    processes = [start(tmp_path / "store", 8) for _ in range(2)]
-    said = [process.communicate(timeout=300)[0].splitlines() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
+def test_several_processes_share_a_search(tmp_path, start):
+    processes = [start(number, 8) for number in range(2)]
+    assert [process.wait(300) for process in processes] == [0, 0]
+    said = [(tmp_path / f"{number}.txt").read_text().splitlines() for number in range(2)]
     assert all(said)
     tuned, seen = search(opened(tmp_path / "store"), 8)
     assert seen == []

@@ -1,9 +1,8 @@
 """What is trained again after an edit of a user's files: trials of the tiny task, each in a process of its own."""
 
 import json
+import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -72,18 +71,22 @@ def project(tmp_path_factory):
     return folder
 
 
-def trained(project, method="mine:forget"):
-    """Return the models that a trial trained, and what its U is: the hash of its weights."""
-    run = [sys.executable, "-P", "-c", RUN, method]
-    done = subprocess.run(run, cwd=project, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    return "".join(sorted(found["built"])), found["U"]
+@pytest.fixture(scope="module")
+def trained(project, forks):
+    """Returns the models that a trial trained, and what its U is: the hash of its weights."""
+
+    def trained(method="mine:forget"):
+        code, text = forks.run(["-P", "-c", RUN, method], project, dict(os.environ), timeout=120)
+        assert code == 0, text
+        found = json.loads(text.splitlines()[-1])
+        return "".join(sorted(found["built"])), found["U"]
+
+    return trained
 
 
 @pytest.fixture(scope="module")
-def first(project):
-    built, weights = trained(project)
+def first(trained):
+    built, weights = trained()
     assert built == "PRU"
     return weights
 
@@ -92,21 +95,21 @@ def edit(file):
     file.write_text(file.read_text() + "\n# edited\n")
 
 
-def test_an_edit_of_an_unrelated_file_trains_nothing(project, first):
+def test_an_edit_of_an_unrelated_file_trains_nothing(project, trained, first):
     edit(project / "notes.py")
     write(project / "helpers/other.py")
-    assert trained(project) == ("", first)
+    assert trained() == ("", first)
 
 
-def test_an_edit_of_an_imported_helper_unlearns_again(project, first):
+def test_an_edit_of_an_imported_helper_unlearns_again(project, trained, first):
     edit(project / "helpers/steps.py")
-    assert trained(project) == ("U", first)
+    assert trained() == ("U", first)
 
 
-def test_an_edit_of_the_library_of_the_task_trains_everything_again(project, first):
+def test_an_edit_of_the_library_of_the_task_trains_everything_again(project, trained, first):
     edit(project / "library/networks.py")
-    assert trained(project) == ("PRU", first)
+    assert trained() == ("PRU", first)
 
 
-def test_a_renamed_method_draws_the_same_numbers(project, first):
-    assert trained(project, "mine:renamed") == ("U", first)
+def test_a_renamed_method_draws_the_same_numbers(trained, first):
+    assert trained("mine:renamed") == ("U", first)

@@ -1,11 +1,10 @@
 """Models that are trained side by side: which ones, once each, and none the other way for it."""
 
-import multiprocessing
 import os
-import signal
 import time
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +18,7 @@ from harness.training.data import Data
 from harness.trials import models, pace, unlearning
 from harness.trials.pace import pace_of
 
+HERE = Path(__file__).parent
 CELLS = [Cell(GD, TINY, poison) for poison in (BACKDOOR, GAUSSIAN)]
 TRIALS = [trial(GD, poison, seed) for seed in range(3) for poison in (BACKDOOR, GAUSSIAN)]
 
@@ -154,7 +154,22 @@ def test_a_method_that_raises_loses_no_trained_model(tmp_path, groups):
     assert all(len(lab.stored(each)[1]) == 2 for each in failing)
 
 
-def train(folder, started=None, slow=False):
+PROCESS = """
+import sys
+from pathlib import Path
+from test_groups import train
+train(Path(sys.argv[1]), slow=sys.argv[2] == "slow")
+"""
+
+
+def start(forks, folder, how):
+    with open(folder / f"{how}.printed", "wb") as output:
+        words = ["-c", PROCESS, str(folder), how]
+        environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+        return forks.start(words, HERE, environment, output.fileno())
+
+
+def train(folder, slow=False):
     fit = models.Models._fit
 
     def noted(self, group, *args, **kwargs):
@@ -167,7 +182,6 @@ def train(folder, started=None, slow=False):
     if slow:
 
         def show(of, what, done, epochs):
-            started.set()
             time.sleep(0.2)
 
         lab.bench.show = show
@@ -176,17 +190,14 @@ def train(folder, started=None, slow=False):
         patiently(lambda of=of: lab.models(of))
 
 
-def test_a_kill_loses_the_group_in_hand_and_no_other(tmp_path, groups):
-    context = multiprocessing.get_context("spawn")
-    started = context.Event()
-    process = context.Process(target=train, args=(tmp_path, started, True))
-    process.start()
-    assert started.wait(60)
+def test_a_kill_loses_the_group_in_hand_and_no_other(tmp_path, groups, forks):
+    process = start(forks, tmp_path, "slow")
     lab = lab_in(tmp_path, group=4)
     while not lab.stored(TRIALS[1])[1]:  # the first group is stored
+        assert process.poll() is None, (tmp_path / "slow.printed").read_text()
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
+    process.kill()
+    process.wait()
     kept = {(of.id, arm) for of in TRIALS for arm in lab.stored(of)[1]}
     assert kept
     lab.will_need(CELLS, lambda: TRIALS)
@@ -196,14 +207,10 @@ def test_a_kill_loses_the_group_in_hand_and_no_other(tmp_path, groups):
     assert not trained & kept
 
 
-def test_two_runs_at_once_make_each_model_once(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=train, args=(tmp_path,)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        assert process.exitcode == 0
+def test_two_runs_at_once_make_each_model_once(tmp_path, forks):
+    processes = [start(forks, tmp_path, how) for how in ("one", "other")]
+    for process, how in zip(processes, ("one", "other"), strict=True):
+        assert process.wait(120) == 0, (tmp_path / f"{how}.printed").read_text()
     trained = [line for file in tmp_path.glob("*.trained") for line in file.read_text().splitlines()]
     assert len(trained) == len(set(trained)) == 9
 
