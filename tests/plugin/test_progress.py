@@ -74,7 +74,7 @@ def test_a_disk_without_room_for_notes_does_not_matter(tmp_path):
 
 @pytest.mark.parametrize(("workers", "who"), [("-n2", "gw0"), ("-n0", "main")])
 def test_a_terminal_shows_it_on_its_last_line_and_gets_the_line_back(folder, workers, who):
-    with folder.terminal("--task=tiny:Tiny:epochs=200", TINY[1], "--audit-seeds=3", workers) as until:
+    with folder.terminal("--task=tiny:Tiny:epochs=100", TINY[1], "--audit-seeds=3", workers) as until:
         pass
     text = until("")
     assert "\033[1;29r" in text, "the last of 30 lines is kept out of scrolling"
