@@ -18,9 +18,9 @@ from typing import Any
 
 from harness.judging.yardsticks import beyond
 from harness.report.document import write_text
-from harness.report.fronts import JOINT
 from harness.report.svg import Scale, drawing, mark, number, palette, path, style, words
 from harness.report.words import fraction, points
+from harness.studies.fronts import MEAN
 
 ACROSS = 4
 WIDTH, HEIGHT, GAP, HEAD = 262, 250, 22, 64
@@ -141,11 +141,11 @@ def reached(score: Mapping[str, Any]) -> tuple[str, str]:
 
 def markdown(document: Mapping[str, Any]) -> str:
     """Return the joint fronts as a table: at each floor what is left on the seeds of the search, and measured again."""
-    floors = [points(point["floor"]) for point in document["methods"][0]["fronts"][JOINT]]
+    floors = [points(point["floor"]) for point in document["methods"][0]["fronts"][MEAN]]
     lines = [f"| method | {' | '.join(floors)} | chosen | left, accuracy |", "|---" * (len(floors) + 3) + "|"]
     for method in document["methods"]:
         cells = []
-        for point in method["fronts"][JOINT]:
+        for point in method["fronts"][MEAN]:
             again = point.get("again")
             text = reached(point)[0] if "left" in point else "–"
             cells.append(f"{text}, {reached(again)[0]}" if again else text)

@@ -14,7 +14,7 @@ import paper
 from runs import Run
 from summaries import accuracy, at_the_end, best_rate, grouped, percent, rank, scaled, summary
 
-from harness.report.document import finite
+from harness.report.document import finite_tree
 from harness.trials.lab import TrialResult
 
 #: Accuracy that a setting of Figure 2a may cost, in shares of 1.
@@ -106,16 +106,7 @@ def document(
         found = {"references": gaussian.references(done, attacks or {}), "rows": gaussian.rows(done, attacks or {})}
     else:
         found = {"references": references(done), "rows": (table1 if what == "table1" else figure2)(done)}
-    return _plain({"schema": 1, "what": what, **about, **found})
-
-
-def _plain(value: Any) -> Any:
-    """Return nested plain values with None for every number that is not finite."""
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    if isinstance(value, Mapping):
-        return {name: _plain(each) for name, each in value.items()}
-    return finite(value) if isinstance(value, float) else value
+    return finite_tree({"schema": 1, "what": what, **about, **found})
 
 
 def markdown(result: Mapping[str, Any]) -> str:

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from harness.report.document import versions
 from harness.report.words import deviations, duration, fraction, percent, points
+from harness.studies.fronts import MEAN
 
 if TYPE_CHECKING:
     from harness.studies.fronts import Score, Tried
     from harness.studies.tuning import Tuned
-
-#: What the joint front is called, beside those of single poisons.
-JOINT = "mean of all poisons"
 
 
 def head_of(
@@ -42,8 +40,8 @@ def found_of(tuned: Tuned) -> dict[str, Any]:
     complete = [each for each in tuned.tried if not each.given_up]
     again = {each.number: each for each in tuned.finals if not each.given_up}
     fronts: dict[str, list[dict[str, Any]]] = {}
-    for name in (JOINT, *(poison.id for poison in tuned.poisons)):
-        scores = [together(each.scores) if name == JOINT else each.scores[name] for each in complete]
+    for name in (MEAN, *(poison.id for poison in tuned.poisons)):
+        scores = [together(each.scores) if name == MEAN else each.scores[name] for each in complete]
         fronts[name] = []
         for floor in FLOORS:
             at = read(scores, floor, tuned.budget)
@@ -51,7 +49,7 @@ def found_of(tuned: Tuned) -> dict[str, Any]:
             if at is not None:
                 point |= {"number": complete[at].number, **_score(scores[at])}
                 if final := again.get(complete[at].number):
-                    point["again"] = _score(together(final.scores) if name == JOINT else final.scores[name])
+                    point["again"] = _score(together(final.scores) if name == MEAN else final.scores[name])
             fronts[name].append(point)
     return {
         "unlearner": tuned.method.id,
@@ -123,9 +121,9 @@ def front_lines(found: Mapping[str, Any], document: Mapping[str, Any]) -> list[s
     """Return the fronts of a method as a table, the choice, and what to beware of."""
     seeds, fronts = document["seeds"], found["fronts"]
     search, final = _range(seeds["search"]), _range(seeds["final"])
-    joint = fronts[JOINT]
+    joint = fronts[MEAN]
     rows = [["least poison left if accuracy is at least", *(points(point["floor"]) for point in joint)]]
-    rows.append([f"  {JOINT}, seeds {search}", *(_number(point, "left", fraction) for point in joint)])
+    rows.append([f"  {MEAN}, seeds {search}", *(_number(point, "left", fraction) for point in joint)])
     again = [point.get("again", {}) for point in joint]
     rows.append([f"    the same settings, seeds {final}", *(_number(each, "left", fraction) for each in again)])
     rows.append(["    their accuracy there", *(_number(each, "accuracy", points) for each in again)])

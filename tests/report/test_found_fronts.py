@@ -12,7 +12,7 @@ import pytest
 
 from conftest import ROOT
 from harness import registry
-from harness.report.fronts import JOINT, found_of, front_lines, head_of, setting_line, spec_lines
+from harness.report.fronts import found_of, front_lines, head_of, setting_line, spec_lines
 from harness.studies.fronts import MEAN, Score, Tried, choose
 from harness.studies.tuning import Tuned
 
@@ -57,14 +57,13 @@ def document(*found):
 def test_the_fronts_hold_what_was_found():
     written = json.loads(json.dumps(document(tuned()), allow_nan=False))
     (method,) = written["methods"]
-    assert JOINT == MEAN, "one thing has one name"
-    joint = {point["floor"]: point.get("number") for point in method["fronts"][JOINT]}
+    joint = {point["floor"]: point.get("number") for point in method["fronts"][MEAN]}
     assert joint == {-0.005: 0, -0.01: 1, -0.015: 1, -0.02: 2, -0.03: 2}
     assert [p["left"] for p in method["fronts"]["backdoor"]] == [0.9, 0.1, 0.1, 0.0, 0.0]
     assert [p["left"] for p in method["fronts"]["gaussian"]] == [0.8, 0.3, 0.3, 0.1, 0.1]
-    assert "again" not in method["fronts"][JOINT][0]  # it was no finalist
+    assert "again" not in method["fronts"][MEAN][0]  # it was no finalist
     again = {"left": 0.275, "accuracy": -0.007, "error": 0.001, "cost": 0.1, "shares": {"examples": 0.1}}
-    assert method["fronts"][JOINT][1]["again"] == again
+    assert method["fronts"][MEAN][1]["again"] == again
     assert method["chosen"] == "gd:lr=0.11"
     assert method["tried"][5]["left"] is None
     assert [each["number"] for each in method["tried"]] == list(range(6))
