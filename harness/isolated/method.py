@@ -40,7 +40,7 @@ _Source = tuple[str, Reached, tuple[Path, ...]]
 
 
 @dataclass(frozen=True)
-class Remote:
+class StandIn:
     """What stands for a method in the judge's process.
 
     Attributes:
@@ -98,7 +98,7 @@ def resolve(spec: str) -> Registered:
         declared["depends_on"] = tuple(map(str, said["depends_on"]))
         if isinstance(declared.get("certifies"), list):
             declared["certifies"] = tuple(declared["certifies"])
-        value = Remote(str(said["id"]), int(said["line"]), declared)
+        value = StandIn(str(said["id"]), int(said["line"]), declared)
         parts = [source for source, _, _ in _sources("unlearner", spec, declared["depends_on"], strictly=True)]
         source = parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
         names = [str(said[name]) for name in ("name", "distribution", "version", "file")]

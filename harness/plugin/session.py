@@ -19,7 +19,7 @@ from harness.cells import Cell
 from harness.plugin import workers
 from harness.plugin.progress import StatusLine, status_line, watched
 from harness.plugin.settings import Settings
-from harness.report.collected import Results
+from harness.report.collected import Heard
 from harness.report.console import make_readable
 from harness.store.artefacts import Store
 from harness.studies.notes import Notes
@@ -62,7 +62,7 @@ class Session:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.settings = Settings(config)
-        self.results = Results()
+        self.results = Heard()
         self.cells: Sequence[Cell] = ()
         self.selected: list[str] = []
         self.of_suites = any(entry.SUITES in (path, *path.parents) for path in entry.named(config))

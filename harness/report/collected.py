@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from harness.plugin.settings import Settings
 
 
-class Results:
+class Heard:
     """What trials, audits, usual metrics and the contract reported, each by node id; failures; crashed workers.
 
     Audits, metrics and lines of the contract are in the order in which they were collected: workers finish in any.

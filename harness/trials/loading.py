@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from harness.training.data import Split
 
 
-ARMS = {"P": "poisoned", "R": "retrained", "U": "unlearned"}
+NAMES = {"P": "poisoned", "R": "retrained", "U": "unlearned"}
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ def load_models(
         if train:
             lab.models(trial)
         planted, found = lab.stored(trial)
-        if planted is None or len(found) < len(ARMS):
-            missing = [name for arm, name in ARMS.items() if arm not in found]
+        if planted is None or len(found) < len(NAMES):
+            missing = [name for arm, name in NAMES.items() if arm not in found]
             lacking = "nothing" if planted is None else f"no {' and no '.join(missing)} model"
             raise UnlearningError(
                 f"the store {lab.store.root} has {lacking} of {trial.id}, made on {made_on} with a budget of "

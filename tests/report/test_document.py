@@ -16,7 +16,7 @@ from test_page import page_of
 from conftest import TINY
 from harness.cli.main import main
 from harness.judging.reasons import Reason
-from harness.report.collected import Results, plain
+from harness.report.collected import Heard, plain
 from harness.report.document import methods, not_judged, places
 
 METHOD = """
@@ -30,7 +30,7 @@ def raises(model, request):
 
 
 def test_results_are_in_the_order_of_collection_whichever_worker_ends_first():
-    results = Results()
+    results = Heard()
     for place, poison in ((4, "b"), (2, "a"), (3, "c")):
         nodeid = f"test_forgetting.py::test_poison_is_forgotten[{poison}]"
         report = pytest.TestReport(nodeid, (nodeid, 0, nodeid), {}, "passed", None, "call")
