@@ -32,7 +32,7 @@ def check(clause: Clause) -> None:
         BrokenContract: It does not hold.
         NotExamined: Nothing could be said, because the method raised.
     """
-    examination = examination_of(clause.method, clause.budget, clause.epochs, clause.task)
+    examination = examination_of(clause.method, clause.budget, clause.epochs, clause.task, clause.datasets)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

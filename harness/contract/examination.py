@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from harness.api import UnlearningError, declares, serves
 from harness.contract import confined
 from harness.contract.lines import BrokenContract, Clause, NotExamined
-from harness.store.artefacts import Artefact, patiently
+from harness.store.artefacts import Artefact, Store, patiently
 from harness.trials import keys
+from harness.trials.datasets import Datasets
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.cells import Registered
+
+
+@functools.lru_cache(maxsize=4)
+def on_cpu(store: Store, folder: Path | None = None) -> Datasets:
+    """Return the data of tasks as the contract needs them, on the CPU; each task's are loaded once.
+
+    Args:
+        store: Where hashes of data are kept.
+        folder: Data sets for tasks that read files, or None.
+    """
+
+    def device(task: Registered) -> torch.device:
+        import torch
+
+        return torch.device("cpu")
+
+    return Datasets(store, folder, device)
 
 
 def examine(clause: Clause) -> None:
@@ -27,7 +53,12 @@ def examine(clause: Clause) -> None:
     if store is None:
         _check(clause)
         return
-    of = keys.contract(clause.method, clause.line, clause.budget, clause.epochs, clause.task)
+    data = ""
+    if clause.task is not None:
+        datasets = clause.datasets or on_cpu(store)
+        data = datasets.fingerprint(clause.task)
+        clause = replace(clause, datasets=datasets)
+    of = keys.contract(clause.method, clause.line, clause.budget, clause.epochs, clause.task, data)
     found = patiently(lambda: store.obtain("contract", of, lambda: (_found(clause), None), str(clause), _is_found))
     if found.info["broken"]:
         raise BrokenContract(clause.line, found.info["broken"], found.info["request"])

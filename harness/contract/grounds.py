@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from harness.cells import Registered
 from harness.contract.requests import CLASSES, PASSES, Case, LittleRecipe, Net, Problem, joined, parted
+from harness.store.artefacts import patiently
 from harness.training.data import Data
 from harness.training.isolation import isolated_rng
 from harness.training.loop import fit
@@ -18,6 +19,7 @@ from harness.training.loop import fit
 if TYPE_CHECKING:
     from harness.api import Recipe
     from harness.training.data import Split
+    from harness.trials.datasets import Datasets
 
 
 class Ground(Protocol):
@@ -102,8 +104,10 @@ class OfTask:
 
     counted = weighed = False
 
-    def __init__(self, task: Registered) -> None:
+    def __init__(self, task: Registered, datasets: Datasets | None = None) -> None:
+        self._of = task
         self._task: Any = task.value
+        self._datasets = datasets
         model = self._task.new_model()
         self.network = type(model)
         self.trainable = frozenset(name for name, each in model.named_parameters() if each.requires_grad)
@@ -111,8 +115,10 @@ class OfTask:
 
     @cached_property
     def _split(self) -> Split:
-        split: Split = self._task.load(None)
-        return split
+        if self._datasets is None:
+            split: Split = self._task.load(None)
+            return split
+        return patiently(functools.partial(self._datasets.split, self._of))
 
     @property
     def classes(self) -> int:

@@ -10,6 +10,7 @@ from harness.cells import Registered
 
 if TYPE_CHECKING:
     from harness.store.artefacts import Store
+    from harness.trials.datasets import Datasets
 
 #: The lines of the contract, by name.
 LINES: dict[str, str] = {
@@ -66,6 +67,7 @@ class Clause:
         epochs: Passes of the training that it undoes, which the epochs of its history refer to.
         store: Where it is kept what was found of it, or None.
         task: The task whose models and data it is examined on; None for little networks on generated images.
+        datasets: Where the task's data come from; None for what it loads without a folder of data sets.
     """
 
     method: Registered
@@ -74,6 +76,7 @@ class Clause:
     epochs: int
     store: Store | None = field(default=None, repr=False, compare=False)
     task: Registered | None = None
+    datasets: Datasets | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         return f"{self.method.id}-{self.line}"

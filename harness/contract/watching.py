@@ -25,6 +25,7 @@ from harness.training.unlearning import unlearn, wanted_epochs
 
 if TYPE_CHECKING:
     from harness.api import Batch, Recipe
+    from harness.trials.datasets import Datasets
 
 #: A method that calls models more often than so many times per example that it may use is stopped: a call costs a third
 #: of an example at least, so that it is over its budget, and it may never end.
@@ -216,8 +217,10 @@ LITTLE = LittleImages()
 
 
 @functools.lru_cache(maxsize=64)
-def examination_of(method: Registered, budget: float, epochs: int, task: Registered | None) -> Examination:
-    return Examination(method, budget, epochs, LITTLE if task is None else OfTask(task))
+def examination_of(
+    method: Registered, budget: float, epochs: int, task: Registered | None, datasets: Datasets | None = None
+) -> Examination:
+    return Examination(method, budget, epochs, LITTLE if task is None else OfTask(task, datasets))
 
 
 def _moved(recipe: Recipe, run: Run, batch: Batch) -> Tensor:

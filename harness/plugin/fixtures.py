@@ -30,7 +30,8 @@ def audited(request: pytest.FixtureRequest) -> Cell:
 @pytest.fixture
 def clause(request: pytest.FixtureRequest) -> Clause:
     """One line of the contract of one unlearner."""
-    found: Clause = replace(request.param, store=session_of(request.config).store)
+    session = session_of(request.config)
+    found: Clause = replace(request.param, store=session.store, datasets=session.datasets)
     request.node.stash[REPORTED] = {
         "contract": {"unlearner": found.method.id, "line": found.line, "kept": False, "sentence": ""}
     }

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from harness.plugin.searching import Searching
     from harness.studies.executors import Executor
     from harness.studies.study import Study
+    from harness.trials.datasets import Datasets
     from harness.trials.lab import Lab
 
 SESSION = pytest.StashKey["Session"]()
@@ -180,6 +181,13 @@ class Session:
     def store(self) -> Store:
         """The store of this run, for what is not part of a trial."""
         return Store(str(self.settings.store), self.run_id)
+
+    @cached_property
+    def datasets(self) -> Datasets:
+        """The data of tasks on which the contract is examined."""
+        from harness.contract.examination import on_cpu
+
+        return on_cpu(self.store, self.settings.folder)
 
     @cached_property
     def run_id(self) -> str:

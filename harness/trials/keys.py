@@ -153,12 +153,21 @@ def heuristics(
 
 
 def contract(
-    method: Registered, line: str, budget: float, epochs: int, task: Registered | None = None
+    method: Registered, line: str, budget: float, epochs: int, task: Registered | None = None, data: str = ""
 ) -> dict[str, Any]:
-    """Return what the finding on a line of the contract depends on; hypothesis draws the requests."""
+    """Return what the finding on a line of the contract depends on; hypothesis draws the requests.
+
+    Args:
+        method: The method.
+        line: Name of the line.
+        budget: Compute it may use, in passes over the retain set.
+        epochs: Passes of the training that it undoes.
+        task: The task on whose models and data it is examined, if it is on one's.
+        data: The hash of these data.
+    """
     of: dict[str, Any] = {"contract": line, "method": method.identity, "budget": budget, "epochs": epochs}
     if task is not None:
-        of |= {"task": task.identity, "data": task.value.load(None).fingerprint}
+        of |= {"task": task.identity, "data": data}
     return of | {"hypothesis": metadata.version("hypothesis")} | made_by("training", "unlearning", "contract", "guards")
 
 
