@@ -21,7 +21,8 @@ if (!site) {
 }
 if (folder) mkdirSync(folder, { recursive: true });
 // One of each kind: the first page, steps, ideas with a drawing, pictures, wide tables, questions, docstrings, search.
-const pages = ["index", "docs/tutorial", "docs/concepts", "docs/report", "docs/methods", "docs/results", "docs/glossary", "docs/faq",
+const pages = ["index", "docs/tutorial", "docs/concepts", "docs/report", "docs/methods", "docs/results",
+  "docs/glossary", "docs/faq",
   "ci/site/api", "search"];
 const profile = mkdtempSync(join(tmpdir(), "site-"));
 const browser = await chromium.launchPersistentContext(profile, {
