@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #: The module of the controls, which are ours: they run where everything else does.
 CONTROLS = "unlearners.controls"
 #: What the server imports, so that the jobs find it done: what trains, and what torch's optimisers import in the end.
-TRAINING = ("harness.training.unlearning", "torch._dynamo")
+TRAINING = ("harness.training.unlearning", "harness.training.loop", "torch._dynamo")
 #: Libraries of which it imports what this process has imported.
 LIBRARIES = ("peft", "torchvision", "transformers")
 #: What it imports for a method that reaches a library, by its distribution: it takes seconds, for which the method is
