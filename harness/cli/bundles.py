@@ -54,7 +54,7 @@ def add_submit(subparsers: Any) -> None:
         "end goes into the bundle. Name it again to go on after an interruption",
     )  # fmt: skip
     parser.add_argument(
-        "--without-models", action="store_true", help="Leave the models out: a file of some 10 kB, for a table of many "
+        "--without-models", action="store_true", help="Leave the models out: a file of some 20 kB, for a table of many "
         "bundles. Whoever verifies it must make everything anew. --store may be any store",
     )  # fmt: skip
     parser.add_argument("--out", required=True, metavar="FILE.zip", type=Path, help="The bundle")
@@ -67,7 +67,7 @@ def add_verify(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "verify", help="Check a bundle: its signature, its verdicts, and a random part of it anew",
         description="Check that a bundle is about what you name, in three steps: it is what was signed; its models "
-        "give its verdicts; and what a few random seeds give, made anew, is what it says. Name the method, the task, "
+        "give its verdicts; and a few random seeds, made anew, give the same numbers. Name the method, the task, "
         "the poisons and the settings as you would for submit: none is taken from the bundle. Exit with 1 if the "
         "bundle is not true, and with 2 if it cannot be checked here.",
     )  # fmt: skip
@@ -77,8 +77,8 @@ def add_verify(subparsers: Any) -> None:
         "--signers", type=Path, metavar="FILE", help="Who may sign: a name and a public key of OpenSSH on each line"
     )
     parser.add_argument(
-        "--anew", type=_anew, default=ANEW, metavar="N|all", help="Seeds to make anew. With 'all', nothing of the "
-        "bundle is used, and verdicts are compared, as another kind of machine needs it. Default: %(default)s",
+        "--anew", type=_anew, default=ANEW, metavar="N|all", help="How many random seeds to make anew. With 'all', "
+        "no model of the bundle is used; another kind of machine needs this. Default: %(default)s",
     )  # fmt: skip
     parser.set_defaults(run=_verify)
 
@@ -88,7 +88,7 @@ def _of_audits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--unlearner", required=True, metavar=noun, help="Method that is audited")
     parser.add_argument("--task", metavar=noun, help="Task that is learned")
     parser.add_argument("--poison", action="append", default=[], metavar=noun, help="Poison. Repeatable")
-    parser.add_argument("--seeds-from", metavar="env:NAME|FILE", help="Salt that the seeds are drawn by")
+    parser.add_argument("--seeds-from", metavar="env:NAME|FILE", help="Salt with which seeds are drawn")
     parser.add_argument("--data", metavar="DIR", help="Directory of data sets")
     parser.add_argument("--isolated", action="store_true", help="Run the method in a process of its own")
     parser.add_argument("--workers", metavar="N", help="Worker processes (pytest's -n)")

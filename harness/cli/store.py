@@ -24,8 +24,8 @@ def add_store(commands: Any) -> None:
         ("list", _list, "artefacts by kind, task and run, with size and age"),
         ("size", _size, "number and size of records, blobs and other files"),
         ("verify", _verify, "check every record and blob; exit code 1 if one is damaged or cannot be read"),
-        ("pack", _pack, "write all that it holds to one file, to seed another store with"),
-        ("unpack", _unpack, "add what such a file holds, which must be trusted as a model must"),
+        ("pack", _pack, "write all that a store holds to one file, which another store can take in"),
+        ("unpack", _unpack, "add what such a file holds; take it only from people from whom you would take a model"),
         ("prune", _prune, "remove only what the options name"),
     ):
         action = actions.add_parser(name, help=text, description=text)
