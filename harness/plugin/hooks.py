@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 from collections.abc import Generator
 from typing import Any
 
@@ -17,7 +18,7 @@ import _pytest_unlearning as entry
 from harness.api import DeviceLost, UnlearningError
 from harness.judging.claims import CLAIMS
 from harness.plugin import fixtures, instead, outcomes, terminal, workers
-from harness.plugin.items import REPORTED, TRIALS, add_trials, cell_of, is_control
+from harness.plugin.items import PLACE, REPORTED, TRIALS, add_trials, cell_of, is_control
 from harness.plugin.parametrize import claims_in, parametrize
 from harness.plugin.searching import SEARCH, put_settings
 from harness.plugin.session import SELECTED, SESSION, Session
@@ -50,6 +51,7 @@ class Hooks:
         self.session = session
         self.config = session.config
         self._introduced = False
+        self._collected = 0
 
     # ---- the command line
 
@@ -74,6 +76,11 @@ class Hooks:
         self.session.check()
 
     # ---- collection
+
+    def pytest_itemcollected(self, item: pytest.Item) -> None:
+        """Note in which place an item was collected, before other plugins shuffle them."""
+        item.stash[PLACE] = self._collected
+        self._collected += 1
 
     def pytest_pycollect_makeitem(
         self, collector: pytest.Module | pytest.Class, name: str, obj: object
@@ -207,9 +214,7 @@ class Hooks:
             del report.wasxfail
         report.outcome, report.longrepr = decided.outcome, decided.text
         if decided.heard is not None:
-            items = item.session.items
-            place = next((i for i, each in enumerate(items) if each is item), len(items))  # others may run more items
-            report.unlearning = {**decided.heard, "nodeid": report.nodeid, "place": place}
+            report.unlearning = {**decided.heard, "nodeid": report.nodeid, "place": item.stash.get(PLACE, sys.maxsize)}
         return report
 
     def _lose_device(self, error: DeviceLost) -> None:

@@ -12,6 +12,7 @@ import pytest
 from harness.cells import Cell, Trial
 from harness.plugin.session import Session
 
+PLACE = pytest.StashKey[int]()  # per item: how many were collected before it
 REPORTED = pytest.StashKey[dict[str, Any]]()  # per item: what its report carries to the controller
 TRIALS = "trials"  # where trials stand in node ids
 

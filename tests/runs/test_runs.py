@@ -162,7 +162,7 @@ def test_a_diverged_model_is_evidence_and_fails(trained):
     poison = run.audits["mine:forget", "backdoor:size=1", "poison"]
     assert (poison["verdict"], poison["reason"]) == ("FAIL", "diverged")
     assert poison["values"]["unlearned"] == [None] * 3
-    assert "weights are not finite for 3 of 3 seeds" in run.text
+    assert "its weights, or what the probe reads of it, are not finite for 3 of 3 seeds" in run.text
 
 
 def test_an_edited_helper_leaves_no_stale_model(trained):
