@@ -356,21 +356,35 @@ def attend(connections: list[socket.socket], listener: socket.socket | None = No
             if ready is listener:
                 connections.append(listener.accept()[0])
                 continue
-            message, fds, _, _ = socket.recv_fds(ready, 1 << 20, 3)
+            message, fds = _received(ready)
             if not message:
                 connections.remove(ready)
                 ready.close()
             elif not fds:  # the number of a process that has ended
                 while int(message) not in _codes:
                     time.sleep(0.001)
-                ready.send(str(_codes.pop(int(message))).encode())
+                _answered(ready, _codes.pop(int(message)))
             elif child := os.fork():
-                ready.send(str(child).encode())
+                _answered(ready, child)
                 for fd in fds:
                     os.close(fd)
             else:
                 return _begun(json.loads(message), fds, [*connections, *filter(None, [listener])], bool(listener))
     os._exit(0)
+
+
+def _received(connection: socket.socket) -> tuple[bytes, list[int]]:
+    """Return a message and its files; nothing from somebody who was killed."""
+    try:
+        message, fds, _, _ = socket.recv_fds(connection, 1 << 20, 3)
+    except ConnectionResetError:
+        return b"", []
+    return message, list(fds)
+
+
+def _answered(connection: socket.socket, number: int) -> None:
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        connection.send(str(number).encode())
 
 
 def _begun(job: dict[str, Any], fds: list[int], sockets: list[socket.socket], apart: bool) -> dict[str, Any]:
