@@ -53,6 +53,7 @@ def cost(fraction, cell):
 
 def entry(verdict, claim, **more):
     said = {"claim": claim, "id": f"{claim}[{verdict.cell}]", "command": f"pytest {claim}", "seconds": 0.1}
+    said |= {"poison_fields": {}, "control": False}
     if verdict.outcome != "PASS":
         said["load"] = f"harness.load_models({verdict.unlearner!r}, seed=2)"
     return {**plain(verdict), **said, "as_required": verdict.outcome == "PASS", **more}
@@ -77,24 +78,37 @@ def document(methods=("good", "bad"), poisons=("noise",), heuristics=False, seed
                 said.append(entry(found, "membership", poison_verdict=verdict.outcome.value))
     cost_of = {
         "train_examples": 100, "unlearn_examples": 8.0, "unlearn_fraction": 0.08,
-        "seconds": {"P": 2.0, "R": 2.0, "U": 0.2}, "built": ["P", "R", "U"],
+        "seconds": {"P": 2.0, "R": 2.0, "U": 0.2}, "built": ["P", "R", "U"], "fractions": {"examples": 0.08},
+        "first_call": False, "history_bytes": 0, "cpu_seconds": {"P": 2.0, "R": 2.0, "U": 0.2},
     }  # fmt: skip
     return {
         "schema": 1,
         "run": {
-            "argv": ["pytest", "test_suites"], "versions": {"pytest-unlearning": "0.1.0"}, "device": "1 process on cpu",
+            "argv": ["pytest", "test_suites"], "device": "1 process on cpu",
+            "versions": {"pytest-unlearning": "0.1.0", "python": "3.11"},
             "started": "2026-01-01T00:00:00Z", "seconds": 12.0,
-            "settings": {"seeds": 16, "alpha": 0.05, "tolerance": 0.2, "budget": 0.1, "tasks": ["task"]},
+            "settings": {
+                "seeds": 16, "alpha": 0.05, "tolerance": 0.2, "budget": 0.1, "tasks": ["task"], "plan": "quick",
+                "seeds_from": "fixed list", "futility": 0.1, "timeout": None, "discovery": 1.0, "store": "store",
+                "data": None, "isolated": None, "command": "pytest test_suites",
+            },
         },
+        "asked": {},
         "unlearners": [
-            {"name": m, "fields": {"lr": 0.1}, "distribution": "d", "version": "1", "source_sha256": "ab" * 32}
+            {
+                "name": m, "fields": {"lr": 0.1}, "distribution": "d", "version": "1", "file": "",
+                "source_sha256": "ab" * 32,
+            }
             for m in methods
         ],
         "audits": audits,
         "trials": [
-            {"unlearner": m, "task": "task", "poison": p, "seed": s, "cost": cost_of}
+            {
+                "unlearner": m, "task": "task", "poison": p, "discovery": 1.0, "seed": s, "cost": cost_of,
+                "word": "trained",
+            }
             for m in methods for p in poisons for s in range(5)
         ],
         "contract": [],
-        "heuristics": said,
+        "heuristics": said, "crashes": [],
     }  # fmt: skip

@@ -18,9 +18,6 @@ from harness.bundles.made import Made
 
 SITE = ROOT / "ci" / "site"
 RESULTS = ROOT / "ci" / "results"
-SETTINGS = {
-    "seeds_from": "fixed list", "plan": "quick", "futility": 0.1, "discovery": 1.0, "timeout": None, "isolated": None,
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +37,7 @@ class Board:
 
     def add(self, found, date, judging="1", key=True):
         """Add the bundle of a result with one method."""
-        found["run"]["settings"] |= SETTINGS
-        found["run"]["versions"] |= {"torch": "2.0", "python": "3.11"}
+        found["run"]["versions"] |= {"torch": "2.0"}
         found["run"]["started"] = f"{date}T00:00:00Z"
         result = self.folder / "result.json"
         result.write_text(json.dumps(found))
