@@ -1,8 +1,8 @@
 """The command that makes the reference results, on a task that trains in milliseconds."""
 
 import json
-import os
-import runpy
+import subprocess
+import sys
 
 import pytest
 
@@ -12,17 +12,16 @@ FOR_TEXTS = "def forget(model, request):\n    return model\n\n\nforget.modality 
 
 
 @pytest.fixture
-def made(trained, modules, monkeypatch, capsys):
+def made(trained, modules):
     """What makes the bundles of methods in a folder, and returns the lines that it prints."""
-    for name, value in trained.environment().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.chdir(modules)
-    main = runpy.run_path(os.fspath(ROOT / "ci" / "reference_results.py"))["main"]
 
     def make(*methods):
-        named = [f"--unlearner={method}" for method in methods]
-        main(["--task=tiny:Tiny", *named, f"--store={trained.store}", "--out=results"])
-        return capsys.readouterr().out.splitlines()
+        command = [sys.executable, ROOT / "ci" / "reference_results.py", "--task=tiny:Tiny", "--out=results"]
+        command += [f"--store={trained.store}", *(f"--unlearner={method}" for method in methods)]
+        done = subprocess.run(
+            command, cwd=modules, env=trained.environment(), stdout=subprocess.PIPE, text=True, timeout=300, check=True
+        )  # fmt: skip
+        return done.stdout.splitlines()
 
     return make
 
