@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
-from harness.api import Measure
+from harness.api import Measure, declares
+from harness.specs import SpecError
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,10 @@ class Registered:
     file: str = ""
     isolated: bool = False
 
+    def __post_init__(self) -> None:
+        if self.kind == "unlearner":
+            certified_by(self)
+
     @property
     def identity(self) -> dict[str, Any]:
         """What determines its behaviour, for keys of artefacts; isolated or not is part of it."""
@@ -60,6 +66,27 @@ def traces_of(poison: Registered) -> tuple[Measure, ...]:
 def asks(poison: Registered) -> bool:
     """Return whether a poison has questions for a causal language model (`harness.api.Question`)."""
     return callable(getattr(poison.value, "questions", None))
+
+
+def certified_by(method: Registered) -> tuple[float, float] | None:
+    """Return the epsilon and delta that a method declares to certify, or None.
+
+    Raises:
+        SpecError: It declares something else. No such method can be registered, so nothing is trained for it.
+    """
+    certificate = declares(method.value, "certifies")
+    if certificate is None:
+        return None
+    try:
+        epsilon, delta = map(float, certificate)
+        if 0 <= epsilon < inf and 0 <= delta < 1:
+            return epsilon, delta
+    except (TypeError, ValueError):
+        pass
+    raise SpecError(
+        f"the unlearner {method.id!r} declares certifies = {certificate!r}; it must be (epsilon, delta), with epsilon "
+        "at least 0, and delta at least 0 and below 1"
+    )
 
 
 @dataclass(frozen=True)

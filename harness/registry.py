@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from importlib import metadata
-from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -261,10 +260,7 @@ def register(kind: Kind, value: Callable[..., Any]) -> Registered:
     plain = {str(k): plain_value(v, f"{type(v).__name__}-{uuid.uuid4().hex[:8]}") for k, v in fields.items()}
     text = ",".join(f"{k}={shown(v)}" for k, v in plain.items())
     source, file = source_with_adapted(owner, value), _file(owner, value)
-    made = Registered(kind, f"{name}:{text}" if text else name, name, value, plain, "(local)", "", source, file)
-    if kind == "unlearner":
-        certified_by(made)
-    return made
+    return Registered(kind, f"{name}:{text}" if text else name, name, value, plain, "(local)", "", source, file)
 
 
 def _path_of(value: Any) -> str:
@@ -289,27 +285,6 @@ def method(unlearner: str | Callable[..., Any]) -> Registered:
         SpecError: As `resolve`.
     """
     return resolve("unlearner", unlearner) if isinstance(unlearner, str) else register("unlearner", unlearner)
-
-
-def certified_by(method: Registered) -> tuple[float, float] | None:
-    """Return the epsilon and delta that a method declares to certify, or None.
-
-    Raises:
-        SpecError: It declares something else. Methods are asked when they are resolved, before anything is trained.
-    """
-    certificate = declares(method.value, "certifies")
-    if certificate is None:
-        return None
-    try:
-        epsilon, delta = map(float, certificate)
-        if 0 <= epsilon < inf and 0 <= delta < 1:
-            return epsilon, delta
-    except (TypeError, ValueError):
-        pass
-    raise SpecError(
-        f"the unlearner {method.id!r} declares certifies = {certificate!r}; it must be (epsilon, delta), with epsilon "
-        "at least 0, and delta at least 0 and below 1"
-    )
 
 
 def _load(kind: Kind, target: str) -> tuple[Any, str, str, str]:
@@ -398,10 +373,7 @@ def _configure(
         for each in (type(value), *map(factory_of, adapted_by(value))):
             SEAL.watch(each.__module__)
     source = "" if module is None else source_with_adapted(owner, value, module)
-    made = Registered(kind, id_, target, value, plain, distribution, version, source, _file(owner, value))
-    if kind == "unlearner":
-        certified_by(made)
-    return made
+    return Registered(kind, id_, target, value, plain, distribution, version, source, _file(owner, value))
 
 
 def _hints(factory: Any, include_extras: bool = False) -> dict[str, Any]:

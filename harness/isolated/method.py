@@ -106,9 +106,7 @@ def resolve(spec: str) -> Registered:
     except (PluginError, KeyError, TypeError, ValueError) as error:  # it declares what nobody can read
         raise SpecError(f"the unlearner {spec!r} cannot be described: {error}") from error
     name, distribution, version, file = names
-    of = Registered("unlearner", value.spec, name, value, fields, distribution, version, source, file, isolated=True)
-    registry.certified_by(of)  # its process may say what it likes
-    return of
+    return Registered("unlearner", value.spec, name, value, fields, distribution, version, source, file, isolated=True)
 
 
 def method(unlearner: str | Callable[..., Any]) -> Registered:

@@ -10,7 +10,7 @@ from typing import Any
 from scipy import special
 
 from harness.api import Reading
-from harness.cells import REMAINING, Cell
+from harness.cells import REMAINING, Cell, certified_by
 from harness.judging.claims import Criterion
 from harness.judging.intersection import Intersection
 from harness.judging.judge import Judgement, beside_remaining, judge_budget, path, seeds_to_decide
@@ -19,7 +19,6 @@ from harness.judging.reasons import Reason
 from harness.judging.reliable import details_of
 from harness.judging.verdict import Evidence, Trace, Verdict
 from harness.judging.yardsticks import shares
-from harness.registry import certified_by
 from harness.statistics import bad_seed_bound, eps_lower_single, mu_lower
 from harness.statistics.exact import TINIEST
 

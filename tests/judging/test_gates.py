@@ -34,11 +34,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from harness import registry
+from harness.cells import certified_by
 from harness.judging.claims import Criterion
 from harness.judging.judge import doses, judge, seeds_to_decide
 from harness.judging.plan import LOOKS, Plan
 from harness.judging.record import residue
-from harness.registry import certified_by
 from harness.specs import SpecError
 
 # ---- the order of reasons
