@@ -54,8 +54,7 @@ def cost(fraction, cell):
 def entry(verdict, claim, **more):
     said = {"claim": claim, "id": f"{claim}[{verdict.cell}]", "command": f"pytest {claim}", "seconds": 0.1}
     said |= {"poison_fields": {}, "control": False}
-    if verdict.outcome != "PASS":
-        said["load"] = f"harness.load_models({verdict.unlearner!r}, seed=2)"
+    said["load"] = "" if verdict.outcome == "PASS" else f"harness.load_models({verdict.unlearner!r}, seed=2)"
     return {**plain(verdict), **said, "as_required": verdict.outcome == "PASS", **more}
 
 
@@ -76,6 +75,7 @@ def document(methods=("good", "bad"), poisons=("noise",), heuristics=False, seed
             if heuristics:
                 found = judged(CLAIMS["membership"].measures(None)[""], 0.2, 1.0, 0.05, rng, judged=1, cell=cell)
                 said.append(entry(found, "membership", poison_verdict=verdict.outcome.value))
+                del said[-1]["as_required"]  # it requires nothing
     cost_of = {
         "train_examples": 100, "unlearn_examples": 8.0, "unlearn_fraction": 0.08,
         "seconds": {"P": 2.0, "R": 2.0, "U": 0.2}, "built": ["P", "R", "U"], "fractions": {"examples": 0.08},

@@ -380,19 +380,19 @@ def test_a_method_that_breaks_the_contract_is_not_submitted(made):
 @pytest.mark.parametrize(
     ("place", "sentence"),
     [
-        (("run",), "it has no 'run'"),
-        (("audits",), "it has no 'audits'"),
-        (("contract",), "it has no 'contract'"),
-        (("trials",), "it has no 'trials'"),
-        (("run", "settings"), "run has no 'settings'"),
-        (("audits", 0, "claim"), "audits[0] has no 'claim'"),
-        (("trials", 0, "cost", "fractions"), "trials[0].cost has no 'fractions'"),
+        (("run",), "$: 'run' is a required property"),
+        (("audits",), "$: 'audits' is a required property"),
+        (("contract",), "$: 'contract' is a required property"),
+        (("trials",), "$: 'trials' is a required property"),
+        (("run", "settings"), "$.run: 'settings' is a required property"),
+        (("audits", 0, "claim"), "$.audits[0]: 'claim' is a required property"),
+        (("trials", 0, "cost", "fractions"), "$.trials[0].cost: 'fractions' is a required property"),
     ],
 )
 def test_a_result_without_one_of_its_parts_is_no_result(made, place, sentence):
     parts = parts_of(made.path / "bundle.zip")
     document = json.loads(parts["result.json"])
-    assert misfit(document) is None
+    assert misfit(document) == ""
     *inner, last = place
     holder = document
     for name in inner:

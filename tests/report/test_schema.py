@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from documents import document
 from published import SCHEMA, against_schema
 
 from _pytest_unlearning import OPTIONS
@@ -150,3 +151,8 @@ def test_the_page_finds_the_file():
     code = line.removeprefix("python -c ").strip('"')
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == SCHEMA
+
+
+@pytest.mark.parametrize("heuristics", [False, True])
+def test_made_up_results_keep_the_schema(heuristics):
+    assert against_schema(json.loads(json.dumps(document(("a", "b", "c"), heuristics=heuristics)))) == []
